@@ -1,0 +1,178 @@
+"""One profile per user.
+
+Why: the table that everything else is about.
+Locks: auth.users in SHARE ROW EXCLUSIVE mode for the foreign key: its writers wait for milliseconds, its readers not at all.
+Beside it: any code may run; until policies come the table is closed to the API roles.
+Back: drops the table; refuses while it holds rows.
+"""
+
+from alembic import op
+
+revision = "0003_create_user_profiles"
+down_revision = "0002_create_internal_tables"
+branch_labels = None
+depends_on = None
+downgrade_drops = ("public.user_profiles",)
+
+
+def upgrade() -> None:
+    op.execute(
+        r"""
+create table if not exists public.user_profiles (
+  id text default (gen_random_uuid())::text not null,
+  user_id uuid not null,
+  external_id text,
+  username text not null,
+  display_name text,
+  first_name text,
+  last_name text,
+  email text,
+  phone text,
+  bio text,
+  company_name text,
+  target_audience text,
+  business_context text,
+  master_system_prompt text,
+  avatar_emoji text default '👶'::text,
+  avatar_url text,
+  profile_picture_url text,
+  logo_url text,
+  profile_visibility text default 'public'::text not null,
+  role text default 'user'::text not null,
+  referral_code text,
+  key_metrics jsonb default '[]'::jsonb not null,
+  preferences jsonb default '{}'::jsonb not null,
+  notification_settings jsonb default '{}'::jsonb not null,
+  timezone text default 'UTC'::text not null,
+  language text default 'en'::text not null,
+  is_active boolean default true not null,
+  email_verified boolean default false not null,
+  is_anonymous boolean default false not null,
+  last_login timestamp with time zone,
+  login_count integer default 0 not null,
+  first_seen_at bigint default (extract(epoch from now()))::bigint not null,
+  last_interaction_at bigint default (extract(epoch from now()))::bigint not null,
+  last_analyzed_at bigint,
+  last_photo_analyzed_at bigint,
+  message_count integer default 0 not null,
+  personality_traits jsonb,
+  appearance_traits jsonb,
+  behavioral_metrics jsonb,
+  cultural_attributes jsonb,
+  analysis_summary jsonb,
+  metadata jsonb,
+  created_at timestamp with time zone default now() not null,
+  updated_at timestamp with time zone default now() not null,
+  constraint pk_user_profiles primary key (id),
+  constraint ck_user_profiles_username_is_3_to_32_of_a_z_0_9 check (username ~ '^[a-z0-9_.-]{3,32}$'),
+  constraint ck_user_profiles_display_name_up_to_200_characters check (char_length(display_name) <= 200),
+  constraint ck_user_profiles_first_name_up_to_200_characters check (char_length(first_name) <= 200),
+  constraint ck_user_profiles_last_name_up_to_200_characters check (char_length(last_name) <= 200),
+  constraint ck_user_profiles_company_name_up_to_200_characters check (char_length(company_name) <= 200),
+  constraint ck_user_profiles_phone_up_to_40_characters check (char_length(phone) <= 40),
+  constraint ck_user_profiles_bio_up_to_4000_characters check (char_length(bio) <= 4000),
+  constraint ck_user_profiles_target_audience_up_to_20000_characters check (char_length(target_audience) <= 20000),
+  constraint ck_user_profiles_business_context_up_to_20000_characters check (char_length(business_context) <= 20000),
+  constraint ck_user_profiles_master_system_prompt_up_to_20000_characters check (char_length(master_system_prompt) <= 20000),
+  constraint ck_user_profiles_avatar_emoji_up_to_32_characters check (char_length(avatar_emoji) <= 32),
+  constraint ck_user_profiles_avatar_url_is_a_web_address check (avatar_url ~ '^https?://' and char_length(avatar_url) <= 2048),
+  constraint ck_user_profiles_profile_picture_url_is_a_web_address check (profile_picture_url ~ '^https?://' and char_length(profile_picture_url) <= 2048),
+  constraint ck_user_profiles_logo_url_is_a_web_address check (logo_url ~ '^https?://' and char_length(logo_url) <= 2048),
+  constraint ck_user_profiles_profile_visibility_is_known check (profile_visibility::text in ('public', 'private')),
+  constraint ck_user_profiles_key_metrics_is_array_up_to_64_kb check (jsonb_typeof(key_metrics) = 'array' and octet_length(key_metrics::text) <= 65536),
+  constraint ck_user_profiles_preferences_is_object_up_to_64_kb check (jsonb_typeof(preferences) = 'object' and octet_length(preferences::text) <= 65536),
+  constraint ck_user_profiles_notification_settings_is_object_up_to_64_kb check (jsonb_typeof(notification_settings) = 'object' and octet_length(notification_settings::text) <= 65536),
+  constraint ck_user_profiles_language_is_a_bcp_47_tag check (language ~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' and char_length(language) <= 35),
+  constraint ck_user_profiles_login_count_not_negative check (login_count >= 0),
+  constraint ck_user_profiles_message_count_not_negative check (message_count >= 0),
+  constraint ck_user_profiles_personality_traits_is_object check (jsonb_typeof(personality_traits) = 'object'),
+  constraint ck_user_profiles_appearance_traits_is_object check (jsonb_typeof(appearance_traits) = 'object'),
+  constraint ck_user_profiles_behavioral_metrics_is_object check (jsonb_typeof(behavioral_metrics) = 'object'),
+  constraint ck_user_profiles_cultural_attributes_is_object check (jsonb_typeof(cultural_attributes) = 'object'),
+  constraint ck_user_profiles_analysis_summary_is_object check (jsonb_typeof(analysis_summary) = 'object'),
+  constraint ck_user_profiles_metadata_is_object check (jsonb_typeof(metadata) = 'object'),
+  constraint fk_user_profiles_user_id_users foreign key(user_id) references auth.users (id) on delete cascade,
+  constraint uq_user_profiles_external_id unique (external_id),
+  constraint uq_user_profiles_referral_code unique (referral_code)
+);
+
+create index if not exists idx_user_profiles_appearance_gin on public.user_profiles using gin (appearance_traits jsonb_path_ops);
+
+create index if not exists idx_user_profiles_behavioral_gin on public.user_profiles using gin (behavioral_metrics jsonb_path_ops);
+
+create index if not exists idx_user_profiles_last_analyzed on public.user_profiles (last_analyzed_at);
+
+create index if not exists idx_user_profiles_personality_gin on public.user_profiles using gin (personality_traits jsonb_path_ops);
+
+create index if not exists idx_user_profiles_preferences_gin on public.user_profiles using gin (preferences jsonb_path_ops);
+
+create index if not exists idx_user_profiles_updated_at on public.user_profiles (updated_at desc);
+
+create unique index if not exists idx_user_profiles_user_id on public.user_profiles (user_id);
+
+create unique index if not exists idx_user_profiles_username_lower on public.user_profiles (lower(username));
+
+comment on table public.user_profiles is 'One profile per user, made by a trigger at sign-up';
+comment on column public.user_profiles.id is 'The user id as text, for a profile made at sign-up';
+comment on column public.user_profiles.external_id is 'The id of this user in an outside system, for example a Discord snowflake';
+comment on column public.user_profiles.username is 'Unique without regard to case; lower case only';
+comment on column public.user_profiles.email is 'Follows auth.users; not unique; see email_verified';
+comment on column public.user_profiles.phone is 'Follows auth.users; not unique';
+comment on column public.user_profiles.avatar_url is 'The picture of the identity provider';
+comment on column public.user_profiles.profile_picture_url is 'The picture the user uploaded; takes precedence over avatar_url';
+comment on column public.user_profiles.logo_url is 'The logo the user uploaded';
+comment on column public.user_profiles.profile_visibility is 'public: get_public_profile shows it; private: nobody else sees it';
+comment on column public.user_profiles.role is 'Set by the server only, never from sign-up metadata';
+comment on column public.user_profiles.referral_code is 'Made by the server on first request, at random';
+comment on column public.user_profiles.timezone is 'A name of pg_timezone_names; a trigger checks it';
+comment on column public.user_profiles.language is 'A BCP 47 tag, for example pt-BR';
+comment on column public.user_profiles.last_login is 'The last sign-in that the auth server recorded';
+comment on column public.user_profiles.first_seen_at is 'Epoch seconds';
+comment on column public.user_profiles.last_interaction_at is 'Epoch seconds';
+comment on column public.user_profiles.last_analyzed_at is 'Epoch seconds';
+comment on column public.user_profiles.last_photo_analyzed_at is 'Epoch seconds';
+comment on column public.user_profiles.personality_traits is 'Traits of character, grouped';
+comment on column public.user_profiles.appearance_traits is 'Traits of appearance, grouped';
+comment on column public.user_profiles.behavioral_metrics is 'Measures of behaviour, grouped';
+comment on column public.user_profiles.cultural_attributes is 'Cultural attributes, grouped';
+comment on column public.user_profiles.analysis_summary is 'Results of analyses, grouped';
+comment on column public.user_profiles.metadata is 'What belongs to no other group';
+
+alter table public.user_profiles enable row level security;
+"""
+    )
+
+
+def downgrade() -> None:
+    op.execute(
+        r"""
+do $keep_data$
+declare
+  table_name text;
+  row_count bigint;
+  holding text[] := '{}';
+begin
+  if current_setting('profiles_schema.allow_data_loss', true) = 'yes' then
+    return;
+  end if;
+  foreach table_name in array array['public.user_profiles'] loop
+    if to_regclass(table_name) is not null then
+      execute format('select count(*) from %s', table_name) into row_count;
+      if row_count > 0 then
+        holding := holding || format('%s (%s rows)', table_name, row_count);
+      end if;
+    end if;
+  end loop;
+  if holding <> '{}' then
+    raise exception 'this downgrade would drop tables that hold rows: %', array_to_string(holding, ', ')
+      using hint = 'Save them first, then run it again with: -x allow-data-loss=yes';
+  end if;
+end
+$keep_data$;
+"""
+    )
+    op.execute(
+        r"""
+drop table public.user_profiles;
+"""
+    )

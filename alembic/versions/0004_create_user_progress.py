@@ -1,0 +1,145 @@
+"""Progress per user, and the sessions it is rolled up from.
+
+Why: totals, accuracy and streaks are read on every screen; counting them there would be too dear.
+Locks: auth.users in SHARE ROW EXCLUSIVE mode for the foreign keys: its writers wait for milliseconds, its readers not at all.
+Beside it: any code may run; until policies come the tables are closed to the API roles.
+Back: drops user_progress, and sessions only where it was made here; refuses while they hold rows.
+"""
+
+from alembic import op
+
+revision = "0004_create_user_progress"
+down_revision = "0003_create_user_profiles"
+branch_labels = None
+depends_on = None
+downgrade_drops = ("public.user_progress", "public.sessions")
+
+
+def upgrade() -> None:
+    op.execute(
+        r"""
+create table if not exists public.user_progress (
+  id uuid default gen_random_uuid() not null,
+  user_id uuid not null,
+  total_sessions integer default 0 not null,
+  total_descriptions integer default 0 not null,
+  total_images integer default 0 not null,
+  total_questions_answered integer default 0 not null,
+  total_correct_answers integer default 0 not null,
+  total_vocabulary_learned integer default 0 not null,
+  total_answer_seconds integer default 0 not null,
+  total_time_spent_minutes integer default 0 not null,
+  average_accuracy numeric(5, 2) default 0 not null,
+  average_completion_time_seconds integer default 0 not null,
+  last_activity_at timestamp with time zone,
+  last_description_at timestamp with time zone,
+  last_qa_session_at timestamp with time zone,
+  last_vocabulary_practice_at timestamp with time zone,
+  last_active_on date,
+  current_streak_days integer default 0 not null,
+  longest_streak_days integer default 0 not null,
+  total_points integer default 0 not null,
+  mastered_words_count integer default 0 not null,
+  learning_words_count integer default 0 not null,
+  new_words_count integer default 0 not null,
+  created_at timestamp with time zone default now() not null,
+  updated_at timestamp with time zone default now() not null,
+  constraint pk_user_progress primary key (id),
+  constraint ck_user_progress_rolled_up_not_negative check (least(total_sessions, total_descriptions, total_images, total_questions_answered, total_correct_answers, total_vocabulary_learned, total_answer_seconds, total_time_spent_minutes, average_completion_time_seconds, current_streak_days, longest_streak_days) >= 0),
+  constraint ck_user_progress_total_points_not_negative check (total_points >= 0),
+  constraint ck_user_progress_mastered_words_count_not_negative check (mastered_words_count >= 0),
+  constraint ck_user_progress_learning_words_count_not_negative check (learning_words_count >= 0),
+  constraint ck_user_progress_new_words_count_not_negative check (new_words_count >= 0),
+  constraint fk_user_progress_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+);
+
+create index if not exists idx_user_progress_last_activity on public.user_progress (last_activity_at desc);
+
+create unique index if not exists idx_user_progress_user_id on public.user_progress (user_id);
+
+comment on table public.user_progress is 'Totals per user, rolled up from ended sessions by a trigger';
+comment on column public.user_progress.average_accuracy is 'Percent of the questions answered correctly; 0 without questions';
+comment on column public.user_progress.average_completion_time_seconds is 'Seconds per question answered; 0 without questions';
+comment on column public.user_progress.last_activity_at is 'The end of the last ended session';
+comment on column public.user_progress.last_active_on is 'last_activity_at as a date in the user''s time zone';
+comment on column public.user_progress.current_streak_days is 'Consecutive local days that end on last_active_on; over once that is before yesterday';
+comment on column public.user_progress.total_points is 'Kept by the application';
+comment on column public.user_progress.mastered_words_count is 'Kept by the application';
+comment on column public.user_progress.learning_words_count is 'Kept by the application';
+comment on column public.user_progress.new_words_count is 'Kept by the application';
+
+alter table public.user_progress enable row level security;
+"""
+    )
+    op.execute(
+        r"""
+-- A table of this name is somebody else's; it is left alone.
+do $sessions$
+begin
+  if to_regclass('public.sessions') is not null then
+    raise notice 'a table sessions exists already and is left as it is';
+    return;
+  end if;
+  execute $frozen$
+create table if not exists public.sessions (
+  id uuid default gen_random_uuid() not null,
+  user_id uuid,
+  started_at timestamp with time zone default now() not null,
+  ended_at timestamp with time zone,
+  duration_minutes integer,
+  descriptions_generated integer default 0 not null,
+  images_processed integer default 0 not null,
+  qa_attempts integer default 0 not null,
+  qa_correct integer default 0 not null,
+  qa_seconds integer default 0 not null,
+  vocabulary_learned integer default 0 not null,
+  constraint pk_sessions primary key (id),
+  constraint ck_sessions_descriptions_generated_not_negative check (descriptions_generated >= 0),
+  constraint ck_sessions_images_processed_not_negative check (images_processed >= 0),
+  constraint ck_sessions_qa_attempts_not_negative check (qa_attempts >= 0),
+  constraint ck_sessions_qa_correct_not_negative check (qa_correct >= 0),
+  constraint ck_sessions_qa_seconds_not_negative check (qa_seconds >= 0),
+  constraint ck_sessions_vocabulary_learned_not_negative check (vocabulary_learned >= 0),
+  constraint fk_sessions_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+);
+
+create index if not exists idx_sessions_user_id on public.sessions (user_id, ended_at);
+
+comment on table public.sessions is 'profiles-schema: learning sessions; ended ones are rolled up into user_progress';
+comment on column public.sessions.ended_at is 'Null while the session runs';
+comment on column public.sessions.duration_minutes is 'Null: the whole minutes from started_at to ended_at';
+comment on column public.sessions.qa_seconds is 'Seconds spent on all answers';
+
+alter table public.sessions enable row level security;
+$frozen$;
+end
+$sessions$;
+"""
+    )
+
+
+def downgrade() -> None:
+    op.execute(
+        r"""
+do $keep_data$
+declare
+  progress_rows bigint;
+  session_rows bigint := 0;
+  own_sessions constant boolean := coalesce(obj_description(to_regclass('public.sessions'), 'pg_class'), '') like 'profiles-schema:%';
+begin
+  select count(*) into progress_rows from public.user_progress;
+  if own_sessions then
+    select count(*) into session_rows from public.sessions;
+  end if;
+  if progress_rows + session_rows > 0 and coalesce(current_setting('profiles_schema.allow_data_loss', true), '') <> 'yes' then
+    raise exception 'this downgrade would drop tables that hold rows: public.user_progress (% rows), public.sessions (% rows)', progress_rows, session_rows
+      using hint = 'Save them first, then run it again with: -x allow-data-loss=yes';
+  end if;
+  if own_sessions then
+    drop table public.sessions;
+  end if;
+  drop table public.user_progress;
+end
+$keep_data$;
+"""
+    )

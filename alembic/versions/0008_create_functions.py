@@ -1,0 +1,1030 @@
+"""The rules as functions: how a profile comes into being, and what may be called.
+
+Why: triggers, the API and backfill share one rule, in one place.
+Locks: nothing.
+Beside it: any code may run: nothing calls them yet.
+Back: drops them.
+"""
+
+from alembic import op
+
+revision = "0008_create_functions"
+down_revision = "0007_create_audit_logs"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute(
+        r"""
+-- The name an email address suggests: its local part, lower-cased, cleaned to [a-z0-9_.-], cut to 32 characters.
+-- 'user' where nothing usable is left: no address, fewer than three characters, or a name that would
+-- pass for somebody in charge. "C" makes lower() ASCII-only and the same on every server.
+create or replace function profiles_internal.username_base(p_email text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $username_base$
+declare
+  base text := left(regexp_replace(lower(left(split_part(p_email, '@', 1), 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
+begin
+  if base is null or length(base) < 3 or base = any (array[
+    'abuse', 'admin', 'administrator', 'anonymous', 'api', 'billing', 'contact', 'deleted', 'help', 'helpdesk', 'hostmaster',
+    'info', 'mail', 'mailer-daemon', 'me', 'moderator', 'news', 'no-reply', 'nobody', 'noreply', 'null', 'official', 'operator',
+    'owner', 'postmaster', 'privacy', 'root', 'security', 'service', 'staff', 'superuser', 'support', 'sysadmin', 'system',
+    'team', 'undefined', 'user', 'webmaster', 'www'
+  ]) then
+    return 'user';
+  end if;
+  return base;
+end
+$username_base$;
+
+revoke all on function profiles_internal.username_base(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The username of a user, by attempt: 1 the base itself, 2 with the last eight hex digits of the user id,
+-- 3 all 32 hex digits. 'user' alone is nobody's name: it starts at 2. No chance and no loop, so that the
+-- thousandth ada@… costs what the second did.
+create or replace function profiles_internal.username_for(p_base text, p_user_id uuid, p_attempt integer)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $username_for$
+declare
+  digits text := replace(p_user_id::text, '-', '');
+begin
+  if p_attempt = 1 and p_base <> 'user' then
+    return p_base;
+  elsif p_attempt <= 2 then
+    return left(p_base, 23) || '_' || right(digits, 8);
+  end if;
+  return digits;
+end
+$username_for$;
+
+revoke all on function profiles_internal.username_for(text, uuid, integer) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The first of some keys that holds a usable text, trimmed and cut; null where none does.
+-- Metadata comes from identity providers and from clients: any key may hold any JSON at all.
+create or replace function profiles_internal.first_text(p_metadata jsonb, p_keys text[], p_max_characters integer)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $first_text$
+declare
+  key text;
+  found_text text;
+begin
+  foreach key in array p_keys loop
+    if jsonb_typeof(p_metadata -> key) = 'string' then
+      found_text := nullif(btrim(left(btrim(p_metadata ->> key, E' \t\r\n'), p_max_characters), E' \t\r\n'), '');
+      if found_text is not null then
+        return found_text;
+      end if;
+    end if;
+  end loop;
+  return null;
+end
+$first_text$;
+
+revoke all on function profiles_internal.first_text(jsonb, text[], integer) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What a user row says about its profile. The row comes as JSON, so that a column which this auth server does not
+-- have yet reads as null instead of failing. Nothing in the metadata decides authority, and nothing in it can fail:
+-- a value of the wrong type or shape is as good as none.
+create or replace function profiles_internal.profile_values(
+  p_user jsonb,
+  out username_base text,
+  out email text,
+  out phone text,
+  out email_verified boolean,
+  out is_anonymous boolean,
+  out last_login timestamptz,
+  out display_name text,
+  out first_name text,
+  out last_name text,
+  out avatar_url text,
+  out timezone text,
+  out language text
+)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $profile_values$
+declare
+  metadata jsonb := p_user -> 'raw_user_meta_data';
+begin
+  email := nullif(p_user ->> 'email', '');
+  phone := nullif(p_user ->> 'phone', '');
+  if length(phone) > 40 then
+    phone := null;
+  end if;
+  email_verified := email is not null and p_user ->> 'email_confirmed_at' is not null;
+  is_anonymous := coalesce((p_user ->> 'is_anonymous')::boolean, false);
+  last_login := (p_user ->> 'last_sign_in_at')::timestamptz;
+  username_base := profiles_internal.username_base(email);
+  timezone := 'UTC';
+  language := 'en';
+
+  if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
+    display_name := profiles_internal.first_text(metadata, array['full_name', 'name', 'preferred_username', 'user_name'], 200);
+    first_name := profiles_internal.first_text(metadata, array['first_name', 'given_name'], 200);
+    last_name := profiles_internal.first_text(metadata, array['last_name', 'family_name'], 200);
+
+    -- A URL is whole or worthless, so the limit is one character more than a good one has.
+    avatar_url := profiles_internal.first_text(metadata, array['avatar_url', 'picture'], 2049);
+    if length(avatar_url) > 2048 or avatar_url !~ '^https?://[^[\:space:]]+$' then
+      avatar_url := null;
+    end if;
+
+    language := replace(profiles_internal.first_text(metadata, array['language', 'locale'], 36), '_', '-');
+    if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
+      language := 'en';
+    end if;
+
+    timezone := coalesce(
+      (select zone.name from profiles_internal.timezones as zone where zone.name = metadata ->> 'timezone'),
+      'UTC'
+    );
+  end if;
+end
+$profile_values$;
+
+revoke all on function profiles_internal.profile_values(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Gives every user of the array a profile and a progress row, and returns how many profiles it made.
+-- The one place where a profile comes into being: sign-up, sign-in, ensure_user_profile and backfill all call it.
+--
+-- Names are inserted in order, so that two imports meet each name in the same order; whoever finds the name taken
+-- (by an older row or by a concurrent one) goes to the next attempt. ON CONFLICT stands without a target on purpose:
+-- a target would cover one unique index and let the others fail.
+-- Errors are the caller's business. Runs with the rights of its caller, which is always one of our definer functions.
+create or replace function profiles_internal.create_profiles(p_users jsonb[], p_first_attempt integer default 1)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $create_profiles$
+declare
+  created integer := 0;
+  made integer;
+  waiting jsonb[] := p_users;
+begin
+  for attempt in p_first_attempt .. 3 loop
+    with candidate as materialized (
+      select
+        (u.user_row ->> 'id')::uuid as user_id,
+        profiles_internal.username_for(v.username_base, (u.user_row ->> 'id')::uuid, attempt) as username,
+        v.*
+      from unnest(waiting) as u (user_row)
+      cross join lateral profiles_internal.profile_values(u.user_row) as v
+    ),
+    profile as (
+      insert into public.user_profiles (
+        id, user_id, username, display_name, first_name, last_name, email, phone, avatar_url, timezone, language,
+        email_verified, is_anonymous, last_login, login_count
+      )
+      select
+        c.user_id::text, c.user_id, c.username, c.display_name, c.first_name, c.last_name, c.email, c.phone, c.avatar_url,
+        c.timezone, c.language, c.email_verified, c.is_anonymous, c.last_login, (c.last_login is not null)::integer
+      from candidate as c
+      order by c.username
+      on conflict do nothing
+      returning user_id
+    ),
+    progress as (
+      insert into public.user_progress (user_id)
+      select p.user_id from profile as p
+      on conflict do nothing
+    )
+    select count(*) into made from profile;
+
+    created := created + made;
+    if made = cardinality(waiting) then
+      return created;
+    end if;
+
+    -- The scalar sub-select keeps the planner on the index: a NOT EXISTS makes it hash the whole profile table.
+    select array_agg(u.user_row)
+    into waiting
+    from unnest(waiting) as u (user_row)
+    where (select 1 from public.user_profiles as p where p.user_id = (u.user_row ->> 'id')::uuid) is null;
+    exit when waiting is null;
+  end loop;
+
+  -- Reached only when somebody had one of the two rows already.
+  insert into public.user_progress (user_id)
+  select p.user_id
+  from unnest(p_users) as u (user_row)
+  join public.user_profiles as p on p.user_id = (u.user_row ->> 'id')::uuid
+  on conflict do nothing;
+  return created;
+end
+$create_profiles$;
+
+revoke all on function profiles_internal.create_profiles(jsonb[], integer) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Writes one audit row per user of the array: what happened, from where, and the SQLSTATE where something failed.
+-- The message names objects only. The server's own message is never kept: it quotes personal values.
+create or replace function profiles_internal.record_events(
+  p_user_ids uuid[],
+  p_action text,
+  p_origin text,
+  p_error_code text default null,
+  p_error_message text default null,
+  p_metadata jsonb default '{}'
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $record_events$
+begin
+  insert into public.user_profile_audit_logs (user_id, action, origin, error_code, error_message, metadata)
+  select u.id, p_action, p_origin, p_error_code, p_error_message, p_metadata
+  from unnest(p_user_ids) as u (id);
+end
+$record_events$;
+
+revoke all on function profiles_internal.record_events(uuid[], text, text, text, text, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
+-- saved, record the others, and let the sign-up go on whatever happens.
+--
+--   A lock (55P03, 40P01): either somebody else is just taking the same name, and the second name is waited for by
+--   nobody; or the table itself is locked, and waiting on would hold the sign-up up. So: one more short wait, with the
+--   second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
+--   auth server follows its INSERT with two UPDATEs, and an import may have a statement per user.
+--   A cancel (57014): somebody wants this statement to end. Nothing more is tried.
+--   Anything else: row by row, so that one bad row costs one profile and not the batch.
+--
+-- What is recorded here is found by `profiles-schema health` and repaired by the next sign-in or by `backfill`.
+create or replace function profiles_internal.rescue_sign_ups(p_users jsonb[], p_error_code text, p_error_message text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $rescue_sign_ups$
+declare
+  lock_errors constant text[] := array['55P03', '40P01'];
+  ids uuid[] := array(select (u.user_row ->> 'id')::uuid from unnest(p_users) as u (user_row));
+  first_attempt integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
+  lock_failures integer := 0;
+  error_code text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  if p_error_code = '57014' then
+    perform profiles_internal.record_events(ids, 'failed', 'trigger', p_error_code, p_error_message);
+    return;
+  end if;
+
+  for i in 1 .. cardinality(p_users) loop
+    for attempt in first_attempt .. 2 loop
+      error_code := null;
+      begin
+        perform profiles_internal.create_profiles(p_users[i:i], attempt);
+      exception when query_canceled or assert_failure or others then
+        get stacked diagnostics
+          error_code = returned_sqlstate, failed_table = table_name,
+          failed_column = column_name, failed_constraint = constraint_name;
+      end;
+      exit when error_code is null or error_code <> all (lock_errors);
+      lock_failures := lock_failures + 1;
+    end loop;
+
+    if error_code = any (lock_errors || '57014'::text) then
+      perform set_config('profiles_internal.gave_up', 'yes', true);
+      perform profiles_internal.record_events(ids[i:], 'failed', 'trigger', error_code, 'waited for a lock in vain');
+      return;
+    elsif error_code is not null then
+      perform profiles_internal.record_events(
+        ids[i:i], 'failed', 'trigger', error_code, concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+      );
+    end if;
+
+    -- After three names that somebody else was taking, the rest of the batch no longer competes for any.
+    if lock_failures >= 3 then
+      first_attempt := 2;
+    end if;
+  end loop;
+end
+$rescue_sign_ups$;
+
+revoke all on function profiles_internal.rescue_sign_ups(jsonb[], text, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
+-- under a name that tells nothing, so that foreign keys of the application keep their target.
+-- The hash that the auth server leaves in the email column is never copied.
+create or replace function profiles_internal.erase_profile(p_user_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $erase_profile$
+begin
+  update public.user_profiles
+  set
+    username = profiles_internal.username_for('user', p_user_id, 3),
+    external_id = null, display_name = null, first_name = null, last_name = null, email = null, phone = null, bio = null,
+    company_name = null, target_audience = null, business_context = null, master_system_prompt = null,
+    avatar_emoji = default, avatar_url = null, profile_picture_url = null, logo_url = null, profile_visibility = 'private',
+    referral_code = null, key_metrics = default, preferences = default, notification_settings = default,
+    timezone = default, language = default, is_active = false, email_verified = false, last_login = null,
+    personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
+    analysis_summary = null, metadata = null
+  where user_id = p_user_id;
+
+  delete from public.user_api_keys where user_id = p_user_id;
+  update public.export_history set data = null, filters = null, file_url = null where user_id = p_user_id;
+
+  -- The sessions of some frameworks are another thing under the same name.
+  begin
+    delete from public.sessions where user_id = p_user_id;
+  exception when undefined_table or undefined_column or undefined_function then
+    null;
+  end;
+end
+$erase_profile$;
+
+revoke all on function profiles_internal.erase_profile(uuid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Carries a change of a user over to the profile.
+--
+-- email, phone, email_verified and is_anonymous always follow; the time of the last sign-in with its count.
+-- Name, picture and username follow only while the profile still holds what the OLD user row had produced: whatever a
+-- person has edited stays theirs. A value that the provider no longer sends is kept.
+-- email_change and phone_change are pending, unproved wishes: never read.
+-- Returns false when there is no profile to follow with.
+create or replace function profiles_internal.follow_user(p_old jsonb, p_new jsonb)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $follow_user$
+declare
+  changed_user_id constant uuid := (p_new ->> 'id')::uuid;
+  old_values record;
+  new_values record;
+  signed_in constant boolean := p_new ->> 'last_sign_in_at' is not null
+    and p_new ->> 'last_sign_in_at' is distinct from p_old ->> 'last_sign_in_at';
+  profile public.user_profiles;
+  wanted_username text;
+begin
+  old_values := profiles_internal.profile_values(p_old);
+  new_values := profiles_internal.profile_values(p_new);
+
+  update public.user_profiles as p
+  set
+    email = new_values.email,
+    phone = new_values.phone,
+    email_verified = new_values.email_verified,
+    is_anonymous = new_values.is_anonymous,
+    is_active = case when p_old ->> 'deleted_at' is null then p.is_active else true end,
+    last_login = case when signed_in then new_values.last_login else p.last_login end,
+    login_count = p.login_count + signed_in::integer,
+    display_name = case when p.display_name is not distinct from old_values.display_name
+      then coalesce(new_values.display_name, p.display_name) else p.display_name end,
+    first_name = case when p.first_name is not distinct from old_values.first_name
+      then coalesce(new_values.first_name, p.first_name) else p.first_name end,
+    last_name = case when p.last_name is not distinct from old_values.last_name
+      then coalesce(new_values.last_name, p.last_name) else p.last_name end,
+    avatar_url = case when p.avatar_url is not distinct from old_values.avatar_url
+      then coalesce(new_values.avatar_url, p.avatar_url) else p.avatar_url end
+  where p.user_id = changed_user_id
+  returning p.* into profile;
+
+  if not found then
+    return false;
+  end if;
+
+  -- A name follows a changed address only if it was made from the old one.
+  if new_values.username_base is distinct from old_values.username_base
+    and profile.username in (
+      profiles_internal.username_for(old_values.username_base, changed_user_id, 1),
+      profiles_internal.username_for(old_values.username_base, changed_user_id, 2),
+      profiles_internal.username_for(old_values.username_base, changed_user_id, 3)
+    )
+  then
+    for attempt in 1 .. 3 loop
+      wanted_username := profiles_internal.username_for(new_values.username_base, changed_user_id, attempt);
+      continue when (select 1 from public.user_profiles as p where lower(p.username) = wanted_username) is not null;
+      begin
+        update public.user_profiles set username = wanted_username where user_id = changed_user_id;
+        exit;
+      exception when unique_violation or lock_not_available then
+        continue; -- somebody else was quicker
+      end;
+    end loop;
+  end if;
+  return true;
+end
+$follow_user$;
+
+revoke all on function profiles_internal.follow_user(jsonb, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Computes the rolled-up columns of user_progress anew from the ended sessions of the given users. Exact by
+-- construction: nothing is added up that could be counted twice.
+--
+-- The rows are locked in order first and counted in the next statement: a count in the statement that takes the lock
+-- would not see what the lock had to wait for (READ COMMITTED).
+-- Only updates: inserting a missing row would make the deletion of a user fail on its foreign key.
+-- A session's columns that older tables lack (qa_correct, qa_seconds) are read so that their absence counts as 0.
+create or replace function profiles_internal.recount_progress(p_user_ids uuid[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $recount_progress$
+begin
+  perform from public.user_progress as p where p.user_id = any (p_user_ids) order by p.user_id for no key update;
+
+  with ended as (
+    select
+      s.user_id, s.ended_at, s.descriptions_generated, s.images_processed, s.qa_attempts, s.vocabulary_learned,
+      coalesce((to_jsonb(s) ->> 'qa_correct')::bigint, 0) as qa_correct,
+      coalesce((to_jsonb(s) ->> 'qa_seconds')::bigint, 0) as qa_seconds,
+      greatest(0, coalesce(s.duration_minutes, floor(extract(epoch from s.ended_at - s.started_at) / 60)))::bigint as minutes,
+      (s.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as local_day
+    from public.sessions as s
+    left join public.user_profiles as profile on profile.user_id = s.user_id
+    where s.user_id = any (p_user_ids) and s.ended_at is not null
+  ),
+  -- Consecutive days share the same difference between the day and its rank.
+  streak as (
+    select d.user_id, max(d.local_day) as last_day, count(*) as days
+    from (
+      select distinct_day.user_id, distinct_day.local_day,
+        distinct_day.local_day - (row_number() over (partition by distinct_day.user_id order by distinct_day.local_day))::integer as run
+      from (select distinct e.user_id, e.local_day from ended as e) as distinct_day
+    ) as d
+    group by d.user_id, d.run
+  ),
+  streaks as (
+    select s.user_id, (array_agg(s.days order by s.last_day desc))[1] as current_days, max(s.days) as longest_days
+    from streak as s
+    group by s.user_id
+  ),
+  total as (
+    select
+      e.user_id,
+      count(*) as sessions,
+      sum(e.minutes) as minutes,
+      sum(e.descriptions_generated) as descriptions,
+      sum(e.images_processed) as images,
+      sum(e.qa_attempts) as questions,
+      sum(e.qa_correct) as correct,
+      sum(e.qa_seconds) as answer_seconds,
+      sum(e.vocabulary_learned) as vocabulary,
+      max(e.ended_at) as last_activity_at,
+      (array_agg(e.local_day order by e.ended_at desc))[1] as last_active_on,
+      max(e.ended_at) filter (where e.descriptions_generated > 0) as last_description_at,
+      max(e.ended_at) filter (where e.qa_attempts > 0) as last_qa_session_at,
+      max(e.ended_at) filter (where e.vocabulary_learned > 0) as last_vocabulary_practice_at
+    from ended as e
+    group by e.user_id
+  )
+  update public.user_progress as p
+  set
+    total_sessions = least(coalesce(t.sessions, 0), 2147483647),
+    total_descriptions = least(coalesce(t.descriptions, 0), 2147483647),
+    total_images = least(coalesce(t.images, 0), 2147483647),
+    total_questions_answered = least(coalesce(t.questions, 0), 2147483647),
+    total_correct_answers = least(coalesce(t.correct, 0), 2147483647),
+    total_vocabulary_learned = least(coalesce(t.vocabulary, 0), 2147483647),
+    total_answer_seconds = least(coalesce(t.answer_seconds, 0), 2147483647),
+    total_time_spent_minutes = least(coalesce(t.minutes, 0), 2147483647),
+    average_accuracy = case when t.questions > 0 then least(round(100.0 * t.correct / t.questions, 2), 999.99) else 0 end,
+    average_completion_time_seconds = case when t.questions > 0 then least(round(t.answer_seconds::numeric / t.questions), 2147483647) else 0 end,
+    last_activity_at = t.last_activity_at,
+    last_active_on = t.last_active_on,
+    last_description_at = t.last_description_at,
+    last_qa_session_at = t.last_qa_session_at,
+    last_vocabulary_practice_at = t.last_vocabulary_practice_at,
+    current_streak_days = coalesce(s.current_days, 0),
+    longest_streak_days = coalesce(s.longest_days, 0)
+  from unnest(p_user_ids) as asked (user_id)
+  left join total as t on t.user_id = asked.user_id
+  left join streaks as s on s.user_id = asked.user_id
+  where p.user_id = asked.user_id;
+end
+$recount_progress$;
+
+revoke all on function profiles_internal.recount_progress(uuid[]) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- May the caller act for this user? The user themselves, service_role, and whoever connected directly as a role that
+-- is a member of service_role or owns this schema. Asked inside definer functions, where current_user is the owner:
+-- the role that the caller has set is read from the setting "role", which a definer function does not change.
+create or replace function profiles_internal.may_act_for(p_user_id uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $may_act_for$
+declare
+  acting_role constant text := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+begin
+  if acting_role in ('anon', 'authenticated') then
+    return coalesce(acting_role = 'authenticated' and p_user_id = auth.uid(), false);
+  end if;
+  return pg_has_role(acting_role, 'service_role', 'member')
+    or pg_has_role(acting_role, current_user, 'member');
+end
+$may_act_for$;
+
+revoke all on function profiles_internal.may_act_for(uuid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The work of ensure_user_profile: the profile of a user, made if it is missing.
+-- Definer: reads auth.users and makes rows that no API role may make; it authorises the caller itself.
+-- Errors: 42501 the caller may not act for this user; P0002 no such user, or a deleted one.
+create or replace function profiles_internal.ensure_profile(p_user_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $ensure_profile$
+declare
+  profile jsonb;
+  user_row jsonb;
+begin
+  if p_user_id is null or not profiles_internal.may_act_for(p_user_id) then
+    raise exception 'not allowed to act for this user'
+      using errcode = 'insufficient_privilege', hint = 'Sign in as that user, or call with service_role.';
+  end if;
+
+  select to_jsonb(p) into profile from public.user_profiles as p where p.user_id = p_user_id;
+  if profile is not null then
+    return profile;
+  end if;
+
+  select to_jsonb(u) into user_row from auth.users as u where u.id = p_user_id;
+  if user_row is null or user_row ->> 'deleted_at' is not null then
+    raise exception 'there is no user %', p_user_id
+      using errcode = 'no_data_found', hint = 'The id must be that of a row in auth.users that is not deleted.';
+  end if;
+
+  perform set_config('profiles_internal.origin', 'registration', true);
+  if profiles_internal.create_profiles(array[user_row]) = 1 then
+    perform profiles_internal.record_events(array[p_user_id], 'repaired', 'registration');
+  end if;
+  perform set_config('profiles_internal.origin', '', true);
+
+  select to_jsonb(p) into profile from public.user_profiles as p where p.user_id = p_user_id;
+  return profile;
+end
+$ensure_profile$;
+
+revoke all on function profiles_internal.ensure_profile(uuid) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.ensure_profile(uuid) to authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The work of get_public_profile: what a profile shows to everybody, of public and active profiles only.
+-- Definer: the one door through which somebody else's profile can be read; it opens on these columns alone.
+create or replace function profiles_internal.public_profile(p_username text)
+returns table (id text, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $public_profile$
+  select p.id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
+  from public.user_profiles as p
+  where lower(p.username) = lower(p_username)
+    and p.profile_visibility = 'public'
+    and p.is_active
+$public_profile$;
+
+revoke all on function profiles_internal.public_profile(text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.public_profile(text) to anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The work of gen_available_username: a name made from an address that nobody has at this moment.
+-- Advice for a form, no reservation; the sign-up trigger does not depend on it.
+-- Definer: must see every username, which no API role may.
+create or replace function profiles_internal.available_username(p_email text)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $available_username$
+declare
+  candidate text := profiles_internal.username_base(p_email);
+begin
+  while candidate = 'user' or (select 1 from public.user_profiles as p where lower(p.username) = candidate) is not null loop
+    candidate := profiles_internal.username_for(profiles_internal.username_base(p_email), gen_random_uuid(), 2);
+  end loop;
+  return candidate;
+end
+$available_username$;
+
+revoke all on function profiles_internal.available_username(text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.available_username(text) to authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The work of get_user_profile_stats. Keys:
+--   users, profiles            counts; users without the soft-deleted ones
+--   missing                    users without a profile
+--   active, anonymous, public  profiles
+--   new_per_day, active_per_day  {"2026-01-31": count} of the last 30 days (UTC), by created_at and by last_login
+--   failures_by_sqlstate       {"55P03": count} of recorded failures whose user still exists, last 30 days
+--   completion                 {"0-24", "25-49", "50-74", "75-100": count}: per cent of display_name, first_name,
+--                              last_name, a picture, bio and a verified email that are there
+-- Reads every profile: for a dashboard, not for a request path.
+-- Definer: reads auth.users.
+create or replace function profiles_internal.profile_stats()
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $profile_stats$
+  with living_user as (
+    select u.id
+    from auth.users as u
+    where to_jsonb(u) ->> 'deleted_at' is null
+  ),
+  profile as (
+    select
+      p.*,
+      100 * ((p.display_name is not null)::integer + (p.first_name is not null)::integer + (p.last_name is not null)::integer
+        + (coalesce(p.profile_picture_url, p.avatar_url) is not null)::integer + (p.bio is not null)::integer
+        + p.email_verified::integer) / 6 as completion
+    from public.user_profiles as p
+  )
+  select jsonb_build_object(
+    'users', (select count(*) from living_user),
+    'profiles', (select count(*) from profile),
+    'missing', (select count(*) from living_user as u where not exists (select from public.user_profiles as p where p.user_id = u.id)),
+    'active', (select count(*) from profile as p where p.is_active),
+    'anonymous', (select count(*) from profile as p where p.is_anonymous),
+    'public', (select count(*) from profile as p where p.profile_visibility = 'public'),
+    'new_per_day', (
+      select coalesce(jsonb_object_agg(d.day, d.profiles), '{}')
+      from (
+        select (p.created_at at time zone 'UTC')::date as day, count(*) as profiles
+        from profile as p where p.created_at > now() - interval '30 days' group by 1
+      ) as d
+    ),
+    'active_per_day', (
+      select coalesce(jsonb_object_agg(d.day, d.profiles), '{}')
+      from (
+        select (p.last_login at time zone 'UTC')::date as day, count(*) as profiles
+        from profile as p where p.last_login > now() - interval '30 days' group by 1
+      ) as d
+    ),
+    'failures_by_sqlstate', (
+      select coalesce(jsonb_object_agg(f.error_code, f.failures), '{}')
+      from (
+        select coalesce(a.error_code, 'unknown') as error_code, count(*) as failures
+        from public.user_profile_audit_logs as a
+        where a.action = 'failed' and a.created_at > now() - interval '30 days' group by 1
+      ) as f
+    ),
+    'completion', (
+      select jsonb_build_object(
+        '0-24', count(*) filter (where p.completion < 25),
+        '25-49', count(*) filter (where p.completion >= 25 and p.completion < 50),
+        '50-74', count(*) filter (where p.completion >= 50 and p.completion < 75),
+        '75-100', count(*) filter (where p.completion >= 75)
+      )
+      from profile as p
+    )
+  )
+$profile_stats$;
+
+revoke all on function profiles_internal.profile_stats() from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.profile_stats() to service_role;
+"""
+    )
+    op.execute(
+        r"""
+do $only_where$
+begin
+  if coalesce(pg_catalog.obj_description(pg_catalog.to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%' then
+    execute $frozen$
+-- The work of create_user. One user per external id: a known one is returned as it is, also to two callers at once.
+-- Definer: writes auth.users, which is ours here.
+-- Errors: 23505 username taken; 23514 a username that the rule refuses; P0001 the profile could not be made.
+create or replace function profiles_internal.make_user(
+  p_email text,
+  p_phone text,
+  p_external_id text,
+  p_username text,
+  p_metadata jsonb
+)
+returns uuid
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $make_user$
+declare
+  made_user_id uuid;
+begin
+  if p_external_id is not null then
+    perform pg_advisory_xact_lock(hashtextextended('profiles_internal.make_user ' || p_external_id, 0));
+    select p.user_id into made_user_id from public.user_profiles as p where p.external_id = p_external_id;
+    if found then
+      return made_user_id;
+    end if;
+  end if;
+
+  insert into auth.users (email, phone, raw_user_meta_data)
+  values (p_email, p_phone, coalesce(p_metadata, '{}'))
+  returning id into made_user_id;
+
+  -- The trigger has made the profile, unless it was switched off or failed.
+  perform profiles_internal.create_profiles(array[to_jsonb(u)]) from auth.users as u
+  where u.id = made_user_id and (select 1 from public.user_profiles as p where p.user_id = made_user_id) is null;
+
+  if p_external_id is not null or p_username is not null then
+    update public.user_profiles as p
+    set external_id = p_external_id, username = coalesce(p_username, p.username)
+    where p.user_id = made_user_id;
+  end if;
+  return made_user_id;
+end
+$make_user$;
+
+revoke all on function profiles_internal.make_user(text, text, text, text, jsonb) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.make_user(text, text, text, text, jsonb) to service_role;
+$frozen$;
+  end if;
+end
+$only_where$
+"""
+    )
+    op.execute(
+        r"""
+-- gen_available_username('ada@example.org'): a username that is free at this moment.
+create or replace function public.gen_available_username(p_email text)
+returns text
+language sql
+set search_path = pg_catalog, pg_temp
+as $gen_available_username$
+  select profiles_internal.available_username(p_email)
+$gen_available_username$;
+
+revoke all on function public.gen_available_username(text) from public, anon, authenticated, service_role;
+grant execute on function public.gen_available_username(text) to authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- ensure_user_profile(user): the profile as JSON, made if it is missing. For the user's own id, or for service_role.
+-- The seven-argument form serves callers of an older function of this name: what they pass beside the id is ignored,
+-- because the user row is the only source that nobody can make up.
+create or replace function public.ensure_user_profile(p_user_id uuid default auth.uid())
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $ensure_user_profile$
+  select profiles_internal.ensure_profile(p_user_id)
+$ensure_user_profile$;
+
+create or replace function public.ensure_user_profile(
+  p_user_id uuid,
+  p_email text,
+  p_first_name text,
+  p_last_name text,
+  p_phone text,
+  p_language text,
+  p_role text
+)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $ensure_user_profile$
+  select profiles_internal.ensure_profile(p_user_id)
+$ensure_user_profile$;
+
+revoke all on function 
+  public.ensure_user_profile(uuid),
+  public.ensure_user_profile(uuid, text, text, text, text, text, text)
+from public, anon, authenticated, service_role;
+grant execute on function 
+  public.ensure_user_profile(uuid),
+  public.ensure_user_profile(uuid, text, text, text, text, text, text)
+to authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- get_my_profile_v2(): the caller's own row of user_profiles, made if it is missing.
+-- Errors: 42501 without a signed-in user.
+create or replace function public.get_my_profile_v2()
+returns public.user_profiles
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $get_my_profile_v2$
+declare
+  profile public.user_profiles;
+begin
+  select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
+  if not found then
+    perform profiles_internal.ensure_profile(auth.uid());
+    select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
+  end if;
+  return profile;
+end
+$get_my_profile_v2$;
+
+revoke all on function public.get_my_profile_v2() from public, anon, authenticated, service_role;
+grant execute on function public.get_my_profile_v2() to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- update_my_profile_v2({"bio": "…"}): changes the caller's own profile and returns the row.
+-- Runs as the caller: row level security and column grants hold as for a plain UPDATE; the list below only serves to
+-- name everything that is wrong in one error.
+-- Errors: 22023 unknown or forbidden keys, or values of the wrong type, all listed; 42501 without a signed-in user;
+-- 23505 username taken; 23514 a value that a CHECK refuses.
+create or replace function public.update_my_profile_v2(p_changes jsonb)
+returns public.user_profiles
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $update_my_profile_v2$
+declare
+  texts constant text[] := array[
+    'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
+    'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'timezone', 'language'
+  ];
+  documents constant text[] := array['key_metrics', 'preferences', 'notification_settings'];
+  problems text;
+  profile public.user_profiles;
+begin
+  if jsonb_typeof(p_changes) is distinct from 'object' then
+    raise exception 'the changes must be a JSON object'
+      using errcode = 'invalid_parameter_value', hint = 'For example {"bio": "…"}.';
+  end if;
+
+  select string_agg(left(c.key, 100) || case when c.key = any (texts) then ' must be a text' else ' cannot be changed here' end, ', ' order by c.key)
+  into problems
+  from jsonb_each(p_changes) as c
+  where not (c.key = any (texts) and jsonb_typeof(c.value) in ('string', 'null'))
+    and not c.key = any (documents);
+  if problems is not null then
+    raise exception 'the profile cannot be changed like this: %', problems
+      using errcode = 'invalid_parameter_value', hint = 'Keys that can be changed: ' || array_to_string(texts || documents, ', ') || '.';
+  end if;
+
+  perform public.get_my_profile_v2();
+  update public.user_profiles as p
+  set
+    username = case when p_changes ? 'username' then p_changes ->> 'username' else p.username end,
+    display_name = case when p_changes ? 'display_name' then p_changes ->> 'display_name' else p.display_name end,
+    first_name = case when p_changes ? 'first_name' then p_changes ->> 'first_name' else p.first_name end,
+    last_name = case when p_changes ? 'last_name' then p_changes ->> 'last_name' else p.last_name end,
+    bio = case when p_changes ? 'bio' then p_changes ->> 'bio' else p.bio end,
+    company_name = case when p_changes ? 'company_name' then p_changes ->> 'company_name' else p.company_name end,
+    target_audience = case when p_changes ? 'target_audience' then p_changes ->> 'target_audience' else p.target_audience end,
+    business_context = case when p_changes ? 'business_context' then p_changes ->> 'business_context' else p.business_context end,
+    master_system_prompt = case when p_changes ? 'master_system_prompt' then p_changes ->> 'master_system_prompt' else p.master_system_prompt end,
+    avatar_emoji = case when p_changes ? 'avatar_emoji' then p_changes ->> 'avatar_emoji' else p.avatar_emoji end,
+    profile_picture_url = case when p_changes ? 'profile_picture_url' then p_changes ->> 'profile_picture_url' else p.profile_picture_url end,
+    logo_url = case when p_changes ? 'logo_url' then p_changes ->> 'logo_url' else p.logo_url end,
+    profile_visibility = case when p_changes ? 'profile_visibility' then p_changes ->> 'profile_visibility' else p.profile_visibility end,
+    timezone = case when p_changes ? 'timezone' then p_changes ->> 'timezone' else p.timezone end,
+    language = case when p_changes ? 'language' then p_changes ->> 'language' else p.language end,
+    key_metrics = case when p_changes ? 'key_metrics' then p_changes -> 'key_metrics' else p.key_metrics end,
+    preferences = case when p_changes ? 'preferences' then p_changes -> 'preferences' else p.preferences end,
+    notification_settings = case when p_changes ? 'notification_settings' then p_changes -> 'notification_settings' else p.notification_settings end
+  where p.user_id = auth.uid()
+  returning p.* into profile;
+  return profile;
+end
+$update_my_profile_v2$;
+
+revoke all on function public.update_my_profile_v2(jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.update_my_profile_v2(jsonb) to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- get_public_profile('ada'): what a public profile shows to everybody; no row for a private, inactive or unknown one.
+create or replace function public.get_public_profile(p_username text)
+returns table (id text, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $get_public_profile$
+  select * from profiles_internal.public_profile(p_username)
+$get_public_profile$;
+
+revoke all on function public.get_public_profile(text) from public, anon, authenticated, service_role;
+grant execute on function public.get_public_profile(text) to anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- get_user_profile_stats(): counts for a dashboard, as JSON. The keys stand in profiles_internal.profile_stats.
+create or replace function public.get_user_profile_stats()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $get_user_profile_stats$
+  select profiles_internal.profile_stats()
+$get_user_profile_stats$;
+
+revoke all on function public.get_user_profile_stats() from public, anon, authenticated, service_role;
+grant execute on function public.get_user_profile_stats() to service_role;
+"""
+    )
+    op.execute(
+        r"""
+do $only_where$
+begin
+  if coalesce(pg_catalog.obj_description(pg_catalog.to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%' then
+    execute $frozen$
+-- create_user(…): a user with a profile, for applications without an auth server. Exists only where auth.users is ours.
+create or replace function public.create_user(
+  email text default null,
+  phone text default null,
+  external_id text default null,
+  username text default null,
+  metadata jsonb default '{}'
+)
+returns uuid
+language sql
+set search_path = pg_catalog, pg_temp
+as $create_user$
+  select profiles_internal.make_user(email, phone, external_id, username, metadata)
+$create_user$;
+
+revoke all on function public.create_user(text, text, text, text, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.create_user(text, text, text, text, jsonb) to service_role;
+$frozen$;
+  end if;
+end
+$only_where$
+"""
+    )
+
+
+def downgrade() -> None:
+    op.execute(
+        r"""
+drop function if exists public.create_user(text, text, text, text, jsonb);
+drop function if exists profiles_internal.make_user(text, text, text, text, jsonb);
+drop function public.get_user_profile_stats();
+drop function public.get_public_profile(text);
+drop function public.update_my_profile_v2(jsonb);
+drop function public.get_my_profile_v2();
+drop function public.ensure_user_profile(uuid), public.ensure_user_profile(uuid, text, text, text, text, text, text);
+drop function public.gen_available_username(text);
+drop function profiles_internal.profile_stats();
+drop function profiles_internal.available_username(text);
+drop function profiles_internal.public_profile(text);
+drop function profiles_internal.ensure_profile(uuid);
+drop function profiles_internal.may_act_for(uuid);
+drop function profiles_internal.recount_progress(uuid[]);
+drop function profiles_internal.follow_user(jsonb, jsonb);
+drop function profiles_internal.erase_profile(uuid);
+drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
+drop function profiles_internal.record_events(uuid[], text, text, text, text, jsonb);
+drop function profiles_internal.create_profiles(jsonb[], integer);
+drop function profiles_internal.profile_values(jsonb);
+drop function profiles_internal.first_text(jsonb, text[], integer);
+drop function profiles_internal.username_for(text, uuid, integer);
+drop function profiles_internal.username_base(text);
+"""
+    )

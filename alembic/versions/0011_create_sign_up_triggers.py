@@ -1,0 +1,205 @@
+"""Every user who signs up gets a profile.
+
+Why: the purpose of it all; alone in its revision, because it locks the table that sign-ups need.
+Locks: auth.users in SHARE ROW EXCLUSIVE mode: its writers wait for milliseconds, its readers not at all.
+Beside it: any code may run; sign-ups that commit before this are found by the next revision.
+Back: drops the triggers; ACCESS EXCLUSIVE on auth.users for milliseconds. Profiles stay.
+"""
+
+from alembic import op
+
+revision = "0011_create_sign_up_triggers"
+down_revision = "0010_create_table_triggers"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute(
+        r"""
+-- After users have signed up (one, or a whole import): every one of them gets a profile and a progress row.
+--
+-- Guarantees: the sign-up commits, whatever goes wrong in here. What went wrong is a row in
+-- user_profile_audit_logs; the next sign-in and `profiles-schema backfill` repair it.
+-- Never: waits longer for a lock than 250 ms at a time, reads metadata for anything that grants a right, or assumes a
+-- column that not every auth server has.
+-- Definer: the auth server's own role has no rights in public.
+-- Statement-level: costs a single sign-up no more than a row-level trigger, and an import half.
+-- Plain OTHERS would let a cancelled statement and a failed ASSERT through.
+create or replace function profiles_internal.on_auth_user_created()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $on_auth_user_created$
+declare
+  gave_up text := current_setting('profiles_internal.gave_up', true);
+  error_code text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  begin
+    if (select s.value from profiles_internal.settings as s where s.key = 'auto_create_profiles') = 'false' then
+      return null;
+    end if;
+    if coalesce(gave_up, '') = '' then
+      perform profiles_internal.create_profiles(array(select to_jsonb(n) from new_users as n));
+      return null;
+    end if;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name;
+  end;
+
+  begin
+    if error_code is not null then
+      perform profiles_internal.rescue_sign_ups(
+        array(select to_jsonb(n) from new_users as n), error_code,
+        concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+      );
+    elsif gave_up = 'yes' then
+      perform profiles_internal.record_events(
+        array(select n.id from new_users as n), 'skipped', 'trigger', '55P03',
+        'an earlier statement of this transaction waited for a lock in vain'
+      );
+    end if;
+  exception when query_canceled or assert_failure or others then
+    -- Not even the record could be written. The server's log is all that is left; backfill still finds the user.
+    perform set_config('profiles_internal.gave_up', 'mute', true);
+    raise warning 'profiles-schema: no profile for a new user (SQLSTATE %), and no record of it (SQLSTATE %)', error_code, sqlstate
+      using hint = 'Run: profiles-schema backfill';
+  end;
+  return null;
+end
+$on_auth_user_created$;
+
+revoke all on function profiles_internal.on_auth_user_created() from public, anon, authenticated, service_role;
+
+create or replace trigger profiles_on_auth_user_created
+  after insert on auth.users
+  referencing new table as new_users
+  for each statement
+  execute function profiles_internal.on_auth_user_created();
+"""
+    )
+    op.execute(
+        r"""
+-- After a user has changed (every sign-in does that): the profile follows, and a missing one is made.
+--
+-- Guarantees: the sign-in commits, whatever goes wrong in here; a failure is recorded as at sign-up.
+-- Cheap when nothing that concerns a profile has changed: one index probe.
+-- A plain AFTER UPDATE that compares in its body: UPDATE OF and WHEN would make the trigger depend on columns of
+-- auth.users and so block the auth server's own migrations.
+-- Definer: the auth server's own role has no rights in public.
+create or replace function profiles_internal.on_auth_user_updated()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $on_auth_user_updated$
+declare
+  before jsonb;
+  after jsonb;
+  profile_exists boolean := true;
+  error_code text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  if coalesce(current_setting('profiles_internal.gave_up', true), '') <> '' then
+    return null;
+  end if;
+
+  begin
+    before := to_jsonb(old);
+    after := to_jsonb(new);
+
+    if after ->> 'deleted_at' is not null then
+      if before ->> 'deleted_at' is null then
+        perform profiles_internal.erase_profile(new.id);
+      end if;
+      return null;
+    end if;
+
+    if before -> 'email' is distinct from after -> 'email'
+      or before -> 'phone' is distinct from after -> 'phone'
+      or before -> 'email_confirmed_at' is distinct from after -> 'email_confirmed_at'
+      or before -> 'last_sign_in_at' is distinct from after -> 'last_sign_in_at'
+      or before -> 'is_anonymous' is distinct from after -> 'is_anonymous'
+      or before -> 'deleted_at' is distinct from after -> 'deleted_at'
+      or before -> 'raw_user_meta_data' is distinct from after -> 'raw_user_meta_data'
+    then
+      profile_exists := profiles_internal.follow_user(before, after);
+    else
+      profile_exists := (select 1 from public.user_profiles as p where p.user_id = new.id) is not null;
+    end if;
+
+    if not profile_exists
+      and (select s.value from profiles_internal.settings as s where s.key = 'auto_create_profiles') is distinct from 'false'
+    then
+      if profiles_internal.create_profiles(array[after]) = 1 then
+        perform profiles_internal.record_events(array[new.id], 'repaired', 'trigger');
+      end if;
+    end if;
+    return null;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name;
+  end;
+
+  begin
+    if error_code in ('55P03', '40P01', '57014') then
+      perform set_config('profiles_internal.gave_up', 'yes', true);
+    end if;
+    perform profiles_internal.record_events(
+      array[new.id], 'failed', 'trigger', error_code,
+      concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+    );
+  exception when query_canceled or assert_failure or others then
+    perform set_config('profiles_internal.gave_up', 'mute', true);
+    raise warning 'profiles-schema: a profile did not follow its user (SQLSTATE %), and no record of it (SQLSTATE %)', error_code, sqlstate
+      using hint = 'Run: profiles-schema backfill';
+  end;
+  return null;
+end
+$on_auth_user_updated$;
+
+revoke all on function profiles_internal.on_auth_user_updated() from public, anon, authenticated, service_role;
+
+create or replace trigger profiles_on_auth_user_updated
+  after update on auth.users
+  for each row
+  execute function profiles_internal.on_auth_user_updated();
+"""
+    )
+
+
+def downgrade() -> None:
+    op.execute(
+        r"""
+-- Dropping the function takes its trigger along: on some hosts the owner of auth.users is somebody else and DROP TRIGGER
+-- is refused. Where even this is refused, a function that does nothing is left behind.
+do $drop_sign_up_triggers$
+declare
+  function_name text;
+begin
+  foreach function_name in array array['on_auth_user_created', 'on_auth_user_updated'] loop
+    begin
+      execute format('drop function if exists profiles_internal.%I() cascade', function_name);
+    exception when insufficient_privilege then
+      execute format(
+        'create or replace function profiles_internal.%I() returns trigger language plpgsql as %L',
+        function_name, 'begin return null; end'
+      );
+      raise notice 'trigger function %() could not be dropped; it does nothing from now on', function_name;
+    end;
+  end loop;
+end
+$drop_sign_up_triggers$;
+"""
+    )

@@ -1,0 +1,132 @@
+"""Users who were there before get their profile and progress.
+
+Why: triggers see only what comes after them.
+Locks: rows that it inserts; one batch at a time, committed each.
+Beside it: any code may run; a sign-up waits at most for one batch that wants the same name.
+Back: nothing to do: the rows are the users', and stay.
+"""
+
+from alembic import op
+
+revision = "0012_backfill_profiles"
+down_revision = "0011_create_sign_up_triggers"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # Outside a transaction, because it commits after every batch; all of it can run twice.
+    with op.get_context().autocommit_block():
+        op.execute(
+            r"""
+do $backfill$
+declare
+  mode constant text := coalesce(nullif(current_setting('profiles_schema.backfill', true), ''), 'auto');
+  inline_limit constant bigint := 100000;
+  batch_rows constant integer := 1000;
+  waiting bigint;
+  users jsonb[];
+  last_id uuid := '00000000-0000-0000-0000-000000000000';
+  attempts integer := 0;
+  created bigint := 0;
+  failed bigint := 0;
+begin
+  if row_security_active('auth.users') then
+    raise exception 'role % reads no users: row level security hides auth.users from it', current_user
+      using errcode = 'insufficient_privilege',
+        hint = format('An administrator runs: alter role %I bypassrls;', current_user);
+  end if;
+
+  select count(*) into waiting
+  from (
+    select
+    from auth.users as u
+    where to_jsonb(u) ->> 'deleted_at' is null
+      and not (
+        exists (select from public.user_profiles as p where p.user_id = u.id)
+        and exists (select from public.user_progress as g where g.user_id = u.id)
+      )
+    limit inline_limit + 1
+  ) as w;
+
+  if mode = 'defer' or (mode = 'auto' and waiting > inline_limit) then
+    if waiting > 0 and not exists (select from profiles_internal.jobs as j where j.kind = 'backfill' and j.state in ('pending', 'running', 'paused')) then
+      insert into profiles_internal.jobs (kind, rows_total) values ('backfill', waiting);
+    end if;
+    raise notice '% users wait for a profile; create them with: profiles-schema backfill',
+      case when waiting > inline_limit then 'more than ' || inline_limit else waiting::text end;
+    return;
+  end if;
+
+  perform set_config('profiles_internal.origin', 'backfill', false);
+  while waiting > 0 loop
+    -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
+    begin
+      users := null;
+      users := array(
+        select to_jsonb(u)
+        from auth.users as u
+        where u.id > last_id
+          and to_jsonb(u) ->> 'deleted_at' is null
+          and (
+            (select 1 from public.user_profiles as p where p.user_id = u.id) is null
+            or (select 1 from public.user_progress as g where g.user_id = u.id) is null
+          )
+        order by u.id
+        limit batch_rows
+      );
+      if cardinality(users) > 0 then
+        created := created + profiles_internal.create_profiles(users);
+        last_id := (users[cardinality(users)] ->> 'id')::uuid;
+      end if;
+      attempts := 0;
+    exception
+      when lock_not_available or deadlock_detected then
+        attempts := attempts + 1;
+        if attempts > 200 then
+          raise;
+        end if;
+      when others then
+        if users is null then
+          raise;
+        end if;
+        -- One bad row must not keep the others back.
+        for i in 1 .. cardinality(users) loop
+          begin
+            created := created + profiles_internal.create_profiles(users[i:i]);
+          exception when others then
+            failed := failed + 1;
+            perform profiles_internal.record_events(array[(users[i] ->> 'id')::uuid], 'failed', 'backfill', sqlstate);
+          end;
+        end loop;
+        last_id := (users[cardinality(users)] ->> 'id')::uuid;
+    end;
+    commit;
+    exit when cardinality(users) = 0 and attempts = 0;
+    if attempts > 0 then
+      perform pg_sleep(least(0.05 * attempts, 1));
+    end if;
+  end loop;
+  perform set_config('profiles_internal.origin', '', false);
+
+  select count(*) into waiting
+  from auth.users as u
+  where to_jsonb(u) ->> 'deleted_at' is null
+    and not exists (select from public.user_profiles as p where p.user_id = u.id);
+  if waiting > failed then
+    raise exception '% users are still without a profile', waiting
+      using hint = 'Run: profiles-schema backfill';
+  elsif failed > 0 then
+    raise warning '% users could not be given a profile; see them with: profiles-schema health', failed;
+  elsif created > 0 then
+    raise notice '% profiles created', created;
+  end if;
+end
+$backfill$;
+"""
+        )
+
+
+def downgrade() -> None:
+    # The rows stay: they are the users' own.
+    pass

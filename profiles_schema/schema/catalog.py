@@ -1,0 +1,182 @@
+"""A read-only snapshot of what the server's catalog says about our objects.
+
+Two databases are equal when their snapshots are. What is left out, because it is no property of the schema: attribute
+numbers, object ids, owners, the NOT NULL constraints that PostgreSQL 18 lists by name, rights of roles other than
+PUBLIC, anon, authenticated and service_role, and policies of service_role, which exist only where it cannot have
+BYPASSRLS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+Snapshot = dict[str, str]
+"""From what it is (``column public.user_profiles.bio``) to what the catalog says about it."""
+
+API_ROLES = ("anon", "authenticated", "service_role")
+
+_QUERY = r"""
+with wanted as (
+  select logical.name, to_regclass(logical.actual) as relation
+  from unnest(cast(:logical as text[]), cast(:actual as text[])) as logical (name, actual)
+),
+relation as (
+  select w.name, c.*
+  from wanted as w join pg_class as c on c.oid = w.relation
+),
+grantee as (
+  select 0::oid as oid, 'PUBLIC' as name
+  union all
+  select r.oid, r.rolname from pg_roles as r where r.rolname = any (cast(:roles as text[]))
+),
+function as (
+  select
+    n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' as name, p.*
+  from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
+  where n.nspname = any (cast(:schemas as text[])) or (n.nspname || '.' || p.proname) = any (cast(:functions as text[]))
+)
+select 'table ' || r.name as key,
+  concat_ws(' ', r.relkind, r.relpersistence, 'rls=' || r.relrowsecurity, 'force=' || r.relforcerowsecurity) as value
+from relation as r
+union all
+select 'column ' || r.name || '.' || a.attname,
+  concat_ws(' ', format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
+    'default ' || pg_get_expr(d.adbin, d.adrelid), nullif(a.attidentity::text, ''), nullif(a.attgenerated::text, ''))
+from relation as r
+join pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+where r.relkind <> 'i'
+union all
+select 'comment ' || r.name || coalesce('.' || a.attname, ''), d.description
+from relation as r
+join pg_description as d on d.objoid = r.oid and d.classoid = 'pg_class'::regclass
+left join pg_attribute as a on a.attrelid = r.oid and a.attnum = d.objsubid and d.objsubid > 0
+union all
+select 'constraint ' || r.name || '.' || c.conname,
+  concat_ws(' ', pg_get_constraintdef(c.oid), case when not c.convalidated then 'NOT VALID' end)
+from relation as r join pg_constraint as c on c.conrelid = r.oid
+where c.contype <> 'n' and c.contype <> 't'
+union all
+select 'index ' || r.name || '.' || i.relname,
+  concat_ws(' ', pg_get_indexdef(x.indexrelid), case when not x.indisvalid then 'INVALID' end)
+from relation as r join pg_index as x on x.indrelid = r.oid join pg_class as i on i.oid = x.indexrelid
+union all
+select 'trigger ' || r.name || '.' || t.tgname,
+  concat_ws(' ', pg_get_triggerdef(t.oid),
+    case t.tgenabled when 'O' then null when 'D' then 'DISABLED' when 'R' then 'REPLICA ONLY' else 'ALWAYS' end)
+from relation as r join pg_trigger as t on t.tgrelid = r.oid
+where not t.tgisinternal
+union all
+select 'policy ' || r.name || '.' || p.polname,
+  concat_ws(' ',
+    case when p.polpermissive then 'permissive' else 'restrictive' end,
+    case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+    'to ' || (
+      select string_agg(coalesce(x.rolname, 'PUBLIC'), ', ' order by x.rolname)
+      from unnest(p.polroles) as role_oid left join pg_roles as x on x.oid = role_oid
+    ),
+    'using ' || pg_get_expr(p.polqual, p.polrelid), 'with check ' || pg_get_expr(p.polwithcheck, p.polrelid))
+from relation as r join pg_policy as p on p.polrelid = r.oid
+where p.polname not like 'Service role%'
+union all
+select 'grant ' || r.name || ' to ' || g.name,
+  string_agg(distinct lower(acl.privilege_type), ', ' order by lower(acl.privilege_type))
+from relation as r cross join lateral aclexplode(r.relacl) as acl join grantee as g on g.oid = acl.grantee
+group by 1
+union all
+select 'grant ' || r.name || '.' || a.attname || ' to ' || g.name,
+  string_agg(distinct lower(acl.privilege_type), ', ' order by lower(acl.privilege_type))
+from relation as r
+join pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+cross join lateral aclexplode(a.attacl) as acl join grantee as g on g.oid = acl.grantee
+group by 1
+union all
+select 'function ' || f.name,
+  concat_ws(' ', 'returns ' || pg_get_function_result(f.oid), 'arguments (' || pg_get_function_arguments(f.oid) || ')',
+    (select l.lanname from pg_language as l where l.oid = f.prolang),
+    case f.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
+    case when f.prosecdef then 'security definer' end, case when f.proisstrict then 'strict' end,
+    'set ' || array_to_string(f.proconfig, '; '), E'as\n' || f.prosrc)
+from function as f
+union all
+select 'grant function ' || f.name || ' to ' || g.name, 'execute'
+from function as f
+cross join lateral aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) as acl
+join grantee as g on g.oid = acl.grantee
+union all
+select 'grant schema ' || n.nspname || ' to ' || g.name,
+  string_agg(distinct lower(acl.privilege_type), ', ' order by lower(acl.privilege_type))
+from pg_namespace as n cross join lateral aclexplode(n.nspacl) as acl join grantee as g on g.oid = acl.grantee
+where n.nspname = any (cast(:schemas as text[]))
+group by 1
+"""
+
+
+def take_snapshot(
+    connection: Connection,
+    tables: Iterable[str] | Mapping[str, str],
+    functions: Iterable[str] = (),
+    schemas: Iterable[str] = ("profiles_internal",),
+) -> Snapshot:
+    """Read what the catalog says about some objects. Changes nothing, and locks nothing but catalog rows.
+
+    Args:
+        connection: Any connection; the transaction is the caller's.
+        tables: Qualified names; or a mapping from a name to the one it goes by here (``pg_temp.user_profiles``).
+        functions: Qualified names without arguments; every overload is taken.
+        schemas: Schemas whose functions are all ours, and whose own rights are looked at.
+
+    Returns:
+        One entry per column, constraint, index, trigger, policy, grant, comment and function. A table that does not
+        exist has no entries.
+    """
+    # A name is printed without its schema where the search path leads to it.
+    search_path = connection.scalar(text("select set_config('search_path', current_setting('search_path'), true)"))
+    connection.execute(text("select set_config('search_path', 'pg_catalog', true)"))
+    names = dict(tables) if isinstance(tables, Mapping) else {name: name for name in tables}
+    rows = connection.execute(
+        text(_QUERY),
+        {
+            "logical": list(names.keys()),
+            "actual": list(names.values()),
+            "roles": list(API_ROLES),
+            "schemas": list(schemas),
+            "functions": list(functions),
+        },
+    )
+    found = sorted((key, value or "") for key, value in rows)
+    connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
+    redirected = {name: actual for name, actual in names.items() if name != actual}
+    return {key: _as_named(value, redirected) for key, value in found}
+
+
+def _as_named(value: str, redirected: Mapping[str, str]) -> str:
+    # A temporary table is printed as pg_temp_3.user_profiles, whatever it was created as.
+    for name in redirected:
+        table = name.rpartition(".")[2]
+        value = re.sub(rf"\bpg_temp(_\d+)?\.{re.escape(table)}\b", name, value)
+    return value
+
+
+def differences(expected: Snapshot, found: Snapshot, *, extras: bool = True) -> list[str]:
+    """Say in one line each how two snapshots differ; an empty list when they do not.
+
+    Args:
+        expected: What should be there.
+        found: What is there.
+        extras: Whether to name what is there and not expected, too.
+    """
+    lines = []
+    for key in sorted({*expected, *found} if extras else expected):
+        if key not in found:
+            lines.append(f"{key}: missing")
+        elif key not in expected:
+            lines.append(f"{key}: not expected")
+        elif expected[key] != found[key]:
+            lines.append(f"{key}: changed")
+    return lines
+

@@ -1,0 +1,160 @@
+"""Schema ``profiles_internal``: what the package itself keeps. Plain tables; nobody works with them as objects."""
+
+from sqlalchemy import BigInteger, Column, DateTime, Double, Identity, Integer, Table, Text, text
+from sqlalchemy.dialects.postgresql import UUID
+
+from profiles_schema.schema.models.base import EMPTY_ARRAY, EMPTY_OBJECT, NOW, ZERO, Json, metadata
+from profiles_schema.schema.models.checks import is_one_of
+
+INTERNAL_SCHEMA = "profiles_internal"
+
+TIME = DateTime(timezone=True)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", Text, primary_key=True, comment="Name of the setting"),
+    Column("value", Json, nullable=False, comment="Its value"),
+    Column("updated_at", TIME, nullable=False, server_default=NOW, comment="When it was last set"),
+    schema=INTERNAL_SCHEMA,
+    comment="Settings that the database itself reads: the feature flag, the audit level, thresholds",
+)
+
+timezones = Table(
+    "timezones",
+    metadata,
+    Column("name", Text, primary_key=True, comment="A name of pg_timezone_names"),
+    schema=INTERNAL_SCHEMA,
+    comment="Time zones the server knows, so that validating one is an index probe instead of a directory walk",
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Number of the job"),
+    Column("kind", Text, nullable=False, comment="What it does, for example backfill"),
+    Column("state", Text, nullable=False, server_default=text("'pending'::text"), comment="Where it stands"),
+    Column("parameters", Json, nullable=False, server_default=EMPTY_OBJECT, comment="What it was called with"),
+    Column("cursor", Json, comment="Key of the last row done; null before the first batch"),
+    Column("rows_total", BigInteger, comment="Rows to do, as estimated at the start"),
+    Column("rows_done", BigInteger, nullable=False, server_default=ZERO, comment="Rows done so far"),
+    Column("rows_failed", BigInteger, nullable=False, server_default=ZERO, comment="Rows recorded and skipped"),
+    Column("batch_rows", Integer, comment="Rows of the present batch size"),
+    Column(
+        "target_ms",
+        Integer,
+        nullable=False,
+        server_default=text("100"),
+        comment="Milliseconds that a batch should take",
+    ),
+    Column(
+        "fence",
+        BigInteger,
+        nullable=False,
+        server_default=ZERO,
+        comment="Grows with every runner; a runner with an older one may not write",
+    ),
+    Column("runner", Text, comment="Who works on it: host and process id"),
+    Column("heartbeat_at", TIME, comment="Last sign of life of the runner"),
+    Column("created_at", TIME, nullable=False, server_default=NOW, comment="When it was registered"),
+    Column("started_at", TIME, comment="When the first runner began"),
+    Column("finished_at", TIME, comment="When it completed, failed or was cancelled"),
+    Column("error_code", Text, comment="SQLSTATE of the last error"),
+    Column("error_message", Text, comment="The last error by object names, never with values"),
+    is_one_of("state", "pending", "running", "paused", "completed", "failed", "cancelled"),
+    schema=INTERNAL_SCHEMA,
+    comment="Work in batches: where each job stands, so that it can be paused, resumed and taken over",
+)
+
+adopted = Table(
+    "adopted",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order in which things were set aside"),
+    Column("revision", Text, nullable=False, comment="The revision that set it aside"),
+    Column("object_type", Text, nullable=False, comment="What it is, for example policy, trigger, column"),
+    Column("object_name", Text, nullable=False, comment="Its qualified name"),
+    Column("definition", Text, comment="SQL that brings it back"),
+    Column("data", Json, comment="Values it held that were changed"),
+    Column("created_at", TIME, nullable=False, server_default=NOW, comment="When it was set aside"),
+    schema=INTERNAL_SCHEMA,
+    comment="What an upgrade found and set aside; downgrade restores it",
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order in which rows were set aside"),
+    Column("table_name", Text, nullable=False, comment="Qualified name of the table the row was in"),
+    Column("row_data", Json, nullable=False, comment="The whole row"),
+    Column("reason", Text, nullable=False, comment="Why it could not stay"),
+    Column("created_at", TIME, nullable=False, server_default=NOW, comment="When it was set aside"),
+    schema=INTERNAL_SCHEMA,
+    comment="Rows that adoption could not keep in their table, for example those without a user",
+)
+
+legacy_columns = Table(
+    "legacy_columns",
+    metadata,
+    Column("table_name", Text, primary_key=True, comment="Name of the table"),
+    Column("column_name", Text, primary_key=True, comment="Name of the column"),
+    Column("data_type", Text, nullable=False, comment="Its type as the server prints it"),
+    Column("column_default", Text, comment="Its default as the server prints it"),
+    Column("jsonb_column", Text, nullable=False, comment="The JSON column that takes its values"),
+    Column("path", Text, nullable=False, comment="The path inside that column, keys separated by dots"),
+    Column(
+        "state",
+        Text,
+        nullable=False,
+        server_default=text("'expanded'::text"),
+        comment="Where its normalization stands, from expanded to contracted",
+    ),
+    Column("recorded_at", TIME, nullable=False, server_default=NOW, comment="When it was found"),
+    Column("converted_at", TIME, comment="When all its values had been converted"),
+    Column("contracted_at", TIME, comment="When it was dropped"),
+    schema=INTERNAL_SCHEMA,
+    comment="Wide columns that become JSON, as they were found; downgrade recreates them from here",
+)
+
+kept_json = Table(
+    "kept_json",
+    metadata,
+    Column("user_id", UUID(as_uuid=True), primary_key=True, comment="Whose value"),
+    Column("jsonb_column", Text, primary_key=True, comment="The JSON column it was in"),
+    Column("path", Text, primary_key=True, comment="Its path inside that column"),
+    Column("value", Json, nullable=False, comment="The value"),
+    Column("kept_at", TIME, nullable=False, server_default=NOW, comment="When it was put here"),
+    schema=INTERNAL_SCHEMA,
+    comment="JSON values that no wide column can hold, kept over a downgrade",
+)
+
+migration_log = Table(
+    "migration_log",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of the runs"),
+    Column("revision", Text, nullable=False, comment="The revision"),
+    Column("direction", Text, nullable=False, comment="upgrade or downgrade"),
+    Column("started", TIME, nullable=False, comment="When it began"),
+    Column("seconds", Double, comment="How long it took; null while it runs"),
+    Column("role", Text, nullable=False, server_default=text("CURRENT_USER"), comment="The role that ran it"),
+    Column("package_version", Text, comment="Version of profiles-schema"),
+    Column("outcome", Text, nullable=False, server_default=text("'running'::text"), comment="How it ended"),
+    Column("users", BigInteger, comment="Users when it ended"),
+    Column("missing", BigInteger, comment="Users without a profile when it ended"),
+    is_one_of("direction", "upgrade", "downgrade"),
+    is_one_of("outcome", "running", "done", "failed"),
+    schema=INTERNAL_SCHEMA,
+    comment="Every run of a revision: when, by whom, how long, and the users it left without a profile",
+)
+
+health_samples = Table(
+    "health_samples",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of the samples"),
+    Column("taken_at", TIME, nullable=False, server_default=NOW, comment="When health was run"),
+    Column("users", BigInteger, comment="Users looked at"),
+    Column("missing", BigInteger, comment="Of those, users without a profile"),
+    Column("failures", BigInteger, comment="Failures recorded and not yet repaired"),
+    Column("findings", Json, nullable=False, server_default=EMPTY_ARRAY, comment="The findings, one object each"),
+    schema=INTERNAL_SCHEMA,
+    comment="Results of health over time",
+)

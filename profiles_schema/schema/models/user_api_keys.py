@@ -1,0 +1,57 @@
+"""``public.user_api_keys``: a user's own keys at other providers, encrypted by the application."""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from profiles_schema.schema.models.base import (
+    EMPTY_OBJECT,
+    RANDOM_UUID,
+    TRUE,
+    Base,
+    JsonObject,
+    Timestamps,
+    references_user,
+)
+from profiles_schema.schema.models.checks import is_an_object
+
+# psk1.<id of the encryption key>.<base64url, unpadded, of nonce (12 bytes) + ciphertext + tag (16 bytes)>:
+# 28 bytes at least are 38 characters at least.
+ENVELOPE = "^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$"
+ENVELOPE_LIMIT = 4_096
+
+
+def is_encrypted(column: str) -> CheckConstraint:
+    """Our ciphertext envelope, or null: a key in plain text never reaches the table."""
+    return CheckConstraint(
+        f"{column} ~ '{ENVELOPE}' and char_length({column}) <= {ENVELOPE_LIMIT}", name=f"{column}_is_encrypted"
+    )
+
+
+class UserApiKeys(Timestamps, Base):
+    """The provider keys of a user, as ciphertext."""
+
+    __tablename__ = "user_api_keys"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=RANDOM_UUID)
+    user_id: Mapped[uuid.UUID] = mapped_column(references_user())
+    openai_api_key: Mapped[str | None] = mapped_column(comment="Ciphertext envelope psk1.KEYID.DATA")
+    unsplash_api_key: Mapped[str | None] = mapped_column(comment="Ciphertext envelope psk1.KEYID.DATA")
+    anthropic_api_key: Mapped[str | None] = mapped_column(comment="Ciphertext envelope psk1.KEYID.DATA")
+    last_validated_at: Mapped[datetime | None]
+    is_active: Mapped[bool] = mapped_column(server_default=TRUE)
+    validation: Mapped[JsonObject] = mapped_column(
+        server_default=EMPTY_OBJECT,
+        comment="Per provider: whether the key is valid, when that was checked, and why not",
+    )
+
+    __table_args__ = (
+        is_encrypted("openai_api_key"),
+        is_encrypted("unsplash_api_key"),
+        is_encrypted("anthropic_api_key"),
+        is_an_object("validation"),
+        Index("idx_user_api_keys_user_id", "user_id", unique=True),
+        {"comment": "Keys of users at other providers, encrypted before they reach the database"},
+    )

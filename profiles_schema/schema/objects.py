@@ -1,0 +1,122 @@
+"""The ordered inventory of the SQL files: the current text of every function, trigger and policy.
+
+Each file bears the name of its object. Applying the files in this order to the tables of the models gives the same
+database as all migrations do; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from importlib.resources import files
+
+
+class Where(Enum):
+    """On which databases an object exists. The value is a condition in SQL, asked of the catalog."""
+
+    EVERYWHERE = "true"
+    OWN_IDENTITY = (
+        "coalesce(pg_catalog.obj_description(pg_catalog.to_regclass('auth.users'), 'pg_class'), '')"
+        " like 'profiles-schema:%'"
+    )
+    OWN_SESSIONS = (
+        "coalesce(pg_catalog.obj_description(pg_catalog.to_regclass('public.sessions'), 'pg_class'), '')"
+        " like 'profiles-schema:%'"
+    )
+    USABLE_SESSIONS = (
+        "(select count(*) from pg_catalog.pg_attribute as a"
+        " where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped"
+        " and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated',"
+        " 'images_processed', 'qa_attempts', 'vocabulary_learned')) = 9"
+    )
+
+
+@dataclass(frozen=True)
+class SqlObject:
+    """One SQL file: ``kind`` is its folder (functions, triggers, policies), ``name`` its stem."""
+
+    kind: str
+    name: str
+    where: Where = Where.EVERYWHERE
+
+    @cached_property
+    def text(self) -> str:
+        """The file's text, read once."""
+        path = files("profiles_schema.schema") / "sql" / self.kind / f"{self.name}.sql"
+        return path.read_text(encoding="utf-8")
+
+    @property
+    def statement(self) -> str:
+        """What applies the object: the file's text, asking the catalog first where it does not exist everywhere."""
+        if self.where is Where.EVERYWHERE:
+            return self.text
+        return (
+            f"do $only_where$\nbegin\n  if {self.where.value} then\n    execute $frozen$\n"
+            f"{self.text}$frozen$;\n  end if;\nend\n$only_where$"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}.sql"
+
+
+FUNCTIONS = (
+    SqlObject("functions", "auth.jwt", Where.OWN_IDENTITY),
+    SqlObject("functions", "auth.uid", Where.OWN_IDENTITY),
+    SqlObject("functions", "auth.role", Where.OWN_IDENTITY),
+    SqlObject("functions", "auth.email", Where.OWN_IDENTITY),
+    SqlObject("functions", "profiles_internal.username_base"),
+    SqlObject("functions", "profiles_internal.username_for"),
+    SqlObject("functions", "profiles_internal.first_text"),
+    SqlObject("functions", "profiles_internal.profile_values"),
+    SqlObject("functions", "profiles_internal.create_profiles"),
+    SqlObject("functions", "profiles_internal.record_events"),
+    SqlObject("functions", "profiles_internal.rescue_sign_ups"),
+    SqlObject("functions", "profiles_internal.erase_profile"),
+    SqlObject("functions", "profiles_internal.follow_user"),
+    SqlObject("functions", "profiles_internal.recount_progress"),
+    SqlObject("functions", "profiles_internal.may_act_for"),
+    SqlObject("functions", "profiles_internal.ensure_profile"),
+    SqlObject("functions", "profiles_internal.public_profile"),
+    SqlObject("functions", "profiles_internal.available_username"),
+    SqlObject("functions", "profiles_internal.profile_stats"),
+    SqlObject("functions", "profiles_internal.make_user", Where.OWN_IDENTITY),
+    SqlObject("functions", "public.gen_available_username"),
+    SqlObject("functions", "public.ensure_user_profile"),
+    SqlObject("functions", "public.get_my_profile_v2"),
+    SqlObject("functions", "public.update_my_profile_v2"),
+    SqlObject("functions", "public.get_public_profile"),
+    SqlObject("functions", "public.get_user_profile_stats"),
+    SqlObject("functions", "public.create_user", Where.OWN_IDENTITY),
+)
+
+POLICIES = (
+    SqlObject("policies", "profiles_internal"),
+    SqlObject("policies", "auth.users", Where.OWN_IDENTITY),
+    SqlObject("policies", "user_profiles"),
+    SqlObject("policies", "user_progress"),
+    SqlObject("policies", "sessions", Where.OWN_SESSIONS),
+    SqlObject("policies", "user_api_keys"),
+    SqlObject("policies", "export_history"),
+    SqlObject("policies", "user_profile_audit_logs"),
+    SqlObject("policies", "service_role"),
+)
+
+TRIGGERS = (
+    SqlObject("triggers", "fill_missing_profile_id"),
+    SqlObject("triggers", "require_known_timezone"),
+    SqlObject("triggers", "keep_updated_at"),
+    SqlObject("triggers", "record_profile_change"),
+    SqlObject("triggers", "guard_export_status"),
+    SqlObject("triggers", "roll_up_sessions", Where.USABLE_SESSIONS),
+    SqlObject("triggers", "profiles_on_auth_user_created"),
+    SqlObject("triggers", "profiles_on_auth_user_updated"),
+)
+
+
+def inventory() -> Iterator[SqlObject]:
+    """All objects, in the order in which they can be applied to the tables of the models."""
+    yield from FUNCTIONS
+    yield from POLICIES
+    yield from TRIGGERS

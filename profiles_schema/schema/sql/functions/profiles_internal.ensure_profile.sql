@@ -1,0 +1,42 @@
+-- The work of ensure_user_profile: the profile of a user, made if it is missing.
+-- Definer: reads auth.users and makes rows that no API role may make; it authorises the caller itself.
+-- Errors: 42501 the caller may not act for this user; P0002 no such user, or a deleted one.
+create or replace function profiles_internal.ensure_profile(p_user_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $ensure_profile$
+declare
+  profile jsonb;
+  user_row jsonb;
+begin
+  if p_user_id is null or not profiles_internal.may_act_for(p_user_id) then
+    raise exception 'not allowed to act for this user'
+      using errcode = 'insufficient_privilege', hint = 'Sign in as that user, or call with service_role.';
+  end if;
+
+  select to_jsonb(p) into profile from public.user_profiles as p where p.user_id = p_user_id;
+  if profile is not null then
+    return profile;
+  end if;
+
+  select to_jsonb(u) into user_row from auth.users as u where u.id = p_user_id;
+  if user_row is null or user_row ->> 'deleted_at' is not null then
+    raise exception 'there is no user %', p_user_id
+      using errcode = 'no_data_found', hint = 'The id must be that of a row in auth.users that is not deleted.';
+  end if;
+
+  perform set_config('profiles_internal.origin', 'registration', true);
+  if profiles_internal.create_profiles(array[user_row]) = 1 then
+    perform profiles_internal.record_events(array[p_user_id], 'repaired', 'registration');
+  end if;
+  perform set_config('profiles_internal.origin', '', true);
+
+  select to_jsonb(p) into profile from public.user_profiles as p where p.user_id = p_user_id;
+  return profile;
+end
+$ensure_profile$;
+
+revoke all on function profiles_internal.ensure_profile(uuid) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.ensure_profile(uuid) to authenticated, service_role;

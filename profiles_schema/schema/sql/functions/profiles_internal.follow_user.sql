@@ -1,0 +1,72 @@
+-- Carries a change of a user over to the profile.
+--
+-- email, phone, email_verified and is_anonymous always follow; the time of the last sign-in with its count.
+-- Name, picture and username follow only while the profile still holds what the OLD user row had produced: whatever a
+-- person has edited stays theirs. A value that the provider no longer sends is kept.
+-- email_change and phone_change are pending, unproved wishes: never read.
+-- Returns false when there is no profile to follow with.
+create or replace function profiles_internal.follow_user(p_old jsonb, p_new jsonb)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $follow_user$
+declare
+  changed_user_id constant uuid := (p_new ->> 'id')::uuid;
+  old_values record;
+  new_values record;
+  signed_in constant boolean := p_new ->> 'last_sign_in_at' is not null
+    and p_new ->> 'last_sign_in_at' is distinct from p_old ->> 'last_sign_in_at';
+  profile public.user_profiles;
+  wanted_username text;
+begin
+  old_values := profiles_internal.profile_values(p_old);
+  new_values := profiles_internal.profile_values(p_new);
+
+  update public.user_profiles as p
+  set
+    email = new_values.email,
+    phone = new_values.phone,
+    email_verified = new_values.email_verified,
+    is_anonymous = new_values.is_anonymous,
+    is_active = case when p_old ->> 'deleted_at' is null then p.is_active else true end,
+    last_login = case when signed_in then new_values.last_login else p.last_login end,
+    login_count = p.login_count + signed_in::integer,
+    display_name = case when p.display_name is not distinct from old_values.display_name
+      then coalesce(new_values.display_name, p.display_name) else p.display_name end,
+    first_name = case when p.first_name is not distinct from old_values.first_name
+      then coalesce(new_values.first_name, p.first_name) else p.first_name end,
+    last_name = case when p.last_name is not distinct from old_values.last_name
+      then coalesce(new_values.last_name, p.last_name) else p.last_name end,
+    avatar_url = case when p.avatar_url is not distinct from old_values.avatar_url
+      then coalesce(new_values.avatar_url, p.avatar_url) else p.avatar_url end
+  where p.user_id = changed_user_id
+  returning p.* into profile;
+
+  if not found then
+    return false;
+  end if;
+
+  -- A name follows a changed address only if it was made from the old one.
+  if new_values.username_base is distinct from old_values.username_base
+    and profile.username in (
+      profiles_internal.username_for(old_values.username_base, changed_user_id, 1),
+      profiles_internal.username_for(old_values.username_base, changed_user_id, 2),
+      profiles_internal.username_for(old_values.username_base, changed_user_id, 3)
+    )
+  then
+    for attempt in 1 .. 3 loop
+      wanted_username := profiles_internal.username_for(new_values.username_base, changed_user_id, attempt);
+      continue when (select 1 from public.user_profiles as p where lower(p.username) = wanted_username) is not null;
+      begin
+        update public.user_profiles set username = wanted_username where user_id = changed_user_id;
+        exit;
+      exception when unique_violation or lock_not_available then
+        continue; -- somebody else was quicker
+      end;
+    end loop;
+  end if;
+  return true;
+end
+$follow_user$;
+
+revoke all on function profiles_internal.follow_user(jsonb, jsonb) from public, anon, authenticated, service_role;

@@ -1,0 +1,65 @@
+-- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
+-- saved, record the others, and let the sign-up go on whatever happens.
+--
+--   A lock (55P03, 40P01): either somebody else is just taking the same name, and the second name is waited for by
+--   nobody; or the table itself is locked, and waiting on would hold the sign-up up. So: one more short wait, with the
+--   second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
+--   auth server follows its INSERT with two UPDATEs, and an import may have a statement per user.
+--   A cancel (57014): somebody wants this statement to end. Nothing more is tried.
+--   Anything else: row by row, so that one bad row costs one profile and not the batch.
+--
+-- What is recorded here is found by `profiles-schema health` and repaired by the next sign-in or by `backfill`.
+create or replace function profiles_internal.rescue_sign_ups(p_users jsonb[], p_error_code text, p_error_message text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $rescue_sign_ups$
+declare
+  lock_errors constant text[] := array['55P03', '40P01'];
+  ids uuid[] := array(select (u.user_row ->> 'id')::uuid from unnest(p_users) as u (user_row));
+  first_attempt integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
+  lock_failures integer := 0;
+  error_code text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  if p_error_code = '57014' then
+    perform profiles_internal.record_events(ids, 'failed', 'trigger', p_error_code, p_error_message);
+    return;
+  end if;
+
+  for i in 1 .. cardinality(p_users) loop
+    for attempt in first_attempt .. 2 loop
+      error_code := null;
+      begin
+        perform profiles_internal.create_profiles(p_users[i:i], attempt);
+      exception when query_canceled or assert_failure or others then
+        get stacked diagnostics
+          error_code = returned_sqlstate, failed_table = table_name,
+          failed_column = column_name, failed_constraint = constraint_name;
+      end;
+      exit when error_code is null or error_code <> all (lock_errors);
+      lock_failures := lock_failures + 1;
+    end loop;
+
+    if error_code = any (lock_errors || '57014'::text) then
+      perform set_config('profiles_internal.gave_up', 'yes', true);
+      perform profiles_internal.record_events(ids[i:], 'failed', 'trigger', error_code, 'waited for a lock in vain');
+      return;
+    elsif error_code is not null then
+      perform profiles_internal.record_events(
+        ids[i:i], 'failed', 'trigger', error_code, concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+      );
+    end if;
+
+    -- After three names that somebody else was taking, the rest of the batch no longer competes for any.
+    if lock_failures >= 3 then
+      first_attempt := 2;
+    end if;
+  end loop;
+end
+$rescue_sign_ups$;
+
+revoke all on function profiles_internal.rescue_sign_ups(jsonb[], text, text) from public, anon, authenticated, service_role;

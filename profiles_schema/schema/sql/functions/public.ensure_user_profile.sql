@@ -1,0 +1,35 @@
+-- ensure_user_profile(user): the profile as JSON, made if it is missing. For the user's own id, or for service_role.
+-- The seven-argument form serves callers of an older function of this name: what they pass beside the id is ignored,
+-- because the user row is the only source that nobody can make up.
+create or replace function public.ensure_user_profile(p_user_id uuid default auth.uid())
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $ensure_user_profile$
+  select profiles_internal.ensure_profile(p_user_id)
+$ensure_user_profile$;
+
+create or replace function public.ensure_user_profile(
+  p_user_id uuid,
+  p_email text,
+  p_first_name text,
+  p_last_name text,
+  p_phone text,
+  p_language text,
+  p_role text
+)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $ensure_user_profile$
+  select profiles_internal.ensure_profile(p_user_id)
+$ensure_user_profile$;
+
+revoke all on function 
+  public.ensure_user_profile(uuid),
+  public.ensure_user_profile(uuid, text, text, text, text, text, text)
+from public, anon, authenticated, service_role;
+grant execute on function 
+  public.ensure_user_profile(uuid),
+  public.ensure_user_profile(uuid, text, text, text, text, text, text)
+to authenticated, service_role;

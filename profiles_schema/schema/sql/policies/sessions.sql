@@ -1,0 +1,11 @@
+-- Who may do what with sessions, where the table is ours: users read their own, the application writes.
+revoke all on table public.sessions from public, anon, authenticated, service_role;
+
+grant select on table public.sessions to authenticated;
+grant select, insert, update, delete on table public.sessions to service_role;
+
+alter table public.sessions enable row level security;
+
+create policy "Owners can read their own sessions" on public.sessions
+  for select to authenticated
+  using ((select auth.uid()) = user_id);

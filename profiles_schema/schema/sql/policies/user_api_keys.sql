@@ -1,0 +1,26 @@
+-- Who may do what with user_api_keys. The columns accept only our ciphertext envelope, from every role.
+revoke all on table public.user_api_keys from public, anon, authenticated, service_role;
+
+grant select, delete on table public.user_api_keys to authenticated;
+grant insert (user_id, openai_api_key, unsplash_api_key, anthropic_api_key) on table public.user_api_keys to authenticated;
+grant update (openai_api_key, unsplash_api_key, anthropic_api_key) on table public.user_api_keys to authenticated;
+grant select, insert, update, delete on table public.user_api_keys to service_role;
+
+alter table public.user_api_keys enable row level security;
+
+create policy "Owners can read their own API keys" on public.user_api_keys
+  for select to authenticated
+  using ((select auth.uid()) = user_id);
+
+create policy "Owners can store their own API keys" on public.user_api_keys
+  for insert to authenticated
+  with check ((select auth.uid()) = user_id);
+
+create policy "Owners can replace their own API keys" on public.user_api_keys
+  for update to authenticated
+  using ((select auth.uid()) = user_id)
+  with check ((select auth.uid()) = user_id);
+
+create policy "Owners can delete their own API keys" on public.user_api_keys
+  for delete to authenticated
+  using ((select auth.uid()) = user_id);

@@ -1,0 +1,22 @@
+-- Who may do what with user_profiles. First everything is taken away by name: hosted default privileges survive a
+-- revoke from PUBLIC. Then rights are given one by one.
+revoke all on table public.user_profiles from public, anon, authenticated, service_role;
+
+grant select on table public.user_profiles to authenticated;
+grant update (
+  username, display_name, first_name, last_name, bio, company_name, target_audience, business_context,
+  master_system_prompt, avatar_emoji, profile_picture_url, logo_url, profile_visibility, key_metrics, preferences,
+  notification_settings, timezone, language
+) on table public.user_profiles to authenticated;
+grant select, insert, update, delete on table public.user_profiles to service_role;
+
+alter table public.user_profiles enable row level security;
+
+create policy "Owners can read their own profile" on public.user_profiles
+  for select to authenticated
+  using ((select auth.uid()) = user_id);
+
+create policy "Owners can edit their own profile" on public.user_profiles
+  for update to authenticated
+  using ((select auth.uid()) = user_id)
+  with check ((select auth.uid()) = user_id);

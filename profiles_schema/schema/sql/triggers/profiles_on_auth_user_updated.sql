@@ -1,0 +1,88 @@
+-- After a user has changed (every sign-in does that): the profile follows, and a missing one is made.
+--
+-- Guarantees: the sign-in commits, whatever goes wrong in here; a failure is recorded as at sign-up.
+-- Cheap when nothing that concerns a profile has changed: one index probe.
+-- A plain AFTER UPDATE that compares in its body: UPDATE OF and WHEN would make the trigger depend on columns of
+-- auth.users and so block the auth server's own migrations.
+-- Definer: the auth server's own role has no rights in public.
+create or replace function profiles_internal.on_auth_user_updated()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $on_auth_user_updated$
+declare
+  before jsonb;
+  after jsonb;
+  profile_exists boolean := true;
+  error_code text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  if coalesce(current_setting('profiles_internal.gave_up', true), '') <> '' then
+    return null;
+  end if;
+
+  begin
+    before := to_jsonb(old);
+    after := to_jsonb(new);
+
+    if after ->> 'deleted_at' is not null then
+      if before ->> 'deleted_at' is null then
+        perform profiles_internal.erase_profile(new.id);
+      end if;
+      return null;
+    end if;
+
+    if before -> 'email' is distinct from after -> 'email'
+      or before -> 'phone' is distinct from after -> 'phone'
+      or before -> 'email_confirmed_at' is distinct from after -> 'email_confirmed_at'
+      or before -> 'last_sign_in_at' is distinct from after -> 'last_sign_in_at'
+      or before -> 'is_anonymous' is distinct from after -> 'is_anonymous'
+      or before -> 'deleted_at' is distinct from after -> 'deleted_at'
+      or before -> 'raw_user_meta_data' is distinct from after -> 'raw_user_meta_data'
+    then
+      profile_exists := profiles_internal.follow_user(before, after);
+    else
+      profile_exists := (select 1 from public.user_profiles as p where p.user_id = new.id) is not null;
+    end if;
+
+    if not profile_exists
+      and (select s.value from profiles_internal.settings as s where s.key = 'auto_create_profiles') is distinct from 'false'
+    then
+      if profiles_internal.create_profiles(array[after]) = 1 then
+        perform profiles_internal.record_events(array[new.id], 'repaired', 'trigger');
+      end if;
+    end if;
+    return null;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name;
+  end;
+
+  begin
+    if error_code in ('55P03', '40P01', '57014') then
+      perform set_config('profiles_internal.gave_up', 'yes', true);
+    end if;
+    perform profiles_internal.record_events(
+      array[new.id], 'failed', 'trigger', error_code,
+      concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+    );
+  exception when query_canceled or assert_failure or others then
+    perform set_config('profiles_internal.gave_up', 'mute', true);
+    raise warning 'profiles-schema: a profile did not follow its user (SQLSTATE %), and no record of it (SQLSTATE %)', error_code, sqlstate
+      using hint = 'Run: profiles-schema backfill';
+  end;
+  return null;
+end
+$on_auth_user_updated$;
+
+revoke all on function profiles_internal.on_auth_user_updated() from public, anon, authenticated, service_role;
+
+create or replace trigger profiles_on_auth_user_updated
+  after update on auth.users
+  for each row
+  execute function profiles_internal.on_auth_user_updated();
