@@ -145,7 +145,7 @@ begin
 
     -- A URL is whole or worthless, so the limit is one character more than a good one has.
     avatar_url := profiles_internal.first_text(metadata, array['avatar_url', 'picture'], 2049);
-    if length(avatar_url) > 2048 or avatar_url !~ '^https?://[^[\:space:]]+$' then
+    if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
       avatar_url := null;
     end if;
 

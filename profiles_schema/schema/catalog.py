@@ -9,6 +9,7 @@ BYPASSRLS.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 
 from sqlalchemy import text
@@ -40,7 +41,8 @@ function as (
   where n.nspname = any (cast(:schemas as text[])) or (n.nspname || '.' || p.proname) = any (cast(:functions as text[]))
 )
 select 'table ' || r.name as key,
-  concat_ws(' ', r.relkind, r.relpersistence, 'rls=' || r.relrowsecurity, 'force=' || r.relforcerowsecurity) as value
+  concat_ws(' ', r.relkind, case when r.relrowsecurity then 'row security' end, case when r.relforcerowsecurity then 'forced' end)
+    as value
 from relation as r
 union all
 select 'column ' || r.name || '.' || a.attname,
@@ -151,10 +153,14 @@ def take_snapshot(
     found = sorted((key, value or "") for key, value in rows)
     connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
     redirected = {name: actual for name, actual in names.items() if name != actual}
-    return {key: _as_named(value, redirected) for key, value in found}
+    return {key: _plain(key, value, redirected) for key, value in found}
 
 
-def _as_named(value: str, redirected: Mapping[str, str]) -> str:
+def _plain(key: str, value: str, redirected: Mapping[str, str]) -> str:
+    if key.startswith("function "):
+        # A revision may have indented the body.
+        head, _, body = value.partition("as\n")
+        return f"{head}as\n{textwrap.dedent(body).strip()}"
     # A temporary table is printed as pg_temp_3.user_profiles, whatever it was created as.
     for name in redirected:
         table = name.rpartition(".")[2]

@@ -10,7 +10,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 from profiles_schema.schema.models.base import RANDOM_UUID, ZERO, Base, Timestamps, references_user
 from profiles_schema.schema.models.checks import is_not_negative
 
-
 # One CHECK for all of them: nobody but the roll-up writes them, and each CHECK costs every sign-up 2 microseconds.
 ROLLED_UP = (
     "total_sessions",

@@ -1,0 +1,282 @@
+"""How a database is named and reached: the rules of a URL, the engine, and errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from profiles_schema.errors import (
+    DatabaseAccessRefused,
+    DatabaseMissing,
+    DatabaseUnreachable,
+    DatabaseUrlMissing,
+    InvalidDatabaseUrl,
+    NoDatabase,
+    TooManyConnections,
+    UnsupportedServer,
+)
+from profiles_schema.settings import APPLICATION_NAME, CONNECT_TIMEOUT_SECONDS, NEWEST_SERVER, OLDEST_SERVER
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+
+# Parameters of other clients that libpq would refuse; they mean nothing here.
+_FOREIGN_PARAMETERS = frozenset(
+    {"connection_limit", "pgbouncer", "pool_timeout", "prepared_statement_cache_size", "statement_cache_size"}
+)
+_RETRY_SECONDS = 10.0
+_RETRY_PAUSE_SECONDS = 0.5
+_SHAPE = "Write it as postgresql://user:password@host:5432/database."
+
+
+def normalize_url(text: str | None) -> URL:
+    """The SQLAlchemy URL (driver psycopg2) for what people write into DATABASE_URL.
+
+    ``postgres://`` and ``postgresql://``, with any driver, are accepted, and so are surrounding blanks and
+    quotes. Parameters that only other clients understand (``pgbouncer=true``) are dropped.
+
+    Raises:
+        DatabaseUrlMissing: the text is empty.
+        InvalidDatabaseUrl: it is not a PostgreSQL URL; the message never repeats the password.
+    """
+    from sqlalchemy.exc import ArgumentError
+
+    text = _unquoted(text or "")
+    if not text:
+        raise DatabaseUrlMissing
+    scheme, separator, rest = text.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][\w+.:-]*", scheme):
+        raise InvalidDatabaseUrl(f"DATABASE_URL does not begin with a scheme such as postgresql://. {_SHAPE}")
+    if scheme.lower().partition("+")[0] not in {"postgres", "postgresql"}:
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL names {scheme}://, which is not PostgreSQL; profiles-schema runs on PostgreSQL only. {_SHAPE}"
+        )
+    # Whatever goes wrong below may quote the password: the causes are dropped, not chained.
+    try:
+        return _parsed(rest)
+    except InvalidDatabaseUrl as error:
+        problem = str(error)
+    except (ArgumentError, ValueError):
+        problem = (
+            "DATABASE_URL cannot be read: its host or port is malformed, or its password has characters that must be "
+            f"percent-encoded (/ as %2F, ? as %3F, # as %23). {_SHAPE}"
+        )
+    raise InvalidDatabaseUrl(problem)
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1].strip()
+    return text
+
+
+def _parsed(rest: str) -> URL:
+    from sqlalchemy import make_url
+
+    credentials, place = _split_credentials(rest)
+    url = make_url(f"postgresql+psycopg2://{place}")
+    if credentials is not None:
+        username, colon, password = credentials.partition(":")
+        url = url.set(username=_decoded(username), password=_decoded(password) if colon else None)
+    if url.host is not None and re.search(r"[\s@]", url.host):
+        raise ValueError
+    # A port out of range would fail later, with a message of libpq's own.
+    highest_port = 65535
+    if url.port is not None and not 0 < url.port <= highest_port:
+        raise InvalidDatabaseUrl(f"DATABASE_URL names port {url.port}; ports go from 1 to {highest_port}.")
+    drop = {name for name in url.query if name in _FOREIGN_PARAMETERS}
+    if url.query.get("schema") == "public":  # Prisma's default; the schema of every object here is fixed
+        drop.add("schema")
+    url = url.difference_update_query(sorted(drop))
+    if "ssl" in url.query and "sslmode" not in url.query:  # asyncpg's name for the same values
+        mode = url.query["ssl"]
+        url = url.difference_update_query(["ssl"]).update_query_dict({"sslmode": mode})
+    return url
+
+
+def _split_credentials(rest: str) -> tuple[str | None, str]:
+    """User and password, and what follows them.
+
+    The last @ before the parameters counts, for passwords hold @ and / too: taking an earlier one would make half a
+    password the host's name, and print it.
+    """
+    head, question, query = rest.partition("?")
+    credentials, at, place = head.rpartition("@")
+    return (credentials, f"{place}{question}{query}") if at else (None, rest)
+
+
+def _decoded(text: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise InvalidDatabaseUrl(
+            "DATABASE_URL has a % in the user name or password that is not followed by two hexadecimal digits. "
+            "Write % as %25."
+        )
+    decoded = unquote(text, errors="strict")  # UnicodeDecodeError is a ValueError
+    if "\0" in decoded:
+        raise InvalidDatabaseUrl("DATABASE_URL has a %00 in the user name or password.")
+    return decoded
+
+
+def create_engine(url: URL, *, application_name: str = APPLICATION_NAME) -> Engine:
+    """An engine without a pool, whose errors hide parameters and whose server was checked.
+
+    ``connect_timeout`` (seconds) and ``application_name`` of the URL win over the defaults.
+    """
+    import sqlalchemy
+
+    defaults: dict[str, Any] = {
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        # A revision may be silent for long; a connection dropped on the way must still be noticed.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    engine = sqlalchemy.create_engine(
+        url,
+        poolclass=sqlalchemy.NullPool,
+        hide_parameters=True,
+        connect_args={name: value for name, value in defaults.items() if name not in url.query},
+    )
+    # Ahead of SQLAlchemy's own look at the version, which fails with an assertion on other products.
+    sqlalchemy.event.listen(engine, "connect", _check_server, insert=True)
+    return engine
+
+
+def connect(engine: Engine) -> Connection:
+    """A connection, or one sentence on why there is none. A server that is starting gets some seconds.
+
+    Raises:
+        NoDatabase: (a subclass) the server cannot be reached, refuses the role, or lacks the database.
+        InvalidDatabaseUrl: a parameter of the URL is unknown.
+        UnsupportedServer: it is not PostgreSQL 15 to 18.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    give_up = time.monotonic() + _RETRY_SECONDS
+    while True:
+        problem: Exception
+        try:
+            return engine.connect()
+        except DBAPIError as error:
+            problem, transient = _connection_problem(engine.url, str(error.orig))
+        except UnicodeDecodeError:  # psycopg2 on a server message in another encoding
+            problem, transient = DatabaseUnreachable(f"{_server(engine.url)} refused the connection."), False
+        if not transient or time.monotonic() > give_up:
+            raise problem
+        time.sleep(_RETRY_PAUSE_SECONDS)
+
+
+def _check_server(connection: Any, _record: object) -> None:
+    check_server_version(connection.info.server_version, connection.info.parameter_status("server_version") or "")
+
+
+def check_server_version(number: int, reported: str = "") -> None:
+    """Refuse a server outside PostgreSQL 15 to 18.
+
+    Args:
+        number: the version as libpq gives it, such as 150007.
+        reported: the text of ``server_version``; products built on PostgreSQL put their name there.
+
+    Raises:
+        UnsupportedServer: names what was found.
+    """
+    major = number // 10_000
+    wanted = f"profiles-schema needs PostgreSQL {OLDEST_SERVER} to {NEWEST_SERVER}"
+    if "-YB-" in reported:
+        raise UnsupportedServer(f"The server is YugabyteDB ({reported}); {wanted}.")
+    if major < OLDEST_SERVER:
+        raise UnsupportedServer(
+            f"The server reports version {reported or major}; {wanted}. "
+            "Upgrade the server (CockroachDB, Redshift and the like are not supported)."
+        )
+    if major > NEWEST_SERVER:
+        raise UnsupportedServer(
+            f"The server reports version {reported or major}, which is newer than this package knows; {wanted}. "
+            "Upgrade the package."
+        )
+
+
+def _connection_problem(url: URL, text: str) -> tuple[Exception, bool]:
+    """The error to raise for libpq's message, and whether trying again may help.
+
+    libpq gives no SQLSTATE for a refused connection, so its words have to do; a server that speaks another
+    language gets the general sentence with its own words in it.
+    """
+    role = url.username or "(the account's own name)"
+    database = url.database or role
+    server = _server(url)
+    if option := re.search(r'invalid (?:connection option|URI query parameter:?) "([^"]+)"', text):
+        return InvalidDatabaseUrl(
+            f'DATABASE_URL has the parameter "{option[1]}", which PostgreSQL\'s client library does not know. Remove it.'
+        ), False
+    if value := re.search(r'invalid (?:integer )?value "?[^"]*"? for connection option "([^"]+)"|invalid (\w+) value', text):
+        return InvalidDatabaseUrl(f'DATABASE_URL has an invalid value for "{value[1] or value[2]}".'), False
+    if re.search(r"password authentication failed|no password supplied|SASL authentication failed", text):
+        return DatabaseAccessRefused(
+            f'{server} refused the password of role "{role}". Correct the password in DATABASE_URL '
+            "(write special characters percent-encoded: @ as %40, % as %25)."
+        ), False
+    if re.search(r'role "[^"]*" does not exist', text):
+        return DatabaseAccessRefused(f'{server} has no role "{role}". Correct DATABASE_URL, or: createuser {role}'), False
+    if re.search(r'database "[^"]*" does not exist|no such database', text):
+        return DatabaseMissing(
+            f'{server} has no database "{database}". Correct DATABASE_URL, or create it: createdb {database}'
+        ), False
+    if re.search(r"starting up|shutting down|in recovery mode|not yet accepting|not accepting connections", text):
+        return DatabaseUnreachable(f"{server} is starting up or shutting down. Run this again in a moment."), True
+    if re.search(r"too many (?:clients|connections)|remaining connection slots|max_client_conn", text):
+        return TooManyConnections(
+            f"{server} has no free connection for role \"{role}\". Close some, or raise the limit, and run this again."
+        ), True
+    reason = _reason(text, url)
+    if "FATAL" in text:
+        return DatabaseAccessRefused(f'{server} refused role "{role}": {reason}. Check DATABASE_URL.'), False
+    return DatabaseUnreachable(
+        f"{server} does not answer: {reason}. Check the host and port in DATABASE_URL, and that the server runs."
+    ), False
+
+
+def _server(url: URL) -> str:
+    host = url.host or url.query.get("host") or ""
+    port = url.port or url.query.get("port") or 5432
+    if isinstance(host, tuple):
+        return f"PostgreSQL on {', '.join(host)}"
+    if not host or host.startswith("/"):
+        return f"PostgreSQL on socket {host or '(default)'}, port {port}"
+    return f"PostgreSQL on {host}, port {port}"
+
+
+def _reason(text: str, url: URL) -> str:
+    """The telling part of libpq's first line."""
+    line = text.strip().partition("\n")[0]
+    line = re.sub(r"^.*? failed: ", "", line)
+    line = re.sub(r"^(?:FATAL|ERROR):\s*", "", line).strip().rstrip(".")
+    # libpq does not quote passwords; should it ever, the line is dropped as a whole.
+    if url.password and url.password in line and url.password not in {url.username, url.database, url.host}:
+        return "(its message is not shown)"
+    return line or "no reason given"
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Whether this database error means that the connection is gone."""
+    from sqlalchemy.exc import DBAPIError
+
+    if not isinstance(error, DBAPIError):
+        return False
+    state = sqlstate(error) or ""
+    return error.connection_invalidated or state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05"}
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE of a SQLAlchemy database error, whichever driver raised it."""
+    original = getattr(error, "orig", None)
+    return getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)
+
+
+def lost(url: URL) -> NoDatabase:
+    """The error for a connection that broke while it was in use."""
+    return DatabaseUnreachable(f"The connection to {_server(url)} was lost. Check the server, then run this again.")

@@ -1,0 +1,1 @@
+"""Alembic glue: the runner that every ``env.py`` calls, and where our history lies."""

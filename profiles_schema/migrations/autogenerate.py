@@ -1,0 +1,140 @@
+"""Autogenerate and check: alembic compares tables and columns, we add functions, triggers, policies, grants, CHECKs and
+index definitions. What is not ours (tables, columns, indexes, constraints of the application) is never proposed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from alembic.autogenerate import renderers
+from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import MigrateOperation, MigrationScript, UpgradeOps
+from alembic.runtime.migration import MigrationContext
+from alembic.runtime.plugins import Plugin
+from alembic.script import ScriptDirectory
+from alembic.util import DispatchPriority, PriorityDispatchResult
+from sqlalchemy import MetaData
+
+from profiles_schema.migrations.sql_objects import Change, changes, our_tables
+from profiles_schema.schema.models.base import metadata as our_metadata
+
+PLUGIN = "profiles_schema.objects"
+_MAX_REVISION_ID = 32  # alembic_version.version_num
+
+_registered = False
+
+
+class ReplaceSqlOp(MigrateOperation):
+    """An operation that runs frozen SQL, with the SQL that goes back."""
+
+    def __init__(self, change: Change) -> None:
+        self.change = change
+
+    def reverse(self) -> ReplaceSqlOp:
+        """The way back."""
+        return ReplaceSqlOp(self.change.reversed())
+
+    def to_diff_tuple(self) -> tuple[str, str]:
+        """What `alembic check` lists."""
+        return ("replace_sql", self.change.what)
+
+
+def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]:
+    """Options for ``context.configure`` of a revision or check command.
+
+    Args:
+        metadata: What is compared: our metadata, or a list of it and the application's own.
+    """
+    _register()
+    collections = [metadata] if isinstance(metadata, MetaData) else list(metadata)
+    schemas = {table.schema for each in collections for table in each.tables.values()} - {"auth"}
+    declared = {key for each in collections for key in each.tables}
+    ours = {key for each in collections for key in (t.key for t in our_tables(each))}
+
+    def include_name(name: str | None, kind: str, parents: Any) -> bool:
+        if kind == "schema":
+            return name in schemas
+        if kind == "table":
+            return parents.get("schema_qualified_table_name") in declared
+        return True
+
+    def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+        if kind == "table":
+            if item.schema == "auth":
+                return False
+            if not reflected and name == "sessions" and item.key in ours and compare_to is not None:
+                return str(compare_to.comment or "").startswith("profiles-schema:")
+            return not reflected or item.key in declared
+        table = getattr(item, "table", None)
+        # Something of the application's on a table of ours.
+        return not (reflected and compare_to is None and table is not None and table.key in ours)
+
+    return {
+        "target_metadata": metadata,
+        "include_schemas": True,
+        "include_name": include_name,
+        "include_object": include_object,
+        "compare_type": True,
+        "compare_server_default": True,
+        "process_revision_directives": number_revision,
+        "autogenerate_plugins": ["alembic.autogenerate.*", PLUGIN],
+    }
+
+
+def number_revision(
+    context: MigrationContext, _revision: str | Iterable[str | None] | Iterable[str], directives: list[MigrationScript]
+) -> None:
+    """Name a new revision NNNN_what_it_does: the next number and the message, 32 characters at most."""
+    if not directives or context.config is None:
+        return
+    script = directives[0]
+    existing = [r.revision for r in ScriptDirectory.from_config(context.config).walk_revisions()]
+    numbers = [int(match[0]) for r in existing if (match := re.match(r"\d{4}", r))]
+    slug = re.sub(r"\W+", "_", script.message or "change").strip("_").lower()
+    script.rev_id = f"{max(numbers, default=0) + 1:04d}_{slug}"[:_MAX_REVISION_ID].rstrip("_")
+
+
+def _register() -> None:
+    # env.py runs many times in one process, a plugin can be named once.
+    global _registered  # noqa: PLW0603 - the registry it mirrors is global, too
+    if _registered:
+        return
+    plugin = Plugin(PLUGIN)
+    plugin.add_autogenerate_comparator(_compare_sql_objects, "autogenerate", priority=DispatchPriority.LAST)
+    renderers.dispatch_for(ReplaceSqlOp)(_render)
+    _registered = True
+
+
+def _compare_sql_objects(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
+    collections = context.metadata
+    combined = [collections] if isinstance(collections, MetaData) else list(collections or [])
+    if context.connection is not None and any(our_metadata.tables.keys() & each.tables.keys() for each in combined):
+        upgrade_ops.ops.extend(ReplaceSqlOp(change) for change in changes(context.connection, our_metadata))
+    return PriorityDispatchResult.CONTINUE
+
+
+def _render(_context: AutogenContext, operation: ReplaceSqlOp) -> list[str]:
+    sql = operation.change.upgrade_sql.strip()
+    if not operation.change.concurrently:
+        return [_render_statement(sql)]
+    statements = [s for s in re.split(r";\s*\n", sql.rstrip(";")) if s]
+    # Alembic's printer indents after a colon, and goes back at an empty line.
+    return [
+        "with op.get_context().autocommit_block():",
+        *(f"op.execute({_escape(statement)!r})" for statement in statements),
+        "",
+    ]
+
+
+def _render_statement(sql: str) -> str:
+    escaped = _escape(sql)
+    if '"""' in escaped or escaped.endswith('"'):
+        return f"op.execute({escaped!r})"
+    return f'op.execute(\n    r"""\n{escaped}\n"""\n)'
+
+
+def _escape(sql: str) -> str:
+    # text() takes a colon before a word for a parameter.
+    return re.sub(r"(?<![:\w\\]):(\w+)(?!:)", r"\\:\1", sql)

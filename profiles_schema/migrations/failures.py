@@ -1,0 +1,89 @@
+"""What a failed revision means to the person who ran it, in one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from profiles_schema.database import is_disconnect, sqlstate
+from profiles_schema.errors import (
+    DatabaseAhead,
+    DatabaseUnreachable,
+    InsufficientPrivilege,
+    MigrationFailed,
+    NotAtHead,
+    ProfilesSchemaError,
+    UnknownRevision,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
+
+LOCK_FAILURES = frozenset({"55P03", "40P01", "40001"})
+"""lock_not_available, deadlock_detected, serialization_failure: worth another attempt."""
+
+_INSUFFICIENT_PRIVILEGE = "42501"
+
+
+def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaError:
+    """The error to raise for a database error.
+
+    Args:
+        error: as SQLAlchemy raised it.
+        doing: what was going on, such as ``upgrade 0003_sign_up``.
+        role: the database role at work.
+    """
+    if is_disconnect(error):
+        return DatabaseUnreachable(
+            f"The connection to the database was lost during {doing}. "
+            "What was finished before it stands; run this again to go on."
+        )
+    state = sqlstate(error) or "no SQLSTATE"
+    diagnostics = getattr(error.orig, "diag", None)
+    message = getattr(diagnostics, "message_primary", None) or str(error.orig).strip().partition("\n")[0]
+    hint = getattr(diagnostics, "message_hint", None)
+    # DETAIL quotes values of rows, unless a revision wrote it on purpose.
+    on_purpose = state == "P0001" or state.startswith("PS")
+    detail = getattr(diagnostics, "message_detail", None) if on_purpose else None
+    further = "".join(f"\n{line}" for line in (detail, hint) if line)
+    if state == _INSUFFICIENT_PRIVILEGE:
+        remedy = further or (
+            f"\nRun the migration as the owner of that object, or let an administrator grant it to role {role}."
+        )
+        return InsufficientPrivilege(f'Role "{role}" may not do this ({doing}): {message}.{remedy}')
+    if on_purpose:
+        return MigrationFailed(f"{message}{further}")
+    return MigrationFailed(f"{doing} failed: {message} (SQLSTATE {state}).{further}")
+
+
+def refused(error: CommandError, script: ScriptDirectory, heads: tuple[str, ...]) -> ProfilesSchemaError:
+    """The error to raise where alembic cannot find its way from ``heads`` to the target."""
+    from alembic.script.revision import ResolutionError
+
+    for head in heads:
+        if not _is_known(script, head):
+            return DatabaseAhead(
+                f"The database is at revision {head}, which this version of the package does not know: "
+                "upgrade the package."
+            )
+    text = str(error).rstrip(".")
+    if isinstance(error.__cause__, ResolutionError):
+        return UnknownRevision(f"No such revision: {text}. `profiles-schema history` lists them.")
+    if "not up to date" in text:
+        return NotAtHead(
+            f"The database is at {', '.join(heads) or 'no revision'}, not at the newest revision "
+            f"({', '.join(script.get_heads())}). Run `upgrade head` first."
+        )
+    return UsageError(f"{text}.")
+
+
+def _is_known(script: ScriptDirectory, revision: str) -> bool:
+    from alembic.util import CommandError
+
+    try:
+        found = script.get_revision(revision)
+    except CommandError:
+        return False
+    return found is not None and found.revision == revision

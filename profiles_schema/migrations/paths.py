@@ -1,0 +1,38 @@
+"""Where our migration history lies: inside an installed wheel, or beside the package in a checkout."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+
+def script_location() -> Path:
+    """The directory with ``env.py`` and ``versions/``."""
+    installed = Path(__file__).parent / "history"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "alembic"
+
+
+def versions() -> Path:
+    """The directory of our revisions, for the ``version_locations`` of an application's own alembic.ini."""
+    return script_location() / "versions"
+
+
+def config(*, x: Iterable[str] = ()) -> Config:
+    """An alembic configuration of our history that needs no ini file.
+
+    Args:
+        x: ``KEY=VALUE`` pairs, as after ``alembic -x``.
+    """
+    from alembic.config import Config
+
+    result = Config(cmd_opts=argparse.Namespace(x=list(x)))
+    # ConfigParser interpolates, hence the doubled percent signs.
+    result.set_main_option("script_location", str(script_location()).replace("%", "%%"))
+    result.set_main_option("file_template", "%%(rev)s")
+    result.set_main_option("path_separator", "newline")
+    return result

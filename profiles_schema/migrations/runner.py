@@ -1,0 +1,574 @@
+"""Run migrations so that a live database does not notice: every ``env.py`` calls ``run``.
+
+One migrator at a time; short waits for locks, with retries; one sentence for whatever goes wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+
+from profiles_schema import settings
+from profiles_schema.database import sqlstate
+from profiles_schema.errors import (
+    InsufficientPrivilege,
+    LockDeadlineExceeded,
+    MigrationLockLost,
+    ProfilesSchemaError,
+    SchemaDrift,
+    UsageError,
+)
+from profiles_schema.migrations import failures, locking, offline, summary
+from profiles_schema.migrations.blockers import BlockerWatch
+from profiles_schema.migrations.indexes import concurrent_index_rules
+from profiles_schema.migrations.interrupts import interruptible
+from profiles_schema.migrations.options import Options, parse
+from profiles_schema.migrations.pooler import refuse_transaction_pooler
+from profiles_schema.migrations.session import MIGRATE, session
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.runtime.migration import MigrationContext
+    from sqlalchemy import Connection, MetaData
+
+logger = logging.getLogger("profiles_schema.migrations")
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_REMIND_SECONDS = 10.0
+
+
+def run(
+    context: Any = None,
+    *,
+    metadata: MetaData | Sequence[MetaData] | None = None,
+    version_table: str = settings.VERSION_TABLE,
+    version_table_schema: str = settings.INTERNAL_SCHEMA,
+    known_x: Iterable[str] = (),
+) -> None:
+    """Do what the current alembic command asks for; the one call in an ``env.py``.
+
+    A connection in ``config.attributes["connection"]`` is used instead of DATABASE_URL; it must not be inside a
+    transaction, and its settings are restored afterwards.
+
+    Args:
+        context: ``alembic.context``, or an ``EnvironmentContext``.
+        metadata: the models that ``revision --autogenerate`` and ``check`` compare with; by default ours.
+        version_table: the name of alembic's table.
+        version_table_schema: its schema, created where it is missing.
+        known_x: further ``-x`` keys that the calling ``env.py`` understands.
+
+    Raises:
+        ProfilesSchemaError: in every case of failure, one message; under the plain ``alembic`` command it is printed
+            and turned into SystemExit with its exit code.
+    """
+    if context is None:
+        from alembic import context
+    environment: EnvironmentContext = getattr(context, "_proxy", context)
+    config = environment.config
+    run_ = _Run(environment, metadata, version_table, version_table_schema)
+    with _reported(config):
+        run_.options = parse(getattr(config.cmd_opts, "x", None) or (), known_x=known_x)
+        if environment.is_offline_mode():
+            run_.offline()
+        else:
+            run_.online()
+
+
+@contextmanager
+def _reported(config: Config) -> Iterator[None]:
+    """Under the plain ``alembic`` command: one line and an exit code instead of an exception."""
+    options = config.cmd_opts
+    owned = getattr(options, "cmd", None) is not None and not getattr(options, "raiseerr", False)
+    if not owned:
+        yield
+        return
+    try:
+        yield
+    except ProfilesSchemaError as error:
+        if settings.debug():
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("error: interrupted; finished revisions stand, run this again to go on", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
+
+
+class _Run:
+    """One alembic command on one database."""
+
+    options: Options
+
+    def __init__(
+        self,
+        environment: EnvironmentContext,
+        metadata: MetaData | Sequence[MetaData] | None,
+        version_table: str,
+        version_table_schema: str,
+    ) -> None:
+        self.environment = environment
+        self.metadata = metadata
+        self.version_table = version_table
+        self.version_table_schema = version_table_schema
+        self.asked: dict[str, Any] = environment.context_opts
+        self.original: Callable[..., Iterable[Any]] = self.asked["fn"]
+        self.steps: list[Any] = []
+
+    # What the command is. Alembic says it only by what it puts into the context.
+
+    @property
+    def compares(self) -> bool:
+        return "revision_context" in self.asked
+
+    @property
+    def migrates(self) -> bool:
+        return "destination_rev" in self.asked or self.ensures_version
+
+    @property
+    def ensures_version(self) -> bool:
+        return getattr(self.original, "__name__", "") == "do_ensure_version"
+
+    # Offline
+
+    def offline(self) -> None:
+        self.environment.configure(
+            dialect_name="postgresql+psycopg2",
+            dialect_opts={"paramstyle": "named"},
+            literal_binds=True,
+            transaction_per_migration=True,
+            version_table=self.version_table,
+            version_table_schema=self.version_table_schema,
+            on_version_apply=self._log_offline,
+            fn=self._offline_steps,
+        )
+        context = self.environment.get_context()
+        offline.apply_index_rules(context.impl, self.options)
+        self.heads_after: set[str] = set()
+        try:
+            start = context.get_current_heads()
+            self.steps = list(self.original(start, context))
+        except CommandError as error:
+            raise failures.refused(error, self.environment.script, ()) from error
+        table = {"schema": self.version_table_schema, "version_table": self.version_table}
+        for text in offline.head(self.options, start=start, **table):
+            context.impl.static_output(text)
+        self.environment.run_migrations()
+        at_base = bool(self.steps) and not self.heads_after
+        for text in offline.foot(at_base=at_base, **table):
+            context.impl.static_output(text)
+
+    def _offline_steps(self, _heads: tuple[str, ...], _context: MigrationContext) -> Iterator[Any]:
+        yield from self.steps
+
+    def _log_offline(self, ctx: MigrationContext, step: Any, heads: Any, run_args: Any) -> None:
+        self.heads_after = set(heads)
+        del run_args
+        if step.is_migration:
+            direction = "upgrade" if step.is_upgrade else "downgrade"
+            ctx.impl.static_output(summary.offline_log(step.up_revision_id, direction))
+
+    # Online
+
+    def online(self) -> None:
+        with self._connected() as connection:
+            try:
+                if self.migrates:
+                    self._migrate(connection)
+                else:
+                    self._read(connection)
+            except DBAPIError as error:
+                raise failures.translated(error, doing=self._doing(), role=_role(connection)) from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        connection: Connection | None = self.environment.config.attributes.get("connection")
+        if connection is not None:
+            if connection.in_transaction():
+                raise UsageError(
+                    "The connection in config.attributes is inside a transaction. Pass one from engine.connect(), "
+                    "not from engine.begin(): revisions are committed one by one."
+                )
+            yield connection
+            return
+        from profiles_schema import database
+        from profiles_schema.migrations.target import resolve_url
+
+        url = resolve_url(local=self.options.local)
+        owns_process = self.environment.config.cmd_opts is not None
+        with interruptible() if owns_process else nullcontext():
+            connection = database.connect(database.create_engine(url, application_name=MIGRATE))
+            try:
+                yield connection
+            finally:
+                connection.close()
+
+    def _configure(self, connection: Connection, **options: Any) -> MigrationContext:
+        connection.rollback()  # alembic takes a transaction that it finds for the caller's
+        self.environment.configure(
+            connection=connection,
+            transaction_per_migration=True,
+            version_table=self.version_table,
+            version_table_schema=self.version_table_schema,
+            **options,
+        )
+        return self.environment.get_context()
+
+    def _doing(self) -> str:
+        if self.compares:
+            return "the comparison with the models"
+        return "the migration" if self.migrates else "the look at the current revision"
+
+    # Commands that only look: current, check, revision --autogenerate
+
+    def _read(self, connection: Connection) -> None:
+        options: dict[str, Any] = {"dont_mutate": True}
+        if self.compares:
+            from profiles_schema.migrations.autogenerate import configure_options
+
+            metadata = self.metadata or _our_metadata()
+            options |= {"target_metadata": metadata, **configure_options(metadata)}
+        with session(connection, self.options):
+            context = self._configure(connection, **options)
+            try:
+                self.environment.run_migrations()
+            except CommandError as error:
+                connection.rollback()
+                raise failures.refused(error, self.environment.script, context.get_current_heads()) from error
+            connection.rollback()
+        if self.compares and self._is_check():
+            self._report_drift()
+
+    def _is_check(self) -> bool:
+        command = getattr(self.environment.config.cmd_opts, "cmd", None)
+        name = command[0].__name__ if command else self.environment.config.attributes.get("command")
+        return bool(name == "check")
+
+    def _report_drift(self) -> None:
+        from profiles_schema.migrations.drift import described
+
+        script = self.asked["revision_context"].generated_revisions[-1]
+        differences = [line for ops in script.upgrade_ops_list for line in described(ops)]
+        if differences:
+            raise SchemaDrift("\n".join([f"{SchemaDrift()} Differences: {len(differences)}.", *differences]))
+
+    # Commands that write: upgrade, downgrade, stamp
+
+    def _migrate(self, connection: Connection) -> None:
+        refuse_transaction_pooler(connection)
+        with (
+            session(connection, self.options),
+            locking.migration_lock(connection, wait_seconds=self.options.lock_wait_seconds),
+        ):
+            context = self._configure(connection, fn=self._planned, on_version_apply=self._applied)
+            heads = () if context.purge else context.get_current_heads()
+            connection.rollback()
+            try:
+                self.steps = [] if self.ensures_version else list(self.original(heads, context))
+            except CommandError as error:
+                raise failures.refused(error, self.environment.script, heads) from error
+            before = summary.count(connection)
+            if not (self.steps or self.ensures_version or context.purge):
+                self._say_where(connection, before)
+                return
+            logger.info("Before: %s.", before)
+            work = _Work(self, connection, before)
+            self.work = work
+            work.run()
+            self._tidy(connection)
+            after = summary.count(connection)
+            work.record(after)
+            self._say_where(connection, after)
+
+    def _planned(self, heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
+        if self.ensures_version:
+            self.original(heads, context)
+            return
+        yield from self.work.remaining()
+
+    def _applied(self, ctx: MigrationContext, step: Any, heads: Any, run_args: Any) -> None:
+        del ctx, heads, run_args  # alembic passes them by name
+        self.work.log_row(step)
+
+    def _say_where(self, connection: Connection, counts: summary.Counts) -> None:
+        heads = self.environment.get_context().get_current_heads()
+        connection.rollback()
+        newest = set(heads) == set(self.environment.script.get_heads())
+        where = ", ".join(sorted(heads)) or "base"
+        self.environment.config.attributes["profiles_schema.at"] = (where, newest, str(counts))
+        logger.info("%s (%s): %s.", "At head" if newest and heads else "At", where, counts)
+
+    def _tidy(self, connection: Connection) -> None:
+        """At base: drop the version table, and our schema if nothing else is in it."""
+        if self.environment.get_context().get_current_heads():
+            connection.rollback()
+            return
+        connection.rollback()
+        if not self.steps or getattr(self.steps[-1], "is_upgrade", True):
+            return
+        quote = connection.dialect.identifier_preparer.quote
+        connection.exec_driver_sql(
+            f"drop table if exists {quote(self.version_table_schema)}.{quote(self.version_table)}"
+        )
+        connection.exec_driver_sql(offline.drop_schema())
+        connection.commit()
+        left = connection.exec_driver_sql(
+            "select pg_catalog.pg_describe_object(classid, objid, objsubid) from pg_catalog.pg_depend "
+            "where refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and deptype = 'n' "
+            f"and refobjid = pg_catalog.to_regnamespace('{settings.INTERNAL_SCHEMA}') order by 1 limit 10"
+        ).scalars()
+        names = list(left)
+        connection.rollback()
+        if names:
+            logger.warning("Schema %s stays, for it holds: %s.", settings.INTERNAL_SCHEMA, ", ".join(names))
+
+
+class _Work:
+    """The steps of one run, each tried until it succeeds or its deadline passes."""
+
+    def __init__(self, run: _Run, connection: Connection, counts: summary.Counts) -> None:
+        self.options = run.options
+        self.environment = run.environment
+        self.connection = connection
+        self.counts = counts
+        self.steps = run.steps
+        self.schemas = tuple(dict.fromkeys((settings.INTERNAL_SCHEMA, run.version_table_schema)))
+        self.done = 0
+        self.step: Any = None
+        self.started = 0.0
+        self.first_failure: float | None = None
+        self.failures = 0
+        self.remind_at = 0.0
+        self.logged: list[tuple[str, str]] = []
+        self.watch: BlockerWatch | None = None
+        self.role = _role(connection)
+
+    def run(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(
+                concurrent_index_rules(
+                    self.connection,
+                    lock_timeout_ms=self.options.lock_timeout_ms,
+                    deadline_seconds=self.options.deadline_seconds,
+                )
+            )
+            stack.enter_context(_notices_shown(self.connection))
+            self.watch = stack.enter_context(BlockerWatch(self.connection))
+            while not self._attempt():
+                pass
+
+    def remaining(self) -> Iterator[Any]:
+        """The steps still to do; a step counts as done once alembic comes back for the next, after its commit."""
+        assert self.watch is not None  # noqa: S101 - for the type checker
+        for step in self.steps[self.done :]:
+            self._prepare()
+            self.step = step
+            self.started = time.monotonic()
+            self.watch.begin()
+            yield step
+            self.watch.end()
+            logger.info("%s: %.2f s", _named(step), time.monotonic() - self.started)
+            self.done += 1
+            self.step = None
+            self.first_failure = None
+            self.failures = 0
+            self.watch.forget()
+
+    def log_row(self, step: Any) -> None:
+        """Write the row of ``migration_log``, in the revision's own transaction."""
+        if step.is_stamp:
+            return
+        direction = "upgrade" if step.is_upgrade else "downgrade"
+        self._write_log(step.up_revision_id, direction, "done")
+
+    def record(self, after: summary.Counts) -> None:
+        """Put the counts at the end of the run into the last row."""
+        if not self.logged:
+            return
+        try:
+            summary.amend_log(self.connection, *self.logged[-1], counts=after)
+            self.connection.commit()
+        except DBAPIError:
+            self.connection.rollback()
+
+    def _write_log(self, revision: str, direction: str, outcome: str) -> None:
+        written = summary.write_log(
+            self.connection,
+            revision=revision,
+            direction=direction,
+            seconds=time.monotonic() - self.started,
+            outcome=outcome,
+            counts=self.counts,
+        )
+        if written and outcome == "done":
+            self.logged.append((revision, direction))
+
+    def _attempt(self) -> bool:
+        """Run the remaining steps; False if another attempt is due."""
+        try:
+            self._ensure_schemas()
+            self.environment.run_migrations()
+        except DBAPIError as error:
+            self._recover()
+            if sqlstate(error) not in failures.LOCK_FAILURES:
+                self._log_failure()
+                raise failures.translated(error, doing=self._doing(), role=self.role) from error
+            self._pause(error)
+            return False
+        except CommandError as error:
+            self._recover()
+            self._log_failure()
+            raise UsageError(f"{self._doing()}: {error}") from error
+        except BaseException:
+            self._recover()
+            if self.step is not None:
+                self._log_failure()
+            raise
+        return True
+
+    def _prepare(self) -> None:
+        """Before each attempt at a step: the lock must still be ours, the settings as they should be."""
+        held = self.connection.exec_driver_sql(
+            f"select {locking.HELD_BY_US}, "
+            f"pg_catalog.set_config('lock_timeout', '{self.options.lock_timeout_ms}ms', false)"
+        ).one()[0]
+        self.connection.commit()
+        if not held:
+            raise MigrationLockLost
+
+    def _ensure_schemas(self) -> None:
+        if self.steps and not getattr(self.steps[0], "is_upgrade", True):
+            return
+        for name in self.schemas:
+            quoted = self.connection.dialect.identifier_preparer.quote(name)
+            database, missing, may_create = self.connection.exec_driver_sql(
+                "select pg_catalog.quote_ident(pg_catalog.current_database()), "
+                "pg_catalog.to_regnamespace(%(name)s) is null, "
+                "pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')",
+                {"name": quoted},
+            ).one()
+            if missing and not may_create:
+                self.connection.rollback()
+                role = self.connection.dialect.identifier_preparer.quote(self.role)
+                raise InsufficientPrivilege(
+                    f"Role {role} may not create schema {quoted} in database {database}. "
+                    f"Let an administrator run: grant create on database {database} to {role};"
+                )
+            if missing:
+                self.connection.exec_driver_sql(f"create schema {quoted}")
+            self.connection.commit()
+
+    def _pause(self, error: DBAPIError) -> None:
+        now = time.monotonic()
+        if self.first_failure is None:
+            self.first_failure = now
+            self.remind_at = now
+        gone = now - self.first_failure
+        remaining = self.options.deadline_seconds - gone
+        blocker = self.watch.last if self.watch is not None else None
+        if remaining <= 0:
+            self._log_failure()
+            held = f" It is held by {blocker}." if blocker else " Who holds it could not be seen."
+            raise LockDeadlineExceeded(
+                f"{self._doing()} could not get its lock within {self.options.deadline_seconds:g} s.{held} "
+                "The revision is not applied; run this again when that session has ended."
+            ) from error
+        if now >= self.remind_at:
+            self.remind_at = now + _REMIND_SECONDS
+            logger.info(
+                "%s: no lock within %d ms; trying again, for up to %.0f s.",
+                self._doing(),
+                self.options.lock_timeout_ms,
+                remaining,
+            )
+        longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**self.failures)
+        self.failures = min(self.failures + 1, 10)
+        time.sleep(min(remaining, random.uniform(longest / 2, longest)))  # noqa: S311 - jitter, no secret
+
+    def _recover(self) -> None:
+        """Bring connection and alembic back to where a new attempt can start."""
+        if self.watch is not None:
+            self.watch.end()
+        context = self.environment.get_context()
+        context._transaction = None  # noqa: SLF001 - left behind by a failure inside autocommit_block
+        context.connection = context.impl.connection = self.connection
+        if self.connection.closed or self.connection.invalidated:
+            return
+        try:
+            self.connection.rollback()
+            if getattr(self.connection.connection.driver_connection, "autocommit", False):
+                self.connection.execution_options(isolation_level=self.connection.default_isolation_level)
+        except DBAPIError:
+            self.connection.invalidate()
+
+    def _log_failure(self) -> None:
+        """A row for the failed revision, if that is still possible."""
+        if self.step is None or self.connection.closed or self.connection.invalidated:
+            return
+        info = self.step.info
+        if info.is_stamp:
+            return
+        try:
+            self._write_log(info.up_revision_id, "upgrade" if info.is_upgrade else "downgrade", "failed")
+            self.connection.commit()
+        except DBAPIError:
+            self.connection.rollback()
+
+    def _doing(self) -> str:
+        return _named(self.step).partition(":")[0] if self.step is not None else "Preparing the version table"
+
+
+def _our_metadata() -> MetaData:
+    from profiles_schema.schema.models import metadata
+
+    return metadata
+
+
+def _named(step: Any) -> str:
+    info = step.info
+    if info.is_stamp:
+        return f"stamp {', '.join(info.destination_revision_ids) or 'base'}"
+    title = f": {step.doc.rstrip('.')}" if step.doc else ""
+    return f"{'upgrade' if info.is_upgrade else 'downgrade'} {info.up_revision_id}{title}"
+
+
+def _role(connection: Connection) -> str:
+    try:
+        role: str = connection.exec_driver_sql("select current_user").scalar_one()
+        connection.rollback()
+    except Exception:  # noqa: BLE001 - only for a message, and the connection may be gone
+        return connection.engine.url.username or "unknown"
+    return role
+
+
+@contextmanager
+def _notices_shown(connection: Connection) -> Iterator[None]:
+    """Pass on what revisions say (RAISE NOTICE, INFO, WARNING), without the server's own chatter."""
+    from sqlalchemy import event
+
+    def after(conn: Connection, *_: Any) -> None:
+        notices = getattr(conn.connection.driver_connection, "notices", ())
+        for notice in notices:
+            severity, _, message = notice.strip().partition(":")
+            message = message.strip().partition("\n")[0]
+            if severity == "NOTICE" and (message.endswith(", skipping") or message.startswith("drop cascades to")):
+                continue
+            logger.log(logging.WARNING if severity == "WARNING" else logging.INFO, "%s", message)
+        if notices:
+            notices.clear()
+
+    event.listen(connection, "after_cursor_execute", after)
+    try:
+        yield
+    finally:
+        event.remove(connection, "after_cursor_execute", after)

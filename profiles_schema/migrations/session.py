@@ -1,0 +1,67 @@
+"""The settings of the session that migrates: set before, restored after, also where the session is lent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from profiles_schema.migrations.options import Options
+from profiles_schema.settings import APPLICATION_NAME
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+MIGRATE = f"{APPLICATION_NAME} migrate"
+
+
+def settings(options: Options) -> dict[str, str]:
+    """Setting: value. Revisions read the ``profiles_schema.*`` ones with ``current_setting(name, true)``."""
+    return {
+        "lock_timeout": f"{options.lock_timeout_ms}ms",
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
+        "client_min_messages": "notice",
+        **options.session_settings(),
+    }
+
+
+@contextmanager
+def session(connection: Connection, options: Options) -> Iterator[None]:
+    """Apply ``settings`` to the connection for as long as the block lasts."""
+    wanted = settings(options)
+    wanted["application_name"] = MIGRATE
+    if (connection.dialect.server_version_info or ()) >= (17,):
+        wanted["transaction_timeout"] = "0"
+    before = _apply(connection, wanted)
+    _notice_a_dead_client(connection)
+    try:
+        yield
+    finally:
+        if not (connection.closed or connection.invalidated):
+            connection.rollback()
+            _apply(connection, before)
+
+
+def _apply(connection: Connection, values: Mapping[str, str]) -> dict[str, str]:
+    """Set them all, and return what they were. A setting nobody ever made counts as empty."""
+    from sqlalchemy import text
+
+    names = list(values)
+    reads = ", ".join(f"coalesce(current_setting(:n{i}, true), '')" for i in range(len(names)))
+    writes = ", ".join(f"set_config(:n{i}, :v{i}, false)" for i in range(len(names)))
+    arguments = {f"n{i}": name for i, name in enumerate(names)}
+    before = connection.execute(text(f"select {reads}"), arguments).one()
+    connection.execute(text(f"select {writes}"), arguments | {f"v{i}": values[name] for i, name in enumerate(names)})
+    connection.commit()
+    return dict(zip(names, before, strict=True))
+
+
+def _notice_a_dead_client(connection: Connection) -> None:
+    """Let the server end a statement, and free its locks, soon after this process was killed."""
+    connection.exec_driver_sql(
+        "do $$ begin perform pg_catalog.set_config('client_connection_check_interval', '2s', false); "
+        "exception when others then null; end $$"  # not on every platform of the server
+    )
+    connection.commit()

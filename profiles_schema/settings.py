@@ -1,0 +1,35 @@
+"""Names and limits that more than one module needs, and the switches read from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+DATABASE_URL = "DATABASE_URL"
+"""The environment variable that names the database; its value ``local`` is the embedded PostgreSQL."""
+
+LOCAL = "local"
+
+OLDEST_SERVER = 15
+NEWEST_SERVER = 18
+"""The supported major versions of PostgreSQL, both included."""
+
+INTERNAL_SCHEMA = "profiles_internal"
+VERSION_TABLE = "alembic_version"
+
+APPLICATION_NAME = "profiles-schema"
+CONNECT_TIMEOUT_SECONDS = 10
+
+LOCK_TIMEOUT_MS = 100
+"""How long a statement of a revision waits for a lock: the longest stall that live traffic sees behind it."""
+
+DEADLINE_SECONDS = 600.0
+"""How long a revision goes on trying to get its locks."""
+
+LOCK_WAIT_SECONDS = 3600.0
+"""How long a migrator waits for another one to finish."""
+
+
+def debug(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether PROFILES_DEBUG asks for tracebacks beside the one-line errors."""
+    return (os.environ if environ is None else environ).get("PROFILES_DEBUG", "") not in {"", "0"}

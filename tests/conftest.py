@@ -1,0 +1,121 @@
+"""Fixtures. The database is always a real PostgreSQL: the embedded one, started once per run (and xdist worker).
+
+`database` is a clone of a template at head, `empty` an empty one, `supabase` one with a hosted project's auth schema.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from pytest_postgresql import factories
+from pytest_postgresql.janitor import DatabaseJanitor
+from support import Database, Server
+
+from profiles_schema import local
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def server():
+    # Not below pytest's own temporary directory: it is closed to the account that serves root.
+    base = Path(tempfile.mkdtemp(prefix="profiles-tests-"))
+    base.chmod(0o755)
+    running = local.start(base / "postgres")
+    try:
+        executor = Server(
+            host=str(running.socket_directory), port=running.port, user="postgres", dbname="empty", options=""
+        )
+        with psycopg.connect(executor.url("postgres"), autocommit=True) as connection:
+            # Nothing here needs to survive a power failure.
+            connection.execute("alter system set fsync = off")
+            connection.execute("alter system set synchronous_commit = off")
+            connection.execute("alter system set full_page_writes = off")
+            connection.execute("select pg_reload_conf()")
+        # A template must have no connections; it is made here because every other one is cloned from it.
+        with DatabaseJanitor(
+            host=executor.host,
+            port=executor.port,
+            user=executor.user,
+            dbname=executor.template_dbname,
+            as_template=True,
+        ):
+            yield executor
+    finally:
+        os.kill(running.pid, signal.SIGINT)  # fast shutdown
+        for _ in range(300):
+            if local.status(base / "postgres") is None:
+                break
+            time.sleep(0.1)
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def _upgrade(host, port, user, dbname, password, autocommit):  # noqa: ARG001 - the loader's interface
+    Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname).upgrade()
+
+
+def _host_a_project(host, port, user, dbname, password, autocommit):  # noqa: ARG001 - the loader's interface
+    database = Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname)
+    database.script((HERE / "supabase.sql").read_text(encoding="utf-8").replace(':"database"', f'"{dbname}"'))
+
+
+def _open_by_default(host, port, user, dbname, password, autocommit):
+    _host_a_project(host, port, user, dbname, password, autocommit)
+    Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname).script(
+        "alter default privileges for role project_owner in schema public grant all on tables to anon, authenticated, service_role;"
+        "alter default privileges for role project_owner in schema public grant all on sequences to anon, authenticated, service_role;"
+        "alter default privileges for role project_owner in schema public grant all on functions to anon, authenticated, service_role;"
+    )
+
+
+migrated_template = factories.postgresql_noproc(depends_on="server", dbname="migrated", load=[_upgrade])
+hosted_template = factories.postgresql_noproc(depends_on="server", dbname="hosted", load=[_host_a_project])
+open_template = factories.postgresql_noproc(depends_on="server", dbname="hosted_open", load=[_open_by_default])
+
+_empty_client = factories.postgresql("server")
+_migrated_client = factories.postgresql("migrated_template")
+_hosted_client = factories.postgresql("hosted_template")
+_open_client = factories.postgresql("open_template")
+
+
+@pytest.fixture
+def empty(server, _empty_client):
+    """An empty database."""
+    return Database(server, _empty_client.info.dbname)
+
+
+@pytest.fixture
+def empty_database(empty):
+    """The URL of an empty database."""
+    return empty.url
+
+
+@pytest.fixture
+def database(server, _migrated_client):
+    """A plain database at head."""
+    return Database(server, _migrated_client.info.dbname)
+
+
+@pytest.fixture
+def hosted(server, _hosted_client):
+    """A hosted project, not migrated, connected to as its owner."""
+    return Database(server, _hosted_client.info.dbname, "project_owner")
+
+
+@pytest.fixture
+def hosted_open(server, _open_client):
+    """A hosted project whose default privileges open every new object to the API roles; not migrated."""
+    return Database(server, _open_client.info.dbname, "project_owner")
+
+
+@pytest.fixture(params=["hosted", "hosted_open"])
+def supabase(request):
+    """A hosted project at head, with and without hosted default privileges, connected to as its owner."""
+    project = request.getfixturevalue(request.param)
+    project.upgrade()
+    return project

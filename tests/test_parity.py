@@ -1,0 +1,94 @@
+"""Two roads, one database: all migrations, and the models with the live SQL files."""
+
+from sqlalchemy import text
+
+from profiles_schema import metadata
+from profiles_schema.migrations.sql_objects import public_functions
+from profiles_schema.schema import objects
+from profiles_schema.schema.catalog import differences, take_snapshot
+
+EVERY_TABLE = [f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values()]
+
+
+def snapshot(database):
+    with database.engine.connect() as connection:
+        return take_snapshot(connection, EVERY_TABLE, public_functions(), ["profiles_internal", "auth"])
+
+
+def build_from_declarations(database):
+    database.script(
+        "create schema auth; comment on schema auth is 'profiles-schema: who signs in'; create schema profiles_internal;"
+    )
+    with database.engine.begin() as connection:
+        metadata.create_all(connection)
+        for sql_object in objects.inventory():
+            connection.exec_driver_sql(sql_object.statement.replace("%", "%%"))
+
+
+def test_migrations_and_declarations_build_the_same_database(database, empty):
+    build_from_declarations(empty)
+    assert differences(snapshot(database), snapshot(empty)) == []
+
+
+def test_the_snapshot_sees_every_kind_of_object(database):
+    kinds = {key.split(" ", 1)[0] for key in snapshot(database)}
+    assert kinds == {
+        "table", "column", "comment", "constraint", "index", "trigger", "policy", "grant", "function"
+    }  # fmt: skip
+
+
+def test_up_down_up_gives_the_first_catalog(empty):
+    empty.upgrade()
+    first = snapshot(empty)
+    empty.downgrade("base")
+    empty.upgrade()
+    assert differences(first, snapshot(empty)) == []
+
+
+def test_every_revision_goes_down_and_up_again(empty):
+    from alembic.script import ScriptDirectory
+    from support import alembic_config
+
+    with empty.engine.connect() as connection:
+        revisions = [r.revision for r in ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()]
+    for revision in reversed(revisions):
+        empty.upgrade(revision)
+        before = snapshot(empty)
+        empty.downgrade("-1")
+        empty.upgrade(revision)
+        assert differences(before, snapshot(empty)) == [], revision
+
+
+def test_after_downgrade_to_base_nothing_but_roles_remains(empty):
+    def everything():
+        return empty.run(
+            "select 'schema', nspname from pg_namespace where nspname !~ '^pg_(toast_)?temp'"
+            " union all select 'relation', oid::regclass::text from pg_class where oid >= 16384"
+            " union all select 'function', oid::regprocedure::text from pg_proc where oid >= 16384"
+            " union all select 'type', oid::regtype::text from pg_type where oid >= 16384 order by 1, 2"
+        )
+
+    before = everything()
+    empty.upgrade()
+    assert len(everything()) > len(before)
+    empty.downgrade("base")
+    assert everything() == before
+    assert empty.value("select count(*) from pg_roles where rolname in ('anon', 'authenticated', 'service_role')") == 3
+
+
+def test_no_function_of_ours_is_open_to_public_and_each_pins_its_search_path(database):
+    with database.engine.connect() as connection:
+        rows = connection.execute(
+            text(
+                "select p.oid::regprocedure::text, p.proconfig, p.proacl::text from pg_proc as p"
+                " join pg_namespace as n on n.oid = p.pronamespace"
+                " where n.nspname in ('profiles_internal', 'auth')"
+                " or (n.nspname = 'public' and n.nspname || '.' || p.proname = any (cast(:ours as text[])))"
+            ),
+            {"ours": public_functions()},
+        ).all()
+    assert len(rows) > 30
+    for name, settings, rights in rows:
+        assert "search_path=pg_catalog, pg_temp" in settings, name
+        assert rights is not None, name
+        assert not any(entry.startswith("=") for entry in rights.strip("{}").split(",")), name
