@@ -3,6 +3,7 @@
 from logging.config import fileConfig
 
 from alembic import context
+
 from profiles_schema.migrations.runner import run
 
 if context.config.config_file_name is not None:

@@ -213,7 +213,9 @@ def _connection_problem(url: URL, text: str) -> tuple[Exception, bool]:
         return InvalidDatabaseUrl(
             f'DATABASE_URL has the parameter "{option[1]}", which PostgreSQL\'s client library does not know. Remove it.'
         ), False
-    if value := re.search(r'invalid (?:integer )?value "?[^"]*"? for connection option "([^"]+)"|invalid (\w+) value', text):
+    if value := re.search(
+        r'invalid (?:integer )?value "?[^"]*"? for connection option "([^"]+)"|invalid (\w+) value', text
+    ):
         return InvalidDatabaseUrl(f'DATABASE_URL has an invalid value for "{value[1] or value[2]}".'), False
     if re.search(r"password authentication failed|no password supplied|SASL authentication failed", text):
         return DatabaseAccessRefused(
@@ -221,7 +223,9 @@ def _connection_problem(url: URL, text: str) -> tuple[Exception, bool]:
             "(write special characters percent-encoded: @ as %40, % as %25)."
         ), False
     if re.search(r'role "[^"]*" does not exist', text):
-        return DatabaseAccessRefused(f'{server} has no role "{role}". Correct DATABASE_URL, or: createuser {role}'), False
+        return DatabaseAccessRefused(
+            f'{server} has no role "{role}". Correct DATABASE_URL, or: createuser {role}'
+        ), False
     if re.search(r'database "[^"]*" does not exist|no such database', text):
         return DatabaseMissing(
             f'{server} has no database "{database}". Correct DATABASE_URL, or create it: createdb {database}'
@@ -230,7 +234,7 @@ def _connection_problem(url: URL, text: str) -> tuple[Exception, bool]:
         return DatabaseUnreachable(f"{server} is starting up or shutting down. Run this again in a moment."), True
     if re.search(r"too many (?:clients|connections)|remaining connection slots|max_client_conn", text):
         return TooManyConnections(
-            f"{server} has no free connection for role \"{role}\". Close some, or raise the limit, and run this again."
+            f'{server} has no free connection for role "{role}". Close some, or raise the limit, and run this again.'
         ), True
     reason = _reason(text, url)
     if "FATAL" in text:

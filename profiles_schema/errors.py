@@ -41,7 +41,8 @@ class NoDatabase(ProfilesSchemaError):
 
 class DatabaseUrlMissing(NoDatabase):
     """DATABASE_URL is not set. Set it to postgresql://user:password@host:5432/database,
-    or to `local` for the embedded PostgreSQL (the same as --local)."""
+    or to `local` for the embedded PostgreSQL (the same as --local).
+    """
 
 
 class DatabaseUnreachable(NoDatabase):
@@ -82,7 +83,8 @@ class InsufficientPrivilege(ProfilesSchemaError):
 
 class TransactionPooler(ProfilesSchemaError):
     """DATABASE_URL leads through a pooler in transaction mode, where the migration lock protects nothing.
-    Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode."""
+    Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode.
+    """
 
 
 class MigrationLockTimeout(ProfilesSchemaError):
@@ -91,7 +93,8 @@ class MigrationLockTimeout(ProfilesSchemaError):
 
 class MigrationLockLost(ProfilesSchemaError):
     """The migration lock was lost between two revisions. What is done is committed; run this again,
-    on the server's direct port if DATABASE_URL leads through a pooler."""
+    on the server's direct port if DATABASE_URL leads through a pooler.
+    """
 
 
 class LockDeadlineExceeded(ProfilesSchemaError):
@@ -108,6 +111,10 @@ class NotAtHead(ProfilesSchemaError):
 
 class SchemaDrift(ProfilesSchemaError):
     """The database differs from what this version declares."""
+
+
+class NotMigrated(ProfilesSchemaError):
+    """This database is not migrated. Run: profiles-schema upgrade"""
 
 
 class MigrationFailed(ProfilesSchemaError):

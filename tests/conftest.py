@@ -21,6 +21,10 @@ from profiles_schema import local
 HERE = Path(__file__).parent
 
 
+def pytest_addoption(parser):
+    parser.addoption("--update-catalog", action="store_true", help="write the fingerprints that health compares with")
+
+
 @pytest.fixture(scope="session")
 def server():
     # Not below pytest's own temporary directory: it is closed to the account that serves root.
@@ -101,16 +105,22 @@ def database(server, _migrated_client):
     return Database(server, _migrated_client.info.dbname)
 
 
+def _owned(server, name):
+    # A clone does not inherit the rights on its template.
+    Database(server, name).script(f"grant create, connect, temporary on database {name} to project_owner")
+    return Database(server, name, "project_owner")
+
+
 @pytest.fixture
 def hosted(server, _hosted_client):
     """A hosted project, not migrated, connected to as its owner."""
-    return Database(server, _hosted_client.info.dbname, "project_owner")
+    return _owned(server, _hosted_client.info.dbname)
 
 
 @pytest.fixture
 def hosted_open(server, _open_client):
     """A hosted project whose default privileges open every new object to the API roles; not migrated."""
-    return Database(server, _open_client.info.dbname, "project_owner")
+    return _owned(server, _open_client.info.dbname)
 
 
 @pytest.fixture(params=["hosted", "hosted_open"])
@@ -119,3 +129,12 @@ def supabase(request):
     project = request.getfixturevalue(request.param)
     project.upgrade()
     return project
+
+
+@pytest.fixture(params=["database", "hosted", "hosted_open"])
+def project(request):
+    """A database at head of every kind: plain, and hosted with and without open default privileges."""
+    made = request.getfixturevalue(request.param)
+    if request.param != "database":
+        made.upgrade()
+    return made

@@ -76,6 +76,21 @@ class Database:
             if transaction.is_active:
                 transaction.rollback()
 
+    @cached_property
+    def administrator(self) -> Database:
+        """The same database, as the superuser."""
+        return Database(self.server, self.name)
+
+    @contextmanager
+    def auth_server(self) -> Iterator[Connection]:
+        """A transaction as the auth server opens it: its own role, its own search path, no claims. Committed."""
+        with self.administrator.engine.begin() as connection:
+            if connection.scalar(text("select to_regrole('supabase_auth_admin') is not null and auth_owner <> current_user"
+                                      " from (select tableowner as auth_owner from pg_tables where schemaname = 'auth' and tablename = 'users')")):
+                connection.exec_driver_sql("set local role supabase_auth_admin")
+            connection.exec_driver_sql("set local search_path = auth")
+            yield connection
+
     def sign_up(self, email: str | None = None, **columns: Any) -> uuid.UUID:
         """Insert a user as an auth server does; returns the id."""
         values = {"id": uuid.uuid4(), "email": email, **columns}

@@ -117,7 +117,9 @@ def test_password_with_unencoded_percent(command):
 
 def test_database_that_does_not_exist(command, server):
     url = make_url(server.url("postgres")).set(database="nosuch_database").render_as_string(hide_password=False)
-    assert_one_message(command("upgrade", "head", url=url), 3, 'no database "nosuch_database"', "createdb nosuch_database")
+    assert_one_message(
+        command("upgrade", "head", url=url), 3, 'no database "nosuch_database"', "createdb nosuch_database"
+    )
 
 
 def test_role_that_does_not_exist(command, server):

@@ -47,7 +47,14 @@ def test_the_ssl_parameter_of_asyncpg_becomes_sslmode():
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("p%40ss%25w%2Frd", "p@ss%w/rd"), ("p@ss", "p@ss"), ("p@ss@word", "p@ss@word"), ("p%25%34%31", "p%41"), ("p/s:s", "p/s:s"), ("p?s", "p?s")],
+    [
+        ("p%40ss%25w%2Frd", "p@ss%w/rd"),
+        ("p@ss", "p@ss"),
+        ("p@ss@word", "p@ss@word"),
+        ("p%25%34%31", "p%41"),
+        ("p/s:s", "p/s:s"),
+        ("p?s", "p?s"),
+    ],
 )
 def test_percent_and_at_in_passwords_are_understood(written, meant):
     url = database.normalize_url(f"postgres://ada:{written}@db/app")
@@ -162,7 +169,9 @@ def test_a_host_without_an_address_is_named():
         database.connect(database.create_engine(url))
 
 
-@pytest.mark.parametrize("message", ["FATAL:  the database system is starting up", "FATAL:  sorry, too many clients already"])
+@pytest.mark.parametrize(
+    "message", ["FATAL:  the database system is starting up", "FATAL:  sorry, too many clients already"]
+)
 def test_a_server_that_is_busy_is_asked_again(message, empty_database, monkeypatch):
     calls = []
     engine = database.create_engine(database.normalize_url(empty_database))

@@ -1,8 +1,12 @@
 """Two roads, one database: all migrations, and the models with the live SQL files."""
 
+import json
+from pathlib import Path
+
 from sqlalchemy import text
 
 from profiles_schema import metadata
+from profiles_schema.migrations import expected
 from profiles_schema.migrations.sql_objects import public_functions
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import differences, take_snapshot
@@ -92,3 +96,15 @@ def test_no_function_of_ours_is_open_to_public_and_each_pins_its_search_path(dat
         assert "search_path=pg_catalog, pg_temp" in settings, name
         assert rights is not None, name
         assert not any(entry.startswith("=") for entry in rights.strip("{}").split(",")), name
+
+
+def test_the_shipped_fingerprints_are_those_of_head(database, request):
+    with database.engine.connect() as connection:
+        snapshot_at_head = take_snapshot(
+            connection, expected.every_table(), public_functions(), ["profiles_internal", "auth"]
+        )
+    wanted = expected.fingerprints(snapshot_at_head)
+    if request.config.getoption("--update-catalog"):
+        path = Path(expected.__file__).parent.parent / "schema" / expected.FILE
+        path.write_text(json.dumps(wanted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    assert expected.load() == wanted, "run: make snapshot"

@@ -267,6 +267,27 @@ revoke all on function profiles_internal.record_events(uuid[], text, text, text,
     )
     op.execute(
         r"""
+-- What failed, by the names of the objects involved: table, column, constraint, and the function of the innermost line
+-- of the context. Never the server's own message, which quotes personal values.
+create or replace function profiles_internal.describe_failure(p_table text, p_column text, p_constraint text, p_context text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $describe_failure$
+begin
+  return concat_ws(
+    ' ', nullif(p_table, ''), nullif(p_column, ''), nullif(p_constraint, ''),
+    'in ' || substring(p_context from 'function ([a-zA-Z0-9_.]+)[(]')
+  );
+end
+$describe_failure$;
+
+revoke all on function profiles_internal.describe_failure(text, text, text, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
 -- saved, record the others, and let the sign-up go on whatever happens.
 --
@@ -293,6 +314,7 @@ declare
   failed_table text;
   failed_column text;
   failed_constraint text;
+  failed_context text;
 begin
   if p_error_code = '57014' then
     perform profiles_internal.record_events(ids, 'failed', 'trigger', p_error_code, p_error_message);
@@ -307,7 +329,7 @@ begin
       exception when query_canceled or assert_failure or others then
         get stacked diagnostics
           error_code = returned_sqlstate, failed_table = table_name,
-          failed_column = column_name, failed_constraint = constraint_name;
+          failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
       end;
       exit when error_code is null or error_code <> all (lock_errors);
       lock_failures := lock_failures + 1;
@@ -319,7 +341,7 @@ begin
       return;
     elsif error_code is not null then
       perform profiles_internal.record_events(
-        ids[i:i], 'failed', 'trigger', error_code, concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+        ids[i:i], 'failed', 'trigger', error_code, profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
       );
     end if;
 
@@ -835,11 +857,11 @@ as $ensure_user_profile$
   select profiles_internal.ensure_profile(p_user_id)
 $ensure_user_profile$;
 
-revoke all on function 
+revoke all on function
   public.ensure_user_profile(uuid),
   public.ensure_user_profile(uuid, text, text, text, text, text, text)
 from public, anon, authenticated, service_role;
-grant execute on function 
+grant execute on function
   public.ensure_user_profile(uuid),
   public.ensure_user_profile(uuid, text, text, text, text, text, text)
 to authenticated, service_role;
@@ -1020,6 +1042,7 @@ drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
 drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
+drop function profiles_internal.describe_failure(text, text, text, text);
 drop function profiles_internal.record_events(uuid[], text, text, text, text, jsonb);
 drop function profiles_internal.create_profiles(jsonb[], integer);
 drop function profiles_internal.profile_values(jsonb);

@@ -39,6 +39,7 @@ declare
   failed_table text;
   failed_column text;
   failed_constraint text;
+  failed_context text;
 begin
   begin
     if (select s.value from profiles_internal.settings as s where s.key = 'auto_create_profiles') = 'false' then
@@ -51,14 +52,14 @@ begin
   exception when query_canceled or assert_failure or others then
     get stacked diagnostics
       error_code = returned_sqlstate, failed_table = table_name,
-      failed_column = column_name, failed_constraint = constraint_name;
+      failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
   end;
 
   begin
     if error_code is not null then
       perform profiles_internal.rescue_sign_ups(
         array(select to_jsonb(n) from new_users as n), error_code,
-        concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+        profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
       );
     elsif gave_up = 'yes' then
       perform profiles_internal.record_events(
@@ -109,6 +110,7 @@ declare
   failed_table text;
   failed_column text;
   failed_constraint text;
+  failed_context text;
 begin
   if coalesce(current_setting('profiles_internal.gave_up', true), '') <> '' then
     return null;
@@ -149,7 +151,7 @@ begin
   exception when query_canceled or assert_failure or others then
     get stacked diagnostics
       error_code = returned_sqlstate, failed_table = table_name,
-      failed_column = column_name, failed_constraint = constraint_name;
+      failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
   end;
 
   begin
@@ -158,7 +160,7 @@ begin
     end if;
     perform profiles_internal.record_events(
       array[new.id], 'failed', 'trigger', error_code,
-      concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+      profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
     );
   exception when query_canceled or assert_failure or others then
     perform set_config('profiles_internal.gave_up', 'mute', true);

@@ -25,6 +25,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "health": ("profiles_schema.cli.health:health", "Look for users without a profile, and for what else is wrong."),
     "smoke": ("profiles_schema.cli.smoke:smoke", "Try a sign-up and every function, in a transaction rolled back."),
     "backfill": ("profiles_schema.cli.backfill:backfill", "Create the profiles that are missing."),
+    "settings": ("profiles_schema.cli.settings:settings", "Read and change the feature flag and the audit level."),
     "local": ("profiles_schema.cli.local:local", "Start, stop or show the embedded PostgreSQL."),
 }
 
@@ -76,4 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except OSError as error:  # a full disk, a closed pipe
+        print(f"error: {error.strerror or error}", file=sys.stderr)  # noqa: T201
+        return 1
     return result if isinstance(result, int) else 0

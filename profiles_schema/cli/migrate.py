@@ -36,7 +36,7 @@ def upgrade(revision: str, sql: bool, local: bool, x: tuple[str, ...]) -> None:
     """Bring the database to REVISION, by default the newest (head)."""
     from alembic import command
 
-    config = _config(x, local=local)
+    config = _config(x, local=local, verb="upgrade")
     _run(command.upgrade, config, revision, sql=sql)
     if not sql:
         _say_where(config)
@@ -51,7 +51,7 @@ def downgrade(revision: str, sql: bool, local: bool, x: tuple[str, ...]) -> None
     """Take the database back to REVISION: a name, -1 for one step, or base for before everything."""
     from alembic import command
 
-    config = _config(x, local=local)
+    config = _config(x, local=local, verb="downgrade")
     _run(command.downgrade, config, revision, sql=sql)
     if not sql:
         _say_where(config)
@@ -66,7 +66,7 @@ def current(local: bool, as_json: bool, x: tuple[str, ...]) -> None:
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
-    config = _config(x, local=local)
+    config = _config(x, local=local, verb="current")
     script = ScriptDirectory.from_config(config)
     found: list[str] = []
 
@@ -90,7 +90,7 @@ def history(as_json: bool) -> None:
     """List the revisions, newest first. Needs no database."""
     from alembic.script import ScriptDirectory
 
-    script = ScriptDirectory.from_config(_config((), local=False))
+    script = ScriptDirectory.from_config(_config((), local=False, verb="history"))
     revisions = [
         {"revision": item.revision, "down_revision": item.down_revision, "title": item.doc, "head": item.is_head}
         for item in script.walk_revisions()
@@ -112,8 +112,7 @@ def check(local: bool, as_json: bool, x: tuple[str, ...]) -> int:
 
     from profiles_schema.errors import SchemaDrift
 
-    config = _config(x, local=local)
-    config.attributes["command"] = "check"
+    config = _config(x, local=local, verb="check")
     config.stdout = StringIO()  # alembic's own sentence; the verb prints one of its own
     try:
         _run(command.check, config)
@@ -129,11 +128,14 @@ def check(local: bool, as_json: bool, x: tuple[str, ...]) -> int:
     return 0
 
 
-def _config(x: Iterable[str], *, local: bool) -> Config:
-    from profiles_schema.migrations.paths import config
+def _config(x: Iterable[str], *, local: bool, verb: str) -> Config:
+    from profiles_schema.migrations import paths
+    from profiles_schema.migrations.runner import COMMAND
 
     log_to_stderr()
-    return config(x=[*x, "local=yes"] if local else list(x))
+    config = paths.config(x=[*x, "local=yes"] if local else x)
+    config.attributes[COMMAND] = verb
+    return config
 
 
 def _run(command: Any, config: Config, *arguments: Any, **options: Any) -> None:
@@ -148,7 +150,9 @@ def _run(command: Any, config: Config, *arguments: Any, **options: Any) -> None:
 
 
 def _say_where(config: Config) -> None:
-    where, newest, counts = config.attributes["profiles_schema.at"]
+    from profiles_schema.migrations.runner import AT
+
+    where, newest, counts = config.attributes[AT]
     if where == "base":
         click.echo("Done: the database holds none of this package's tables any more.")
     elif newest:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
 
 local_option = click.option("--local", is_flag=True, help="Work on the embedded PostgreSQL instead of DATABASE_URL.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -28,3 +33,46 @@ def log_to_stderr() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+@contextmanager
+def database(*, local: bool) -> Iterator[Connection]:
+    """A connection to the database that is meant; losing it becomes one sentence.
+
+    Raises:
+        NoDatabase: no database is named, or it cannot be reached.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    from profiles_schema.database import connect, create_engine, is_disconnect, lost, sqlstate
+    from profiles_schema.errors import InsufficientPrivilege
+    from profiles_schema.migrations.target import resolve_url
+
+    url = resolve_url(local=local)
+    engine = create_engine(url)
+    with connect(engine) as connection:
+        try:
+            yield connection
+        except DBAPIError as error:
+            if is_disconnect(error):
+                raise lost(url) from error
+            if sqlstate(error) == "42501":
+                message = str(error.orig).strip().partition("\n")[0]
+                raise InsufficientPrivilege(
+                    f"{message}. Connect as the role that owns the tables, or have it granted."
+                ) from error
+            raise
+
+
+def require_migrated(connection: Connection) -> None:
+    """Refuse a database without our tables.
+
+    Raises:
+        NotMigrated: it was never migrated.
+    """
+    from profiles_schema.errors import NotMigrated
+    from profiles_schema.operations.health import current_revision
+
+    if current_revision(connection) is None:
+        raise NotMigrated
+    connection.rollback()

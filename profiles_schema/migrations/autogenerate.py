@@ -1,5 +1,6 @@
-"""Autogenerate and check: alembic compares tables and columns, we add functions, triggers, policies, grants, CHECKs and
-index definitions. What is not ours (tables, columns, indexes, constraints of the application) is never proposed.
+"""Autogenerate and check beyond tables and columns: functions, triggers, policies, grants, CHECKs, index definitions.
+
+What is not ours (tables, columns, indexes, constraints of the application) is never proposed.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from typing import Any
 
 from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
-from alembic.operations.ops import MigrateOperation, MigrationScript, UpgradeOps
+from alembic.operations.ops import MigrateOperation, MigrationScript, ModifyTableOps, UpgradeOps
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.script import ScriptDirectory
 from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import MetaData
+from sqlalchemy import Dialect, MetaData, text
+from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
 from profiles_schema.schema.models.base import metadata as our_metadata
 
 PLUGIN = "profiles_schema.objects"
 _MAX_REVISION_ID = 32  # alembic_version.version_num
+_PLAIN: Dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
 
 _registered = False
 
@@ -90,6 +93,9 @@ def number_revision(
     if not directives or context.config is None:
         return
     script = directives[0]
+    asked = getattr(context.environment_context, "context_opts", {}).get("revision_context")
+    if asked is not None and asked.command_args.get("rev_id"):
+        return
     existing = [r.revision for r in ScriptDirectory.from_config(context.config).walk_revisions()]
     numbers = [int(match[0]) for r in existing if (match := re.match(r"\d{4}", r))]
     slug = re.sub(r"\W+", "_", script.message or "change").strip("_").lower()
@@ -111,7 +117,14 @@ def _compare_sql_objects(context: AutogenContext, upgrade_ops: UpgradeOps) -> Pr
     collections = context.metadata
     combined = [collections] if isinstance(collections, MetaData) else list(collections or [])
     if context.connection is not None and any(our_metadata.tables.keys() & each.tables.keys() for each in combined):
-        upgrade_ops.ops.extend(ReplaceSqlOp(change) for change in changes(context.connection, our_metadata))
+        found = changes(context.connection, our_metadata)
+        # An index that is live is rebuilt beside its table's traffic; alembic would lock the table.
+        rebuilt = {change.what.rpartition(".")[2] for change in found if change.concurrently}
+        for operations in upgrade_ops.ops:
+            if isinstance(operations, ModifyTableOps):
+                operations.ops = [o for o in operations.ops if getattr(o, "index_name", None) not in rebuilt]
+        upgrade_ops.ops = [o for o in upgrade_ops.ops if not (isinstance(o, ModifyTableOps) and o.is_empty())]
+        upgrade_ops.ops.extend(ReplaceSqlOp(change) for change in found)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -130,11 +143,14 @@ def _render(_context: AutogenContext, operation: ReplaceSqlOp) -> list[str]:
 
 def _render_statement(sql: str) -> str:
     escaped = _escape(sql)
-    if '"""' in escaped or escaped.endswith('"'):
+    if str(text(escaped).compile(dialect=_PLAIN)) != sql:
+        # Words between colons, such as [[:space:]], cannot be written for text() at all.
+        return f"op.execute(sa.DDL({sql.replace('%', '%%')!r}))"
+    if '"""' in escaped:
         return f"op.execute({escaped!r})"
     return f'op.execute(\n    r"""\n{escaped}\n"""\n)'
 
 
 def _escape(sql: str) -> str:
-    # text() takes a colon before a word for a parameter.
-    return re.sub(r"(?<![:\w\\]):(\w+)(?!:)", r"\\:\1", sql)
+    # text() takes a colon before a word for a parameter, and a backslash before a colon for our own.
+    return re.sub(r"(?<![:\w\\]):(\w+)(?!:)", r"\\:\1", re.sub(r"\\(?=:)", r"\\\\", sql))

@@ -20,10 +20,16 @@ logger = logging.getLogger("profiles_schema.migrations")
 _PATIENCE_SECONDS = 0.02
 _SAMPLE_SECONDS = 0.025
 _REMIND_SECONDS = 10.0
+_LONG_ATTEMPT_SECONDS = 10.0
+_LONG_SAMPLE_SECONDS = 0.2
+# pg_blocking_pids holds up every lock of the server for a moment: it is asked only while we do wait.
 _BLOCKERS = """
 select b.pid, a.application_name, a.usename, a.backend_type, a.state,
        extract(epoch from pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query
-from pg_catalog.unnest(pg_catalog.pg_blocking_pids(%s)) as b (pid)
+from pg_catalog.pg_stat_get_activity(%s) as w
+cross join lateral pg_catalog.unnest(
+  case when w.wait_event_type = 'Lock' then pg_catalog.pg_blocking_pids(w.pid) end
+) as b (pid)
 left join pg_catalog.pg_stat_activity a on a.pid = b.pid
 order by a.xact_start nulls last
 limit 1
@@ -65,6 +71,7 @@ class BlockerWatch:
         self._idle = threading.Event()
         self._idle.set()
         self._ended = False
+        self._began = 0.0
         self._named: dict[int, float] = {}
         self._thread = threading.Thread(target=self._watch, name="profiles-schema blockers", daemon=True)
 
@@ -87,6 +94,7 @@ class BlockerWatch:
 
     def begin(self) -> None:
         """An attempt begins."""
+        self._began = time.monotonic()
         self._idle.clear()
         self._active.set()
 
@@ -102,7 +110,7 @@ class BlockerWatch:
                 self._active.wait()
                 if self._ended:
                     return
-                if self._idle.wait(_PATIENCE_SECONDS if connection is None else _SAMPLE_SECONDS):
+                if self._idle.wait(self._pause_seconds() if connection is not None else _PATIENCE_SECONDS):
                     continue
                 if connection is None:
                     connection = self._connect()
@@ -113,6 +121,9 @@ class BlockerWatch:
             if connection is not None:
                 with contextlib.suppress(Exception):
                     connection.close()
+
+    def _pause_seconds(self) -> float:
+        return _SAMPLE_SECONDS if time.monotonic() - self._began < _LONG_ATTEMPT_SECONDS else _LONG_SAMPLE_SECONDS
 
     def _connect(self) -> Any:
         dialect = self._engine.dialect

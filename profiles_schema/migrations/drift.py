@@ -23,7 +23,7 @@ def _subject(kind: str, parts: list[Any]) -> str:
         return f"{_dotted(schema or 'public', table, column)}: {_word(found) or 'none'}, declared {_word(declared) or 'none'}"
     if kind.endswith("_column"):
         schema, table, column = parts
-        return _dotted(schema or 'public', table, column.name)
+        return _dotted(schema or "public", table, column.name)
     return " ".join(word for part in parts if (word := _word(part)))
 
 

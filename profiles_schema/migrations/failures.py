@@ -25,6 +25,7 @@ LOCK_FAILURES = frozenset({"55P03", "40P01", "40001"})
 """lock_not_available, deadlock_detected, serialization_failure: worth another attempt."""
 
 _INSUFFICIENT_PRIVILEGE = "42501"
+_READ_ONLY = "25006"
 
 
 def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaError:
@@ -53,6 +54,10 @@ def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaErr
             f"\nRun the migration as the owner of that object, or let an administrator grant it to role {role}."
         )
         return InsufficientPrivilege(f'Role "{role}" may not do this ({doing}): {message}.{remedy}')
+    if state == _READ_ONLY:
+        return MigrationFailed(
+            f"The database is read-only ({doing}): DATABASE_URL may name a standby. Use the primary."
+        )
     if on_purpose:
         return MigrationFailed(f"{message}{further}")
     return MigrationFailed(f"{doing} failed: {message} (SQLSTATE {state}).{further}")
@@ -71,7 +76,7 @@ def refused(error: CommandError, script: ScriptDirectory, heads: tuple[str, ...]
     text = str(error).rstrip(".")
     if isinstance(error.__cause__, ResolutionError):
         return UnknownRevision(f"No such revision: {text}. `profiles-schema history` lists them.")
-    if "not up to date" in text:
+    if "not up to date" in text or "not on all head revisions" in text:
         return NotAtHead(
             f"The database is at {', '.join(heads) or 'no revision'}, not at the newest revision "
             f"({', '.join(script.get_heads())}). Run `upgrade head` first."

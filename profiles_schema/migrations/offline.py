@@ -28,7 +28,10 @@ def head(options: Options, *, schema: str, version_table: str, start: Sequence[s
     """
     lines = [
         f"-- profiles-schema {__version__}. Run it with: psql -v ON_ERROR_STOP=1 -f THIS_FILE",
-        "\n".join(f"select pg_catalog.set_config({_text(n)}, {_text(v)}, false);" for n, v in session.settings(options).items()),
+        "\n".join(
+            f"select pg_catalog.set_config({_text(n)}, {_text(v)}, false);"
+            for n, v in session.settings(options).items()
+        ),
         locking.offline_acquire(options.lock_wait_seconds),
         _start_guard(f"{_name(schema)}.{_name(version_table)}", start),
     ]

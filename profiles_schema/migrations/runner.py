@@ -29,7 +29,7 @@ from profiles_schema.errors import (
 )
 from profiles_schema.migrations import failures, locking, offline, summary
 from profiles_schema.migrations.blockers import BlockerWatch
-from profiles_schema.migrations.indexes import concurrent_index_rules
+from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
 from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.options import Options, parse
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
 logger = logging.getLogger("profiles_schema.migrations")
+
+COMMAND = "profiles_schema.command"
+"""The attribute of an alembic Config by which our own command line says which verb it runs."""
+AT = "profiles_schema.at"
+"""The attribute in which a migration leaves where it ended: revisions, whether newest, counts in words."""
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -88,9 +93,7 @@ def run(
 @contextmanager
 def _reported(config: Config) -> Iterator[None]:
     """Under the plain ``alembic`` command: one line and an exit code instead of an exception."""
-    options = config.cmd_opts
-    owned = getattr(options, "cmd", None) is not None and not getattr(options, "raiseerr", False)
-    if not owned:
+    if not _is_alembic_command(config) or getattr(config.cmd_opts, "raiseerr", False):
         yield
         return
     try:
@@ -101,8 +104,17 @@ def _reported(config: Config) -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("error: interrupted; finished revisions stand, run this again to go on", file=sys.stderr)  # noqa: T201
+        print("error: interrupted", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
+
+
+def _is_alembic_command(config: Config) -> bool:
+    return getattr(config.cmd_opts, "cmd", None) is not None
+
+
+def _owns_process(config: Config) -> bool:
+    """Whether a command line runs us, so that signals and the driver's way of waiting are ours to set."""
+    return _is_alembic_command(config) or bool(config.attributes.get(COMMAND))
 
 
 class _Run:
@@ -205,8 +217,7 @@ class _Run:
         from profiles_schema.migrations.target import resolve_url
 
         url = resolve_url(local=self.options.local)
-        owns_process = self.environment.config.cmd_opts is not None
-        with interruptible() if owns_process else nullcontext():
+        with interruptible() if _owns_process(self.environment.config) else nullcontext():
             connection = database.connect(database.create_engine(url, application_name=MIGRATE))
             try:
                 yield connection
@@ -236,7 +247,7 @@ class _Run:
         if self.compares:
             from profiles_schema.migrations.autogenerate import configure_options
 
-            metadata = self.metadata or _our_metadata()
+            metadata = _our_metadata() if self.metadata is None else self.metadata
             options |= {"target_metadata": metadata, **configure_options(metadata)}
         with session(connection, self.options):
             context = self._configure(connection, **options)
@@ -251,7 +262,7 @@ class _Run:
 
     def _is_check(self) -> bool:
         command = getattr(self.environment.config.cmd_opts, "cmd", None)
-        name = command[0].__name__ if command else self.environment.config.attributes.get("command")
+        name = command[0].__name__ if command else self.environment.config.attributes.get(COMMAND)
         return bool(name == "check")
 
     def _report_drift(self) -> None:
@@ -305,7 +316,7 @@ class _Run:
         connection.rollback()
         newest = set(heads) == set(self.environment.script.get_heads())
         where = ", ".join(sorted(heads)) or "base"
-        self.environment.config.attributes["profiles_schema.at"] = (where, newest, str(counts))
+        self.environment.config.attributes[AT] = (where, newest, str(counts))
         logger.info("%s (%s): %s.", "At head" if newest and heads else "At", where, counts)
 
     def _tidy(self, connection: Connection) -> None:
@@ -366,6 +377,7 @@ class _Work:
             self.watch = stack.enter_context(BlockerWatch(self.connection))
             while not self._attempt():
                 pass
+            self.connection.commit()  # the version table by itself, where no revision came after it
 
     def remaining(self) -> Iterator[Any]:
         """The steps still to do; a step counts as done once alembic comes back for the next, after its commit."""
@@ -429,10 +441,11 @@ class _Work:
             self._recover()
             self._log_failure()
             raise UsageError(f"{self._doing()}: {error}") from error
-        except BaseException:
+        except BaseException as error:
             self._recover()
-            if self.step is not None:
-                self._log_failure()
+            self._log_failure()
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                logger.warning("Interrupted. Finished revisions stand; run this again to go on.")
             raise
         return True
 
@@ -471,7 +484,9 @@ class _Work:
     def _pause(self, error: DBAPIError) -> None:
         now = time.monotonic()
         if self.first_failure is None:
-            self.first_failure = now
+            # An index built concurrently has waited for the whole deadline already.
+            waited = self.options.deadline_seconds if is_concurrent(error.statement or "") else 0.0
+            self.first_failure = now - waited
             self.remind_at = now
         gone = now - self.first_failure
         remaining = self.options.deadline_seconds - gone

@@ -18,10 +18,14 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import API_ROLES, Snapshot, take_snapshot
 from profiles_schema.schema.objects import SqlObject, Where
+from profiles_schema.settings import INTERNAL_SCHEMA
 
 _DOLLAR_QUOTED = re.compile(r"(\$\w*\$).*?\1", re.DOTALL)
 _CREATED_FUNCTION = re.compile(r"create or replace function ([\w.]+)\(")
+_TRIGGER_FUNCTION = re.compile(r"EXECUTE FUNCTION ([\w.]+\(\))")
+_LANGUAGE = re.compile(r" \w+ (?:immutable|stable|volatile)\b")
 _OWN_POLICY_PREFIX = "Owners can "
+_FIRING = {"D": "disable", "R": "enable replica", "A": "enable always"}
 
 
 @dataclass(frozen=True)
@@ -60,60 +64,66 @@ def holds(connection: Connection, where: Where) -> bool:
 
 def snapshot_of_database(connection: Connection, tables: Iterable[Table]) -> Snapshot:
     """The snapshot of our objects as they are."""
-    return take_snapshot(connection, [_name(table) for table in tables], public_functions())
+    names = [_name(table) for table in tables]
+    borrowed = _borrowed(connection, names)
+    return _triggers_only(take_snapshot(connection, [*names, *borrowed], public_functions()), borrowed)
 
 
 def snapshot_of_declarations(connection: Connection, tables: Iterable[Table]) -> Snapshot:
     """The snapshot of our objects as models and SQL files declare them. Leaves nothing behind."""
     tables = list(tables)
-    redirected = {_name(table): f"pg_temp.{table.name}" for table in tables}
+    names = [_name(table) for table in tables]
+    borrowed = _borrowed(connection, names)
+    redirected = {name: f"pg_temp.{name.rpartition('.')[2]}" for name in [*names, *borrowed]}
     applicable = [o for o in objects.inventory() if o.name != "service_role" and holds(connection, o.where)]
     savepoint = connection.begin_nested()
     try:
+        # A function may name a column that the revision to be written is about to add.
+        connection.exec_driver_sql("set local check_function_bodies = off")
         scratch = MetaData(naming_convention=tables[0].metadata.naming_convention if tables else None)
         for table in tables:
             copy = table.to_metadata(scratch, schema="pg_temp")
             connection.execute(CreateTable(copy, include_foreign_key_constraints=[]))
             for index in copy.indexes:
                 connection.execute(CreateIndex(index))
+        for name in borrowed:
+            connection.exec_driver_sql(f"create table {redirected[name]} (like {name})")
         for sql_object in applicable:
             connection.exec_driver_sql(_redirect(sql_object.text, redirected).replace("%", "%%"))
-        return take_snapshot(connection, redirected, public_functions())
+        return _triggers_only(take_snapshot(connection, redirected, public_functions()), borrowed)
     finally:
         savepoint.rollback()
 
 
 def changes(connection: Connection, metadata: MetaData) -> list[Change]:
-    """Everything in which the database differs from the declarations, beyond what alembic compares itself."""
-    tables = [table for table in our_tables(metadata) if _is_ours(connection, table)]
-    if not tables:
+    """Everything in which the database differs from the declarations, beyond what alembic compares itself.
+
+    Nothing while one of our tables is missing: alembic names it, and what belongs to it can only come after it.
+    """
+    if not all(_exists(connection, _name(table)) for table in our_tables(metadata)):
         return []
+    tables = [table for table in our_tables(metadata) if _is_ours(connection, table)]
     declared = snapshot_of_declarations(connection, tables)
     found = snapshot_of_database(connection, tables)
-    existing = {key.split(" ", 1)[1] for key in found if key.startswith("table ")}
 
     result: list[Change] = []
     touched: dict[SqlObject, list[str]] = {}
     for key in sorted({*declared, *found}):
-        if declared.get(key) == found.get(key):
+        if declared.get(key) == found.get(key) or _is_on_a_foreign_column(key, declared):
             continue
         kind, _, name = key.partition(" ")
-        if kind in {"constraint", "index"}:
-            if key in declared and key in found:  # a missing one is alembic's to find; one more is not ours
-                result.append(_replace_constraint_or_index(kind, name, declared[key], found[key]))
-        elif kind in {"column", "comment"}:
-            continue
-        elif (owner := _file_of(key)) is not None:
-            if kind == "function" and key not in declared:
+        if _is_left_to_us(key, declared, found):
+            result.append(_replace_constraint_or_index(kind, name, declared[key], found.get(key)))
+        elif kind == "function" and key not in declared:
+            if file_of(key) or name.startswith(f"{INTERNAL_SCHEMA}."):
                 result.append(_drop_function(connection, name))
-            elif key in declared or _is_own_leftover(key):
-                touched.setdefault(owner, []).append(key)
-        elif kind == "function" and name.startswith("profiles_internal."):
-            result.append(_drop_function(connection, name))
+        elif (owner := file_of(key)) is not None and (key in declared or _is_own_leftover(key)):
+            touched.setdefault(owner, []).append(key)
 
     for sql_object in objects.inventory():
-        if sql_object in touched and _can_be_applied(sql_object, existing):
-            result.append(_replace_object(connection, sql_object, touched[sql_object]))
+        if sql_object in touched:
+            replace = _replace_policies if sql_object.kind == "policies" else _replace_functions_and_triggers
+            result.append(replace(connection, sql_object, touched[sql_object], declared, found))
     return result
 
 
@@ -121,12 +131,58 @@ def _name(table: Table) -> str:
     return f"{table.schema or 'public'}.{table.name}"
 
 
+def _exists(connection: Connection, name: str) -> bool:
+    return bool(connection.scalar(text("select to_regclass(:name) is not null"), {"name": name}))
+
+
 def _is_ours(connection: Connection, table: Table) -> bool:
     if table.schema == "auth":
         return holds(connection, Where.OWN_IDENTITY)
-    if _name(table) == "public.sessions":
-        return holds(connection, Where.OWN_SESSIONS)
-    return bool(connection.scalar(text("select to_regclass(:name) is not null"), {"name": _name(table)}))
+    return _name(table) != "public.sessions" or holds(connection, Where.OWN_SESSIONS)
+
+
+def _borrowed(connection: Connection, ours: Iterable[str]) -> list[str]:
+    """The tables of others that carry our triggers."""
+    candidates = {"auth.users": Where.EVERYWHERE, "public.sessions": Where.USABLE_SESSIONS}
+    return [
+        name
+        for name, where in candidates.items()
+        if name not in set(ours) and _exists(connection, name) and holds(connection, where)
+    ]
+
+
+def _triggers_only(snapshot: Snapshot, tables: Iterable[str]) -> Snapshot:
+    """A snapshot without what these tables have beside triggers."""
+    others = tuple(tables)
+    return {
+        key: value
+        for key, value in snapshot.items()
+        if key.startswith(("trigger ", "function ", "grant function ")) or _table_of(key) not in others
+    }
+
+
+def _table_of(key: str) -> str:
+    name = key.partition(" ")[2].partition(" ")[0]
+    return ".".join(name.split(".", 2)[:2])
+
+
+def _is_on_a_foreign_column(key: str, declared: Snapshot) -> bool:
+    """Whether a key is about a right on a column that the application added."""
+    if not key.startswith("grant ") or key.startswith(("grant function ", "grant schema ")):
+        return False
+    target = key.removeprefix("grant ").rpartition(" to ")[0]
+    return target.count(".") > 1 and f"column {target}" not in declared
+
+
+def _is_left_to_us(key: str, declared: Snapshot, found: Snapshot) -> bool:
+    """Whether alembic does not see this difference of a constraint or index itself.
+
+    It finds missing indexes, unique constraints and foreign keys. What is only found is the application's.
+    """
+    kind, _, name = key.partition(" ")
+    if kind == "index":
+        return key in declared and key in found and f"constraint {name}" not in found
+    return kind == "constraint" and declared.get(key, "").startswith(("CHECK", "PRIMARY KEY"))
 
 
 def _redirect(sql: str, redirected: dict[str, str]) -> str:
@@ -145,7 +201,7 @@ def _redirect(sql: str, redirected: dict[str, str]) -> str:
     return "".join([*parts, plain(sql[end:])])
 
 
-def _file_of(key: str) -> SqlObject | None:
+def file_of(key: str) -> SqlObject | None:
     """Which file declares what a key of a snapshot is about."""
     kind, _, name = key.partition(" ")
     if key.startswith("grant function "):
@@ -160,7 +216,9 @@ def _file_of(key: str) -> SqlObject | None:
         schema = key.split()[2]
         return next((o for o in objects.POLICIES if f"on schema {schema} " in o.text), None)
     if kind in {"policy", "grant", "table"}:
-        return next((o for o in objects.POLICIES if re.match(rf"(?:public\.)?{re.escape(o.name)}(?:[. ]|$)", name)), None)
+        return next(
+            (o for o in objects.POLICIES if re.match(rf"(?:public\.)?{re.escape(o.name)}(?:[. ]|$)", name)), None
+        )
     return None
 
 
@@ -170,21 +228,21 @@ def _is_own_leftover(key: str) -> bool:
     return kind == "grant" or (kind == "policy" and name.split(".", 2)[-1].startswith(_OWN_POLICY_PREFIX))
 
 
-def _can_be_applied(sql_object: SqlObject, existing: set[str]) -> bool:
-    named = {t for t in re.findall(r"\bon (?:table )?((?:public|auth)\.\w+)", sql_object.text)}
-    return sql_object.kind == "functions" or named <= (existing | {"auth.users"})
-
-
-def _replace_constraint_or_index(kind: str, name: str, declared: str, found: str) -> Change:
+def _replace_constraint_or_index(kind: str, name: str, declared: str, found: str | None) -> Change:
     schema, table, own_name = name.split(".", 2)
     if kind == "constraint":
 
-        def swap(definition: str) -> str:
-            return (
-                f"alter table {schema}.{table} drop constraint {own_name};\n"
-                f"alter table {schema}.{table} add constraint {own_name} {definition.removesuffix(' NOT VALID')} not valid;\n"
-                f"alter table {schema}.{table} validate constraint {own_name};"
-            )
+        def swap(definition: str | None) -> str:
+            lines = [f"alter table {schema}.{table} drop constraint if exists {own_name};"]
+            if definition is not None and definition.startswith("CHECK"):
+                # Two steps, so that the table is not locked while its rows are read.
+                plain = definition.removesuffix(" NOT VALID")
+                lines.append(f"alter table {schema}.{table} add constraint {own_name} {plain} not valid;")
+                if plain == definition:
+                    lines.append(f"alter table {schema}.{table} validate constraint {own_name};")
+            elif definition is not None:
+                lines.append(f"alter table {schema}.{table} add constraint {own_name} {definition};")
+            return "\n".join(lines)
 
         return Change(f"constraint {name}", swap(declared), swap(found))
 
@@ -192,49 +250,46 @@ def _replace_constraint_or_index(kind: str, name: str, declared: str, found: str
         definition = definition.removesuffix(" INVALID").replace("INDEX ", "INDEX CONCURRENTLY IF NOT EXISTS ", 1)
         return f"drop index concurrently if exists {schema}.{own_name};\n{definition};"
 
-    return Change(f"index {name}", rebuild(declared), rebuild(found), concurrently=True)
+    return Change(f"index {name}", rebuild(declared), rebuild(found or declared), concurrently=True)
 
 
 def _drop_function(connection: Connection, name: str) -> Change:
-    return Change(f"function {name}", f"drop function {name};", _function_in_database(connection, name))
+    return Change(f"function {name}", f"drop function if exists {name};", _function_in_database(connection, name))
 
 
-def _replace_object(connection: Connection, sql_object: SqlObject, keys: list[str]) -> Change:
-    if sql_object.kind == "policies":
-        return _replace_policies(connection, sql_object, keys)
-
-    # A function with other parameters or another result cannot be replaced, only dropped and made anew.
-    before, after = [], []
-    for stem in dict.fromkeys(_CREATED_FUNCTION.findall(sql_object.text)):
-        for name in _overloads(connection, stem):
-            after.append(_function_in_database(connection, name))
+def _replace_functions_and_triggers(
+    connection: Connection, sql_object: SqlObject, keys: list[str], declared: Snapshot, found: Snapshot
+) -> Change:
+    functions = [key for key in declared if key.startswith("function ") and file_of(key) == sql_object]
+    before: list[str] = []
+    undo: list[str] = []
+    create: list[str] = []
+    drop: list[str] = []
     for key in keys:
-        if key.startswith("trigger "):
-            definition = _trigger_in_database(connection, key)
-            after.append(definition or _drop_trigger(key))
-    if not after:
-        after = [f"drop function {name};" for name in _signatures(sql_object.text)]
-    return Change(str(sql_object), "\n".join([*before, sql_object.statement]), "\n\n".join(after))
+        if not key.startswith("trigger "):
+            continue
+        if key in found:
+            create.append(_trigger_in_database(connection, key))
+        elif _table_of(key) == "auth.users" and (made_by := _TRIGGER_FUNCTION.search(declared[key])):
+            # The table may be somebody else's, whose triggers one can add but not drop.
+            undo.append(f"drop function if exists {made_by[1]} cascade;")
+        else:
+            undo.append(f"drop trigger if exists {key.rpartition('.')[2]} on {_table_of(key)};")
+    for key in functions:
+        name = key.removeprefix("function ")
+        if key not in found:
+            drop.append(f"drop function if exists {name};")
+            continue
+        if _signature(declared[key]) != _signature(found[key]):
+            # Parameters and result cannot be replaced, only dropped and made anew.
+            before.append(f"drop function if exists {name};")
+            undo.append(f"drop function if exists {name};")
+        undo.append(_function_in_database(connection, name))
+    return Change(str(sql_object), "\n".join([*before, sql_object.statement]), "\n\n".join([*undo, *create, *drop]))
 
 
-def _signatures(sql: str) -> list[str]:
-    return [
-        " ".join(name.split())
-        for revoked in re.findall(r"revoke all on function\s+(.*?)\s+from public", sql, re.DOTALL)
-        for name in re.findall(r"[\w.]+\([^)]*\)", revoked)
-    ]
-
-
-def _overloads(connection: Connection, stem: str) -> list[str]:
-    rows = connection.execute(
-        text(
-            "select n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'"
-            " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
-            " where n.nspname || '.' || p.proname = :stem order by 1"
-        ),
-        {"stem": stem},
-    )
-    return [name for (name,) in rows]
+def _signature(function: str) -> str:
+    return _LANGUAGE.split(function, maxsplit=1)[0]
 
 
 def _function_in_database(connection: Connection, name: str) -> str:
@@ -242,8 +297,9 @@ def _function_in_database(connection: Connection, name: str) -> str:
     definition, arguments, grantees = connection.execute(
         text(
             "select pg_get_functiondef(p.oid), oidvectortypes(p.proargtypes),"
-            " (select string_agg(distinct r.rolname, ', ') from aclexplode(p.proacl) as a join pg_roles as r on r.oid = a.grantee"
-            "  where r.rolname = any (cast(:roles as text[])))"
+            " (select string_agg(distinct coalesce(r.rolname, 'public'), ', ')"
+            "  from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a left join pg_roles as r on r.oid = a.grantee"
+            "  where a.grantee = 0 or r.rolname = any (cast(:roles as text[])))"
             " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
             " where n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' = :name"
         ),
@@ -254,65 +310,74 @@ def _function_in_database(connection: Connection, name: str) -> str:
     return f"{sql}\ngrant execute on function {signature} to {grantees};" if grantees else sql
 
 
-def _trigger_in_database(connection: Connection, key: str) -> str | None:
+def _trigger_in_database(connection: Connection, key: str) -> str:
     table, _, trigger = key.removeprefix("trigger ").rpartition(".")
-    definition = connection.scalar(
+    definition, enabled = connection.execute(
         text(
-            "select pg_get_triggerdef(t.oid) from pg_trigger as t"
+            "select pg_get_triggerdef(t.oid), t.tgenabled from pg_trigger as t"
             " where t.tgrelid = to_regclass(:table) and t.tgname = :trigger and not t.tgisinternal"
         ),
         {"table": table, "trigger": trigger},
-    )
-    return f"{definition.replace('CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER', 1)};" if definition else None
+    ).one()
+    sql = f"{definition.replace('CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER', 1)};"
+    firing = _FIRING.get(enabled)
+    return f"{sql}\nalter table {table} {firing} trigger {trigger};" if firing else sql
 
 
-def _drop_trigger(key: str) -> str:
-    table, _, trigger = key.removeprefix("trigger ").rpartition(".")
-    return f"drop trigger if exists {trigger} on {table};"
-
-
-def _replace_policies(connection: Connection, sql_object: SqlObject, keys: list[str]) -> Change:
+def _replace_policies(
+    connection: Connection, sql_object: SqlObject, keys: list[str], declared: Snapshot, found: Snapshot
+) -> Change:
+    quote = connection.dialect.identifier_preparer.quote
     table = sql_object.name if "." in sql_object.name else f"public.{sql_object.name}"
     policies = connection.execute(
         text(
-            "select p.policyname, p.cmd, array_to_string(p.roles, ', '), p.qual, p.with_check from pg_policies as p"
+            "select p.policyname, lower(p.permissive), lower(p.cmd), p.roles, p.qual, p.with_check from pg_policies as p"
             " where p.schemaname || '.' || p.tablename = :table and p.policyname like :ours order by 1"
         ),
         {"table": table, "ours": f"{_OWN_POLICY_PREFIX}%"},
     ).all()
-    declared = re.findall(r'create policy ("[^"]+")', sql_object.text)
-    present = [f'"{name}"' for name, *_ in policies]
-    drop_present = [f"drop policy {name} on {table};" for name in present]
-    restore = [f"drop policy if exists {name} on {table};" for name in declared]
-    for name, command, roles, using, check in policies:
-        restore.append(
-            f'create policy "{name}" on {table} for {command.lower()} to {roles}'
-            + (f" using ({using})" if using else "")
-            + (f" with check ({check})" if check else "")
-            + ";"
-        )
-    if any(key.startswith("grant ") for key in keys):
-        restore += _grants_in_database(connection, table)
-    return Change(str(sql_object), "\n".join([*drop_present, sql_object.statement]), "\n".join(restore))
-
-
-def _grants_in_database(connection: Connection, table: str) -> list[str]:
-    rows = connection.execute(
-        text(
-            "select r.rolname, lower(a.privilege_type), null from pg_class as c, aclexplode(c.relacl) as a, pg_roles as r"
-            " where c.oid = to_regclass(:table) and r.oid = a.grantee and r.rolname = any (cast(:roles as text[]))"
-            " union all"
-            " select r.rolname, lower(a.privilege_type), string_agg(quote_ident(t.attname), ', ' order by t.attnum)"
-            " from pg_attribute as t, aclexplode(t.attacl) as a, pg_roles as r"
-            " where t.attrelid = to_regclass(:table) and t.attnum > 0 and r.oid = a.grantee"
-            " and r.rolname = any (cast(:roles as text[])) group by 1, 2 order by 1, 2"
-        ),
-        {"table": table, "roles": list(API_ROLES)},
-    )
-    return [
-        f"revoke all on table {table} from public, {', '.join(API_ROLES)};",
-        *(
-            f"grant {privilege}{f' ({columns})' if columns else ''} on table {table} to {role};"
-            for role, privilege, columns in rows
-        ),
+    names = dict.fromkeys([*re.findall(r'create policy "([^"]+)"', sql_object.text), *(name for name, *_ in policies)])
+    drop = [f"drop policy if exists {quote(name)} on {table};" for name in names]
+    create = [
+        f"create policy {quote(name)} on {table} as {permissive} for {command}"
+        f" to {', '.join('public' if role == 'public' else quote(role) for role in roles)}"
+        + (f" using ({using})" if using else "")
+        + (f" with check ({check})" if check else "")
+        + ";"
+        for name, permissive, command, roles, using, check in policies
     ]
+    granted = [key for key in keys if key.startswith("grant ")]
+    # Revoking from a table takes the rights on all its columns along, the application's own, too.
+    foreign = [
+        _grant(connection, k, found[k]) for k in found if _table_of(k) == table and _is_on_a_foreign_column(k, declared)
+    ]
+    return Change(
+        str(sql_object),
+        "\n".join([*drop, sql_object.statement.strip(), *foreign]),
+        "\n".join([*drop, *create, *_grants_in_database(connection, granted, found)]),
+    )
+
+
+def _grants_in_database(connection: Connection, keys: Iterable[str], found: Snapshot) -> list[str]:
+    """Give back what is granted now on each schema and table that the keys are about."""
+    lines = []
+    for target in dict.fromkeys(_granted_on(key) for key in keys):
+        lines.append(f"revoke all on {target} from public, {', '.join(API_ROLES)};")
+        lines += [
+            _grant(connection, key, privileges)
+            for key, privileges in found.items()
+            if key.startswith("grant ") and not key.startswith("grant function ") and _granted_on(key) == target
+        ]
+    return lines
+
+
+def _granted_on(key: str) -> str:
+    return f"schema {key.split()[2]}" if key.startswith("grant schema ") else f"table {_table_of(key)}"
+
+
+def _grant(connection: Connection, key: str, privileges: str) -> str:
+    target, _, role = key.removeprefix("grant ").rpartition(" to ")
+    if target.count(".") > 1:
+        column = connection.dialect.identifier_preparer.quote(target.split(".", 2)[2])
+        privileges = ", ".join(f"{privilege} ({column})" for privilege in privileges.split(", "))
+    return f"grant {privileges} on {_granted_on(key)} to {role.lower()};"

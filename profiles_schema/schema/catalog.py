@@ -185,4 +185,3 @@ def differences(expected: Snapshot, found: Snapshot, *, extras: bool = True) -> 
         elif expected[key] != found[key]:
             lines.append(f"{key}: changed")
     return lines
-

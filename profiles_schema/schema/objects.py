@@ -72,6 +72,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.profile_values"),
     SqlObject("functions", "profiles_internal.create_profiles"),
     SqlObject("functions", "profiles_internal.record_events"),
+    SqlObject("functions", "profiles_internal.describe_failure"),
     SqlObject("functions", "profiles_internal.rescue_sign_ups"),
     SqlObject("functions", "profiles_internal.erase_profile"),
     SqlObject("functions", "profiles_internal.follow_user"),

@@ -38,7 +38,7 @@ class UserProfileAuditLog(Base):
         Index(
             "idx_user_profile_audit_logs_failures",
             text("created_at desc"),
-            postgresql_where=text("action = 'failed'"),
+            postgresql_where=text("action in ('failed', 'skipped')"),
         ),
         {"comment": "What happened to profiles: who, by which road, which columns; failures with their SQLSTATE"},
     )

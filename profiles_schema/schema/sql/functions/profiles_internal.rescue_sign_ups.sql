@@ -24,6 +24,7 @@ declare
   failed_table text;
   failed_column text;
   failed_constraint text;
+  failed_context text;
 begin
   if p_error_code = '57014' then
     perform profiles_internal.record_events(ids, 'failed', 'trigger', p_error_code, p_error_message);
@@ -38,7 +39,7 @@ begin
       exception when query_canceled or assert_failure or others then
         get stacked diagnostics
           error_code = returned_sqlstate, failed_table = table_name,
-          failed_column = column_name, failed_constraint = constraint_name;
+          failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
       end;
       exit when error_code is null or error_code <> all (lock_errors);
       lock_failures := lock_failures + 1;
@@ -50,7 +51,7 @@ begin
       return;
     elsif error_code is not null then
       perform profiles_internal.record_events(
-        ids[i:i], 'failed', 'trigger', error_code, concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+        ids[i:i], 'failed', 'trigger', error_code, profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
       );
     end if;
 

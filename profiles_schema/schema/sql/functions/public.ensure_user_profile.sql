@@ -25,11 +25,11 @@ as $ensure_user_profile$
   select profiles_internal.ensure_profile(p_user_id)
 $ensure_user_profile$;
 
-revoke all on function 
+revoke all on function
   public.ensure_user_profile(uuid),
   public.ensure_user_profile(uuid, text, text, text, text, text, text)
 from public, anon, authenticated, service_role;
-grant execute on function 
+grant execute on function
   public.ensure_user_profile(uuid),
   public.ensure_user_profile(uuid, text, text, text, text, text, text)
 to authenticated, service_role;

@@ -20,6 +20,7 @@ declare
   failed_table text;
   failed_column text;
   failed_constraint text;
+  failed_context text;
 begin
   if coalesce(current_setting('profiles_internal.gave_up', true), '') <> '' then
     return null;
@@ -60,7 +61,7 @@ begin
   exception when query_canceled or assert_failure or others then
     get stacked diagnostics
       error_code = returned_sqlstate, failed_table = table_name,
-      failed_column = column_name, failed_constraint = constraint_name;
+      failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
   end;
 
   begin
@@ -69,7 +70,7 @@ begin
     end if;
     perform profiles_internal.record_events(
       array[new.id], 'failed', 'trigger', error_code,
-      concat_ws(' ', nullif(failed_table, ''), nullif(failed_column, ''), nullif(failed_constraint, ''))
+      profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
     );
   exception when query_canceled or assert_failure or others then
     perform set_config('profiles_internal.gave_up', 'mute', true);

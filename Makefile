@@ -1,0 +1,74 @@
+# `make up` and `make test` need Python 3.11+ and make, nothing else: no server, no DATABASE_URL, no root.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+m ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down test lint format revision snapshot docs wheel bench clean
+
+help: ## What there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+$(READY): pyproject.toml profiles_schema/_version.py
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[local]'
+	@touch $(READY)
+
+setup: $(READY) ## Make the environment in .venv, with all extras and the development set
+
+up: $(READY) ## Set up, then migrate the embedded PostgreSQL, look at its health and try everything once
+	@$(BIN)/profiles-schema upgrade --local
+	@$(BIN)/profiles-schema health --local
+	@$(BIN)/profiles-schema smoke --local
+	@echo
+	@echo "It works. What next:"
+	@echo "  your own database    DATABASE_URL=postgresql://user:password@host/db $(BIN)/alembic upgrade head"
+	@echo "  look at this one     $(BIN)/profiles-schema local url"
+	@echo "  in your application  from profiles_schema import UserProfile"
+	@echo "  all commands         $(BIN)/profiles-schema --help    (README.md says when to use which)"
+	@echo "  stop the server      make down    (its data stay)"
+
+down: $(READY) ## Stop the embedded PostgreSQL; its data stay
+	@$(BIN)/profiles-schema local stop
+
+test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, with branch coverage
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+
+lint: $(READY) ## Check style, formatting, types and floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+revision: $(READY) ## Write the next revision from what changed, on the embedded PostgreSQL: make revision m="add a column"
+	@test -n "$(m)" || { echo 'error: say what the revision does: make revision m="add a column"' >&2; exit 2; }
+	@DATABASE_URL=local $(BIN)/alembic upgrade head
+	@DATABASE_URL=local $(BIN)/alembic revision --autogenerate -m "$(m)"
+
+snapshot: $(READY) ## Write the fingerprints that health compares a database with
+	$(BIN)/python -m pytest -q tests/test_parity.py --update-catalog
+
+docs: $(READY) ## Write docs/reference.md from the --help of every command
+	$(BIN)/python -m pytest -q tests/test_docs.py --update-docs
+
+wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
+	PYTHON=$(BIN)/python tests/wheel.sh
+
+bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results
+	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/import_models.py --out benchmarks/results/import_models.json
+	$(BIN)/python benchmarks/noop_upgrade.py --out benchmarks/results/noop_upgrade.json
+
+clean: ## Remove what was built; the embedded server's data stay
+	rm -rf $(VENV) build dist benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

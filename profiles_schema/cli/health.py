@@ -1,0 +1,44 @@
+"""health: is every user's profile there, and is everything in place that makes the next one?"""
+
+from __future__ import annotations
+
+import click
+
+from profiles_schema.cli.options import database, json_option, local_option, print_json
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="Count all users instead of a window.")
+@click.option(
+    "--fail-under",
+    type=click.FloatRange(0.0, 1.0),
+    default=1.0,
+    show_default=True,
+    metavar="SHARE",
+    help="The least share of users with a profile that is fine.",
+)
+@local_option
+@json_option
+def health(full: bool, fail_under: float, local: bool, as_json: bool) -> int:
+    """Look for users without a profile, and for what else is wrong. Reads only; exit 1 if there is a problem."""
+    from profiles_schema.operations.health import examine
+
+    with database(local=local) as connection:
+        result = examine(connection, full=full, fail_under=fail_under)
+    if as_json:
+        print_json(result.as_dict())
+        return int(bool(result.problems))
+
+    if result.revision is not None:
+        installed = sum(state == "INSTALLED" for state in result.triggers.values())
+        click.echo(f"revision   {result.revision}")
+        click.echo(
+            f"users      {result.users} looked at{' (all)' if full else ''}, {result.missing} without profile or progress"
+        )
+        click.echo(f"triggers   {installed} of {len(result.triggers)} installed")
+    for finding in result.findings:
+        click.echo(f"{finding.severity:10} {finding.message}")
+        if finding.remedy:
+            click.echo(f"{'':10} next: {finding.remedy}")
+    click.echo("health: fine" if not result.problems else f"health: {len(result.problems)} to look after")
+    return int(bool(result.problems))

@@ -1,0 +1,100 @@
+"""What a healthy database looks like: fingerprints of every object of ours at head, shipped with the package.
+
+Comparing with it needs no rights beyond reading the catalog, and no lock. A test keeps the file fresh
+(``make snapshot`` writes it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib.resources import files
+
+from sqlalchemy.engine import Connection
+
+from profiles_schema.migrations.sql_objects import holds, public_functions
+from profiles_schema.schema.catalog import Snapshot, take_snapshot
+from profiles_schema.schema.objects import Where
+
+FILE = "catalog.json"
+
+Fingerprints = dict[str, dict[str, str]]
+"""From the condition under which objects exist (a name of ``Where``) to their fingerprints by key."""
+
+
+def load() -> Fingerprints:
+    """The fingerprints of this version."""
+    text = (files("profiles_schema.schema") / FILE).read_text(encoding="utf-8")
+    found: Fingerprints = json.loads(text)
+    return found
+
+
+def fingerprints(snapshot: Snapshot) -> Fingerprints:
+    """The fingerprints of a database at head that has everything: an identity and sessions of its own."""
+    result: Fingerprints = {where.name: {} for where in Where}
+    for key, value in snapshot.items():
+        result[_condition(key).name][key] = _fingerprint(value)
+    return result
+
+
+def every_table() -> list[str]:
+    """The qualified names of all tables of this package, auth.users included."""
+    from profiles_schema.schema.models.base import metadata
+
+    return [f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values()]
+
+
+def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
+    """Look at a database: its snapshot, and what differs from this version, by key: missing, changed or not expected.
+
+    Only functions of profiles_internal, triggers that run them, and rights of the API roles can be "not expected":
+    anything else that is there besides ours is the application's.
+    """
+    found = take_snapshot(connection, every_table(), public_functions(), ["profiles_internal", "auth"])
+    expected = {
+        key: value
+        for condition, keys in load().items()
+        if holds(connection, Where[condition])
+        for key, value in keys.items()
+    }
+    problems = {}
+    for key, value in expected.items():
+        if key not in found:
+            problems[key] = "missing"
+        elif _fingerprint(found[key]) != value:
+            problems[key] = "changed"
+    for key, value in found.items():
+        if key not in expected and _must_be_ours(connection, key, value):
+            problems[key] = "not expected"
+    return found, dict(sorted(problems.items()))
+
+
+def _must_be_ours(connection: Connection, key: str, value: str) -> bool:
+    if _condition(key) is not Where.EVERYWHERE and not holds(connection, _condition(key)):
+        return False
+    if key.startswith("trigger "):
+        return " profiles_internal." in value
+    if key.startswith("grant function "):
+        return key.startswith("grant function profiles_internal.")
+    return key.startswith(
+        ("grant public.", "grant profiles_internal.", "grant schema profiles_internal", "function profiles_internal.")
+    )
+
+
+def _condition(key: str) -> Where:
+    """Where the subject of a key exists: ``grant function auth.uid() to anon`` is about ``auth.uid()``."""
+    subject = re.sub(r"^(grant function|grant schema|\w+) ", "", key)
+    if subject.startswith("auth.users.profiles_on_auth_user_"):
+        return Where.EVERYWHERE
+    if re.match(r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", subject):
+        return Where.OWN_IDENTITY
+    if "roll_up_" in subject:
+        return Where.USABLE_SESSIONS
+    if re.match(r"public\.sessions\b", subject):
+        return Where.OWN_SESSIONS
+    return Where.EVERYWHERE
+
+
+def _fingerprint(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()[:16]

@@ -1,0 +1,348 @@
+"""Is every user's profile there, and is everything in place that makes the next one?
+
+Bounded by default, so that it can run every minute on any database: a window of users from a random point of the
+primary key, the newest users where an index serves them, and the users of recorded failures. ``full`` counts all.
+Reads only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from profiles_schema import settings
+from profiles_schema.migrations import expected
+from profiles_schema.migrations.paths import config
+from profiles_schema.migrations.sql_objects import holds
+from profiles_schema.schema.catalog import Snapshot
+from profiles_schema.schema.objects import Where
+
+WINDOW_USERS = 1_000
+FAILURES_LOOKED_AT = 10_000
+STALE_JOB_SECONDS = 300
+_SHOWN = 5
+
+ALIVE = "to_jsonb(u) ->> 'deleted_at' is null"
+# The scalar sub-selects keep the planner on the indexes of the profile tables.
+INCOMPLETE = (
+    "((select 1 from public.user_profiles as p where p.user_id = u.id) is null"
+    " or (select 1 from public.user_progress as g where g.user_id = u.id) is null)"
+)
+
+"""A user ``u`` who is to have a profile and progress, and lacks one."""
+
+UNREPAIRED = (
+    f"case when {ALIVE} then {INCOMPLETE} or exists (select from public.user_profiles as p where p.user_id = u.id"
+    " and (p.email is distinct from nullif(u.email, '') or p.is_anonymous is distinct from"
+    " coalesce((to_jsonb(u) ->> 'is_anonymous')::boolean, false)))"
+    " else exists (select from public.user_profiles as p where p.user_id = u.id and p.is_active) end"
+)
+"""A user ``u`` whose profile is not what the user row asks for: missing, stale, or not erased."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: ``severity`` is problem (exit code 1) or notice; ``remedy`` the next command, if there is one."""
+
+    code: str
+    severity: str
+    message: str
+    remedy: str | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """What was looked at, and what was found.
+
+    ``users`` is the number of users looked at, ``missing`` how many of them lack a profile or progress, ``coverage``
+    the share that has both (1.0 without users). ``full`` says whether all users were counted. ``triggers`` maps each
+    trigger of ours to INSTALLED, MISSING, CHANGED or DISABLED.
+    """
+
+    revision: str | None
+    full: bool
+    users: int
+    missing: int
+    triggers: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the users looked at that have profile and progress."""
+        return 1.0 - self.missing / self.users if self.users else 1.0
+
+    @property
+    def problems(self) -> list[Finding]:
+        """The findings that need somebody to act."""
+        return [finding for finding in self.findings if finding.severity == "problem"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"healthy": not self.problems, "coverage": round(self.coverage, 6), **asdict(self)}
+
+
+def examine(connection: Connection, *, full: bool = False, fail_under: float = 1.0) -> Health:
+    """Look at a database.
+
+    Args:
+        connection: Any connection that may read our tables and auth.users; the transaction is the caller's.
+        full: Count all users instead of a window.
+        fail_under: The least share of users with profile and progress that is no problem.
+
+    Returns:
+        What was found; nothing is changed.
+    """
+    revision = current_revision(connection)
+    if revision is None:
+        nothing = Finding("not_migrated", "problem", "This database is not migrated.", "profiles-schema upgrade")
+        return Health(None, full, 0, 0, {}, [nothing])
+
+    findings = list(_revisions(revision))
+    snapshot, differences = expected.compare(connection)
+    triggers = trigger_states(snapshot, differences)
+    if not findings:  # at another revision the differences are no news
+        findings += _drift(snapshot, differences, triggers)
+    findings += _invalid_indexes(snapshot)
+    findings += _service_role(connection)
+
+    users = missing = 0
+    if connection.scalar(text("select row_security_active('auth.users')")):
+        findings.append(
+            Finding(
+                "blind",
+                "problem",
+                "Row level security hides auth.users from this role: users cannot be counted.",
+                "alter role <this role> bypassrls  (an administrator runs it)",
+            )
+        )
+    else:
+        users, missing = _count(connection, full=full)
+        if users and 1.0 - missing / users < fail_under:
+            scope = "users" if full else f"of {users} users looked at"
+            findings.append(
+                Finding(
+                    "missing",
+                    "problem",
+                    f"{missing} {scope} have no profile or no progress.",
+                    "profiles-schema backfill",
+                    missing,
+                )
+            )
+    findings += _failures(connection)
+    findings += _flag(connection)
+    findings += _jobs(connection)
+    findings += _set_aside(connection)
+    findings += _sessions(connection)
+    return Health(revision, full, users, missing, triggers, findings)
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision a database is at; None where it was never migrated."""
+    table = f"{settings.INTERNAL_SCHEMA}.{settings.VERSION_TABLE}"
+    if connection.scalar(text("select to_regclass(:name) is null"), {"name": table}):
+        return None
+    revision: str | None = connection.scalar(text(f"select string_agg(version_num, ', ') from {table}"))
+    return revision
+
+
+def _revisions(revision: str) -> Iterator[Finding]:
+    from alembic.script import ScriptDirectory
+
+    heads = ScriptDirectory.from_config(config()).get_heads()
+    if not set(heads) <= set(revision.split(", ")):
+        yield Finding(
+            "not_at_head",
+            "problem",
+            f"The database is at {revision}, this version's newest is {', '.join(heads)}.",
+            "profiles-schema upgrade",
+        )
+
+
+def trigger_states(snapshot: Snapshot, differences: dict[str, str]) -> dict[str, str]:
+    """Each trigger of ours with its function as one thing: INSTALLED, MISSING, CHANGED or DISABLED."""
+    states = {}
+    for key in {*snapshot, *differences}:
+        value = snapshot.get(key, "")
+        if not key.startswith("trigger ") or (key not in differences and " profiles_internal." not in value):
+            continue
+        runs = re.search(r"EXECUTE FUNCTION (\S+\(\))", value)
+        if differences.get(key) == "missing":
+            state = "MISSING"
+        elif value.endswith(" DISABLED"):
+            state = "DISABLED"
+        elif key in differences or (runs and f"function {runs[1]}" in differences):
+            state = "CHANGED"
+        else:
+            state = "INSTALLED"
+        states[key.removeprefix("trigger ")] = state
+    return dict(sorted(states.items()))
+
+
+def _drift(snapshot: Snapshot, differences: dict[str, str], triggers: dict[str, str]) -> Iterator[Finding]:
+    for name, state in triggers.items():
+        if state != "INSTALLED":
+            yield Finding(
+                "trigger", "problem", f"The trigger {name} is {state}.", "profiles-schema backfill --repair-triggers"
+            )
+    others = [
+        f"{key} {what}"
+        for key, what in differences.items()
+        if not key.startswith(("trigger ", "comment ")) and not snapshot.get(key, "").endswith(" INVALID")
+    ]
+    if others:
+        shown = "; ".join(others[:_SHOWN]) + (f"; and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        yield Finding(
+            "drift",
+            "problem",
+            f"The database differs from what this version declares: {shown}.",
+            "profiles-schema check",
+            len(others),
+        )
+
+
+def _invalid_indexes(snapshot: Snapshot) -> Iterator[Finding]:
+    for key, value in snapshot.items():
+        if key.startswith("index ") and value.endswith(" INVALID"):
+            name = key.rpartition(".")[2]
+            yield Finding(
+                "invalid_index", "problem", f"The index {name} is invalid.", f"reindex index concurrently {name}"
+            )
+
+
+def _service_role(connection: Connection) -> Iterator[Finding]:
+    shut_out = connection.scalar(
+        text(
+            "select not r.rolbypassrls and not exists (select from pg_policies as p where p.schemaname = 'public'"
+            " and p.tablename = 'user_profiles' and 'service_role' = any (p.roles)) from pg_roles as r"
+            " where r.rolname = 'service_role'"
+        )
+    )
+    if shut_out is None:
+        yield Finding("role", "problem", "The role service_role does not exist.", "profiles-schema upgrade")
+    elif shut_out:
+        yield Finding(
+            "role",
+            "problem",
+            "Row level security shuts service_role out: no BYPASSRLS, and no policy of its own.",
+            "alter role service_role bypassrls  (an administrator runs it)",
+        )
+
+
+def _count(connection: Connection, *, full: bool) -> tuple[int, int]:
+    """Users looked at, and those of them without profile or progress."""
+    if full:
+        row = connection.execute(
+            text(
+                "select count(*), count(*) filter (where not (exists (select from public.user_profiles as p"
+                " where p.user_id = u.id) and exists (select from public.user_progress as g where g.user_id = u.id)))"
+                f" from auth.users as u where {ALIVE}"
+            )
+        ).one()
+        return row[0], row[1]
+    # From a random point on, and around the end: every user is looked at sooner or later.
+    windows = [
+        f"(select u.id from auth.users as u where u.id >= start.id and {ALIVE} order by u.id limit {WINDOW_USERS})",
+        f"(select u.id from auth.users as u where {ALIVE} order by u.id limit {WINDOW_USERS})",
+    ]
+    newest = connection.scalar(
+        text(
+            "select exists (select from pg_index as i join pg_attribute as a on a.attrelid = i.indrelid"
+            " and a.attnum = i.indkey[0] where i.indrelid = to_regclass('auth.users') and a.attname = 'created_at'"
+            " and i.indisvalid and i.indpred is null)"
+        )
+    )
+    if newest:
+        windows.append(
+            "(select u.id from auth.users as u where u.created_at is not null and "
+            f"{ALIVE} order by u.created_at desc limit {WINDOW_USERS})"
+        )
+    row = connection.execute(
+        text(
+            "with start as (select gen_random_uuid() as id)"
+            f" select count(*), count(*) filter (where {INCOMPLETE})"
+            f" from start cross join lateral ({' union '.join(windows)}) as u"
+        )
+    ).one()
+    return row[0], row[1]
+
+
+def _failures(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        text(
+            "select coalesce(f.error_code, 'unknown') as code, count(distinct f.user_id) as users from ("
+            "  select a.user_id, a.error_code from public.user_profile_audit_logs as a"
+            "  where a.action in ('failed', 'skipped') order by a.created_at desc limit :looked_at"
+            " ) as f join auth.users as u on u.id = f.user_id"
+            f" where {UNREPAIRED} group by 1 order by 2 desc, 1"
+        ),
+        {"looked_at": FAILURES_LOOKED_AT},
+    ).all()
+    users = sum(row.users for row in rows)
+    if users:
+        codes = ", ".join(f"{row.code} ({row.users})" for row in rows)
+        yield Finding(
+            "failures",
+            "problem",
+            f"For {users} {'user' if users == 1 else 'users'} a recorded failure is not repaired yet; by SQLSTATE: {codes}.",
+            "profiles-schema backfill",
+            users,
+        )
+
+
+def _flag(connection: Connection) -> Iterator[Finding]:
+    if connection.scalar(
+        text("select s.value = 'false' from profiles_internal.settings as s where s.key = 'auto_create_profiles'")
+    ):
+        yield Finding(
+            "flag",
+            "notice",
+            "Sign-ups get no profile: the setting auto_create_profiles is off.",
+            "profiles-schema settings set auto_create_profiles true",
+        )
+
+
+def _jobs(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        text(
+            "select j.id, j.kind, j.state, j.rows_total,"
+            " j.state = 'running' and j.heartbeat_at < now() - make_interval(secs => :stale) as stale"
+            " from profiles_internal.jobs as j where j.state not in ('completed', 'cancelled') order by j.id"
+        ),
+        {"stale": STALE_JOB_SECONDS},
+    )
+    for job in rows:
+        stuck = job.state == "failed" or job.stale
+        state = "running, but shows no sign of life" if job.stale else job.state
+        yield Finding(
+            "job",
+            "problem" if stuck else "notice",
+            f"Job {job.id} ({job.kind}) is {state}.",
+            f"profiles-schema {job.kind}" if job.state != "running" or job.stale else None,
+        )
+
+
+def _set_aside(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        text("select q.table_name, count(*) as rows from profiles_internal.quarantine as q group by 1 order by 1")
+    )
+    for row in rows:
+        yield Finding(
+            "quarantine",
+            "notice",
+            f"{row.rows} rows of {row.table_name} stand in profiles_internal.quarantine.",
+            None,
+            row.rows,
+        )
+
+
+def _sessions(connection: Connection) -> Iterator[Finding]:
+    if not holds(connection, Where.USABLE_SESSIONS):
+        yield Finding(
+            "sessions", "notice", "The table sessions is not one of learning sessions: user_progress is not rolled up."
+        )

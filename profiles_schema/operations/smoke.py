@@ -1,0 +1,292 @@
+"""Does it work, here and now?
+
+Signs a user up, calls every public function as that user, and attempts what must be denied. Everything happens in one
+transaction that is always rolled back.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from profiles_schema.database import sqlstate
+from profiles_schema.migrations.sql_objects import holds
+from profiles_schema.schema.objects import Where
+
+DENIED = "42501"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing tried: ``passed``, and what happened instead where it did not."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+class _Failed(Exception):
+    """A step's expectation was not met."""
+
+
+def smoke(connection: Connection) -> Iterator[Step]:
+    """Try everything once, yielding each step as it is done.
+
+    Args:
+        connection: A connection outside a transaction, as a role that may insert into auth.users and become anon,
+            authenticated and service_role. What is done is always rolled back.
+    """
+    transaction = connection.begin()
+    try:
+        trial = _Trial(connection)
+        for name, attempt in trial.steps():
+            yield _try(connection, name, attempt)
+    finally:
+        transaction.rollback()
+
+
+def _try(connection: Connection, name: str, attempt: Callable[[], None]) -> Step:
+    savepoint = connection.begin_nested()
+    try:
+        attempt()
+    except _Failed as failure:
+        savepoint.rollback()
+        return Step(name, passed=False, detail=str(failure))
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        savepoint.rollback()
+        message = str(error.orig).strip().partition("\n")[0]
+        return Step(name, passed=False, detail=f"{message} (SQLSTATE {sqlstate(error)})")
+    savepoint.commit()
+    return Step(name, passed=True)
+
+
+class _Trial:
+    """The steps, and the two made-up users they are about."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.user = uuid.uuid4()
+        self.other = uuid.uuid4()
+
+    def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "a sign-up makes profile and progress", self.sign_up
+        yield "a second sign-up with the same name works, too", self.sign_up_with_the_same_name
+        yield "a sign-in is carried over", self.sign_in
+        yield "get_my_profile_v2 returns the own profile", self.get_my_profile
+        yield "update_my_profile_v2 changes it", self.update_my_profile
+        yield "update_my_profile_v2 refuses what is not the user's", self.update_forbidden
+        yield "ensure_user_profile returns the own profile", self.ensure_own
+        yield "ensure_user_profile refuses another user's", self.ensure_other
+        yield "gen_available_username proposes a free name", self.available_username
+        yield "another user's rows are invisible", self.read_other
+        yield "another user's rows cannot be changed", self.change_other
+        yield "the own role cannot be changed", self.change_role
+        yield "anon can read no table", self.anon_reads
+        yield "anon can call get_public_profile", self.anon_calls
+        yield "get_user_profile_stats is for service_role", self.stats
+        if holds(self.connection, Where.OWN_IDENTITY):
+            yield "create_user makes a user with a profile", self.create_user
+        yield "an export goes its way", self.export
+        yield "deleting a user works", self.delete_user
+
+    # How a step speaks
+
+    def value(self, sql: str, **values: Any) -> Any:
+        return self.connection.scalar(text(sql), values)
+
+    def expect(self, found: Any, wanted: Any, what: str) -> None:
+        if found != wanted:
+            raise _Failed(f"{what} is {found!r} instead of {wanted!r}")
+
+    def expect_denied(self, sql: str, **values: Any) -> None:
+        savepoint = self.connection.begin_nested()
+        try:
+            self.connection.execute(text(sql), values)
+        except DBAPIError as error:
+            savepoint.rollback()
+            if sqlstate(error) == DENIED:
+                return
+            raise
+        savepoint.rollback()
+        raise _Failed("it was allowed")
+
+    @contextmanager
+    def acting_as(self, role: str, user: uuid.UUID | None = None) -> Iterator[None]:
+        claims = json.dumps({"role": role, **({"sub": str(user)} if user else {})})
+        self.value("select set_config('request.jwt.claims', :claims, true)", claims=claims)
+        self.connection.exec_driver_sql(f"set local role {role}")
+        try:
+            yield
+        finally:
+            if self.connection.in_transaction():
+                self.connection.exec_driver_sql("reset role")
+                self.value("select set_config('request.jwt.claims', '', true)")
+
+    # The steps
+
+    def _insert_user(self, user: uuid.UUID) -> None:
+        self.connection.execute(
+            text(
+                "insert into auth.users (id, email, raw_user_meta_data, created_at)"
+                " values (:id, :email, cast(:metadata as jsonb), now())"
+            ),
+            {"id": user, "email": f"smoke@{user.hex}.invalid", "metadata": json.dumps({"full_name": "Smoke Test"})},
+        )
+        self.expect(
+            self.value("select count(*) from public.user_profiles where user_id = :id", id=user),
+            1,
+            "the number of profiles",
+        )
+        self.expect(
+            self.value("select count(*) from public.user_progress where user_id = :id", id=user),
+            1,
+            "the number of progress rows",
+        )
+
+    def sign_up(self) -> None:
+        # Also where the feature flag is off: whether sign-ups work is a matter of the triggers.
+        self.connection.execute(
+            text(
+                "update profiles_internal.settings set value = 'true' where key = 'auto_create_profiles' and value = 'false'"
+            )
+        )
+        self._insert_user(self.user)
+        self.expect(
+            self.value("select display_name from public.user_profiles where user_id = :id", id=self.user),
+            "Smoke Test",
+            "display_name",
+        )
+
+    def sign_up_with_the_same_name(self) -> None:
+        self._insert_user(self.other)
+
+    def sign_in(self) -> None:
+        self.connection.execute(text("update auth.users set last_sign_in_at = now() where id = :id"), {"id": self.user})
+        self.expect(
+            self.value("select login_count from public.user_profiles where user_id = :id", id=self.user),
+            1,
+            "login_count",
+        )
+
+    def get_my_profile(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect(self.value("select (public.get_my_profile_v2()).user_id"), self.user, "user_id")
+
+    def update_my_profile(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            bio = self.value("""select (public.update_my_profile_v2('{"bio": "smoke"}')).bio""")
+            self.expect(bio, "smoke", "bio")
+
+    def update_forbidden(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            savepoint = self.connection.begin_nested()
+            try:
+                self.connection.execute(text("""select public.update_my_profile_v2('{"role": "admin"}')"""))
+            except DBAPIError as error:
+                savepoint.rollback()
+                self.expect(sqlstate(error), "22023", "the SQLSTATE")
+                return
+            savepoint.rollback()
+            raise _Failed("it was allowed")
+
+    def ensure_own(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect(self.value("select public.ensure_user_profile() ->> 'user_id'"), str(self.user), "user_id")
+
+    def ensure_other(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect_denied("select public.ensure_user_profile(:other)", other=self.other)
+
+    def available_username(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            name = self.value("select public.gen_available_username('smoke@example.org')")
+        taken = self.value("select count(*) from public.user_profiles where lower(username) = :name", name=name)
+        self.expect(taken, 0, f"the number of profiles named {name}")
+
+    def read_other(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            for table in (
+                "user_profiles",
+                "user_progress",
+                "user_api_keys",
+                "export_history",
+                "user_profile_audit_logs",
+            ):
+                seen = self.value(f"select count(*) from public.{table} where user_id = :other", other=self.other)
+                self.expect(seen, 0, f"the number of rows of {table}")
+
+    def change_other(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            changed = self.connection.execute(
+                text("update public.user_profiles set bio = 'not mine' where user_id = :other"), {"other": self.other}
+            )
+            self.expect(changed.rowcount, 0, "the number of rows changed")
+            self.expect_denied(
+                "insert into public.export_history (user_id, export_type, export_format) values (:other, 'smoke', 'json')",
+                other=self.other,
+            )
+
+    def change_role(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect_denied("update public.user_profiles set role = 'admin' where user_id = :id", id=self.user)
+
+    def anon_reads(self) -> None:
+        with self.acting_as("anon"):
+            for table in (
+                "user_profiles",
+                "user_progress",
+                "user_api_keys",
+                "export_history",
+                "user_profile_audit_logs",
+            ):
+                self.expect_denied(f"select 1 from public.{table}")
+
+    def anon_calls(self) -> None:
+        name = self.value("select username from public.user_profiles where user_id = :id", id=self.user)
+        with self.acting_as("anon"):
+            shown = self.value("select display_name from public.get_public_profile(:name)", name=name)
+        self.expect(shown, "Smoke Test", "display_name")
+
+    def stats(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect_denied("select public.get_user_profile_stats()")
+        allowed = self.value(
+            "select has_function_privilege('service_role', 'public.get_user_profile_stats()', 'execute')"
+        )
+        self.expect(allowed, True, "service_role's right to call it")
+
+    def create_user(self) -> None:
+        with self.acting_as("service_role"):
+            made = self.value("select public.create_user(email => :email)", email=f"smoke@{uuid.uuid4().hex}.invalid")
+            found = self.value("select count(*) from public.user_profiles where user_id = :id", id=made)
+        self.expect(found, 1, "the number of profiles")
+
+    def export(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.connection.execute(
+                text(
+                    "insert into public.export_history (user_id, export_type, export_format) values (:id, 'smoke', 'json')"
+                ),
+                {"id": self.user},
+            )
+        with self.acting_as("service_role"):
+            for status in ("processing", "completed"):
+                self.connection.execute(
+                    text("update public.export_history set status = :status where user_id = :id"),
+                    {"status": status, "id": self.user},
+                )
+
+    def delete_user(self) -> None:
+        self.connection.execute(text("delete from auth.users where id = :id"), {"id": self.user})
+        left = self.value("select count(*) from public.user_profiles where user_id = :id", id=self.user)
+        self.expect(left, 0, "the number of profiles left")
