@@ -109,6 +109,11 @@ class NotAtHead(ProfilesSchemaError):
     """The database is not at the newest revision. Run: profiles-schema upgrade"""
 
 
+class TableLocked(ProfilesSchemaError):
+    """Another session holds a lock on a table of ours. See who with: select pid, application_name, state, query
+    from pg_stat_activity where pid in (select unnest(pg_blocking_pids(pid)) from pg_stat_activity)"""
+
+
 class SchemaDrift(ProfilesSchemaError):
     """The database differs from what this version declares."""
 

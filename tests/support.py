@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from io import StringIO
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +19,12 @@ from alembic.config import Config
 from pytest_postgresql.executors import NoopExecutor
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
+from profiles_schema import local, metadata
+from profiles_schema.errors import SchemaDrift
 from profiles_schema.migrations import paths
+from profiles_schema.migrations.runner import COMMAND
+from profiles_schema.migrations.sql_objects import public_functions
+from profiles_schema.schema.catalog import Snapshot, take_snapshot
 
 TABLES = (
     "user_profiles",
@@ -85,9 +94,8 @@ class Database:
     def auth_server(self) -> Iterator[Connection]:
         """A transaction as the auth server opens it: its own role, its own search path, no claims. Committed."""
         with self.administrator.engine.begin() as connection:
-            if connection.scalar(text("select to_regrole('supabase_auth_admin') is not null and auth_owner <> current_user"
-                                      " from (select tableowner as auth_owner from pg_tables where schemaname = 'auth' and tablename = 'users')")):
-                connection.exec_driver_sql("set local role supabase_auth_admin")
+            owner = "select tableowner from pg_tables where schemaname = 'auth' and tablename = 'users'"
+            connection.exec_driver_sql(f"set local role {connection.scalar(text(owner))}")
             connection.exec_driver_sql("set local search_path = auth")
             yield connection
 
@@ -122,8 +130,58 @@ class Database:
             verb(alembic_config(connection, options), revision)
 
 
+def insert_user(connection: Connection, **columns: Any) -> uuid.UUID:
+    """Sign a user up on an open connection; returns the id. Metadata is given as what JSON can hold."""
+    values = {"id": uuid.uuid4(), **columns}
+    user_id = values["id"]
+    values = {k: json.dumps(v) if k.startswith("raw_") else v for k, v in values.items()} | {"id": str(user_id)}
+    names, slots = ", ".join(values), ", ".join(f":{name}" for name in values)
+    connection.execute(text(f"insert into auth.users ({names}) values ({slots})"), values)
+    return user_id
+
+
 def alembic_config(connection: Connection, options: Mapping[str, str] | None = None) -> Config:
     """The configuration of our history for a connection; options as after ``-x`` with ``_`` for ``-``."""
     config = paths.config(x=[f"{key.replace('_', '-')}={value}" for key, value in (options or {}).items()])
     config.attributes["connection"] = connection
     return config
+
+
+def snapshot(database: Database) -> Snapshot:
+    """What the catalog says about everything that is ours, schema auth included."""
+    tables = [f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values()]
+    with database.engine.connect() as connection:
+        return take_snapshot(connection, tables, public_functions(), ["profiles_internal", "auth"])
+
+
+def drift(database: Database, config: Config | None = None) -> list[str]:
+    """What `alembic check` finds, a line each; an empty list when the database is as declared."""
+    with database.engine.connect() as connection:
+        config = config or alembic_config(connection)
+        config.attributes |= {"connection": connection, COMMAND: "check"}
+        config.stdout = StringIO()
+        try:
+            command.check(config)
+        except SchemaDrift as found:
+            return str(found).splitlines()[1:]
+    return []
+
+
+def psql(database: Database, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script through psql, which stops at the first error."""
+    return subprocess.run(
+        [str(local.binaries() / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.url],
+        input=script, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False,
+        env=os.environ | {"PGCLIENTENCODING": "UTF8"},
+    )  # fmt: skip
+
+
+def profiles_schema(url: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run our command as a user would, on a database."""
+    environment = {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
+    if url is not None:
+        environment["DATABASE_URL"] = url
+    return subprocess.run(
+        [sys.executable, "-m", "profiles_schema", *arguments],
+        capture_output=True, text=True, encoding="utf-8", timeout=120, check=False, env=environment,
+    )  # fmt: skip

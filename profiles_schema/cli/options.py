@@ -14,6 +14,9 @@ import click
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+LOCK_TIMEOUT_MS = 5_000
+"""How long a verb waits for a lock before it says so; work in batches waits less, and tries again."""
+
 local_option = click.option("--local", is_flag=True, help="Work on the embedded PostgreSQL instead of DATABASE_URL.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 x_option = click.option("-x", "x", multiple=True, metavar="KEY=VALUE", help="A migration option; may be repeated.")
@@ -45,17 +48,22 @@ def database(*, local: bool) -> Iterator[Connection]:
     from sqlalchemy.exc import DBAPIError
 
     from profiles_schema.database import connect, create_engine, is_disconnect, lost, sqlstate
-    from profiles_schema.errors import InsufficientPrivilege
+    from profiles_schema.errors import InsufficientPrivilege, TableLocked
     from profiles_schema.migrations.target import resolve_url
 
     url = resolve_url(local=local)
     engine = create_engine(url)
     with connect(engine) as connection:
+        # Nobody wants to find a hanging command at night.
+        connection.exec_driver_sql(f"set lock_timeout = {LOCK_TIMEOUT_MS}")
+        connection.commit()
         try:
             yield connection
         except DBAPIError as error:
             if is_disconnect(error):
                 raise lost(url) from error
+            if sqlstate(error) == "55P03":
+                raise TableLocked from error
             if sqlstate(error) == "42501":
                 message = str(error.orig).strip().partition("\n")[0]
                 raise InsufficientPrivilege(

@@ -1,0 +1,236 @@
+"""health: what it finds, what it says, and how it exits."""
+
+import json
+
+import pytest
+from support import profiles_schema
+
+from profiles_schema.operations.health import Health, examine
+
+
+def look(database, **options) -> Health:
+    with database.engine.connect() as connection:
+        return examine(connection, **options)
+
+
+def codes(health: Health) -> set[str]:
+    return {finding.code for finding in health.problems}
+
+
+def test_a_database_at_head_is_healthy(database):
+    database.sign_up("ada@example.org")
+    health = look(database)
+    assert health.findings == []
+    assert (health.users, health.missing, health.coverage) == (1, 0, 1.0)
+    assert set(health.triggers.values()) == {"INSTALLED"}
+    assert len(health.triggers) == 15
+
+
+def test_a_hosted_project_at_head_is_healthy(supabase):
+    supabase.sign_up("ada@example.org")
+    health = look(supabase, full=True)
+    assert health.findings == []
+    assert health.users == 1
+
+
+def test_a_database_that_was_never_migrated_is_a_problem_with_its_remedy(empty):
+    health = look(empty)
+    assert codes(health) == {"not_migrated"}
+    assert health.problems[0].remedy == "profiles-schema upgrade"
+
+
+def test_an_older_revision_is_a_problem(database):
+    database.downgrade("-1")
+    assert codes(look(database)) == {"not_at_head"}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_missing_profiles_are_counted(database, full):
+    users = [database.sign_up(f"u{n}@example.org") for n in range(5)]
+    database.run("delete from public.user_profiles where user_id = :id", id=users[0])
+    database.run("delete from public.user_progress where user_id = :id", id=users[1])
+    health = look(database, full=full)
+    assert (health.users, health.missing) == (5, 2)
+    assert codes(health) == {"missing"}
+    assert codes(look(database, full=full, fail_under=0.6)) == set()
+
+
+def test_soft_deleted_users_are_not_missing(database):
+    user = database.sign_up("ada@example.org")
+    database.run("update auth.users set deleted_at = now() where id = :id", id=user)
+    database.run("delete from public.user_profiles where user_id = :id", id=user)
+    assert look(database, full=True).findings == []
+
+
+def test_the_bounded_look_finds_a_missing_profile_wherever_it_is(database):
+    database.script(
+        "insert into auth.users (email) select 'u' || g || '@example.org' from generate_series(1, 1500) as g;"
+        "delete from public.user_profiles where user_id = (select max(id::text)::uuid from auth.users)"
+    )
+    # A window of a thousand from a random point and one from the start: any single look may miss it, many do not.
+    assert any(look(database).missing == 1 for _ in range(40))
+    assert look(database, full=True).missing == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "state"),
+    [
+        ("alter table auth.users disable trigger profiles_on_auth_user_created", "DISABLED"),
+        ("drop trigger profiles_on_auth_user_created on auth.users", "MISSING"),
+        (
+            "create or replace trigger profiles_on_auth_user_created after insert on auth.users"
+            " referencing new table as other for each statement execute function profiles_internal.on_auth_user_created()",
+            "CHANGED",
+        ),
+        (
+            "create or replace function profiles_internal.on_auth_user_created() returns trigger language plpgsql"
+            " as 'begin return null; end'",
+            "CHANGED",
+        ),
+    ],
+)
+def test_a_damaged_trigger_is_named_and_repaired(database, damage, state):
+    database.script(damage)
+    health = look(database)
+    assert health.triggers["auth.users.profiles_on_auth_user_created"] == state
+    finding = next(f for f in health.problems if f.code == "trigger")
+    assert state in finding.message
+    assert finding.remedy == "profiles-schema backfill --repair-triggers"
+
+    assert profiles_schema(database.url, "backfill", "--repair-triggers").returncode == 0
+    assert look(database).findings == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (
+            'drop policy "Owners can read their own profile" on public.user_profiles',
+            "Owners can read their own profile",
+        ),
+        ("grant update on public.user_profiles to anon", "grant public.user_profiles to anon"),
+        ("grant execute on function profiles_internal.create_profiles(jsonb[], integer) to public", "create_profiles"),
+        ("grant select on profiles_internal.settings to authenticated", "profiles_internal.settings"),
+        ("alter table public.user_api_keys disable row level security", "table public.user_api_keys"),
+        (
+            "alter table public.user_profiles drop constraint ck_user_profiles_bio_up_to_4000_characters",
+            "bio_up_to_4000",
+        ),
+        ("drop index public.idx_export_history_status", "idx_export_history_status"),
+        ("alter table public.user_profiles alter column bio set default 'x'", "user_profiles.bio"),
+        ("drop function public.get_my_profile_v2()", "get_my_profile_v2"),
+    ],
+)
+def test_drift_is_named(database, damage, named):
+    database.script(damage)
+    health = look(database)
+    assert "drift" in codes(health)
+    assert any(named in finding.message for finding in health.problems)
+
+
+def test_what_the_application_adds_is_no_drift(database):
+    database.script(
+        "alter table public.user_profiles add column favourite_colour text;"
+        "create index on public.user_profiles (favourite_colour);"
+        "create table public.orders (id int primary key, user_id uuid references auth.users);"
+        "create function public.theirs() returns trigger language plpgsql as 'begin return new; end';"
+        "create trigger theirs before update on public.user_profiles for each row execute function public.theirs();"
+        'create policy "Admins see all" on public.user_profiles for select to service_role using (true)'
+    )
+    assert look(database).findings == []
+
+
+def test_an_invalid_index_is_named(database):
+    database.run(
+        "update pg_index set indisvalid = false where indexrelid = 'public.idx_export_history_status'::regclass"
+    )
+    health = look(database)
+    assert codes(health) == {"invalid_index"}
+    assert health.problems[0].remedy == "reindex index concurrently idx_export_history_status"
+
+
+def test_a_recorded_failure_stays_until_it_is_repaired(database):
+    database.script(
+        "create function public.refuse() returns trigger language plpgsql as"
+        " $$begin raise exception 'no %', new.email using errcode = '23514'; end$$;"
+        "create trigger refuse before insert on public.user_profiles for each row execute function public.refuse();"
+    )
+    database.sign_up("secret.name@example.org")
+    health = look(database)
+    assert codes(health) == {"missing", "failures"}
+    failure = next(f for f in health.problems if f.code == "failures")
+    assert "23514 (1)" in failure.message
+    assert failure.remedy == "profiles-schema backfill"
+
+    failed = profiles_schema(database.url, "backfill")
+    assert failed.returncode == 1
+    assert "failed for 1 users: SQLSTATE 23514" in failed.stdout
+    assert "secret" not in failed.stdout + failed.stderr
+    database.run("drop trigger refuse on public.user_profiles")
+    assert profiles_schema(database.url, "backfill").returncode == 0
+    assert look(database).findings == []
+    assert "repaired" in [a for (a,) in database.run("select action from public.user_profile_audit_logs")]
+
+
+def test_the_flag_is_a_notice(database):
+    database.run("update profiles_internal.settings set value = 'false' where key = 'auto_create_profiles'")
+    health = look(database)
+    assert [(f.code, f.severity) for f in health.findings] == [("flag", "notice")]
+
+
+def test_jobs_show(database):
+    database.run("insert into profiles_internal.jobs (kind) values ('backfill')")
+    database.run("insert into profiles_internal.jobs (kind, state, error_code) values ('backfill', 'failed', '40001')")
+    database.run(
+        "insert into profiles_internal.jobs (kind, state, heartbeat_at) values ('backfill', 'running', now() - interval '1 hour')"
+    )
+    assert [f.severity for f in look(database).findings if f.code == "job"] == ["notice", "problem", "problem"]
+
+
+def test_a_blind_role_is_told_so(hosted):
+    hosted.upgrade()
+    hosted.sign_up("ada@example.org")
+    superuser = type(hosted)(hosted.server, hosted.name)
+    superuser.run("alter role project_owner nobypassrls")
+    try:
+        assert "blind" in codes(look(hosted))
+        refused = profiles_schema(hosted.url, "backfill")
+        assert refused.returncode == 1
+        assert "row level security hides auth.users" in refused.stderr
+        assert "bypassrls" in refused.stderr
+    finally:
+        superuser.run("alter role project_owner bypassrls")
+
+
+def test_health_only_reads(database):
+    database.sign_up("ada@example.org")
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("set transaction read only")
+        assert examine(connection).findings == []
+        modes = connection.exec_driver_sql("select distinct mode from pg_locks where pid = pg_backend_pid()").scalars()
+        assert set(modes) <= {"AccessShareLock", "ExclusiveLock"}  # the latter is the one on its own transaction id
+
+
+def test_a_locked_table_is_said_instead_of_waited_for(database):
+    with database.engine.connect() as holder:
+        holder.exec_driver_sql("lock table public.user_profiles in access exclusive mode")
+        said = profiles_schema(database.url, "health")
+    assert said.returncode == 1
+    assert said.stderr.startswith("error: Another session holds a lock on a table of ours.")
+
+
+def test_the_command_says_it_in_lines_and_in_json(database):
+    database.sign_up("ada@example.org")
+    fine = profiles_schema(database.url, "health")
+    assert fine.returncode == 0
+    assert fine.stdout.splitlines()[-1] == "health: fine"
+
+    database.run("delete from public.user_profiles")
+    bad = profiles_schema(database.url, "health", "--full", "--json")
+    assert bad.returncode == 1
+    found = json.loads(bad.stdout)
+    assert found["healthy"] is False
+    assert (found["users"], found["missing"]) == (1, 1)
+    assert [f["code"] for f in found["findings"]] == ["missing"]
+    assert profiles_schema(database.url, "health", "--fail-under", "0").returncode == 0
+    assert profiles_schema(database.url, "health", "--fail-under", "2").returncode == 2

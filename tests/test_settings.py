@@ -1,0 +1,30 @@
+"""settings: read and change the feature flag and the audit level."""
+
+import json
+
+from support import profiles_schema
+
+
+def test_get_shows_the_defaults(database):
+    assert profiles_schema(database.url, "settings", "get").stdout == "audit_level changes\nauto_create_profiles true\n"
+    assert profiles_schema(database.url, "settings", "get", "audit_level").stdout == "changes\n"
+
+
+def test_set_takes_effect_at_once(database):
+    done = profiles_schema(database.url, "settings", "set", "auto_create_profiles", "false", "--json")
+    assert json.loads(done.stdout) == {"auto_create_profiles": False}
+    user = database.sign_up("ada@example.org")
+    assert database.profile(user) is None
+    assert profiles_schema(database.url, "settings", "set", "auto_create_profiles", "true").returncode == 0
+    assert database.profile(database.sign_up("bob@example.org")) is not None
+
+
+def test_an_unknown_setting_or_value_is_refused_with_what_is_known(database):
+    unknown = profiles_schema(database.url, "settings", "set", "colour", "red")
+    assert unknown.returncode == 2
+    assert "audit_level" in unknown.stderr
+    wrong = profiles_schema(database.url, "settings", "set", "audit_level", "loud")
+    assert wrong.returncode == 2
+    assert "failures, changes, all" in wrong.stderr
+    assert profiles_schema(database.url, "settings", "get", "colour").returncode == 2
+    assert database.value("select value from profiles_internal.settings where key = 'audit_level'") == "changes"

@@ -1,0 +1,78 @@
+"""smoke: it passes where things work, names the step where they do not, and leaves nothing behind."""
+
+import json
+
+import pytest
+from support import profiles_schema
+
+from profiles_schema.operations.smoke import smoke
+
+
+def steps(database):
+    with database.engine.connect() as connection:
+        return list(smoke(connection))
+
+
+def contents(database):
+    return database.run(
+        "select (select count(*) from auth.users), (select count(*) from public.user_profiles),"
+        " (select count(*) from public.user_profile_audit_logs), (select count(*) from public.export_history)"
+    )
+
+
+def test_everything_passes_and_nothing_is_kept(database):
+    database.sign_up("ada@example.org")
+    before = contents(database)
+    tried = steps(database)
+    assert [step for step in tried if not step.passed] == []
+    assert len(tried) == 18
+    assert contents(database) == before
+
+
+def test_everything_passes_on_a_hosted_project(supabase):
+    tried = steps(supabase)
+    assert [step for step in tried if not step.passed] == []
+    assert len(tried) == 17  # create_user does not exist there
+
+
+def test_it_passes_while_the_flag_is_off_and_leaves_it_off(database):
+    database.run("update profiles_internal.settings set value = 'false' where key = 'auto_create_profiles'")
+    assert all(step.passed for step in steps(database))
+    assert database.value("select value from profiles_internal.settings where key = 'auto_create_profiles'") is False
+
+
+@pytest.mark.parametrize(
+    ("damage", "failing"),
+    [
+        ("drop trigger profiles_on_auth_user_created on auth.users", "a sign-up makes profile and progress"),
+        ("drop trigger profiles_on_auth_user_updated on auth.users", "a sign-in is carried over"),
+        ("grant update on public.user_profiles to authenticated", "the own role cannot be changed"),
+        ("grant select on public.user_api_keys to anon", "anon can read no table"),
+        ("alter table public.user_profiles disable row level security", "another user's rows are invisible"),
+        ("revoke execute on function public.get_public_profile(text) from anon", "anon can call get_public_profile"),
+        ("grant execute on function profiles_internal.profile_stats(), public.get_user_profile_stats() to authenticated",
+         "get_user_profile_stats is for service_role"),
+        ("drop function public.get_my_profile_v2() cascade", "get_my_profile_v2 returns the own profile"),
+    ],
+)  # fmt: skip
+def test_the_step_that_fails_is_named(database, damage, failing):
+    database.script(damage)
+    assert failing in [step.name for step in steps(database) if not step.passed]
+    assert contents(database) == [(0, 0, 0, 0)]
+
+
+def test_the_command_exits_with_1_and_says_why(database):
+    assert profiles_schema(database.url, "smoke").returncode == 0
+    database.script("drop trigger profiles_on_auth_user_created on auth.users")
+    failed = profiles_schema(database.url, "smoke")
+    assert failed.returncode == 1
+    assert "FAIL  a sign-up makes profile and progress: the number of profiles is 0 instead of 1" in failed.stdout
+    assert "Traceback" not in failed.stderr
+    as_json = profiles_schema(database.url, "smoke", "--json")
+    assert json.loads(as_json.stdout)["passed"] is False
+
+
+def test_a_database_without_our_tables_is_refused(empty):
+    refused = profiles_schema(empty.url, "smoke")
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == "error: This database is not migrated. Run: profiles-schema upgrade"
