@@ -69,6 +69,7 @@ bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/result
 	@mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/import_models.py --out benchmarks/results/import_models.json
 	$(BIN)/python benchmarks/noop_upgrade.py --out benchmarks/results/noop_upgrade.json
+	$(BIN)/python benchmarks/signup.py --out benchmarks/results/signup.json
 
 clean: ## Remove what was built; the embedded server's data stay
 	rm -rf $(VENV) build dist benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,6 +14,7 @@ from profiles_schema.errors import (
     DatabaseUrlMissing,
     InvalidDatabaseUrl,
     NoDatabase,
+    ProfilesSchemaError,
     TooManyConnections,
     UnsupportedServer,
 )
@@ -206,42 +207,75 @@ def _connection_problem(url: URL, text: str) -> tuple[Exception, bool]:
     libpq gives no SQLSTATE for a refused connection, so its words have to do; a server that speaks another
     language gets the general sentence with its own words in it.
     """
-    role = url.username or "(the account's own name)"
-    database = url.database or role
-    server = _server(url)
-    if option := re.search(r'invalid (?:connection option|URI query parameter:?) "([^"]+)"', text):
-        return InvalidDatabaseUrl(
-            f'DATABASE_URL has the parameter "{option[1]}", which PostgreSQL\'s client library does not know. Remove it.'
-        ), False
-    if value := re.search(
-        r'invalid (?:integer )?value "?[^"]*"? for connection option "([^"]+)"|invalid (\w+) value', text
-    ):
-        return InvalidDatabaseUrl(f'DATABASE_URL has an invalid value for "{value[1] or value[2]}".'), False
-    if re.search(r"password authentication failed|no password supplied|SASL authentication failed", text):
-        return DatabaseAccessRefused(
-            f'{server} refused the password of role "{role}". Correct the password in DATABASE_URL '
+    for pattern, kind, sentence, transient in _REFUSALS:
+        if match := re.search(pattern, text):
+            role = url.username or "(the account's own name)"
+            named = {
+                "server": _server(url),
+                "role": role,
+                "database": url.database or role,
+                "option": next((group for group in match.groups() if group), ""),
+                "reason": _reason(text, url),
+            }
+            return kind(sentence.format(**named)), transient
+    raise AssertionError  # the last pattern matches everything
+
+
+# What libpq says, and what that means: pattern, error, sentence, whether it may pass.
+_REFUSALS: tuple[tuple[str, type[ProfilesSchemaError], str, bool], ...] = (
+    (
+        r'invalid (?:connection option|URI query parameter:?) "([^"]+)"',
+        InvalidDatabaseUrl,
+        'DATABASE_URL has the parameter "{option}", which PostgreSQL\'s client library does not know. Remove it.',
+        False,
+    ),
+    (
+        r'invalid (?:integer )?value "?[^"]*"? for connection option "([^"]+)"|invalid (\w+) value',
+        InvalidDatabaseUrl,
+        'DATABASE_URL has an invalid value for "{option}".',
+        False,
+    ),
+    (
+        r"password authentication failed|no password supplied|SASL authentication failed",
+        DatabaseAccessRefused,
+        (
+            '{server} refused the password of role "{role}". Correct the password in DATABASE_URL '
             "(write special characters percent-encoded: @ as %40, % as %25)."
-        ), False
-    if re.search(r'role "[^"]*" does not exist', text):
-        return DatabaseAccessRefused(
-            f'{server} has no role "{role}". Correct DATABASE_URL, or: createuser {role}'
-        ), False
-    if re.search(r'database "[^"]*" does not exist|no such database', text):
-        return DatabaseMissing(
-            f'{server} has no database "{database}". Correct DATABASE_URL, or create it: createdb {database}'
-        ), False
-    if re.search(r"starting up|shutting down|in recovery mode|not yet accepting|not accepting connections", text):
-        return DatabaseUnreachable(f"{server} is starting up or shutting down. Run this again in a moment."), True
-    if re.search(r"too many (?:clients|connections)|remaining connection slots|max_client_conn", text):
-        return TooManyConnections(
-            f'{server} has no free connection for role "{role}". Close some, or raise the limit, and run this again.'
-        ), True
-    reason = _reason(text, url)
-    if "FATAL" in text:
-        return DatabaseAccessRefused(f'{server} refused role "{role}": {reason}. Check DATABASE_URL.'), False
-    return DatabaseUnreachable(
-        f"{server} does not answer: {reason}. Check the host and port in DATABASE_URL, and that the server runs."
-    ), False
+        ),
+        False,
+    ),
+    (
+        r'role "[^"]*" does not exist',
+        DatabaseAccessRefused,
+        '{server} has no role "{role}". Correct DATABASE_URL, or: createuser {role}',
+        False,
+    ),
+    (
+        r'database "[^"]*" does not exist|no such database',
+        DatabaseMissing,
+        '{server} has no database "{database}". Correct DATABASE_URL, or create it: createdb {database}',
+        False,
+    ),
+    (
+        r"starting up|shutting down|in recovery mode|not yet accepting|not accepting connections",
+        DatabaseUnreachable,
+        "{server} is starting up or shutting down. Run this again in a moment.",
+        True,
+    ),
+    (
+        r"too many (?:clients|connections)|remaining connection slots|max_client_conn",
+        TooManyConnections,
+        '{server} has no free connection for role "{role}". Close some, or raise the limit, and run this again.',
+        True,
+    ),
+    (r"FATAL", DatabaseAccessRefused, '{server} refused role "{role}": {reason}. Check DATABASE_URL.', False),
+    (
+        r"",
+        DatabaseUnreachable,
+        "{server} does not answer: {reason}. Check the host and port in DATABASE_URL, and that the server runs.",
+        False,
+    ),
+)
 
 
 def _server(url: URL) -> str:

@@ -111,11 +111,16 @@ class NotAtHead(ProfilesSchemaError):
 
 class TableLocked(ProfilesSchemaError):
     """Another session holds a lock on a table of ours. See who with: select pid, application_name, state, query
-    from pg_stat_activity where pid in (select unnest(pg_blocking_pids(pid)) from pg_stat_activity)"""
+    from pg_stat_activity where pid in (select unnest(pg_blocking_pids(pid)) from pg_stat_activity)
+    """
 
 
 class SchemaDrift(ProfilesSchemaError):
     """The database differs from what this version declares."""
+
+
+class DataLossRefused(ProfilesSchemaError):
+    """This downgrade would drop tables that hold rows. Save them, or lose them on purpose: -x allow-data-loss=yes."""
 
 
 class NotMigrated(ProfilesSchemaError):

@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 
 def pytest_addoption(parser):
     parser.addoption("--update-catalog", action="store_true", help="write the fingerprints that health compares with")
+    parser.addoption("--update-docs", action="store_true", help="write docs/reference.md from the --help of every verb")
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +60,11 @@ def server():
         shutil.rmtree(base, ignore_errors=True)
 
 
-def _upgrade(host, port, user, dbname, password, autocommit):  # noqa: ARG001 - the loader's interface
+def _upgrade(host, port, user, dbname, password, autocommit):
     Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname).upgrade()
 
 
-def _host_a_project(host, port, user, dbname, password, autocommit):  # noqa: ARG001 - the loader's interface
+def _host_a_project(host, port, user, dbname, password, autocommit):
     database = Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname)
     database.script((HERE / "supabase.sql").read_text(encoding="utf-8").replace(':"database"', f'"{dbname}"'))
 
@@ -77,14 +78,26 @@ def _open_by_default(host, port, user, dbname, password, autocommit):
     )
 
 
+def _upgrade_as_owner(host, port, user, dbname, password, autocommit):
+    Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname, "project_owner").upgrade()
+
+
 migrated_template = factories.postgresql_noproc(depends_on="server", dbname="migrated", load=[_upgrade])
 hosted_template = factories.postgresql_noproc(depends_on="server", dbname="hosted", load=[_host_a_project])
 open_template = factories.postgresql_noproc(depends_on="server", dbname="hosted_open", load=[_open_by_default])
+hosted_at_head_template = factories.postgresql_noproc(
+    depends_on="server", dbname="hosted_at_head", load=[_host_a_project, _upgrade_as_owner]
+)
+open_at_head_template = factories.postgresql_noproc(
+    depends_on="server", dbname="open_at_head", load=[_open_by_default, _upgrade_as_owner]
+)
 
 _empty_client = factories.postgresql("server")
 _migrated_client = factories.postgresql("migrated_template")
 _hosted_client = factories.postgresql("hosted_template")
 _open_client = factories.postgresql("open_template")
+_hosted_at_head_client = factories.postgresql("hosted_at_head_template")
+_open_at_head_client = factories.postgresql("open_at_head_template")
 
 
 @pytest.fixture
@@ -124,17 +137,16 @@ def hosted_open(server, _open_client):
 
 
 @pytest.fixture(params=["hosted", "hosted_open"])
-def supabase(request):
+def supabase(request, server):
     """A hosted project at head, with and without hosted default privileges, connected to as its owner."""
-    project = request.getfixturevalue(request.param)
-    project.upgrade()
-    return project
+    client = {"hosted": "_hosted_at_head_client", "hosted_open": "_open_at_head_client"}[request.param]
+    return _owned(server, request.getfixturevalue(client).info.dbname)
 
 
-@pytest.fixture(params=["database", "hosted", "hosted_open"])
-def project(request):
+@pytest.fixture(params=["plain", "hosted", "hosted_open"])
+def project(request, server):
     """A database at head of every kind: plain, and hosted with and without open default privileges."""
-    made = request.getfixturevalue(request.param)
-    if request.param != "database":
-        made.upgrade()
-    return made
+    if request.param == "plain":
+        return request.getfixturevalue("database")
+    client = {"hosted": "_hosted_at_head_client", "hosted_open": "_open_at_head_client"}[request.param]
+    return _owned(server, request.getfixturevalue(client).info.dbname)

@@ -107,7 +107,8 @@ class Database:
                 values[name] = json.dumps(value)
         names = ", ".join(values)
         slots = ", ".join(
-            f"cast(:{n} as jsonb)" if n.startswith("raw_") else f"cast(:{n} as uuid)" if n == "id" else f":{n}" for n in values
+            f"cast(:{n} as jsonb)" if n.startswith("raw_") else f"cast(:{n} as uuid)" if n == "id" else f":{n}"
+            for n in values
         )
         self.run(f"insert into auth.users ({names}) values ({slots})", **{**values, "id": str(values["id"])})
         return uuid.UUID(str(values["id"]))

@@ -85,6 +85,16 @@ def test_unreachable_server(command):
     assert_one_message(command("upgrade", "head", url=url), 3, "127.0.0.1, port 1", "that the server runs")
 
 
+def test_a_server_that_never_answers(command):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"postgres://ada:{SECRET}@127.0.0.1:{listener.getsockname()[1]}/app?connect_timeout=2"
+        started = time.monotonic()
+        assert_one_message(command("upgrade", "head", url=url), 3, "does not answer", "timeout")
+    assert time.monotonic() - started < 10
+
+
 def test_unreachable_socket(command, tmp_path):
     url = f"postgres://ada:{SECRET}@/app?host={tmp_path}"
     assert_one_message(command("upgrade", "head", url=url), 3, str(tmp_path))
@@ -302,17 +312,18 @@ def pgbouncer(empty_database, tmp_path):
             + (f" password={target.password}" if target.password else "")
             + f"\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
             f"pool_mode = {mode}\ndefault_pool_size = {pool_size}\nlogfile = {tmp_path / 'log'}\n"
-            f"auth_file = {users}\nserver_login_retry = 1\n"
+            f"auth_file = {users}\nserver_login_retry = 1\nclient_login_timeout = 5\n"
         )
         tmp_path.chmod(0o755)
         command = [binary, str(configuration)]
-        if os.geteuid() == 0:  # it refuses to run as root
+        if os.geteuid() == 0:  # it refuses to run as root; the server's own account may enter its directories
+            account = Path(host).owner() if str(host).startswith("/") else "nobody"
             for path in (tmp_path, users, configuration):
-                shutil.chown(path, "nobody")
+                shutil.chown(path, account)
             for parent in tmp_path.parents:
-                if parent.stat().st_uid == 0 and parent != Path("/") and "pytest" in parent.name:
+                if parent.owner() == "root" and "pytest" in parent.name:
                     parent.chmod(parent.stat().st_mode | 0o011)
-            command[1:1] = ["-u", "nobody"]
+            command[1:1] = ["-u", account]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         started.append(process)
         _wait_for_port(port)

@@ -23,7 +23,7 @@ def test_a_database_at_head_is_healthy(database):
     assert health.findings == []
     assert (health.users, health.missing, health.coverage) == (1, 0, 1.0)
     assert set(health.triggers.values()) == {"INSTALLED"}
-    assert len(health.triggers) == 15
+    assert len(health.triggers) == 16
 
 
 def test_a_hosted_project_at_head_is_healthy(supabase):
@@ -132,6 +132,7 @@ def test_what_the_application_adds_is_no_drift(database):
     database.script(
         "alter table public.user_profiles add column favourite_colour text;"
         "create index on public.user_profiles (favourite_colour);"
+        "grant update (favourite_colour) on public.user_profiles to authenticated;"
         "create table public.orders (id int primary key, user_id uuid references auth.users);"
         "create function public.theirs() returns trigger language plpgsql as 'begin return new; end';"
         "create trigger theirs before update on public.user_profiles for each row execute function public.theirs();"

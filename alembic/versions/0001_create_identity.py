@@ -152,6 +152,12 @@ begin
       using hint = 'Nothing was changed. Rename them or move them to another schema, then run the upgrade again.';
   end if;
 
+  if not has_schema_privilege('public', 'create') then
+    raise exception 'role % may not create tables in schema public', current_user
+      using errcode = 'insufficient_privilege',
+        hint = format('Nothing was changed. An administrator runs: grant create on schema public to %I;', current_user);
+  end if;
+
   if to_regclass('auth.users') is not null and to_regprocedure('auth.uid()') is null then
     raise exception 'auth.users exists, but the function auth.uid() does not'
       using hint = 'Nothing was changed. Row level security asks auth.uid() who is calling: create it, then run the upgrade again.';

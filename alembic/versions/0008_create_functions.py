@@ -17,152 +17,135 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
--- The name an email address suggests: its local part, lower-cased, cleaned to [a-z0-9_.-], cut to 32 characters.
--- 'user' where nothing usable is left: no address, fewer than three characters, or a name that would
--- pass for somebody in charge. "C" makes lower() ASCII-only and the same on every server.
-create or replace function profiles_internal.username_base(p_email text)
-returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $username_base$
-declare
-  base text := left(regexp_replace(lower(left(split_part(p_email, '@', 1), 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
-begin
-  if base is null or length(base) < 3 or base = any (array[
-    'abuse', 'admin', 'administrator', 'anonymous', 'api', 'billing', 'contact', 'deleted', 'help', 'helpdesk', 'hostmaster',
-    'info', 'mail', 'mailer-daemon', 'me', 'moderator', 'news', 'no-reply', 'nobody', 'noreply', 'null', 'official', 'operator',
-    'owner', 'postmaster', 'privacy', 'root', 'security', 'service', 'staff', 'superuser', 'support', 'sysadmin', 'system',
-    'team', 'undefined', 'user', 'webmaster', 'www'
-  ]) then
-    return 'user';
-  end if;
-  return base;
-end
-$username_base$;
-
-revoke all on function profiles_internal.username_base(text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- The username of a user, by attempt: 1 the base itself, 2 with the last eight hex digits of the user id,
--- 3 all 32 hex digits. 'user' alone is nobody's name: it starts at 2. No chance and no loop, so that the
--- thousandth ada@… costs what the second did.
-create or replace function profiles_internal.username_for(p_base text, p_user_id uuid, p_attempt integer)
-returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $username_for$
-declare
-  digits text := replace(p_user_id::text, '-', '');
-begin
-  if p_attempt = 1 and p_base <> 'user' then
-    return p_base;
-  elsif p_attempt <= 2 then
-    return left(p_base, 23) || '_' || right(digits, 8);
-  end if;
-  return digits;
-end
-$username_for$;
-
-revoke all on function profiles_internal.username_for(text, uuid, integer) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- The first of some keys that holds a usable text, trimmed and cut; null where none does.
--- Metadata comes from identity providers and from clients: any key may hold any JSON at all.
-create or replace function profiles_internal.first_text(p_metadata jsonb, p_keys text[], p_max_characters integer)
-returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $first_text$
-declare
-  key text;
-  found_text text;
-begin
-  foreach key in array p_keys loop
-    if jsonb_typeof(p_metadata -> key) = 'string' then
-      found_text := nullif(btrim(left(btrim(p_metadata ->> key, E' \t\r\n'), p_max_characters), E' \t\r\n'), '');
-      if found_text is not null then
-        return found_text;
-      end if;
-    end if;
-  end loop;
-  return null;
-end
-$first_text$;
-
-revoke all on function profiles_internal.first_text(jsonb, text[], integer) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- What a user row says about its profile. The row comes as JSON, so that a column which this auth server does not
--- have yet reads as null instead of failing. Nothing in the metadata decides authority, and nothing in it can fail:
--- a value of the wrong type or shape is as good as none.
-create or replace function profiles_internal.profile_values(
-  p_user jsonb,
-  out username_base text,
-  out email text,
-  out phone text,
-  out email_verified boolean,
-  out is_anonymous boolean,
-  out last_login timestamptz,
-  out display_name text,
-  out first_name text,
-  out last_name text,
-  out avatar_url text,
-  out timezone text,
-  out language text
+-- What user rows say about their profiles: one row per user row, in their order. The rule stands here alone; sign-up,
+-- sign-in, backfill and gen_available_username all ask this.
+--
+-- A user row comes as JSON, so that a column which this auth server does not have yet reads as null instead of failing.
+-- Nothing in the metadata decides authority, and nothing in it can fail: any key may hold any JSON at all, and a value of
+-- the wrong type or shape is as good as none.
+--
+-- Usernames: the email's local part, lower-cased ("C": ASCII only, the same on every server), cleaned to [a-z0-9_.-], cut
+-- to 32 characters. The first choice is that name; the second adds the last eight hex digits of the user id; the third is
+-- all 32 of them. No chance and no loop: the thousandth ada@… costs what the second did. 'user' stands for what leaves
+-- nothing usable: no address, fewer than three characters, or a name that would pass for somebody in charge. It is nobody's
+-- name by itself.
+--
+-- Nothing but simple expressions, which plpgsql evaluates without starting the executor: a call, or a query, per value
+-- costs more than the insert that it prepares.
+create or replace function profiles_internal.profile_values(p_users jsonb[])
+returns table (
+  user_id uuid,
+  first_username text,
+  second_username text,
+  third_username text,
+  email text,
+  phone text,
+  email_verified boolean,
+  is_anonymous boolean,
+  last_login timestamptz,
+  display_name text,
+  first_name text,
+  last_name text,
+  avatar_url text,
+  timezone text,
+  language text
 )
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $profile_values$
 declare
-  metadata jsonb := p_user -> 'raw_user_meta_data';
+  blanks constant text := E' \t\r\n';
+  reserved constant text[] := array[
+    'abuse', 'admin', 'administrator', 'anonymous', 'api', 'billing', 'contact', 'deleted', 'help', 'helpdesk',
+    'hostmaster', 'info', 'mail', 'mailer-daemon', 'me', 'moderator', 'news', 'no-reply', 'nobody', 'noreply', 'null',
+    'official', 'operator', 'owner', 'postmaster', 'privacy', 'root', 'security', 'service', 'staff', 'superuser',
+    'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
+  ];
+  user_row jsonb;
+  metadata jsonb;
+  base text;
 begin
-  email := nullif(p_user ->> 'email', '');
-  phone := nullif(p_user ->> 'phone', '');
-  if length(phone) > 40 then
-    phone := null;
-  end if;
-  email_verified := email is not null and p_user ->> 'email_confirmed_at' is not null;
-  is_anonymous := coalesce((p_user ->> 'is_anonymous')::boolean, false);
-  last_login := (p_user ->> 'last_sign_in_at')::timestamptz;
-  username_base := profiles_internal.username_base(email);
-  timezone := 'UTC';
-  language := 'en';
+  foreach user_row in array p_users loop
+    user_id := (user_row ->> 'id')::uuid;
+    email := nullif(user_row ->> 'email', '');
+    phone := case when length(user_row ->> 'phone') between 1 and 40 then user_row ->> 'phone' end;
+    email_verified := email is not null and user_row ->> 'email_confirmed_at' is not null;
+    is_anonymous := coalesce((user_row ->> 'is_anonymous')::boolean, false);
+    last_login := (user_row ->> 'last_sign_in_at')::timestamptz;
 
-  if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
-    display_name := profiles_internal.first_text(metadata, array['full_name', 'name', 'preferred_username', 'user_name'], 200);
-    first_name := profiles_internal.first_text(metadata, array['first_name', 'given_name'], 200);
-    last_name := profiles_internal.first_text(metadata, array['last_name', 'family_name'], 200);
-
-    -- A URL is whole or worthless, so the limit is one character more than a good one has.
-    avatar_url := profiles_internal.first_text(metadata, array['avatar_url', 'picture'], 2049);
-    if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
-      avatar_url := null;
+    base := left(regexp_replace(lower(left(split_part(email, '@', 1), 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
+    if base is null or length(base) < 3 or base = any (reserved) then
+      base := 'user';
     end if;
+    third_username := replace(user_row ->> 'id', '-', '');
+    second_username := left(base, 23) || '_' || right(third_username, 8);
+    first_username := case when base = 'user' then second_username else base end;
 
-    language := replace(profiles_internal.first_text(metadata, array['language', 'locale'], 36), '_', '-');
+    display_name := null;
+    first_name := null;
+    last_name := null;
+    avatar_url := null;
+    timezone := 'UTC';
+    language := null;
+    metadata := user_row -> 'raw_user_meta_data';
+    if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
+      if jsonb_typeof(metadata -> 'full_name') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'full_name', blanks), 200), blanks), '');
+      end if;
+      if display_name is null and jsonb_typeof(metadata -> 'name') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'name', blanks), 200), blanks), '');
+      end if;
+      if display_name is null and jsonb_typeof(metadata -> 'preferred_username') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'preferred_username', blanks), 200), blanks), '');
+      end if;
+      if display_name is null and jsonb_typeof(metadata -> 'user_name') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'user_name', blanks), 200), blanks), '');
+      end if;
+      if jsonb_typeof(metadata -> 'first_name') = 'string' then
+        first_name := nullif(btrim(left(btrim(metadata ->> 'first_name', blanks), 200), blanks), '');
+      end if;
+      if first_name is null and jsonb_typeof(metadata -> 'given_name') = 'string' then
+        first_name := nullif(btrim(left(btrim(metadata ->> 'given_name', blanks), 200), blanks), '');
+      end if;
+      if jsonb_typeof(metadata -> 'last_name') = 'string' then
+        last_name := nullif(btrim(left(btrim(metadata ->> 'last_name', blanks), 200), blanks), '');
+      end if;
+      if last_name is null and jsonb_typeof(metadata -> 'family_name') = 'string' then
+        last_name := nullif(btrim(left(btrim(metadata ->> 'family_name', blanks), 200), blanks), '');
+      end if;
+      -- A URL is whole or worthless, so the cut is one character behind the longest good one.
+      if jsonb_typeof(metadata -> 'avatar_url') = 'string' then
+        avatar_url := nullif(btrim(left(btrim(metadata ->> 'avatar_url', blanks), 2049), blanks), '');
+      end if;
+      if avatar_url is null and jsonb_typeof(metadata -> 'picture') = 'string' then
+        avatar_url := nullif(btrim(left(btrim(metadata ->> 'picture', blanks), 2049), blanks), '');
+      end if;
+      if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
+        avatar_url := null;
+      end if;
+      if jsonb_typeof(metadata -> 'language') = 'string' then
+        language := nullif(btrim(left(btrim(metadata ->> 'language', blanks), 36), blanks), '');
+      end if;
+      if language is null and jsonb_typeof(metadata -> 'locale') = 'string' then
+        language := nullif(btrim(left(btrim(metadata ->> 'locale', blanks), 36), blanks), '');
+      end if;
+      language := replace(language, '_', '-');
+      if jsonb_typeof(metadata -> 'timezone') = 'string' then
+        timezone := coalesce(
+          (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), 'UTC'
+        );
+      end if;
+    end if;
     if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
       language := 'en';
     end if;
-
-    timezone := coalesce(
-      (select zone.name from profiles_internal.timezones as zone where zone.name = metadata ->> 'timezone'),
-      'UTC'
-    );
-  end if;
+    return next;
+  end loop;
 end
 $profile_values$;
 
-revoke all on function profiles_internal.profile_values(jsonb) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.profile_values(jsonb[]) from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -171,27 +154,37 @@ revoke all on function profiles_internal.profile_values(jsonb) from public, anon
 -- The one place where a profile comes into being: sign-up, sign-in, ensure_user_profile and backfill all call it.
 --
 -- Names are inserted in order, so that two imports meet each name in the same order; whoever finds the name taken
--- (by an older row or by a concurrent one) goes to the next attempt. ON CONFLICT stands without a target on purpose:
+-- (by an older row or by a concurrent one) goes to the next choice. ON CONFLICT stands without a target on purpose:
 -- a target would cover one unique index and let the others fail.
+-- When all three are taken, somebody took them on purpose (ids can be seen in public profiles): then a random one.
+-- At audit level 'all' it records the creation itself, which is cheaper than a trigger call per row
+-- (record_profile_creation stands back while `profiles_internal.creating` is set).
+-- Generic plans: planning anew for every array would cost as much as the inserts.
 -- Errors are the caller's business. Runs with the rights of its caller, which is always one of our definer functions.
-create or replace function profiles_internal.create_profiles(p_users jsonb[], p_first_attempt integer default 1)
+create or replace function profiles_internal.create_profiles(p_users jsonb[], p_first_choice integer default 1)
 returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $create_profiles$
 declare
-  created integer := 0;
-  made integer;
-  waiting jsonb[] := p_users;
+  asked jsonb[];
+  made uuid[];
+  created uuid[] := '{}';
+  everybody_served boolean;
+  creating text := set_config('profiles_internal.creating', 'yes', true);
 begin
-  for attempt in p_first_attempt .. 3 loop
+  for choice in p_first_choice .. 4 loop
     with candidate as materialized (
       select
-        (u.user_row ->> 'id')::uuid as user_id,
-        profiles_internal.username_for(v.username_base, (u.user_row ->> 'id')::uuid, attempt) as username,
-        v.*
-      from unnest(waiting) as u (user_row)
-      cross join lateral profiles_internal.profile_values(u.user_row) as v
+        v.*,
+        case choice
+          when 1 then v.first_username
+          when 2 then v.second_username
+          when 3 then v.third_username
+          else replace(gen_random_uuid()::text, '-', '')
+        end as username
+      from profiles_internal.profile_values(p_users) as v
     ),
     profile as (
       insert into public.user_profiles (
@@ -211,28 +204,48 @@ begin
       select p.user_id from profile as p
       on conflict do nothing
     )
-    select count(*) into made from profile;
+    select array_agg(p.user_id) into made from profile as p;
 
-    created := created + made;
-    if made = cardinality(waiting) then
-      return created;
-    end if;
+    created := created || made;
+    everybody_served := coalesce(cardinality(made), 0) = cardinality(p_users);
+    exit when everybody_served;
 
     -- The scalar sub-select keeps the planner on the index: a NOT EXISTS makes it hash the whole profile table.
-    select array_agg(u.user_row)
-    into waiting
-    from unnest(waiting) as u (user_row)
-    where (select 1 from public.user_profiles as p where p.user_id = (u.user_row ->> 'id')::uuid) is null;
-    exit when waiting is null;
+    asked := coalesce(asked, p_users);
+    p_users := array(
+      select u.user_row
+      from unnest(p_users) as u (user_row)
+      where (select 1 from public.user_profiles as p where p.user_id = (u.user_row ->> 'id')::uuid) is null
+    );
+    everybody_served := p_users = '{}';
+    exit when everybody_served;
   end loop;
 
-  -- Reached only when somebody had one of the two rows already.
-  insert into public.user_progress (user_id)
-  select p.user_id
-  from unnest(p_users) as u (user_row)
-  join public.user_profiles as p on p.user_id = (u.user_row ->> 'id')::uuid
-  on conflict do nothing;
-  return created;
+  if asked is not null then
+    -- Somebody had a profile already, and perhaps no progress.
+    insert into public.user_progress (user_id)
+    select p.user_id
+    from unnest(asked) as u (user_row)
+    join public.user_profiles as p on p.user_id = (u.user_row ->> 'id')::uuid
+    on conflict do nothing;
+    if not everybody_served then
+      -- Not a name, then: some unique index of the application's own.
+      raise exception 'a unique index leaves no room for a profile'
+        using errcode = 'unique_violation', schema = 'public', table = 'user_profiles';
+    end if;
+  end if;
+
+  begin
+    if (select s.value from profiles_internal.settings as s where s.key = 'audit_level') = '"all"' then
+      perform profiles_internal.record_events(
+        created, 'created', coalesce(nullif(current_setting('profiles_internal.origin', true), ''), 'trigger')
+      );
+    end if;
+  exception when query_canceled or assert_failure or others then
+    raise warning 'profiles-schema: the creation of profiles was not recorded (SQLSTATE %)', sqlstate;
+  end;
+  creating := set_config('profiles_internal.creating', '', true);
+  return cardinality(created);
 end
 $create_profiles$;
 
@@ -308,7 +321,7 @@ as $rescue_sign_ups$
 declare
   lock_errors constant text[] := array['55P03', '40P01'];
   ids uuid[] := array(select (u.user_row ->> 'id')::uuid from unnest(p_users) as u (user_row));
-  first_attempt integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
+  first_choice integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
   lock_failures integer := 0;
   error_code text;
   failed_table text;
@@ -322,10 +335,10 @@ begin
   end if;
 
   for i in 1 .. cardinality(p_users) loop
-    for attempt in first_attempt .. 2 loop
+    for choice in first_choice .. 2 loop
       error_code := null;
       begin
-        perform profiles_internal.create_profiles(p_users[i:i], attempt);
+        perform profiles_internal.create_profiles(p_users[i:i], choice);
       exception when query_canceled or assert_failure or others then
         get stacked diagnostics
           error_code = returned_sqlstate, failed_table = table_name,
@@ -347,7 +360,7 @@ begin
 
     -- After three names that somebody else was taking, the rest of the batch no longer competes for any.
     if lock_failures >= 3 then
-      first_attempt := 2;
+      first_choice := 2;
     end if;
   end loop;
 end
@@ -359,7 +372,7 @@ revoke all on function profiles_internal.rescue_sign_ups(jsonb[], text, text) fr
     op.execute(
         r"""
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
--- under a name that tells nothing, so that foreign keys of the application keep their target.
+-- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
 returns void
@@ -369,7 +382,7 @@ as $erase_profile$
 begin
   update public.user_profiles
   set
-    username = profiles_internal.username_for('user', p_user_id, 3),
+    username = replace(gen_random_uuid()::text, '-', ''),
     external_id = null, display_name = null, first_name = null, last_name = null, email = null, phone = null, bio = null,
     company_name = null, target_audience = null, business_context = null, master_system_prompt = null,
     avatar_emoji = default, avatar_url = null, profile_picture_url = null, logo_url = null, profile_visibility = 'private',
@@ -417,8 +430,8 @@ declare
   profile public.user_profiles;
   wanted_username text;
 begin
-  old_values := profiles_internal.profile_values(p_old);
-  new_values := profiles_internal.profile_values(p_new);
+  select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
+  select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
 
   update public.user_profiles as p
   set
@@ -445,15 +458,12 @@ begin
   end if;
 
   -- A name follows a changed address only if it was made from the old one.
-  if new_values.username_base is distinct from old_values.username_base
-    and profile.username in (
-      profiles_internal.username_for(old_values.username_base, changed_user_id, 1),
-      profiles_internal.username_for(old_values.username_base, changed_user_id, 2),
-      profiles_internal.username_for(old_values.username_base, changed_user_id, 3)
-    )
+  if new_values.first_username <> old_values.first_username
+    and profile.username in (old_values.first_username, old_values.second_username, old_values.third_username)
   then
-    for attempt in 1 .. 3 loop
-      wanted_username := profiles_internal.username_for(new_values.username_base, changed_user_id, attempt);
+    foreach wanted_username in array
+      array[new_values.first_username, new_values.second_username, new_values.third_username]
+    loop
       continue when (select 1 from public.user_profiles as p where lower(p.username) = wanted_username) is not null;
       begin
         update public.user_profiles set username = wanted_username where user_id = changed_user_id;
@@ -666,12 +676,18 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $available_username$
 declare
-  candidate text := profiles_internal.username_base(p_email);
+  choices record;
+  candidate text;
 begin
-  while candidate = 'user' or (select 1 from public.user_profiles as p where lower(p.username) = candidate) is not null loop
-    candidate := profiles_internal.username_for(profiles_internal.username_base(p_email), gen_random_uuid(), 2);
+  loop
+    select v.* into choices
+    from profiles_internal.profile_values(array[jsonb_build_object('id', gen_random_uuid(), 'email', p_email)]) as v;
+    foreach candidate in array array[choices.first_username, choices.second_username] loop
+      if (select 1 from public.user_profiles as p where lower(p.username) = candidate) is null then
+        return candidate;
+      end if;
+    end loop;
   end loop;
-  return candidate;
 end
 $available_username$;
 
@@ -764,7 +780,7 @@ begin
     execute $frozen$
 -- The work of create_user. One user per external id: a known one is returned as it is, also to two callers at once.
 -- Definer: writes auth.users, which is ours here.
--- Errors: 23505 username taken; 23514 a username that the rule refuses; P0001 the profile could not be made.
+-- Errors: 23505 username taken; 23514 a username that the rule refuses.
 create or replace function profiles_internal.make_user(
   p_email text,
   p_phone text,
@@ -1045,9 +1061,6 @@ drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);
 drop function profiles_internal.record_events(uuid[], text, text, text, text, jsonb);
 drop function profiles_internal.create_profiles(jsonb[], integer);
-drop function profiles_internal.profile_values(jsonb);
-drop function profiles_internal.first_text(jsonb, text[], integer);
-drop function profiles_internal.username_for(text, uuid, integer);
-drop function profiles_internal.username_base(text);
+drop function profiles_internal.profile_values(jsonb[]);
 """
     )

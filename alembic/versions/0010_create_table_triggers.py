@@ -199,9 +199,11 @@ $record_profile_change$;
 
 revoke all on function profiles_internal.record_profile_change() from public, anon, authenticated, service_role;
 
+-- create_profiles records what it creates itself.
 create or replace trigger record_profile_creation
   after insert on public.user_profiles
   for each row
+  when (current_setting('profiles_internal.creating', true) is distinct from 'yes')
   execute function profiles_internal.record_profile_change();
 
 create or replace trigger record_profile_change
@@ -268,7 +270,9 @@ begin
     if new.completed_at is not distinct from old.completed_at then
       new.completed_at := clock_timestamp();
     end if;
-    new.processing_time_seconds := greatest(0, round(extract(epoch from new.completed_at - new.started_at)))::integer;
+    if new.started_at is not null then
+      new.processing_time_seconds := greatest(0, round(extract(epoch from new.completed_at - new.started_at)))::integer;
+    end if;
   end if;
   return new;
 end
@@ -340,6 +344,20 @@ begin
 end
 $roll_up_sessions$;
 
+-- After somebody has moved to another time zone: their days, and so their streaks, are other ones.
+create or replace function profiles_internal.roll_up_in_new_timezone()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $roll_up_in_new_timezone$
+begin
+  perform profiles_internal.recount_progress(array[new.user_id]);
+  return null;
+end
+$roll_up_in_new_timezone$;
+
+revoke all on function profiles_internal.roll_up_in_new_timezone() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_sessions() from public, anon, authenticated, service_role;
 
 create or replace trigger roll_up_inserted_sessions
@@ -359,6 +377,12 @@ create or replace trigger roll_up_deleted_sessions
   referencing old table as old_sessions
   for each statement
   execute function profiles_internal.roll_up_sessions();
+
+create or replace trigger roll_up_in_new_timezone
+  after update on public.user_profiles
+  for each row
+  when (old.timezone is distinct from new.timezone)
+  execute function profiles_internal.roll_up_in_new_timezone();
 $frozen$;
   end if;
 end
@@ -371,6 +395,7 @@ def downgrade() -> None:
     op.execute(
         r"""
 drop function if exists profiles_internal.roll_up_sessions() cascade; -- with its triggers on sessions
+drop function if exists profiles_internal.roll_up_in_new_timezone() cascade; -- with its triggers on sessions
 drop trigger guard_export_status on public.export_history;
 drop function profiles_internal.guard_export_status();
 drop trigger record_profile_deletion on public.user_profiles;

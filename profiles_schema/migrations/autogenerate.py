@@ -6,7 +6,8 @@ What is not ours (tables, columns, indexes, constraints of the application) is n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from alembic.autogenerate import renderers
@@ -19,6 +20,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Dialect, MetaData, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
+from profiles_schema.migrations.paths import script_location, versions
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
 from profiles_schema.schema.models.base import metadata as our_metadata
 
@@ -96,10 +98,18 @@ def number_revision(
     asked = getattr(context.environment_context, "context_opts", {}).get("revision_context")
     if asked is not None and asked.command_args.get("rev_id"):
         return
-    existing = [r.revision for r in ScriptDirectory.from_config(context.config).walk_revisions()]
+    existing = list(_revisions_beside(ScriptDirectory.from_config(context.config)))
     numbers = [int(match[0]) for r in existing if (match := re.match(r"\d{4}", r))]
     slug = re.sub(r"\W+", "_", script.message or "change").strip("_").lower()
     script.rev_id = f"{max(numbers, default=0) + 1:04d}_{slug}"[:_MAX_REVISION_ID].rstrip("_")
+
+
+def _revisions_beside(script: ScriptDirectory) -> Iterator[str]:
+    """The revisions that the new one is numbered after: the application's own, where it has included ours."""
+    revisions = list(script.walk_revisions())
+    theirs = [r for r in revisions if Path(r.path).parent.resolve() != versions().resolve()]
+    own_history = Path(script.dir).resolve() == script_location().resolve()
+    yield from (r.revision for r in (revisions if own_history else theirs))
 
 
 def _register() -> None:

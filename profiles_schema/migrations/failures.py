@@ -26,6 +26,7 @@ LOCK_FAILURES = frozenset({"55P03", "40P01", "40001"})
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _READ_ONLY = "25006"
+_DEPENDENT_OBJECTS = "2BP01"
 
 
 def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaError:
@@ -47,6 +48,12 @@ def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaErr
     hint = getattr(diagnostics, "message_hint", None)
     # DETAIL quotes values of rows, unless a revision wrote it on purpose.
     on_purpose = state == "P0001" or state.startswith("PS")
+    if state == _DEPENDENT_OBJECTS:  # here DETAIL names objects, and the hint is CASCADE: never by our advice
+        on_what = (getattr(diagnostics, "message_detail", None) or message).replace("\n", "; ")
+        return MigrationFailed(
+            f"{doing} failed: something of the application's depends on what it drops: {on_what}.\n"
+            "Drop that first, or leave it and stay at this revision."
+        )
     detail = getattr(diagnostics, "message_detail", None) if on_purpose else None
     further = "".join(f"\n{line}" for line in (detail, hint) if line)
     if state == _INSUFFICIENT_PRIVILEGE:

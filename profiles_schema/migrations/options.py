@@ -9,16 +9,12 @@ from dataclasses import dataclass, field
 from profiles_schema.errors import UsageError
 from profiles_schema.settings import DEADLINE_SECONDS, LOCK_TIMEOUT_MS, LOCK_WAIT_SECONDS
 
-_NAME = r"[A-Za-z_][\w$]*"
 # Key: (pattern of its value, the value in words)
 _KNOWN: Mapping[str, tuple[str, str]] = {
-    "adopt-table": (rf"{_NAME}(\.{_NAME})?", "a table name, schema.table"),
     "allow-data-loss": (r"yes|no", "yes or no"),
     "app-role": (r".+", "a role name"),
     "backfill": (r"inline|defer|auto", "inline, defer or auto"),
-    "contract": (r"now", "now"),
     "deadline": (r"\d{1,6}(\.\d+)?", "seconds"),
-    "identity": (rf"{_NAME}(\.{_NAME})?", "a table name, schema.table"),
     "local": (r"yes|no", "yes or no"),
     "lock-timeout": (r"[1-9]\d{0,5}", "milliseconds, at least 1"),
     "lock-wait": (r"\d{1,6}(\.\d+)?", "seconds"),

@@ -31,6 +31,7 @@ from profiles_schema.migrations import failures, locking, offline, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
 from profiles_schema.migrations.interrupts import interruptible
+from profiles_schema.migrations.losses import refuse_data_loss
 from profiles_schema.migrations.options import Options, parse
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
 from profiles_schema.migrations.session import MIGRATE, session
@@ -217,12 +218,13 @@ class _Run:
         from profiles_schema.migrations.target import resolve_url
 
         url = resolve_url(local=self.options.local)
-        with interruptible() if _owns_process(self.environment.config) else nullcontext():
-            connection = database.connect(database.create_engine(url, application_name=MIGRATE))
-            try:
+        connection = database.connect(database.create_engine(url, application_name=MIGRATE))
+        try:
+            # Only now: the driver's interruptible way of waiting knows no connect_timeout.
+            with interruptible() if _owns_process(self.environment.config) else nullcontext():
                 yield connection
-            finally:
-                connection.close()
+        finally:
+            connection.close()
 
     def _configure(self, connection: Connection, **options: Any) -> MigrationContext:
         connection.rollback()  # alembic takes a transaction that it finds for the caller's
@@ -288,6 +290,8 @@ class _Run:
                 self.steps = [] if self.ensures_version else list(self.original(heads, context))
             except CommandError as error:
                 raise failures.refused(error, self.environment.script, heads) from error
+            if self.options.values["allow-data-loss"] != "yes":
+                refuse_data_loss(connection, self.steps)
             before = summary.count(connection)
             if not (self.steps or self.ensures_version or context.purge):
                 self._say_where(connection, before)

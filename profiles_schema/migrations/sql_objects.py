@@ -25,6 +25,7 @@ _CREATED_FUNCTION = re.compile(r"create or replace function ([\w.]+)\(")
 _TRIGGER_FUNCTION = re.compile(r"EXECUTE FUNCTION ([\w.]+\(\))")
 _LANGUAGE = re.compile(r" \w+ (?:immutable|stable|volatile)\b")
 _OWN_POLICY_PREFIX = "Owners can "
+_ASIDE = "set_aside_"
 _FIRING = {"D": "disable", "R": "enable replica", "A": "enable always"}
 
 
@@ -88,11 +89,27 @@ def snapshot_of_declarations(connection: Connection, tables: Iterable[Table]) ->
                 connection.execute(CreateIndex(index))
         for name in borrowed:
             connection.exec_driver_sql(f"create table {redirected[name]} (like {name})")
+        # What a file does not create anew is not declared; and a result type cannot be replaced.
+        _set_functions_aside(connection, [o.name for o in applicable if o.kind == "functions"])
         for sql_object in applicable:
             connection.exec_driver_sql(_redirect(sql_object.text, redirected).replace("%", "%%"))
-        return _triggers_only(take_snapshot(connection, redirected, public_functions()), borrowed)
+        declared = _triggers_only(take_snapshot(connection, redirected, public_functions()), borrowed)
+        return {key: value for key, value in declared.items() if f".{_ASIDE}" not in key}
     finally:
         savepoint.rollback()
+
+
+def _set_functions_aside(connection: Connection, names: list[str]) -> None:
+    statements = connection.scalars(
+        text(
+            "select format('alter routine %s rename to %I', p.oid::regprocedure, :prefix || p.oid)"
+            " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
+            " where n.nspname = :schema or n.nspname || '.' || p.proname = any (cast(:names as text[]))"
+        ),
+        {"names": names, "schema": INTERNAL_SCHEMA, "prefix": _ASIDE},
+    ).all()
+    if statements:
+        connection.exec_driver_sql(";\n".join(statements).replace("%", "%%"))
 
 
 def changes(connection: Connection, metadata: MetaData) -> list[Change]:
@@ -190,8 +207,7 @@ def _redirect(sql: str, redirected: dict[str, str]) -> str:
 
     def plain(part: str) -> str:
         for name, actual in redirected.items():
-            part = re.sub(rf"(\bon (?:table )?){re.escape(name)}\b|(\balter table ){re.escape(name)}\b",
-                          lambda m, actual=actual: f"{m[1] or m[2]}{actual}", part)  # fmt: skip
+            part = re.sub(rf"(\bon (?:table )?|\balter table ){re.escape(name)}\b", rf"\g<1>{actual}", part)
         return part
 
     parts, end = [], 0

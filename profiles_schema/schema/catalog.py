@@ -59,7 +59,7 @@ join pg_description as d on d.objoid = r.oid and d.classoid = 'pg_class'::regcla
 left join pg_attribute as a on a.attrelid = r.oid and a.attnum = d.objsubid and d.objsubid > 0
 union all
 select 'constraint ' || r.name || '.' || c.conname,
-  concat_ws(' ', pg_get_constraintdef(c.oid), case when not c.convalidated then 'NOT VALID' end)
+  pg_get_constraintdef(c.oid)
 from relation as r join pg_constraint as c on c.conrelid = r.oid
 where c.contype <> 'n' and c.contype <> 't'
 union all

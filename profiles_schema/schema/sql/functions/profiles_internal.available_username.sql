@@ -8,12 +8,18 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $available_username$
 declare
-  candidate text := profiles_internal.username_base(p_email);
+  choices record;
+  candidate text;
 begin
-  while candidate = 'user' or (select 1 from public.user_profiles as p where lower(p.username) = candidate) is not null loop
-    candidate := profiles_internal.username_for(profiles_internal.username_base(p_email), gen_random_uuid(), 2);
+  loop
+    select v.* into choices
+    from profiles_internal.profile_values(array[jsonb_build_object('id', gen_random_uuid(), 'email', p_email)]) as v;
+    foreach candidate in array array[choices.first_username, choices.second_username] loop
+      if (select 1 from public.user_profiles as p where lower(p.username) = candidate) is null then
+        return candidate;
+      end if;
+    end loop;
   end loop;
-  return candidate;
 end
 $available_username$;
 

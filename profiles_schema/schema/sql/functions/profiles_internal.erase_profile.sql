@@ -1,5 +1,5 @@
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
--- under a name that tells nothing, so that foreign keys of the application keep their target.
+-- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
 returns void
@@ -9,7 +9,7 @@ as $erase_profile$
 begin
   update public.user_profiles
   set
-    username = profiles_internal.username_for('user', p_user_id, 3),
+    username = replace(gen_random_uuid()::text, '-', ''),
     external_id = null, display_name = null, first_name = null, last_name = null, email = null, phone = null, bio = null,
     company_name = null, target_audience = null, business_context = null, master_system_prompt = null,
     avatar_emoji = default, avatar_url = null, profile_picture_url = null, logo_url = null, profile_visibility = 'private',

@@ -19,8 +19,8 @@ declare
   profile public.user_profiles;
   wanted_username text;
 begin
-  old_values := profiles_internal.profile_values(p_old);
-  new_values := profiles_internal.profile_values(p_new);
+  select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
+  select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
 
   update public.user_profiles as p
   set
@@ -47,15 +47,12 @@ begin
   end if;
 
   -- A name follows a changed address only if it was made from the old one.
-  if new_values.username_base is distinct from old_values.username_base
-    and profile.username in (
-      profiles_internal.username_for(old_values.username_base, changed_user_id, 1),
-      profiles_internal.username_for(old_values.username_base, changed_user_id, 2),
-      profiles_internal.username_for(old_values.username_base, changed_user_id, 3)
-    )
+  if new_values.first_username <> old_values.first_username
+    and profile.username in (old_values.first_username, old_values.second_username, old_values.third_username)
   then
-    for attempt in 1 .. 3 loop
-      wanted_username := profiles_internal.username_for(new_values.username_base, changed_user_id, attempt);
+    foreach wanted_username in array
+      array[new_values.first_username, new_values.second_username, new_values.third_username]
+    loop
       continue when (select 1 from public.user_profiles as p where lower(p.username) = wanted_username) is not null;
       begin
         update public.user_profiles set username = wanted_username where user_id = changed_user_id;

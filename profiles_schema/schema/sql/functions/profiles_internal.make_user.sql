@@ -1,6 +1,6 @@
 -- The work of create_user. One user per external id: a known one is returned as it is, also to two callers at once.
 -- Definer: writes auth.users, which is ours here.
--- Errors: 23505 username taken; 23514 a username that the rule refuses; P0001 the profile could not be made.
+-- Errors: 23505 username taken; 23514 a username that the rule refuses.
 create or replace function profiles_internal.make_user(
   p_email text,
   p_phone text,

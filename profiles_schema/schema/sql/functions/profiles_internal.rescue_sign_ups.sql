@@ -18,7 +18,7 @@ as $rescue_sign_ups$
 declare
   lock_errors constant text[] := array['55P03', '40P01'];
   ids uuid[] := array(select (u.user_row ->> 'id')::uuid from unnest(p_users) as u (user_row));
-  first_attempt integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
+  first_choice integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
   lock_failures integer := 0;
   error_code text;
   failed_table text;
@@ -32,10 +32,10 @@ begin
   end if;
 
   for i in 1 .. cardinality(p_users) loop
-    for attempt in first_attempt .. 2 loop
+    for choice in first_choice .. 2 loop
       error_code := null;
       begin
-        perform profiles_internal.create_profiles(p_users[i:i], attempt);
+        perform profiles_internal.create_profiles(p_users[i:i], choice);
       exception when query_canceled or assert_failure or others then
         get stacked diagnostics
           error_code = returned_sqlstate, failed_table = table_name,
@@ -57,7 +57,7 @@ begin
 
     -- After three names that somebody else was taking, the rest of the batch no longer competes for any.
     if lock_failures >= 3 then
-      first_attempt := 2;
+      first_choice := 2;
     end if;
   end loop;
 end

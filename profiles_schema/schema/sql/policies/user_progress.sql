@@ -2,8 +2,7 @@
 revoke all on table public.user_progress from public, anon, authenticated, service_role;
 
 grant select on table public.user_progress to authenticated;
-grant insert (user_id, total_points, mastered_words_count, learning_words_count, new_words_count)
-  on table public.user_progress to authenticated;
+grant insert (user_id) on table public.user_progress to authenticated;
 grant update (total_points, mastered_words_count, learning_words_count, new_words_count)
   on table public.user_progress to authenticated;
 grant select, delete on table public.user_progress to service_role;

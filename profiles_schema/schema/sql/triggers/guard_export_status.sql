@@ -48,7 +48,9 @@ begin
     if new.completed_at is not distinct from old.completed_at then
       new.completed_at := clock_timestamp();
     end if;
-    new.processing_time_seconds := greatest(0, round(extract(epoch from new.completed_at - new.started_at)))::integer;
+    if new.started_at is not null then
+      new.processing_time_seconds := greatest(0, round(extract(epoch from new.completed_at - new.started_at)))::integer;
+    end if;
   end if;
   return new;
 end

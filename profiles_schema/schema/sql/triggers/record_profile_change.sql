@@ -51,9 +51,11 @@ $record_profile_change$;
 
 revoke all on function profiles_internal.record_profile_change() from public, anon, authenticated, service_role;
 
+-- create_profiles records what it creates itself.
 create or replace trigger record_profile_creation
   after insert on public.user_profiles
   for each row
+  when (current_setting('profiles_internal.creating', true) is distinct from 'yes')
   execute function profiles_internal.record_profile_change();
 
 create or replace trigger record_profile_change

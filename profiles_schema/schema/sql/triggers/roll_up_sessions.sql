@@ -50,6 +50,20 @@ begin
 end
 $roll_up_sessions$;
 
+-- After somebody has moved to another time zone: their days, and so their streaks, are other ones.
+create or replace function profiles_internal.roll_up_in_new_timezone()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $roll_up_in_new_timezone$
+begin
+  perform profiles_internal.recount_progress(array[new.user_id]);
+  return null;
+end
+$roll_up_in_new_timezone$;
+
+revoke all on function profiles_internal.roll_up_in_new_timezone() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_sessions() from public, anon, authenticated, service_role;
 
 create or replace trigger roll_up_inserted_sessions
@@ -69,3 +83,9 @@ create or replace trigger roll_up_deleted_sessions
   referencing old table as old_sessions
   for each statement
   execute function profiles_internal.roll_up_sessions();
+
+create or replace trigger roll_up_in_new_timezone
+  after update on public.user_profiles
+  for each row
+  when (old.timezone is distinct from new.timezone)
+  execute function profiles_internal.roll_up_in_new_timezone();

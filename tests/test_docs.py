@@ -1,0 +1,197 @@
+"""The documentation says what is so."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from profiles_schema import cli, metadata
+from profiles_schema.migrations import options, paths
+from profiles_schema.operations import health
+from profiles_schema.schema import objects
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("examples/*/*.md"),
+    ]
+)
+REFERENCE = ROOT / "docs" / "reference.md"
+EXAMPLE = ROOT / "examples" / "downstream"
+
+
+def text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_blocks(page):
+    return re.findall(r"^```\w*\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+
+
+def table_after(page, heading):
+    """The first cells of the first table after a heading, without the header."""
+    rows = re.search(
+        rf"^{re.escape(heading)}\n.*?\n\|---[^\n]*\n(.*?)(?:\n\n|\Z)", page, flags=re.DOTALL | re.MULTILINE
+    )
+    assert rows, heading
+    return [row.split("|")[1].strip() for row in rows[1].splitlines()]
+
+
+def help_of(*words):
+    done = CliRunner().invoke(
+        cli.profiles_schema, [*words, "--help"], prog_name="profiles-schema", terminal_width=100, color=False
+    )
+    assert done.exit_code == 0, done.output
+    return done.output.strip()
+
+
+def written_reference():
+    """docs/reference.md as it has to be."""
+    parts = [
+        "# Command reference",
+        "This page is `profiles-schema --help`, verb by verb. `make docs` writes it.",
+        f"```text\n{help_of()}\n```",
+    ]
+    for verb in cli.VERBS:
+        parts += [f"## {verb}", f"```text\n{help_of(verb)}\n```"]
+        command = cli.profiles_schema.get_command(click.Context(cli.profiles_schema), verb)
+        for word in sorted(getattr(command, "commands", ())):
+            parts += [f"### {verb} {word}", f"```text\n{help_of(verb, word)}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def test_the_reference_is_what_help_says(request):
+    if request.config.getoption("--update-docs"):
+        REFERENCE.write_text(written_reference(), encoding="utf-8")
+    assert REFERENCE.read_text(encoding="utf-8") == written_reference(), "run: make docs"
+
+
+def test_the_readme_begins_with_make_up_and_make_test():
+    commands = [line.partition("#")[0].strip() for line in code_blocks(text("README.md"))[0].splitlines()]
+    assert commands == ["make up", "make test"]
+
+
+def test_the_readme_names_every_verb_and_no_page_names_another():
+    listed = re.search(r"^## Commands\n\n(.*?)\.\n", text("README.md"), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"`(\w+)`", listed[1]) == list(cli.VERBS)
+    for page in PAGES:
+        called = re.findall(
+            r"(?:^|`|&& |\$ )profiles-schema ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
+        assert set(called) <= set(cli.VERBS), page.name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/security.md"])
+def test_the_tables_of_functions_name_every_callable_function(page):
+    documented = {cell.strip("`").partition("(")[0].lstrip("`") for cell in table_after(text(page), "## Functions")}
+    assert documented == {o.name.removeprefix("public.") for o in objects.FUNCTIONS if o.name.startswith("public.")}
+
+
+def test_every_migration_option_is_documented_and_no_other():
+    described = set(re.findall(r"-x ([a-z-]+)=", text("docs/deploying.md")))
+    assert described == set(options.parse(()).values)
+    for page in PAGES:
+        assert set(re.findall(r"-x ([a-z-]+)=", page.read_text(encoding="utf-8"))) <= described, page.name
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), flags=re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE))
+        assert named <= targets, page.name
+
+
+def anchors(path):
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        found = (page.parent / name).resolve() if name else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("table", [t for t in metadata.sorted_tables if t.schema is None], ids=lambda table: table.name)
+def test_every_column_and_index_is_documented(table):
+    page = text("docs/tables.md")
+    section = re.search(rf"^## {table.name}\n(.*?)(?=^## |\Z)", page, flags=re.DOTALL | re.MULTILINE)[1]
+    documented = re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE)
+    columns = [column.name for column in table.columns]
+    assert documented[: len(columns)] == columns
+    unique = {c.name for c in table.constraints if type(c).__name__ in {"PrimaryKeyConstraint", "UniqueConstraint"}}
+    assert set(documented[len(columns) :]) == {index.name for index in table.indexes} | unique
+
+
+def test_every_finding_of_health_is_documented():
+    calls = [
+        node
+        for node in ast.walk(ast.parse(Path(health.__file__).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding"
+    ]
+    assert {cell.strip("`") for cell in table_after(text("docs/at-night.md"), "## Findings")} == {
+        call.args[0].value for call in calls
+    }
+
+
+def test_every_revision_is_in_the_table_of_locks():
+    listed = [cell.strip("`") for cell in table_after(text("docs/deploying.md"), "## Locks of each revision")]
+    assert listed == sorted(path.stem for path in paths.versions().glob("[0-9]*.py"))
+
+
+def test_every_dependency_has_its_reason():
+    declared = text("pyproject.toml")
+    names = set(re.findall(r'^\s*"([a-z0-9-]+)[>=<]', declared, flags=re.MULTILINE))
+    names |= set(re.findall(r'^(?:local|requires) = \["([a-z0-9-]+)[>=<]', declared, flags=re.MULTILINE))
+    explained = {name for cell in table_after(text("CONTRIBUTING.md"), "## Dependencies") for name in cell.split(", ")}
+    assert explained == names
+
+
+@pytest.fixture
+def application(empty, tmp_path):
+    """A copy of the example, on an empty database; a function that runs its alembic."""
+    copy = shutil.copytree(EXAMPLE, tmp_path / "downstream", ignore=shutil.ignore_patterns("__pycache__"))
+    ini = copy / "alembic.ini"
+    # The example names our revisions as they lie in an installed wheel; here they lie in the checkout.
+    in_wheel = "profiles_schema.migrations:history/versions"
+    assert in_wheel in ini.read_text(encoding="utf-8")
+    ini.write_text(ini.read_text(encoding="utf-8").replace(in_wheel, str(paths.versions())), encoding="utf-8")
+
+    def alembic(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments], cwd=copy, capture_output=True, text=True, timeout=120,
+            check=False, env=os.environ | {"DATABASE_URL": empty.url},
+        )  # fmt: skip
+
+    return alembic
+
+
+def test_the_example_keeps_one_history_with_ours(application, empty):
+    done = application("upgrade", "heads")
+    assert done.returncode == 0, done.stderr
+    user = empty.sign_up("ada@example.org")
+    empty.run("insert into posts (author_id, title) values (:author, 'Notes')", author=str(user))
+    empty.run("delete from auth.users where id = :user", user=user)
+    assert empty.value("select count(*) from posts") == 0
+    done = application("check")
+    assert done.returncode == 0, done.stderr
+    done = application("downgrade", "app@base")
+    assert done.returncode == 0, done.stderr
+    assert empty.value("select to_regclass('public.posts') is null and to_regclass('public.user_profiles') is not null")
