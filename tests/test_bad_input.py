@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -292,37 +293,35 @@ def write_server_file(cursor, path, text):
 
 
 @pytest.fixture
-def pgbouncer(empty_database, tmp_path):
+def pgbouncer(empty_database):
     """Start PgBouncer in front of the database; returns the URL through it."""
     binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     if binary is None:
         pytest.skip("no pgbouncer on this machine: install it to test poolers")
     target = make_url(empty_database)
     started = []
+    # Not below pytest's own temporary directory: it is closed to the account that serves root.
+    directory = Path(tempfile.mkdtemp(prefix="profiles-pooler-"))
 
     def start(mode, pool_size=3):
         port = _free_port()
         host = target.host or target.query.get("host")
-        users = tmp_path / "users.txt"
+        users = directory / "users.txt"
         users.write_text(f'"{target.username}" ""\n')
-        configuration = tmp_path / "pgbouncer.ini"
+        configuration = directory / "pgbouncer.ini"
         configuration.write_text(
             f"[databases]\n* = host={host} port={target.port or target.query.get('port') or 5432} "
             f"user={target.username}"
             + (f" password={target.password}" if target.password else "")
             + f"\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            f"pool_mode = {mode}\ndefault_pool_size = {pool_size}\nlogfile = {tmp_path / 'log'}\n"
+            f"pool_mode = {mode}\ndefault_pool_size = {pool_size}\nlogfile = {directory / 'log'}\n"
             f"auth_file = {users}\nserver_login_retry = 1\nclient_login_timeout = 5\n"
         )
-        tmp_path.chmod(0o755)
         command = [binary, str(configuration)]
         if os.geteuid() == 0:  # it refuses to run as root; the server's own account may enter its directories
             account = Path(host).owner() if str(host).startswith("/") else "nobody"
-            for path in (tmp_path, users, configuration):
+            for path in (directory, users, configuration):
                 shutil.chown(path, account)
-            for parent in tmp_path.parents:
-                if parent.owner() == "root" and "pytest" in parent.name:
-                    parent.chmod(parent.stat().st_mode | 0o011)
             command[1:1] = ["-u", account]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         started.append(process)
@@ -333,6 +332,7 @@ def pgbouncer(empty_database, tmp_path):
     for process in started:
         process.terminate()
         process.wait(timeout=10)
+    shutil.rmtree(directory)
 
 
 def _free_port():

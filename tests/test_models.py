@@ -283,7 +283,7 @@ INDEXES = {
     "CREATE INDEX idx_export_history_export_type ON export_history (export_type)",
     "CREATE INDEX idx_export_history_expires_at ON export_history (expires_at) WHERE expires_at is not null",
     "CREATE INDEX idx_user_profile_audit_logs_user_id ON user_profile_audit_logs (user_id, created_at desc)",
-    "CREATE INDEX idx_user_profile_audit_logs_failures ON user_profile_audit_logs (created_at desc) WHERE action = 'failed'",
+    "CREATE INDEX idx_user_profile_audit_logs_failures ON user_profile_audit_logs (created_at desc) WHERE action in ('failed', 'skipped')",
 }
 
 FOREIGN_KEYS = {
