@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 m ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test lint format revision snapshot docs wheel bench clean
+.PHONY: help setup up down test lint format revision judges snapshot docs wheel bench clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ revision: $(READY) ## Write the next revision from what changed, on the embedded
 	@test -n "$(m)" || { echo 'error: say what the revision does: make revision m="add a column"' >&2; exit 2; }
 	@DATABASE_URL=local $(BIN)/alembic upgrade head
 	@DATABASE_URL=local $(BIN)/alembic revision --autogenerate -m "$(m)"
+
+judges: $(READY) ## Print the 35 known failures of sign-up triggers: the naive one and ours
+	$(BIN)/python tests/judge_signup.py
 
 snapshot: $(READY) ## Write the fingerprints that health compares a database with
 	$(BIN)/python -m pytest -q tests/test_parity.py --update-catalog

@@ -177,9 +177,12 @@ def _follow(connection: Connection, user: str) -> None:
     connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
     connection.execute(
         text(
-            f"select case when {ALIVE} then profiles_internal.follow_user(to_jsonb(u), to_jsonb(u))::text"
+            f"select case when {ALIVE} then profiles_internal.follow_user("
+            # As if the last sign-in happened now, unless the profile has it already.
+            " to_jsonb(u) || jsonb_build_object('last_sign_in_at',"
+            "  case when p.last_login = u.last_sign_in_at then to_jsonb(u) -> 'last_sign_in_at' end), to_jsonb(u))::text"
             " else profiles_internal.erase_profile(u.id)::text end"
-            " from auth.users as u where u.id = cast(:user as uuid)"
+            " from auth.users as u join public.user_profiles as p on p.user_id = u.id where u.id = cast(:user as uuid)"
         ),
         {"user": user},
     )

@@ -33,13 +33,19 @@ INCOMPLETE = (
     "((select 1 from public.user_profiles as p where p.user_id = u.id) is null"
     " or (select 1 from public.user_progress as g where g.user_id = u.id) is null)"
 )
-
 """A user ``u`` who is to have a profile and progress, and lacks one."""
 
+# Spelled out, because a damaged database may lack our functions.
+_STALE = (
+    "p.email is distinct from nullif(u.email, '')"
+    " or p.phone is distinct from case when length(u.phone) between 1 and 40 then u.phone end"
+    " or p.email_verified is distinct from (nullif(u.email, '') is not null and u.email_confirmed_at is not null)"
+    " or p.is_anonymous is distinct from coalesce((to_jsonb(u) ->> 'is_anonymous')::boolean, false)"
+    " or p.last_login is distinct from coalesce(u.last_sign_in_at, p.last_login)"
+)
 UNREPAIRED = (
     f"case when {ALIVE} then {INCOMPLETE} or exists (select from public.user_profiles as p where p.user_id = u.id"
-    " and (p.email is distinct from nullif(u.email, '') or p.is_anonymous is distinct from"
-    " coalesce((to_jsonb(u) ->> 'is_anonymous')::boolean, false)))"
+    f" and ({_STALE}))"
     " else exists (select from public.user_profiles as p where p.user_id = u.id and p.is_active) end"
 )
 """A user ``u`` whose profile is not what the user row asks for: missing, stale, or not erased."""
@@ -110,6 +116,9 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(snapshot)
     findings += _service_role(connection)
+    if any(what == "missing" and key.startswith(("table ", "column ")) for key, what in differences.items()):
+        # What is gone is named above; nothing can be counted without it.
+        return Health(revision, full, 0, 0, triggers, findings)
 
     users = missing = 0
     if connection.scalar(text("select row_security_active('auth.users')")):

@@ -19,6 +19,11 @@ declare
   profile public.user_profiles;
   wanted_username text;
 begin
+  -- The address that the profile last followed; the old row has another one where a change was lost.
+  select p_old || jsonb_build_object('email', p.email) into p_old from public.user_profiles as p where p.user_id = changed_user_id;
+  if not found then
+    return false;
+  end if;
   select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
   select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
 

@@ -46,17 +46,17 @@ begin
     then
       profile_exists := profiles_internal.follow_user(before, after);
     elsif after ->> 'last_sign_in_at' is not null and before -> 'last_sign_in_at' is distinct from after -> 'last_sign_in_at' then
-      -- A sign-in. What follows always is set again: an earlier change may have failed to.
+      -- A sign-in. What follows always is set again: an earlier change may have failed to. A profile that missed a change
+      -- of the address follows in full, with its username.
       update public.user_profiles as p
       set
         last_login = (after ->> 'last_sign_in_at')::timestamptz,
         login_count = p.login_count + 1,
-        email = nullif(after ->> 'email', ''),
         phone = case when length(after ->> 'phone') between 1 and 40 then after ->> 'phone' end,
         email_verified = nullif(after ->> 'email', '') is not null and after ->> 'email_confirmed_at' is not null,
         is_anonymous = coalesce((after ->> 'is_anonymous')::boolean, false)
-      where p.user_id = new.id;
-      profile_exists := found;
+      where p.user_id = new.id and p.email is not distinct from nullif(after ->> 'email', '');
+      profile_exists := found or profiles_internal.follow_user(before, after);
     else
       profile_exists := (select 1 from public.user_profiles as p where p.user_id = new.id) is not null;
     end if;
