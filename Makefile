@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 m ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test lint format revision judges snapshot docs wheel bench clean
+.PHONY: help setup up down test matrix lint format revision judges snapshot docs wheel chaos bench clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ down: $(READY) ## Stop the embedded PostgreSQL; its data stay
 test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, with branch coverage
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
+matrix: $(READY) ## Run the database tests on PostgreSQL 15, 16 and 17, and some on other Pythons; on one: ARGS=15
+	$(BIN)/python tests/matrix.py $(ARGS)
+
 lint: $(READY) ## Check style, formatting, types and floors
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -67,6 +70,9 @@ docs: $(READY) ## Write docs/reference.md from the --help of every command
 
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
 	PYTHON=$(BIN)/python tests/wheel.sh
+
+chaos: $(READY) ## Try to break it for long: 100,000 sign-ups that all want the same name
+	$(BIN)/python benchmarks/same_name.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results
 	@mkdir -p benchmarks/results

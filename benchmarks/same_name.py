@@ -19,10 +19,10 @@ import threading
 from pathlib import Path
 
 import psycopg2
+from alembic import command
 from psycopg2.extensions import make_dsn
 from sqlalchemy import NullPool, create_engine
 
-from alembic import command
 from profiles_schema import local
 from profiles_schema.migrations import paths
 

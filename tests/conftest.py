@@ -1,4 +1,5 @@
-"""Fixtures. The database is always a real PostgreSQL: the embedded one, started once per run (and xdist worker).
+"""Fixtures. The database is always a real PostgreSQL: the embedded one, started once per run (and xdist worker), or the
+one whose programs PROFILES_TEST_POSTGRES names (`make matrix`).
 
 `database` is a clone of a template at head, `empty` an empty one, `supabase` one with a hosted project's auth schema.
 """
@@ -21,9 +22,37 @@ from profiles_schema import local
 HERE = Path(__file__).parent
 
 
+def pytest_configure(config):
+    # A run started in the background of a shell ignores SIGINT, and so would the commands that the tests interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser):
     parser.addoption("--update-catalog", action="store_true", help="write the fingerprints that health compares with")
     parser.addoption("--update-docs", action="store_true", help="write docs/reference.md from the --help of every verb")
+
+
+def _start(programs, directory):
+    """Start another PostgreSQL than the embedded one, laid out alike."""
+    place = local._Place(directory)
+    account = local._prepare(place)
+    local._private_directory(place.server, account)
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": place.server,
+        "shared_buffers": "64MB",
+        "timezone": "UTC",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    for command in (
+        # The built-in locales came with PostgreSQL 17.
+        ["initdb", "-D", "data", "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"],
+        ["pg_ctl", "start", "-D", "data", "-l", "log", "-w", "-o", options],
+    ):
+        done = local._run(place, account, programs, command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return local.status(directory)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +60,8 @@ def server():
     # Not below pytest's own temporary directory: it is closed to the account that serves root.
     base = Path(tempfile.mkdtemp(prefix="profiles-tests-"))
     base.chmod(0o755)
-    running = local.start(base / "postgres")
+    programs = os.environ.get("PROFILES_TEST_POSTGRES")
+    running = _start(Path(programs), base / "postgres") if programs else local.start(base / "postgres")
     try:
         executor = Server(
             host=str(running.socket_directory), port=running.port, user="postgres", dbname="empty", options=""

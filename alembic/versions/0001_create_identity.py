@@ -152,6 +152,41 @@ begin
       using hint = 'Nothing was changed. Rename them or move them to another schema, then run the upgrade again.';
   end if;
 
+  -- The right columns alone do not make a table ours: without its key, or with policies of somebody's, it would be open.
+  select string_agg(p.table_name || ' ' || p.what, '; ' order by p.table_name, p.what)
+  into problems
+  from (
+    select c.relname as table_name, unnest(array_remove(array[
+      case when c.relkind <> 'r' then 'is no ordinary table' end,
+      case when not exists (select from pg_constraint as k where k.conrelid = c.oid and k.contype = 'p') then 'has no primary key' end,
+      case when not exists (select from pg_constraint as k where k.conrelid = c.oid and k.contype = 'f' and k.confrelid = to_regclass('auth.users'))
+        then 'does not refer to auth.users' end,
+      case when exists (select from pg_policy as y where y.polrelid = c.oid) then 'has policies of its own' end
+    ], null)) as what
+    from pg_class as c
+    where c.oid in (
+      to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.user_api_keys'),
+      to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs')
+    )
+  ) as p;
+  if problems is not null then
+    raise exception 'tables with our names exist already, and cannot be taken over as they are: %', problems
+      using hint = 'Nothing was changed. Rename them or move them to another schema, then run the upgrade again.';
+  end if;
+
+  select string_agg(f.oid::regprocedure::text, ', ' order by f.oid::regprocedure::text)
+  into problems
+  from pg_proc as f
+  where f.pronamespace = 'public'::regnamespace
+    and f.proname in (
+      'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
+      'get_user_profile_stats', 'update_my_profile_v2'
+    );
+  if problems is not null then
+    raise exception 'functions with our names exist already: %', problems
+      using hint = 'Nothing was changed. Rename them or move them to another schema, then run the upgrade again.';
+  end if;
+
   if not has_schema_privilege('public', 'create') then
     raise exception 'role % may not create tables in schema public', current_user
       using errcode = 'insufficient_privilege',
@@ -169,6 +204,8 @@ begin
       where a.attrelid = to_regclass('public.sessions') and not a.attisdropped
         and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated',
           'images_processed', 'qa_attempts', 'vocabulary_learned')
+        and (a.attname <> 'user_id' or a.atttypid = 'uuid'::regtype)
+        and (a.attname not in ('started_at', 'ended_at') or a.atttypid = 'timestamptz'::regtype)
     ) < 9
   then
     raise exception 'the table sessions is not one of learning sessions, and -x sessions=require asks for one'
@@ -433,6 +470,7 @@ declare
   row_count bigint;
 begin
   if coalesce(obj_description(to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%' then
+    lock table auth.users in access exclusive mode;
     select count(*) into row_count from auth.users;
     if row_count > 0 and coalesce(current_setting('profiles_schema.allow_data_loss', true), '') <> 'yes' then
       raise exception 'this downgrade would drop tables that hold rows: auth.users (% rows)', row_count

@@ -157,6 +157,8 @@ begin
   end if;
   foreach table_name in array array['public.user_profiles'] loop
     if to_regclass(table_name) is not null then
+      -- Nobody may add a row between the count and the drop.
+      execute format('lock table %s in access exclusive mode', table_name);
       execute format('select count(*) from %s', table_name) into row_count;
       if row_count > 0 then
         holding := holding || format('%s (%s rows)', table_name, row_count);

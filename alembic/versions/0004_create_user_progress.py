@@ -127,8 +127,10 @@ declare
   session_rows bigint := 0;
   own_sessions constant boolean := coalesce(obj_description(to_regclass('public.sessions'), 'pg_class'), '') like 'profiles-schema:%';
 begin
+  lock table public.user_progress in access exclusive mode;
   select count(*) into progress_rows from public.user_progress;
   if own_sessions then
+    lock table public.sessions in access exclusive mode;
     select count(*) into session_rows from public.sessions;
   end if;
   if progress_rows + session_rows > 0 and coalesce(current_setting('profiles_schema.allow_data_loss', true), '') <> 'yes' then

@@ -304,7 +304,7 @@ revoke all on function profiles_internal.describe_failure(text, text, text, text
 -- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
 -- saved, record the others, and let the sign-up go on whatever happens.
 --
---   A lock (55P03, 40P01): either somebody else is just taking the same name, and the second name is waited for by
+--   A lock (55P03, 40P01; 40001 in a transaction with one snapshot): either somebody else is just taking the same name, and the second name is waited for by
 --   nobody; or the table itself is locked, and waiting on would hold the sign-up up. So: one more short wait, with the
 --   second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
 --   auth server follows its INSERT with two UPDATEs, and an import may have a statement per user.
@@ -319,10 +319,12 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $rescue_sign_ups$
 declare
-  lock_errors constant text[] := array['55P03', '40P01'];
+  lock_errors constant text[] := array['55P03', '40P01', '40001'];
   ids uuid[] := array(select (u.user_row ->> 'id')::uuid from unnest(p_users) as u (user_row));
   first_choice integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
   lock_failures integer := 0;
+  user_row jsonb;
+  i integer := 0;
   error_code text;
   failed_table text;
   failed_column text;
@@ -334,11 +336,12 @@ begin
     return;
   end if;
 
-  for i in 1 .. cardinality(p_users) loop
+  foreach user_row in array p_users loop
+    i := i + 1;
     for choice in first_choice .. 2 loop
       error_code := null;
       begin
-        perform profiles_internal.create_profiles(p_users[i:i], choice);
+        perform profiles_internal.create_profiles(array[user_row], choice);
       exception when query_canceled or assert_failure or others then
         get stacked diagnostics
           error_code = returned_sqlstate, failed_table = table_name,
@@ -371,6 +374,49 @@ revoke all on function profiles_internal.rescue_sign_ups(jsonb[], text, text) fr
     )
     op.execute(
         r"""
+-- Gives new users their profiles, and never raises: what fails is rescued row by row, and recorded.
+-- The guard stands here and not around the whole import, so that one bad row costs its thousand a second try, no more.
+-- Plain OTHERS would let a cancelled statement and a failed ASSERT through.
+create or replace function profiles_internal.sign_up(p_users jsonb[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $sign_up$
+declare
+  error_code text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+  failed_context text;
+begin
+  begin
+    perform profiles_internal.create_profiles(p_users);
+    return;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
+  end;
+
+  begin
+    perform profiles_internal.rescue_sign_ups(
+      p_users, error_code,
+      profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
+    );
+  exception when query_canceled or assert_failure or others then
+    -- Not even the record could be written. The server's log is all that is left; backfill still finds the user.
+    perform set_config('profiles_internal.gave_up', 'mute', true);
+    raise warning 'profiles-schema: no profile for a new user (SQLSTATE %), and no record of it (SQLSTATE %)', error_code, sqlstate
+      using hint = 'Run: profiles-schema backfill';
+  end;
+end
+$sign_up$;
+
+revoke all on function profiles_internal.sign_up(jsonb[]) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
 -- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
 -- The hash that the auth server leaves in the email column is never copied.
@@ -380,6 +426,27 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $erase_profile$
 begin
+  -- Sessions first, in the order in which their end locks rows: session, then progress. Only where they are learning
+  -- sessions: those of some web frameworks are another thing under the same name. Something of the application's that
+  -- hangs on them must not keep the rest from being erased.
+  if exists (
+    select from pg_trigger as t
+    where t.tgrelid = to_regclass('public.sessions') and t.tgname = 'roll_up_deleted_sessions'
+  ) then
+    begin
+      delete from public.sessions where user_id = p_user_id;
+    exception when others then
+      perform profiles_internal.record_events(array[p_user_id], 'failed', 'trigger', sqlstate, 'sessions in profiles_internal.erase_profile');
+    end;
+  end if;
+
+  delete from public.user_api_keys where user_id = p_user_id;
+  update public.export_history
+  set
+    status = case status when 'pending' then 'expired' when 'processing' then 'failed' when 'completed' then 'expired' else status end,
+    data = null, filters = null, file_url = null, error_message = null
+  where user_id = p_user_id;
+
   update public.user_profiles
   set
     username = replace(gen_random_uuid()::text, '-', ''),
@@ -391,16 +458,6 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
-
-  delete from public.user_api_keys where user_id = p_user_id;
-  update public.export_history set data = null, filters = null, file_url = null where user_id = p_user_id;
-
-  -- The sessions of some frameworks are another thing under the same name.
-  begin
-    delete from public.sessions where user_id = p_user_id;
-  exception when undefined_table or undefined_column or undefined_function then
-    null;
-  end;
 end
 $erase_profile$;
 
@@ -593,7 +650,9 @@ begin
   if acting_role in ('anon', 'authenticated') then
     return coalesce(acting_role = 'authenticated' and p_user_id = auth.uid(), false);
   end if;
-  return pg_has_role(acting_role, 'service_role', 'member')
+  -- An application may have roles of its own that are members of ours.
+  return coalesce(p_user_id = auth.uid() and pg_has_role(acting_role, 'authenticated', 'member'), false)
+    or pg_has_role(acting_role, 'service_role', 'member')
     or pg_has_role(acting_role, current_user, 'member');
 end
 $may_act_for$;
@@ -1062,6 +1121,7 @@ drop function profiles_internal.may_act_for(uuid);
 drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
+drop function profiles_internal.sign_up(jsonb[]);
 drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);
 drop function profiles_internal.record_events(uuid[], text, text, text, text, jsonb);

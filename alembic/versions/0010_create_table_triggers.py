@@ -78,6 +78,38 @@ create or replace trigger require_known_timezone
     )
     op.execute(
         r"""
+-- Before a person takes another username: not one that would pass for somebody in charge. The list is that of sign-up
+-- (profile_values makes another name of a reserved one); service_role may hand such names out.
+-- Definer: a person may not call profile_values.
+create or replace function profiles_internal.refuse_reserved_username()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $refuse_reserved_username$
+begin
+  if current_setting('role', true) in ('anon', 'authenticated') and new.username ~ '^[a-z0-9_.-]{3,32}$' and (
+    select v.first_username
+    from profiles_internal.profile_values(array[jsonb_build_object('id', new.user_id, 'email', new.username || '@')]) as v
+  ) <> new.username then
+    raise exception 'the username "%" is reserved', new.username
+      using errcode = 'check_violation', schema = 'public', table = 'user_profiles', column = 'username';
+  end if;
+  return new;
+end
+$refuse_reserved_username$;
+
+revoke all on function profiles_internal.refuse_reserved_username() from public, anon, authenticated, service_role;
+
+create or replace trigger refuse_reserved_username
+  before update on public.user_profiles
+  for each row
+  when (new.username is distinct from old.username)
+  execute function profiles_internal.refuse_reserved_username();
+"""
+    )
+    op.execute(
+        r"""
 -- Before an update that changes something: updated_at becomes the time of the change.
 -- A change of a profile's activity alone (last_login, login_count, message_count, last_interaction_at) does not count:
 -- updated_at is indexed, and moving it at every sign-in would cost three times the write.
@@ -161,6 +193,7 @@ set lock_timeout = '250ms'
 as $record_profile_change$
 declare
   audit_level text;
+  actor uuid;
   known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
   origin text := nullif(current_setting('profiles_internal.origin', true), '');
 begin
@@ -172,13 +205,20 @@ begin
     origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
   end if;
 
+  -- The token of a service may name a subject that is no user.
+  begin
+    actor := auth.uid();
+  exception when others then
+    actor := null;
+  end;
+
   if tg_op = 'INSERT' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor)
-    values (new.user_id, 'created', origin, auth.uid());
+    values (new.user_id, 'created', origin, actor);
   elsif tg_op = 'UPDATE' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, changed)
     select
-      new.user_id, 'updated', origin, auth.uid(),
+      new.user_id, 'updated', origin, actor,
       array(
         select n.key
         from jsonb_each(to_jsonb(new)) as n
@@ -188,7 +228,7 @@ begin
   else
     -- The user is already gone when the profile goes with them; then the row names nobody.
     insert into public.user_profile_audit_logs (user_id, action, origin, actor)
-    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, auth.uid());
+    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor);
   end if;
   return null;
 exception when query_canceled or assert_failure or others then
@@ -290,7 +330,7 @@ create or replace trigger guard_export_status
         r"""
 do $only_where$
 begin
-  if (select count(*) from pg_catalog.pg_attribute as a where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated', 'images_processed', 'qa_attempts', 'vocabulary_learned')) = 9 then
+  if (select count(*) from pg_catalog.pg_attribute as a where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated', 'images_processed', 'qa_attempts', 'vocabulary_learned') and (a.attname <> 'user_id' or a.atttypid = 'pg_catalog.uuid'::pg_catalog.regtype) and (a.attname not in ('started_at', 'ended_at') or a.atttypid = 'pg_catalog.timestamptz'::pg_catalog.regtype)) = 9 then
     execute $frozen$
 -- After sessions were inserted, changed or deleted: the progress of the users concerned is counted anew.
 -- Statement-level with transition tables, so that ten thousand sessions ended at once are one count per user.
@@ -357,6 +397,22 @@ begin
 end
 $roll_up_in_new_timezone$;
 
+-- After a progress row was made for somebody who has sessions already: by backfill, say. At sign-up nobody has any.
+create or replace function profiles_internal.roll_up_new_progress()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $roll_up_new_progress$
+begin
+  if (select 1 from public.sessions as s where s.user_id = new.user_id and s.ended_at is not null limit 1) is not null then
+    perform profiles_internal.recount_progress(array[new.user_id]);
+  end if;
+  return null;
+end
+$roll_up_new_progress$;
+
+revoke all on function profiles_internal.roll_up_new_progress() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_in_new_timezone() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_sessions() from public, anon, authenticated, service_role;
 
@@ -383,6 +439,12 @@ create or replace trigger roll_up_in_new_timezone
   for each row
   when (old.timezone is distinct from new.timezone)
   execute function profiles_internal.roll_up_in_new_timezone();
+
+create or replace trigger roll_up_new_progress
+  after insert on public.user_progress
+  for each row
+  when (current_setting('profiles_internal.signing_up', true) is distinct from 'yes')
+  execute function profiles_internal.roll_up_new_progress();
 $frozen$;
   end if;
 end
@@ -396,6 +458,7 @@ def downgrade() -> None:
         r"""
 drop function if exists profiles_internal.roll_up_sessions() cascade; -- with its triggers on sessions
 drop function if exists profiles_internal.roll_up_in_new_timezone() cascade; -- with its triggers on sessions
+drop function if exists profiles_internal.roll_up_new_progress() cascade; -- with its triggers on sessions
 drop trigger guard_export_status on public.export_history;
 drop function profiles_internal.guard_export_status();
 drop trigger record_profile_deletion on public.user_profiles;
@@ -408,6 +471,8 @@ drop trigger keep_updated_at on public.user_progress;
 drop trigger keep_updated_at on public.user_profiles;
 drop function profiles_internal.keep_profile_updated_at();
 drop function profiles_internal.keep_updated_at();
+drop trigger refuse_reserved_username on public.user_profiles;
+drop function profiles_internal.refuse_reserved_username();
 drop trigger require_known_timezone on public.user_profiles;
 drop function profiles_internal.require_known_timezone();
 drop trigger fill_missing_profile_id on public.user_profiles;

@@ -25,7 +25,8 @@ def upgrade() -> None:
 -- column that not every auth server has.
 -- Definer: the auth server's own role has no rights in public.
 -- Statement-level: costs a single sign-up no more than a row-level trigger, and an import half.
--- Plain OTHERS would let a cancelled statement and a failed ASSERT through.
+-- An import is served a thousand users at a time, so that it need not fit into memory.
+-- Users who are inserted as deleted ones (a restore, a move from another server) get none.
 create or replace function profiles_internal.on_auth_user_created()
 returns trigger
 language plpgsql
@@ -34,42 +35,58 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '250ms'
 as $on_auth_user_created$
 declare
-  gave_up text := current_setting('profiles_internal.gave_up', true);
+  batch_users constant integer := 1000;
+  gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
+  signing_up text := set_config('profiles_internal.signing_up', 'yes', true);
+  off boolean := false;
+  users jsonb[];
   error_code text;
-  failed_table text;
-  failed_column text;
-  failed_constraint text;
-  failed_context text;
 begin
+  -- A setting that cannot be read counts as its default.
   begin
-    if (select s.value from profiles_internal.settings as s where s.key = 'auto_create_profiles') = 'false' then
-      return null;
-    end if;
-    if coalesce(gave_up, '') = '' then
-      perform profiles_internal.create_profiles(array(select to_jsonb(n) from new_users as n));
-      return null;
-    end if;
+    off := (select s.value from profiles_internal.settings as s where s.key = 'auto_create_profiles') = 'false';
   exception when query_canceled or assert_failure or others then
-    get stacked diagnostics
-      error_code = returned_sqlstate, failed_table = table_name,
-      failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
+    error_code := sqlstate;
   end;
+  if off then
+    return null;
+  end if;
 
   begin
-    if error_code is not null then
-      perform profiles_internal.rescue_sign_ups(
-        array(select to_jsonb(n) from new_users as n), error_code,
-        profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
-      );
+    if gave_up = '' then
+      users := array(select to_jsonb(n) from new_users as n where to_jsonb(n) ->> 'deleted_at' is null limit batch_users + 1);
+      if cardinality(users) <= batch_users then
+        perform profiles_internal.sign_up(users);
+      else
+        for users in
+          select array_agg(numbered.user_row)
+          from (
+            select to_jsonb(n) as user_row, (row_number() over () - 1) / batch_users as batch
+            from new_users as n
+            where to_jsonb(n) ->> 'deleted_at' is null
+          ) as numbered
+          group by numbered.batch
+          order by numbered.batch
+        loop
+          perform profiles_internal.sign_up(users);
+        end loop;
+      end if;
     elsif gave_up = 'yes' then
       perform profiles_internal.record_events(
-        array(select n.id from new_users as n), 'skipped', 'trigger', '55P03',
+        array(select n.id from new_users as n where to_jsonb(n) ->> 'deleted_at' is null), 'skipped', 'trigger', '55P03',
         'an earlier statement of this transaction waited for a lock in vain'
       );
     end if;
+    signing_up := set_config('profiles_internal.signing_up', '', true);
+    return null;
   exception when query_canceled or assert_failure or others then
-    -- Not even the record could be written. The server's log is all that is left; backfill still finds the user.
-    perform set_config('profiles_internal.gave_up', 'mute', true);
+    error_code := sqlstate;
+  end;
+
+  -- Only a user row that cannot be read leads here: record by id, which any table of users has.
+  begin
+    perform profiles_internal.record_events(array(select n.id from new_users as n), 'failed', 'trigger', error_code, 'auth.users');
+  exception when query_canceled or assert_failure or others then
     raise warning 'profiles-schema: no profile for a new user (SQLSTATE %), and no record of it (SQLSTATE %)', error_code, sqlstate
       using hint = 'Run: profiles-schema backfill';
   end;
@@ -103,6 +120,8 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '250ms'
 as $on_auth_user_updated$
 declare
+  gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
+  moving constant text[] := array['updated_at', 'last_sign_in_at'];
   before jsonb;
   after jsonb;
   profile_exists boolean := true;
@@ -112,7 +131,20 @@ declare
   failed_constraint text;
   failed_context text;
 begin
-  if coalesce(current_setting('profiles_internal.gave_up', true), '') <> '' then
+  if gave_up <> '' then
+    -- This transaction has waited for a lock in vain. What changes now is lost to the profile: on record, unless it is
+    -- a mere sign-in or the record cannot be written either.
+    begin
+      if gave_up = 'yes' and to_jsonb(new) - moving <> to_jsonb(old) - moving then
+        perform profiles_internal.record_events(
+          array[new.id], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock in vain'
+        );
+      end if;
+    exception when query_canceled or assert_failure or others then
+      perform set_config('profiles_internal.gave_up', 'mute', true);
+      raise warning 'profiles-schema: a profile did not follow its user, and no record of it (SQLSTATE %)', sqlstate
+        using hint = 'Run: profiles-schema backfill';
+    end;
     return null;
   end if;
 

@@ -95,8 +95,11 @@ begin
           begin
             created := created + profiles_internal.create_profiles(users[i:i]);
           exception when others then
-            failed := failed + 1;
-            perform profiles_internal.record_events(array[(users[i] ->> 'id')::uuid], 'failed', 'backfill', sqlstate);
+            -- Unless the user has gone in the meantime.
+            if exists (select from auth.users as u where u.id = (users[i] ->> 'id')::uuid) then
+              failed := failed + 1;
+              perform profiles_internal.record_events(array[(users[i] ->> 'id')::uuid], 'failed', 'backfill', sqlstate);
+            end if;
           end;
         end loop;
         last_id := (users[cardinality(users)] ->> 'id')::uuid;

@@ -160,6 +160,9 @@ def _repair_failures(connection: Connection, progress: Progress) -> None:
                 text(
                     "select distinct u.id from public.user_profile_audit_logs as a join auth.users as u on u.id = a.user_id"
                     f" where a.action in ('failed', 'skipped') and not ({ALIVE} and {INCOMPLETE}) and {UNREPAIRED}"
+                    # An erasure can be lost without a record, too: while the trigger was away, say.
+                    " union select u.id from auth.users as u join public.user_profiles as p on p.user_id = u.id"
+                    f" where not ({ALIVE}) and p.is_active"
                 )
             )
         ]

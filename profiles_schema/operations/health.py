@@ -115,6 +115,8 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     if not findings:  # at another revision the differences are no news
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(snapshot)
+    findings += _foreign_policies(snapshot)
+    findings += _owners(connection)
     findings += _service_role(connection)
     if any(what == "missing" and key.startswith(("table ", "column ")) for key, what in differences.items()):
         # What is gone is named above; nothing can be counted without it.
@@ -144,6 +146,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
                 )
             )
     findings += _failures(connection)
+    findings += _not_erased(connection) if full else []
     findings += _flag(connection)
     findings += _jobs(connection)
     findings += _set_aside(connection)
@@ -227,6 +230,46 @@ def _invalid_indexes(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
+def _foreign_policies(snapshot: Snapshot) -> Iterator[Finding]:
+    from profiles_schema.migrations.expected import load
+
+    declared = {key for keys in load().values() for key in keys}
+    for key, value in snapshot.items():
+        opens = re.search(r" to (.*?)( using|$)", value)
+        if (
+            key.startswith("policy ")
+            and key not in declared
+            and opens
+            and not key.startswith("policy public.sessions.")
+        ):
+            roles = set(opens[1].split(", "))
+            if roles & {"PUBLIC", "anon", "authenticated"}:
+                yield Finding(
+                    "policy",
+                    "notice",
+                    f"A policy that is not ours opens {key.removeprefix('policy ')!r} to {', '.join(sorted(roles))}.",
+                )
+
+
+def _owners(connection: Connection) -> Iterator[Finding]:
+    """A definer function runs with its owner's rights: those of another role than the tables' may not suffice."""
+    rows = connection.execute(
+        text(
+            "select p.oid::regprocedure::text as name, p.proowner::regrole::text as owner, c.relowner::regrole::text as wanted"
+            " from pg_proc as p join pg_class as c on c.oid = to_regclass('public.user_profiles')"
+            " where p.pronamespace = to_regnamespace('profiles_internal') and p.prosecdef and p.proowner <> c.relowner"
+            " order by 1"
+        )
+    )
+    for row in rows:
+        yield Finding(
+            "owner",
+            "problem",
+            f"The function {row.name} belongs to {row.owner}, the tables to {row.wanted}: it runs with the wrong rights.",
+            f"alter function {row.name} owner to {row.wanted}",
+        )
+
+
 def _service_role(connection: Connection) -> Iterator[Finding]:
     shut_out = connection.scalar(
         text(
@@ -262,6 +305,8 @@ def _count(connection: Connection, *, full: bool) -> tuple[int, int]:
         f"(select u.id from auth.users as u where u.id >= start.id and {ALIVE} order by u.id limit {WINDOW_USERS})",
         f"(select u.id from auth.users as u where {ALIVE} order by u.id limit {WINDOW_USERS})",
     ]
+    # Ids that grow with time end where the newest users are.
+    windows.append(f"(select u.id from auth.users as u where {ALIVE} order by u.id desc limit {WINDOW_USERS})")
     newest = connection.scalar(
         text(
             "select exists (select from pg_index as i join pg_attribute as a on a.attrelid = i.indrelid"
@@ -304,6 +349,23 @@ def _failures(connection: Connection) -> Iterator[Finding]:
             f"For {users} {'user' if users == 1 else 'users'} a recorded failure is not repaired yet; by SQLSTATE: {codes}.",
             "profiles-schema backfill",
             users,
+        )
+
+
+def _not_erased(connection: Connection) -> Iterator[Finding]:
+    count = connection.scalar(
+        text(
+            "select count(*) from auth.users as u join public.user_profiles as p on p.user_id = u.id"
+            f" where not ({ALIVE}) and p.is_active"
+        )
+    )
+    if count:
+        yield Finding(
+            "not_erased",
+            "problem",
+            f"{count} deleted users still have their profile.",
+            "profiles-schema backfill",
+            count,
         )
 
 

@@ -139,6 +139,7 @@ def take_snapshot(
     # A name is printed without its schema where the search path leads to it.
     search_path = connection.scalar(text("select set_config('search_path', current_setting('search_path'), true)"))
     connection.execute(text("select set_config('search_path', 'pg_catalog', true)"))
+    connection.execute(text("select set_config('quote_all_identifiers', 'off', true)"))
     names = dict(tables) if isinstance(tables, Mapping) else {name: name for name in tables}
     rows = connection.execute(
         text(_QUERY),

@@ -29,7 +29,9 @@ class Where(Enum):
         "(select count(*) from pg_catalog.pg_attribute as a"
         " where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped"
         " and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated',"
-        " 'images_processed', 'qa_attempts', 'vocabulary_learned')) = 9"
+        " 'images_processed', 'qa_attempts', 'vocabulary_learned')"
+        " and (a.attname <> 'user_id' or a.atttypid = 'pg_catalog.uuid'::pg_catalog.regtype)"
+        " and (a.attname not in ('started_at', 'ended_at') or a.atttypid = 'pg_catalog.timestamptz'::pg_catalog.regtype)) = 9"
     )
 
 
@@ -71,6 +73,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.record_events"),
     SqlObject("functions", "profiles_internal.describe_failure"),
     SqlObject("functions", "profiles_internal.rescue_sign_ups"),
+    SqlObject("functions", "profiles_internal.sign_up"),
     SqlObject("functions", "profiles_internal.erase_profile"),
     SqlObject("functions", "profiles_internal.follow_user"),
     SqlObject("functions", "profiles_internal.recount_progress"),
@@ -104,6 +107,7 @@ POLICIES = (
 TRIGGERS = (
     SqlObject("triggers", "fill_missing_profile_id"),
     SqlObject("triggers", "require_known_timezone"),
+    SqlObject("triggers", "refuse_reserved_username"),
     SqlObject("triggers", "keep_updated_at"),
     SqlObject("triggers", "record_profile_change"),
     SqlObject("triggers", "guard_export_status"),

@@ -7,6 +7,27 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $erase_profile$
 begin
+  -- Sessions first, in the order in which their end locks rows: session, then progress. Only where they are learning
+  -- sessions: those of some web frameworks are another thing under the same name. Something of the application's that
+  -- hangs on them must not keep the rest from being erased.
+  if exists (
+    select from pg_trigger as t
+    where t.tgrelid = to_regclass('public.sessions') and t.tgname = 'roll_up_deleted_sessions'
+  ) then
+    begin
+      delete from public.sessions where user_id = p_user_id;
+    exception when others then
+      perform profiles_internal.record_events(array[p_user_id], 'failed', 'trigger', sqlstate, 'sessions in profiles_internal.erase_profile');
+    end;
+  end if;
+
+  delete from public.user_api_keys where user_id = p_user_id;
+  update public.export_history
+  set
+    status = case status when 'pending' then 'expired' when 'processing' then 'failed' when 'completed' then 'expired' else status end,
+    data = null, filters = null, file_url = null, error_message = null
+  where user_id = p_user_id;
+
   update public.user_profiles
   set
     username = replace(gen_random_uuid()::text, '-', ''),
@@ -18,16 +39,6 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
-
-  delete from public.user_api_keys where user_id = p_user_id;
-  update public.export_history set data = null, filters = null, file_url = null where user_id = p_user_id;
-
-  -- The sessions of some frameworks are another thing under the same name.
-  begin
-    delete from public.sessions where user_id = p_user_id;
-  exception when undefined_table or undefined_column or undefined_function then
-    null;
-  end;
 end
 $erase_profile$;
 

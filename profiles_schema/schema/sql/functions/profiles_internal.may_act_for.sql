@@ -13,7 +13,9 @@ begin
   if acting_role in ('anon', 'authenticated') then
     return coalesce(acting_role = 'authenticated' and p_user_id = auth.uid(), false);
   end if;
-  return pg_has_role(acting_role, 'service_role', 'member')
+  -- An application may have roles of its own that are members of ours.
+  return coalesce(p_user_id = auth.uid() and pg_has_role(acting_role, 'authenticated', 'member'), false)
+    or pg_has_role(acting_role, 'service_role', 'member')
     or pg_has_role(acting_role, current_user, 'member');
 end
 $may_act_for$;

@@ -1,7 +1,7 @@
 -- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
 -- saved, record the others, and let the sign-up go on whatever happens.
 --
---   A lock (55P03, 40P01): either somebody else is just taking the same name, and the second name is waited for by
+--   A lock (55P03, 40P01; 40001 in a transaction with one snapshot): either somebody else is just taking the same name, and the second name is waited for by
 --   nobody; or the table itself is locked, and waiting on would hold the sign-up up. So: one more short wait, with the
 --   second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
 --   auth server follows its INSERT with two UPDATEs, and an import may have a statement per user.
@@ -16,10 +16,12 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $rescue_sign_ups$
 declare
-  lock_errors constant text[] := array['55P03', '40P01'];
+  lock_errors constant text[] := array['55P03', '40P01', '40001'];
   ids uuid[] := array(select (u.user_row ->> 'id')::uuid from unnest(p_users) as u (user_row));
   first_choice integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
   lock_failures integer := 0;
+  user_row jsonb;
+  i integer := 0;
   error_code text;
   failed_table text;
   failed_column text;
@@ -31,11 +33,12 @@ begin
     return;
   end if;
 
-  for i in 1 .. cardinality(p_users) loop
+  foreach user_row in array p_users loop
+    i := i + 1;
     for choice in first_choice .. 2 loop
       error_code := null;
       begin
-        perform profiles_internal.create_profiles(p_users[i:i], choice);
+        perform profiles_internal.create_profiles(array[user_row], choice);
       exception when query_canceled or assert_failure or others then
         get stacked diagnostics
           error_code = returned_sqlstate, failed_table = table_name,

@@ -13,6 +13,8 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '250ms'
 as $on_auth_user_updated$
 declare
+  gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
+  moving constant text[] := array['updated_at', 'last_sign_in_at'];
   before jsonb;
   after jsonb;
   profile_exists boolean := true;
@@ -22,7 +24,20 @@ declare
   failed_constraint text;
   failed_context text;
 begin
-  if coalesce(current_setting('profiles_internal.gave_up', true), '') <> '' then
+  if gave_up <> '' then
+    -- This transaction has waited for a lock in vain. What changes now is lost to the profile: on record, unless it is
+    -- a mere sign-in or the record cannot be written either.
+    begin
+      if gave_up = 'yes' and to_jsonb(new) - moving <> to_jsonb(old) - moving then
+        perform profiles_internal.record_events(
+          array[new.id], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock in vain'
+        );
+      end if;
+    exception when query_canceled or assert_failure or others then
+      perform set_config('profiles_internal.gave_up', 'mute', true);
+      raise warning 'profiles-schema: a profile did not follow its user, and no record of it (SQLSTATE %)', sqlstate
+        using hint = 'Run: profiles-schema backfill';
+    end;
     return null;
   end if;
 

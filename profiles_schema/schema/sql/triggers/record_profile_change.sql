@@ -13,6 +13,7 @@ set lock_timeout = '250ms'
 as $record_profile_change$
 declare
   audit_level text;
+  actor uuid;
   known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
   origin text := nullif(current_setting('profiles_internal.origin', true), '');
 begin
@@ -24,13 +25,20 @@ begin
     origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
   end if;
 
+  -- The token of a service may name a subject that is no user.
+  begin
+    actor := auth.uid();
+  exception when others then
+    actor := null;
+  end;
+
   if tg_op = 'INSERT' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor)
-    values (new.user_id, 'created', origin, auth.uid());
+    values (new.user_id, 'created', origin, actor);
   elsif tg_op = 'UPDATE' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, changed)
     select
-      new.user_id, 'updated', origin, auth.uid(),
+      new.user_id, 'updated', origin, actor,
       array(
         select n.key
         from jsonb_each(to_jsonb(new)) as n
@@ -40,7 +48,7 @@ begin
   else
     -- The user is already gone when the profile goes with them; then the row names nobody.
     insert into public.user_profile_audit_logs (user_id, action, origin, actor)
-    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, auth.uid());
+    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor);
   end if;
   return null;
 exception when query_canceled or assert_failure or others then

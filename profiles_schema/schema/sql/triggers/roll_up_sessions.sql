@@ -63,6 +63,22 @@ begin
 end
 $roll_up_in_new_timezone$;
 
+-- After a progress row was made for somebody who has sessions already: by backfill, say. At sign-up nobody has any.
+create or replace function profiles_internal.roll_up_new_progress()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $roll_up_new_progress$
+begin
+  if (select 1 from public.sessions as s where s.user_id = new.user_id and s.ended_at is not null limit 1) is not null then
+    perform profiles_internal.recount_progress(array[new.user_id]);
+  end if;
+  return null;
+end
+$roll_up_new_progress$;
+
+revoke all on function profiles_internal.roll_up_new_progress() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_in_new_timezone() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_sessions() from public, anon, authenticated, service_role;
 
@@ -89,3 +105,9 @@ create or replace trigger roll_up_in_new_timezone
   for each row
   when (old.timezone is distinct from new.timezone)
   execute function profiles_internal.roll_up_in_new_timezone();
+
+create or replace trigger roll_up_new_progress
+  after insert on public.user_progress
+  for each row
+  when (current_setting('profiles_internal.signing_up', true) is distinct from 'yes')
+  execute function profiles_internal.roll_up_new_progress();

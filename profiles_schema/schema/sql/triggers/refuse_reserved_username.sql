@@ -1,0 +1,28 @@
+-- Before a person takes another username: not one that would pass for somebody in charge. The list is that of sign-up
+-- (profile_values makes another name of a reserved one); service_role may hand such names out.
+-- Definer: a person may not call profile_values.
+create or replace function profiles_internal.refuse_reserved_username()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $refuse_reserved_username$
+begin
+  if current_setting('role', true) in ('anon', 'authenticated') and new.username ~ '^[a-z0-9_.-]{3,32}$' and (
+    select v.first_username
+    from profiles_internal.profile_values(array[jsonb_build_object('id', new.user_id, 'email', new.username || '@')]) as v
+  ) <> new.username then
+    raise exception 'the username "%" is reserved', new.username
+      using errcode = 'check_violation', schema = 'public', table = 'user_profiles', column = 'username';
+  end if;
+  return new;
+end
+$refuse_reserved_username$;
+
+revoke all on function profiles_internal.refuse_reserved_username() from public, anon, authenticated, service_role;
+
+create or replace trigger refuse_reserved_username
+  before update on public.user_profiles
+  for each row
+  when (new.username is distinct from old.username)
+  execute function profiles_internal.refuse_reserved_username();
