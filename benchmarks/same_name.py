@@ -92,7 +92,9 @@ def main() -> int:
         cursor.execute("select count(*) from public.user_profile_audit_logs where action in ('failed', 'skipped')")
         (recorded,) = cursor.fetchone()
     connection.close()
-    cpu = [round(sum(tenths[n] for tenths in per_connection) / (share * arguments.connections / 10), 1) for n in range(10)]
+    cpu = [
+        round(sum(tenths[n] for tenths in per_connection) / (share * arguments.connections / 10), 1) for n in range(10)
+    ]
     result = {
         "users": users,
         "failed_sign_ups": len(failures),

@@ -183,7 +183,9 @@ def test_a_foreign_policy_and_a_foreign_owner_are_said(database):
     try:
         assert {"policy", "owner"} <= codes(database)
     finally:
-        database.script("reassign owned by stranger_of_definers to postgres; drop owned by stranger_of_definers; drop role stranger_of_definers")
+        database.script(
+            "reassign owned by stranger_of_definers to postgres; drop owned by stranger_of_definers; drop role stranger_of_definers"
+        )
 
 
 def test_quoted_identifiers_are_no_drift(database):
