@@ -709,7 +709,7 @@ def run_script(url, script, tmp_path):
 
     path = tmp_path / "script.sql"
     path.write_text(script)
-    psql = local.binary("psql") if hasattr(local, "binary") else "psql"
+    psql = local.binaries() / "psql"
     return subprocess.run(
         [str(psql), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(path), url],
         capture_output=True, text=True, timeout=60, check=False,
