@@ -123,6 +123,20 @@ class DataLossRefused(ProfilesSchemaError):
     """This downgrade would drop tables that hold rows. Save them, or lose them on purpose: -x allow-data-loss=yes."""
 
 
+class AnotherRunner(ProfilesSchemaError):
+    """Another process works on this job."""
+
+
+class RunnerReplaced(ProfilesSchemaError):
+    """This process stood still for so long that another one took its job over. Nothing was written since;
+    there is nothing to do here any more.
+    """
+
+
+class JobCancelled(ProfilesSchemaError):
+    """The job was cancelled. What is done stands."""
+
+
 class NotMigrated(ProfilesSchemaError):
     """This database is not migrated. Run: profiles-schema upgrade"""
 

@@ -2,52 +2,88 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
 
+if TYPE_CHECKING:
+    from profiles_schema.operations.backfill import Progress
+
+_INTERRUPTED = 130
+
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say how many users are missing something; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 100_000),
-    default=1_000,
+    default=100,
     show_default=True,
     metavar="USERS",
-    help="Users per transaction.",
+    help="Users in the first batch; later ones follow the target.",
 )
+@click.option(
+    "--target-ms",
+    type=click.IntRange(5, 200),
+    default=100,
+    show_default=True,
+    metavar="MS",
+    help="How long a batch should take; a sign-up waits 250 ms for a lock.",
+)
+@click.option("--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="USERS", help="Most users per second.")
 @click.option("--repair-triggers", is_flag=True, help="First put back triggers that are missing, disabled or changed.")
 @local_option
 @json_option
-def backfill(dry_run: bool, batch_size: int, repair_triggers: bool, local: bool, as_json: bool) -> int:
+def backfill(  # noqa: PLR0917 - click passes them by name
+    dry_run: bool,
+    batch_size: int,
+    target_ms: int,
+    max_rate: float | None,
+    repair_triggers: bool,
+    local: bool,
+    as_json: bool,
+) -> int:
     """Create the profiles and progress that are missing, and repair what recorded failures left undone.
 
-    Can be interrupted and run again at any time; exit 1 if a user could not be given a profile.
+    Can be interrupted and run again at any time, and paused with `profiles-schema jobs`; exit 1 if a user could not be
+    given a profile.
     """
     from profiles_schema.operations import backfill as operation
 
     with database(local=local) as connection:
         require_migrated(connection)
-        missing = operation.count_missing(connection)
-        connection.rollback()
         if dry_run:
-            if as_json:
-                print_json({"missing": missing})
-            else:
-                click.echo(f"{missing} users are without profile or progress; nothing was changed")
+            plan = operation.plan(connection, batch_users=batch_size)
+            connection.rollback()
+            _print_plan(plan, as_json=as_json)
             return 0
 
         repaired_files = operation.repair_triggers(connection) if repair_triggers else []
         progress = operation.Progress()
-        for progress in operation.backfill(connection, batch_users=batch_size):
-            share = f" ({min(100, 100 * progress.users // missing)} %)" if missing else ""
-            print(f"{progress.users} of {missing} users{share}", file=sys.stderr)  # noqa: T201 - progress
+        with _asked_to_stop() as stopped, _shown() as show:
+            for progress in operation.backfill(
+                connection,
+                batch_users=batch_size,
+                target_ms=target_ms,
+                max_rate=max_rate,
+                stopped=lambda: bool(stopped),
+            ):
+                show(progress)
+    if progress.state == "stopped":
+        click.echo(
+            f"stopped after {progress.users} of {progress.total} users; go on with: profiles-schema backfill", err=True
+        )
+        return _INTERRUPTED
     if as_json:
-        print_json({**asdict(progress), "missing_before": missing, "repaired_files": repaired_files})
+        print_json({**asdict(progress), "repaired_files": repaired_files})
     else:
         for name in repaired_files:
             click.echo(f"put back: {name}")
@@ -57,3 +93,59 @@ def backfill(dry_run: bool, batch_size: int, repair_triggers: bool, local: bool,
         for code, users in progress.failed.items():
             click.echo(f"failed for {users} users: SQLSTATE {code}")
     return int(bool(progress.failed))
+
+
+def _print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    click.echo(f"{plan['missing']} users are without profile or progress; nothing was changed")
+    if plan["missing"]:
+        shortest, longest = plan["seconds"]
+        click.echo(f"it should take {shortest:.0f} to {longest:.0f} s")
+        click.echo(f"locks: {plan['locks']}")
+        click.echo("the first ones:")
+        for user, username in plan["sample"]:
+            click.echo(f"  {user}  {username}")
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Ctrl-C ends the run after the present batch; a second one ends it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _shown() -> Iterator[Any]:
+    """A bar on a terminal; one JSON line per batch elsewhere."""
+    if not sys.stderr.isatty():
+
+        def line(progress: Progress) -> None:
+            print(json.dumps(asdict(progress)), file=sys.stderr, flush=True)  # noqa: T201 - progress
+
+        yield line
+        return
+
+    with click.progressbar(length=1, file=sys.stderr, show_percent=True, show_eta=True, label="backfill") as bar:
+
+        def advance(progress: Progress) -> None:
+            bar.length = max(progress.total, 1)
+            bar.label = f"backfill {progress.state} {progress.users_per_second:.0f} users/s"
+            bar.update(progress.users - bar.pos)
+
+        yield advance

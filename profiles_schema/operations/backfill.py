@@ -1,11 +1,12 @@
 """Create what is missing: profiles and progress of users who have none, and what a recorded failure left undone.
 
-Batches of users by id, each in a transaction of its own; interrupted at any point it can simply be run again.
+Users by id, on the engine of ``batches``: interrupted at any point it can simply be run again, and goes on where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,27 +14,39 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import is_disconnect, sqlstate
+from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.migrations import expected
 from profiles_schema.migrations.sql_objects import file_of, holds
+from profiles_schema.operations.batches import FIRST_ROWS, TARGET_MS, Limits, run
 from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
 from profiles_schema.schema import objects
 
-BATCH_USERS = 1_000
 _LOCK_ERRORS = {"55P03", "40P01"}
 _ATTEMPTS = 50
+LOCKS = "ROW EXCLUSIVE on user_profiles, user_progress and the audit log; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass
 class Progress:
-    """How far a backfill is: users done, profiles created, users repaired, and failures by SQLSTATE."""
+    """How far a backfill is.
 
+    ``users`` of ``total`` are done, ``created`` profiles made, ``repaired`` ones brought up to date, ``failed`` counts
+    users left out, by SQLSTATE. ``state`` is running, paused, stopped or completed.
+    """
+
+    total: int = 0
     users: int = 0
     created: int = 0
     repaired: int = 0
     failed: dict[str, int] = field(default_factory=dict)
+    job_id: int = 0
+    batch_users: int = 0
+    batch_ms: float = 0.0
+    users_per_second: float = 0.0
+    eta_seconds: float | None = None
+    state: str = "running"
 
     def count_failure(self, code: str | None) -> None:
         """Count one user who could not be done, under the SQLSTATE."""
@@ -58,47 +71,96 @@ def count_missing(connection: Connection) -> int:
     )
 
 
-def backfill(connection: Connection, *, batch_users: int = BATCH_USERS) -> Iterator[Progress]:
+def plan(connection: Connection, *, batch_users: int = FIRST_ROWS) -> dict[str, Any]:
+    """What a backfill would do: missing (users), seconds (least, most), locks, sample (user id, username).
+
+    The forecast comes from one batch that is done and rolled back.
+    """
+    job = _MissingProfiles()
+    missing = count_missing(connection)
+    result: dict[str, Any] = {"missing": missing, "seconds": [0.0, 0.0], "locks": LOCKS, "sample": []}
+    if missing:
+        savepoint = connection.begin_nested()
+        keys = job.next_keys(connection, None, batch_users)
+        started = time.monotonic()
+        job.do(connection, keys)
+        seconds = (time.monotonic() - started) * missing / len(keys)
+        sample = connection.execute(
+            text(
+                "select user_id::text, username from public.user_profiles where user_id = any (cast(:keys as uuid[]))"
+                " order by user_id limit 5"
+            ),
+            {"keys": keys},
+        )
+        result["sample"] = [list(row) for row in sample]
+        savepoint.rollback()
+        # The first batch is the dearest per row; counting, committing and keeping out of the way come on top.
+        result["seconds"] = [round(seconds * 0.3, 3), round(seconds * 2 + 1, 3)]
+    return result
+
+
+def backfill(
+    connection: Connection,
+    *,
+    batch_users: int = FIRST_ROWS,
+    target_ms: int = TARGET_MS,
+    max_rate: float | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
     """Create what is missing, yielding the progress after every batch, at least once.
 
     Args:
-        connection: A connection outside a transaction, as the role that owns the tables.
-        batch_users: Users per transaction.
+        connection: A connection outside a transaction, as the role that owns the tables; more are opened like it.
+        batch_users: Users in the first batch; later ones follow the target.
+        target_ms: How long a batch should take.
+        max_rate: Most users per second.
+        stopped: Asked between batches; True ends the work, which goes on where it was the next time.
 
     Raises:
         InsufficientPrivilege: row level security hides auth.users from this role.
+        AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
     """
     with connection.begin():
         _refuse_blindness(connection)
     progress = Progress()
-    last_id = _FIRST_ID
-    while True:
-        with connection.begin():
-            users = [
-                str(id_)
-                for (id_,) in connection.execute(
-                    text(
-                        f"select u.id from auth.users as u where u.id > cast(:last_id as uuid) and {ALIVE} and {INCOMPLETE}"
-                        " order by u.id limit :batch_users"
-                    ),
-                    {"last_id": last_id, "batch_users": batch_users},
-                )
-            ]
-        if not users:
-            break
-        _do(connection, users, progress)
-        last_id = users[-1]
+    limits = Limits(batch_rows=batch_users, target_ms=target_ms, max_rate=max_rate)
+    for step in run(lambda: connect(connection.engine), _MissingProfiles(), limits, stopped=stopped):
+        progress = Progress(
+            step.total, step.done, step.changed, 0, dict(step.failed), step.job_id, step.batch_rows, step.batch_ms,
+            step.rows_per_second, step.eta_seconds, step.state,
+        )  # fmt: skip
+        if step.state != "completed":
+            yield progress
+    if progress.state == "completed":
+        # The connection that we were given may have been lost as well in the meantime.
+        with connect(connection.engine) as fresh:
+            _repair_failures(fresh, progress)
         yield progress
-    _repair_failures(connection, progress)
-    with connection.begin():
-        connection.execute(
+
+
+class _MissingProfiles:
+    """The job: users without profile or progress, by id."""
+
+    kind = "backfill"
+
+    def count(self, connection: Connection) -> int:
+        return count_missing(connection)
+
+    def next_keys(self, connection: Connection, after: str | None, rows: int) -> list[str]:
+        found = connection.execute(
             text(
-                "update profiles_internal.jobs set state = 'completed', started_at = coalesce(started_at, created_at),"
-                " finished_at = now(), rows_done = rows_done + :done where kind = 'backfill' and state = 'pending'"
+                f"select u.id::text from auth.users as u where u.id > cast(:after as uuid) and {ALIVE} and {INCOMPLETE}"
+                " order by u.id limit :rows"
             ),
-            {"done": progress.users},
+            {"after": after or _FIRST_ID, "rows": rows},
         )
-    yield progress
+        return [key for (key,) in found]
+
+    def do(self, connection: Connection, keys: list[str]) -> int:
+        return _create(connection, keys)
+
+    def skip(self, connection: Connection, key: str, code: str) -> None:
+        _record_in_transaction(connection, [key], "failed", code)
 
 
 def repair_triggers(connection: Connection) -> list[str]:
@@ -110,24 +172,6 @@ def repair_triggers(connection: Connection) -> list[str]:
     for sql_object in applicable:
         _with_patience(connection, lambda o=sql_object: connection.exec_driver_sql(o.text.replace("%", "%%")))
     return [str(sql_object) for sql_object in applicable]
-
-
-def _do(connection: Connection, users: list[str], progress: Progress) -> None:
-    try:
-        progress.created += _with_patience(connection, lambda: _create(connection, users))
-    except DBAPIError as error:
-        if is_disconnect(error):
-            raise
-        # One bad row must not keep the others back.
-        for user in users:
-            try:
-                progress.created += _with_patience(connection, lambda u=user: _create(connection, [u]))
-            except DBAPIError as one:
-                if is_disconnect(one):
-                    raise
-                _record(connection, [user], "failed", sqlstate(one))
-                progress.count_failure(sqlstate(one))
-    progress.users += len(users)
 
 
 def _create(connection: Connection, users: list[str]) -> int:
@@ -190,11 +234,6 @@ def _follow(connection: Connection, user: str) -> None:
         {"user": user},
     )
     _record_in_transaction(connection, [user], "repaired", None)
-
-
-def _record(connection: Connection, users: list[str], action: str, code: str | None) -> None:
-    with connection.begin():
-        _record_in_transaction(connection, users, action, code)
 
 
 def _record_in_transaction(connection: Connection, users: list[str], action: str, code: str | None) -> None:
