@@ -31,8 +31,9 @@ from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced, 
 TARGET_MS = 100
 FIRST_ROWS = 100
 MOST_ROWS = 10_000
-STALE_SECONDS = 10.0
-"""A runner that gave no sign of life for so long, or whose session has ended, may be replaced."""
+STALE_SECONDS = 5.0
+"""A runner that gives no sign of life for so long, or whose session has ended, is replaced."""
+_HEARTBEAT_SECONDS = 1.0
 RECONNECT_SECONDS = 120.0
 _IN_TRANSACTION_SECONDS = 5
 _LOCK_ERRORS = frozenset({"55P03", "40P01", "40001"})
@@ -133,6 +134,7 @@ class _Runner:
         self.pause_seconds = 0.0
         self.rate = 0.0
         self.last_seconds = 0.0
+        self.mark = time.monotonic()
 
     # Connection
 
@@ -141,6 +143,10 @@ class _Runner:
         # A runner that is frozen inside a batch must not hold its rows for longer than this.
         connection.exec_driver_sql(f"set idle_in_transaction_session_timeout = '{_IN_TRANSACTION_SECONDS}s'")
         connection.exec_driver_sql("set lock_timeout = '100ms'")
+        session = connection.exec_driver_sql(
+            "select pid || ' ' || backend_start from pg_stat_activity where pid = pg_backend_pid()"
+        ).scalar()
+        self.me = f"{socket.gethostname()}:{os.getpid()} {session}"
         connection.commit()
         return connection
 
@@ -168,8 +174,12 @@ class _Runner:
     # The row of the job
 
     def take_over(self, *, wait: bool) -> None:
-        """Find the job or register it, and make it ours: the next fencing token."""
-        me = f"{socket.gethostname()}:{os.getpid()}"
+        """Find the job or register it, and make it ours: the next fencing token.
+
+        Somebody else's job is taken over when its session has ended, or when it gives no sign of life while we watch.
+        """
+        seen: Any = None
+        watched_since = time.monotonic()
         while True:
             with self.connection.begin():
                 self.connection.exec_driver_sql("set local lock_timeout = '10s'")
@@ -177,46 +187,48 @@ class _Runner:
                 self.connection.exec_driver_sql("lock table profiles_internal.jobs in share row exclusive mode")
                 row = self.connection.execute(
                     text(
-                        "select j.*, j.heartbeat_at > now() - make_interval(secs => :stale) as fresh,"
-                        " exists (select from pg_stat_activity as a where a.pid::text = split_part(j.runner, ' ', 2)"
-                        "  and a.backend_start::text = substr(j.runner, length(split_part(j.runner, ' ', 1)) +"
-                        "   length(split_part(j.runner, ' ', 2)) + 3)) as alive"
+                        "select j.*, exists (select from pg_stat_activity as a"
+                        "  where j.runner like '% ' || a.pid || ' ' || a.backend_start) as alive"
                         " from profiles_internal.jobs as j where j.kind = :kind and j.state = any (cast(:live as text[]))"
                         " order by j.id limit 1"
                     ),
-                    {"kind": self.job.kind, "live": list(_LIVE), "stale": STALE_SECONDS},
+                    {"kind": self.job.kind, "live": list(_LIVE)},
                 ).one_or_none()
-                if row is None or row.state == "pending" or not (row.fresh and row.alive):
-                    self._claim(row, me)
+                if row is None or row.state == "pending" or not row.alive:
+                    self._claim(row)
                     return
-                other = row.runner.split(" ")[0]
-            if not wait:
-                raise AnotherRunner(
-                    f"Job {row.id} ({self.job.kind}) is being worked on by {other}. Let it finish, or end that process;"
-                    f" to hold it: profiles-schema jobs pause {row.id}"
-                )
-            time.sleep(0.5)
+                if seen is None or row.heartbeat_at == seen:
+                    if time.monotonic() - watched_since > STALE_SECONDS:
+                        self._claim(row)
+                        return
+                    seen = row.heartbeat_at
+                elif not wait:
+                    raise AnotherRunner(
+                        f"Job {row.id} ({self.job.kind}) is being worked on by {row.runner.split(' ')[0]}. Let it finish, or"
+                        f" end that process; to hold it: profiles-schema jobs pause {row.id}"
+                    )
+                else:
+                    seen, watched_since = row.heartbeat_at, time.monotonic()
+            time.sleep(0.3)
 
-    def _claim(self, row: Any, me: str) -> None:
-        if row is None:
-            self.connection.execute(
-                text("insert into profiles_internal.jobs (kind, target_ms) values (:kind, :target_ms)"),
-                {"kind": self.job.kind, "target_ms": self.limits.target_ms},
+    def _claim(self, row: Any) -> None:
+        job_id = row.id if row is not None else None
+        if job_id is None:
+            job_id = self.connection.scalar(
+                text("insert into profiles_internal.jobs (kind) values (:kind) returning id"), {"kind": self.job.kind}
             )
         claimed = self.connection.execute(
             text(
                 "update profiles_internal.jobs as j set state = case when j.state = 'paused' then 'paused' else 'running' end,"
-                " fence = j.fence + 1, runner = :me || ' ' || (select a.pid || ' ' || a.backend_start from pg_stat_activity as a"
-                "  where a.pid = pg_backend_pid()), heartbeat_at = now(), started_at = coalesce(j.started_at, now()),"
-                " target_ms = :target_ms where j.id = (select min(o.id) from profiles_internal.jobs as o"
-                "  where o.kind = :kind and o.state = any (cast(:live as text[])))"
-                " returning j.id, j.fence, j.cursor, j.rows_done, j.batch_rows"
+                " fence = j.fence + 1, runner = :me, heartbeat_at = clock_timestamp(),"
+                " started_at = coalesce(j.started_at, now()), target_ms = :target_ms"
+                " where j.id = :id returning j.id, j.fence, j.cursor"
             ),
-            {"me": me, "kind": self.job.kind, "live": list(_LIVE), "target_ms": self.limits.target_ms},
+            {"me": self.me, "id": job_id, "target_ms": self.limits.target_ms},
         ).one()
         self.id, self.fence = claimed.id, claimed.fence
         self.after = (claimed.cursor or {}).get("after")
-        self.progress = Progress(claimed.id, 0, done=0)
+        self.progress = Progress(claimed.id, 0)
 
     def _hold(self) -> str:
         """Lock the job's row and see whether it is still ours; returns its state."""
@@ -236,9 +248,9 @@ class _Runner:
             text(
                 "update profiles_internal.jobs set cursor = jsonb_build_object('after', cast(:after as text)),"
                 " rows_done = rows_done + :rows, rows_failed = rows_failed + :failed, batch_rows = :size,"
-                " heartbeat_at = clock_timestamp() where id = :id"
+                " heartbeat_at = clock_timestamp(), runner = :me where id = :id"
             ),
-            {"after": after, "rows": rows, "failed": failed, "size": self.rows, "id": self.id},
+            {"after": after, "rows": rows, "failed": failed, "size": self.rows, "me": self.me, "id": self.id},
         )
 
     # The work
@@ -252,6 +264,7 @@ class _Runner:
                 ),
                 {"total": self.progress.total, "id": self.id, "fence": self.fence},
             )
+        self.mark = time.monotonic()
         found_in_this_pass = self.after is not None  # a pass that somebody else began counts as unfinished
         while True:
             if self.stopped():
@@ -261,8 +274,9 @@ class _Runner:
                 return
             outcome = self._with_connection(self._batch)
             if outcome == "paused":
-                self.progress.state = "paused"
-                yield self.progress
+                if self.progress.state != "paused":
+                    self.progress.state = "paused"
+                    yield self.progress
                 time.sleep(0.3)
                 continue
             self.progress.state = "running"
@@ -328,8 +342,10 @@ class _Runner:
         with self.connection.begin():
             if self._hold() == "paused":
                 self.connection.execute(
-                    text("update profiles_internal.jobs set heartbeat_at = clock_timestamp() where id = :id"),
-                    {"id": self.id},
+                    text(
+                        "update profiles_internal.jobs set heartbeat_at = clock_timestamp(), runner = :me where id = :id"
+                    ),
+                    {"me": self.me, "id": self.id},
                 )
                 return "paused"
             keys = self.job.next_keys(self.connection, self.after, self.rows)
@@ -367,8 +383,11 @@ class _Runner:
         for code in failures:
             progress.failed[code] = progress.failed.get(code, 0) + 1
         progress.batch_rows, progress.batch_ms = rows, round(seconds * 1000, 1)
-        present = rows / max(seconds, 1e-6)
-        self.rate = present if not self.rate else 0.8 * self.rate + 0.2 * present
+        # By the clock on the wall: pauses between batches belong to the forecast.
+        now = time.monotonic()
+        present = rows / max(now - self.mark, 1e-6)
+        self.mark = now
+        self.rate = present if not self.rate else 0.9 * self.rate + 0.1 * present
         progress.rows_per_second = round(self.rate, 1)
         progress.total = max(progress.total, progress.done)
         progress.eta_seconds = round((progress.total - progress.done) / self.rate, 1)
@@ -387,7 +406,24 @@ class _Runner:
         if self.limits.max_rate:
             pause = max(pause, self.progress.batch_rows / self.limits.max_rate - self.last_seconds)
         if pause > 0:
-            time.sleep(pause)
+            self._sleep(pause)
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, giving signs of life, until it is time or somebody asks us to stop."""
+        until = time.monotonic() + seconds
+        while not self.stopped() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _HEARTBEAT_SECONDS))
+            if left > _HEARTBEAT_SECONDS:
+                self._with_connection(self._beat)
+
+    def _beat(self) -> None:
+        with self.connection.begin():
+            self.connection.execute(
+                text(
+                    "update profiles_internal.jobs set heartbeat_at = clock_timestamp() where id = :id and fence = :fence"
+                ),
+                {"id": self.id, "fence": self.fence},
+            )
 
     def _harm(self) -> bool:
         """Whether sessions of this database wait for locks, or a replica lags."""
@@ -451,7 +487,7 @@ def move(connection: Connection, verb: str, job_id: int) -> str:
         connection.exec_driver_sql("set local lock_timeout = '10s'")
         row = connection.execute(
             text(
-                "select state, heartbeat_at > now() - make_interval(secs => :stale) as fresh"
+                "select state, coalesce(heartbeat_at > now() - make_interval(secs => :stale), false) as fresh"
                 " from profiles_internal.jobs where id = :id for update"
             ),
             {"id": job_id, "stale": STALE_SECONDS},
