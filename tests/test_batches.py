@@ -226,26 +226,17 @@ def test_locks_of_others_are_waited_for(crowd):
 
 def test_a_lost_connection_is_made_again(crowd):
     database = crowd(2000)
-    killed = []
-
-    def kill_now_and_then():
-        for _ in range(3):
-            time.sleep(0.25)
-            killed.extend(
-                database.run(
-                    "select pg_terminate_backend(pid) from pg_stat_activity"
-                    " where datname = current_database() and application_name = 'profiles-schema'"
-                )
-            )
-
-    killer = threading.Thread(target=kill_now_and_then)
-    killer.start()
-    done = profiles_schema(
-        database.url, "backfill", "--batch-size", "10", "--target-ms", "5", "--max-rate", "1500", "--json"
-    )
-    killer.join()
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert killed
+    process = start(database, "--batch-size", "10", "--target-ms", "5", "--max-rate", "1000")
+    for _ in range(3):
+        for _ in range(4):
+            process.stderr.readline()
+        killed = database.run(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+            " and pid::text in (select split_part(runner, ' ', 2) from profiles_internal.jobs)"
+        )
+        assert killed
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors[-2000:]
     complete(database, 2000)
 
 

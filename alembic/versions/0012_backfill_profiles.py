@@ -63,6 +63,8 @@ begin
     -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
     begin
       users := null;
+      -- The planner takes the filter for far more selective than it is, and would sort the table for every batch.
+      perform set_config('enable_sort', 'off', true);
       users := array(
         select to_jsonb(u)
         from auth.users as u
@@ -75,6 +77,7 @@ begin
         order by u.id
         limit batch_rows
       );
+      perform set_config('enable_sort', 'on', true);
       if cardinality(users) > 0 then
         created := created + profiles_internal.create_profiles(users);
         last_id := (users[cardinality(users)] ->> 'id')::uuid;
