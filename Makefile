@@ -71,14 +71,16 @@ docs: $(READY) ## Write docs/reference.md from the --help of every command
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
 	PYTHON=$(BIN)/python tests/wheel.sh
 
-chaos: $(READY) ## Try to break it for long: 100,000 sign-ups that all want the same name
+chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill killed, cut off and poisoned
 	$(BIN)/python benchmarks/same_name.py
+	$(BIN)/python tests/chaos_backfill.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results
 	@mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/import_models.py --out benchmarks/results/import_models.json
 	$(BIN)/python benchmarks/noop_upgrade.py --out benchmarks/results/noop_upgrade.json
 	$(BIN)/python benchmarks/signup.py --out benchmarks/results/signup.json
+	$(BIN)/python benchmarks/backfill.py --out benchmarks/results/backfill.json
 
 clean: ## Remove what was built; the embedded server's data stay
 	rm -rf $(VENV) build dist benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -34,6 +34,8 @@ MOST_ROWS = 10_000
 STALE_SECONDS = 5.0
 """A runner that gives no sign of life for so long, or whose session has ended, is replaced."""
 _HEARTBEAT_SECONDS = 1.0
+_COLD_BATCHES = 2
+_LEAST_ROWS = 50
 RECONNECT_SECONDS = 120.0
 _IN_TRANSACTION_SECONDS = 5
 _LOCK_ERRORS = frozenset({"55P03", "40P01", "40001"})
@@ -111,7 +113,7 @@ def run(
     """
     runner = _Runner(connect, job, limits or Limits(), stopped)
     try:
-        runner.take_over(wait=wait)
+        runner.begin(wait=wait)
         yield from runner.batches()
     finally:
         runner.close()
@@ -133,6 +135,7 @@ class _Runner:
         self.progress = Progress(0, 0)
         self.pause_seconds = 0.0
         self.rate = 0.0
+        self.samples = 0
         self.last_seconds = 0.0
         self.mark = time.monotonic()
 
@@ -172,6 +175,10 @@ class _Runner:
                 return
 
     # The row of the job
+
+    def begin(self, *, wait: bool) -> None:
+        """Take the job over, also if the connection is lost meanwhile."""
+        self._with_connection(lambda: self.take_over(wait=wait))
 
     def take_over(self, *, wait: bool) -> None:
         """Find the job or register it, and make it ours: the next fencing token.
@@ -387,12 +394,17 @@ class _Runner:
         now = time.monotonic()
         present = rows / max(now - self.mark, 1e-6)
         self.mark = now
-        self.rate = present if not self.rate else 0.9 * self.rate + 0.1 * present
+        # The first batch is a cold one and tells little.
+        self.samples += 1
+        self.rate = present if self.samples <= _COLD_BATCHES else 0.9 * self.rate + 0.1 * present
         progress.rows_per_second = round(self.rate, 1)
         progress.total = max(progress.total, progress.done)
         progress.eta_seconds = round((progress.total - progress.done) / self.rate, 1)
         wanted = int(rows * self.limits.target_ms / max(seconds * 1000, 0.1))
-        self.rows = max(1, min(max(rows // 2, min(wanted, rows * 2)), self.limits.most_rows))
+        # Smaller batches are for locks and harm; where a batch costs more than the target whatever its size, they only
+        # multiply that cost.
+        least = min(_LEAST_ROWS, self.limits.batch_rows)
+        self.rows = max(least, min(max(rows // 2, min(wanted, rows * 2)), self.limits.most_rows))
         self.last_seconds = seconds
 
     def _be_gentle(self) -> None:
