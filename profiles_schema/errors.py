@@ -137,6 +137,14 @@ class JobCancelled(ProfilesSchemaError):
     """The job was cancelled. What is done stands."""
 
 
+class NormalizationRefused(ProfilesSchemaError):
+    """The wide columns cannot go, or come back, yet."""
+
+
+class ValuesDiffer(ProfilesSchemaError):
+    """Columns and JSON differ; no column is dropped. See where: profiles-schema normalize verify"""
+
+
 class NotMigrated(ProfilesSchemaError):
     """This database is not migrated. Run: profiles-schema upgrade"""
 

@@ -25,6 +25,7 @@ from profiles_schema.schema.objects import SqlObject
 
 REPOSITORY = Path(__file__).parents[1]
 VERSIONS = paths.versions()
+NEXT = f"{len(list(VERSIONS.glob('0*.py'))) + 1:04d}"
 
 # SQLAlchemy 2.1 warns of an option that it made itself, when it reads a CHECK that is not validated.
 pytestmark = pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
@@ -326,7 +327,7 @@ def test_a_revision_brings_back_what_is_declared_and_its_downgrade_what_was(data
     damaged = snapshot(database)
 
     new = scripts.revision(database)
-    assert new.name == "0013_bring_it_back.py"
+    assert new.name == f"{NEXT}_bring_it_back.py"
     ast.parse(new.read_text())
     scripts.run(database, "upgrade", "head")
     assert scripts.drift(database) == []
@@ -399,11 +400,11 @@ def test_an_unchanged_database_gives_an_empty_revision(database, scripts):
 @pytest.mark.parametrize(
     ("message", "name"),
     [
-        ("Add Émile's shoe size!", "0013_add_émile_s_shoe_size.py"),
-        ("x" * 60, f"0013_{'x' * 27}.py"),
-        ("with a cut just behind_a word b", "0013_with_a_cut_just_behind_a_wo.py"),
-        ("trailing blanks are cut away so", "0013_trailing_blanks_are_cut_awa.py"),
-        (None, "0013_change.py"),
+        ("Add Émile's shoe size!", f"{NEXT}_add_émile_s_shoe_size.py"),
+        ("x" * 60, f"{NEXT}_{'x' * 27}.py"),
+        ("with a cut just behind_a word b", f"{NEXT}_with_a_cut_just_behind_a_wo.py"),
+        ("trailing blanks are cut away so", f"{NEXT}_trailing_blanks_are_cut_awa.py"),
+        (None, f"{NEXT}_change.py"),
     ],
 )
 def test_a_new_revision_is_numbered_and_named_after_its_message(database, scripts, message, name):
@@ -499,7 +500,7 @@ def test_the_alembic_command_writes_a_revision_from_a_file_that_was_edited(datab
     assert "functions/public.gen_available_username.sql" in dirty.stderr
     written = alembic("revision", "--autogenerate", "-m", "remark")
     assert written.returncode == 0, written.stderr
-    assert (tmp_path / "alembic" / "versions" / "0013_remark.py").is_file()
+    assert (tmp_path / "alembic" / "versions" / f"{NEXT}_remark.py").is_file()
     for arguments in (["upgrade", "head"], ["check"], ["downgrade", "-1"]):
         done = alembic(*arguments)
         assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 """What the package itself keeps: settings, jobs, the log of migrations.
 
 Why: the triggers read settings and time zones, the runner writes its log, long work keeps its place.
-Locks: nothing: the tables are new.
+Locks: auth.users in SHARE ROW EXCLUSIVE mode for a foreign key: its writers wait for milliseconds, its readers not at all.
 Beside it: any code may run.
 Back: drops them; what they hold concerns this package alone.
 """
@@ -166,7 +166,8 @@ create table if not exists profiles_internal.kept_json (
   path text not null,
   value jsonb not null,
   kept_at timestamp with time zone default now() not null,
-  constraint pk_kept_json primary key (user_id, jsonb_column, path)
+  constraint pk_kept_json primary key (user_id, jsonb_column, path),
+  constraint fk_kept_json_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
 );
 
 comment on table profiles_internal.kept_json is 'JSON values that no wide column can hold, kept over a downgrade';
@@ -238,7 +239,8 @@ on conflict do nothing;
 
 insert into profiles_internal.settings (key, value) values
   ('auto_create_profiles', 'true'),
-  ('audit_level', '"changes"')
+  ('audit_level', '"changes"'),
+  ('normalize_verification_days', '7')
 on conflict do nothing;
 """
     )

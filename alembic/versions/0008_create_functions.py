@@ -417,6 +417,52 @@ revoke all on function profiles_internal.sign_up(jsonb[]) from public, anon, aut
     )
     op.execute(
         r"""
+-- The wide columns that are recorded and still there, with the attribute that holds each: while columns come back, they
+-- stand under a name of their own until all of them are filled.
+create or replace function profiles_internal.traits_in_place()
+returns table (column_name text, attribute text, data_type text, jsonb_column text, path text[])
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $traits_in_place$
+  select
+    l.column_name,
+    case l.state when 'restoring' then 'restoring_' || l.column_name else l.column_name end,
+    l.data_type,
+    l.jsonb_column,
+    string_to_array(l.path, '.')
+  from profiles_internal.legacy_columns as l
+  where l.table_name = 'user_profiles' and l.state <> 'contracted'
+  order by l.jsonb_column, l.path
+$traits_in_place$;
+
+revoke all on function profiles_internal.traits_in_place() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Empties the wide columns of one profile, where there are any, and what was kept of it beside the table.
+create or replace function profiles_internal.erase_traits(p_user_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $erase_traits$
+declare
+  columns text;
+begin
+  delete from profiles_internal.kept_json where user_id = p_user_id;
+  select string_agg(format('%I = null', t.attribute), ', ') into columns from profiles_internal.traits_in_place() as t;
+  if columns is not null then
+    execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
+  end if;
+end
+$erase_traits$;
+
+revoke all on function profiles_internal.erase_traits(uuid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
 -- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
 -- The hash that the auth server leaves in the email column is never copied.
@@ -458,6 +504,7 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
+  perform profiles_internal.erase_traits(p_user_id);
 end
 $erase_profile$;
 
@@ -1121,6 +1168,8 @@ drop function profiles_internal.may_act_for(uuid);
 drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
+drop function profiles_internal.erase_traits(uuid);
+drop function profiles_internal.traits_in_place();
 drop function profiles_internal.sign_up(jsonb[]);
 drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);

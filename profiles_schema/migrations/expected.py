@@ -14,6 +14,7 @@ from importlib.resources import files
 from sqlalchemy.engine import Connection
 
 from profiles_schema.migrations.sql_objects import holds, public_functions
+from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import Snapshot, take_snapshot
 from profiles_schema.schema.objects import Where
 
@@ -74,6 +75,8 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
 
 
 def _must_be_ours(connection: Connection, key: str, value: str) -> bool:
+    if key.partition(" ")[2] in objects.GENERATED:
+        return False
     if _condition(key) is not Where.EVERYWHERE and not holds(connection, _condition(key)):
         return False
     if key.startswith("trigger "):

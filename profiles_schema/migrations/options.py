@@ -14,6 +14,7 @@ _KNOWN: Mapping[str, tuple[str, str]] = {
     "allow-data-loss": (r"yes|no", "yes or no"),
     "app-role": (r".+", "a role name"),
     "backfill": (r"inline|defer|auto", "inline, defer or auto"),
+    "contract": (r"now", "now"),
     "deadline": (r"\d{1,6}(\.\d+)?", "seconds"),
     "local": (r"yes|no", "yes or no"),
     "lock-timeout": (r"[1-9]\d{0,5}", "milliseconds, at least 1"),

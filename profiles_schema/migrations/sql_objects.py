@@ -129,6 +129,8 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
         if declared.get(key) == found.get(key) or _is_on_a_foreign_column(key, declared):
             continue
         kind, _, name = key.partition(" ")
+        if name in objects.GENERATED:
+            continue
         if _is_left_to_us(key, declared, found):
             result.append(_replace_constraint_or_index(kind, name, declared[key], found.get(key)))
         elif kind == "function" and key not in declared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import text
@@ -11,11 +11,12 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import UsageError
 
-KNOWN: Mapping[str, tuple[Any, ...]] = {
+KNOWN: Mapping[str, Sequence[Any]] = {
     "auto_create_profiles": (True, False),
     "audit_level": ("failures", "changes", "all"),
+    "normalize_verification_days": range(3651),
 }
-"""Each setting with the values it may have; the first release's defaults are true and changes."""
+"""Each setting with the values it may have; the defaults are true, changes and 7."""
 
 
 def get_settings(connection: Connection) -> dict[str, Any]:
@@ -34,7 +35,9 @@ def set_setting(connection: Connection, key: str, value: str) -> Any:
         raise UsageError(f'There is no setting "{key}". Settings: {", ".join(KNOWN)}.')
     wanted = {str(each).lower(): each for each in KNOWN[key]}
     if value.lower() not in wanted:
-        raise UsageError(f'"{value}" is no value of {key}. Values: {", ".join(wanted)}.')
+        allowed = KNOWN[key]
+        words = f"a number from {allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(wanted)
+        raise UsageError(f'"{value}" is no value of {key}. Values: {words}.')
     connection.execute(
         text(
             "insert into profiles_internal.settings (key, value) values (:key, cast(:value as jsonb))"

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Column, DateTime, Double, Identity, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import UUID
 
-from profiles_schema.schema.models.base import EMPTY_ARRAY, EMPTY_OBJECT, NOW, ZERO, Json, metadata
+from profiles_schema.schema.models.base import EMPTY_ARRAY, EMPTY_OBJECT, NOW, ZERO, Json, metadata, references_user
 from profiles_schema.schema.models.checks import is_one_of
 
 INTERNAL_SCHEMA = "profiles_internal"
@@ -118,7 +118,7 @@ legacy_columns = Table(
 kept_json = Table(
     "kept_json",
     metadata,
-    Column("user_id", UUID(as_uuid=True), primary_key=True, comment="Whose value"),
+    Column("user_id", UUID(as_uuid=True), references_user(), primary_key=True, comment="Whose value"),
     Column("jsonb_column", Text, primary_key=True, comment="The JSON column it was in"),
     Column("path", Text, primary_key=True, comment="Its path inside that column"),
     Column("value", Json, nullable=False, comment="The value"),

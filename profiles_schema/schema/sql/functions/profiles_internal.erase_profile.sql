@@ -39,6 +39,7 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
+  perform profiles_internal.erase_traits(p_user_id);
 end
 $erase_profile$;
 

@@ -42,7 +42,9 @@ begin
       array(
         select n.key
         from jsonb_each(to_jsonb(new)) as n
-        where n.value is distinct from to_jsonb(old) -> n.key and n.key <> 'updated_at'
+        -- Side by side: looking each key up in to_jsonb(old) would make that document anew for every column.
+        join jsonb_each(to_jsonb(old)) as o on o.key = n.key
+        where n.value is distinct from o.value and n.key <> 'updated_at'
         order by n.key
       );
   else

@@ -1,0 +1,28 @@
+-- Puts back what one step set aside in profiles_internal.adopted, newest first. A CHECK or NOT NULL that rows written
+-- since do not keep comes back NOT VALID, or not at all, with a warning that says so.
+create or replace function profiles_internal.put_back(p_revision text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $put_back$
+declare
+  thing record;
+begin
+  for thing in
+    select a.* from profiles_internal.adopted as a where a.revision = p_revision order by a.id desc
+  loop
+    begin
+      execute thing.definition;
+    exception
+      when check_violation then
+        execute thing.definition || ' not valid';
+        raise warning 'constraint % came back NOT VALID: rows written since do not keep it', thing.object_name;
+      when not_null_violation or unique_violation or foreign_key_violation or undefined_object then
+        raise warning '% % could not come back (SQLSTATE %): %', thing.object_type, thing.object_name, sqlstate, thing.definition;
+    end;
+    delete from profiles_internal.adopted as a where a.id = thing.id;
+  end loop;
+end
+$put_back$;
+
+revoke all on function profiles_internal.put_back(text) from public, anon, authenticated, service_role;
