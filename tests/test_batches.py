@@ -14,27 +14,12 @@ import psycopg2
 import pytest
 from support import profiles_schema
 
-from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced, UsageError
+from profiles_schema.errors import AnotherRunner, RunnerReplaced
 from profiles_schema.operations import batches
 from profiles_schema.operations.backfill import _MissingProfiles, backfill, count_missing
-from profiles_schema.operations.batches import list_jobs, move
+from profiles_schema.operations.batches import list_jobs
 
 REPOSITORY = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def crowd(database):
-    """Users without profiles."""
-
-    def make(users):
-        database.script(
-            "alter table auth.users disable trigger profiles_on_auth_user_created;"
-            f"insert into auth.users (email) select 'usr' || g % 997 || '@example.org' from generate_series(1, {users}) as g;"
-            "alter table auth.users enable trigger profiles_on_auth_user_created; analyze auth.users"
-        )
-        return database
-
-    return make
 
 
 def missing(database):
@@ -144,54 +129,6 @@ def test_a_second_runner_is_refused_with_the_name_of_the_first(crowd):
     assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
     process.kill()
     process.communicate()
-
-
-def test_pause_resume_and_cancel_from_elsewhere(crowd):
-    database = crowd(3000)
-    steps, failures = [], []
-
-    def work():
-        try:
-            with database.engine.connect() as connection:
-                steps.extend(backfill(connection, batch_users=10, target_ms=5, max_rate=1000))
-        except JobCancelled as cancelled:
-            failures.append(cancelled)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    while not database.value("select count(*) from public.user_profiles"):
-        time.sleep(0.02)
-    number = str(the_job(database).id)
-    assert profiles_schema(database.url, "jobs", "pause", number).returncode == 0
-    time.sleep(1)
-    standing = database.value("select count(*) from public.user_profiles")
-    time.sleep(0.7)
-    assert database.value("select count(*) from public.user_profiles") == standing < 3000
-    assert the_job(database).state == "paused"
-    resumed = profiles_schema(database.url, "jobs", "resume", number)
-    assert resumed.stdout.strip() == f"job {number} is running"
-    while database.value("select count(*) from public.user_profiles") == standing:
-        time.sleep(0.02)
-    listed = json.loads(profiles_schema(database.url, "jobs", "list", "--json").stdout)
-    assert (listed[0]["state"], listed[0]["kind"]) == ("running", "backfill")
-    assert profiles_schema(database.url, "jobs", "cancel", number).returncode == 0
-    worker.join(timeout=20)
-    assert len(failures) == 1
-    assert the_job(database).state == "cancelled"
-    run(database)
-    complete(database, 3000)
-
-
-def test_what_cannot_be_moved_is_refused(database):
-    with database.engine.connect() as connection:
-        with pytest.raises(UsageError, match="no job 7"):
-            move(connection, "pause", 7)
-        connection.rollback()
-        list(backfill(connection))
-        connection.rollback()
-        with pytest.raises(UsageError, match="completed"):
-            move(connection, "pause", the_job(database).id)
-    assert profiles_schema(database.url, "jobs", "resume", "99").returncode == 2
 
 
 @pytest.fixture
@@ -476,21 +413,3 @@ def test_a_runner_in_a_long_statement_is_not_replaced(crowd, monkeypatch):
         # Its session is idle now, and nothing comes from it.
         assert run(database)[-1].created == 10
     busy.close()
-
-
-def test_a_paused_job_whose_runner_stops_stays_paused(crowd):
-    database = crowd(200)
-    asked = []
-    with database.engine.connect() as connection:
-        steps = backfill(connection, batch_users=10, target_ms=5, stopped=lambda: bool(asked))
-        next(steps)
-        with database.engine.connect() as other:
-            move(other, "pause", 1)
-        assert [next(steps).state for _ in range(1)] == ["paused"]
-        asked.append(True)
-        assert list(steps)[-1].state == "stopped"
-    assert the_job(database).state == "paused"
-    with database.engine.connect() as other:
-        assert move(other, "resume", 1) == "pending"
-    run(database)
-    complete(database, 200)
