@@ -190,6 +190,18 @@ def test_what_an_earlier_runner_left_out_is_not_tried_and_counted_again(crowd, p
     assert (job.id, job.state, job.rows_done, job.rows_failed) == (1, "completed", 1000, 4)
 
 
+def test_where_too_many_are_left_out_to_remember_they_are_still_tried_once(crowd, poison, monkeypatch):
+    monkeypatch.setattr(batches, "_MOST_LEFT_OUT", 2)
+    database = crowd(1000)
+    codes = poison(
+        database, [str(u) for (u,) in database.run("select id from auth.users order by md5(id::text) limit 4")]
+    )
+    last = run(database, batch_users=50)[-1]
+    assert (last.state, sum(last.failed.values()), missing(database)) == ("completed", 4, 4)
+    assert recorded_failures(database) == sorted(codes.items())
+    assert database.value("select parameters from profiles_internal.jobs") == {}
+
+
 def test_users_who_came_in_behind_the_cursor_are_found_by_another_pass(crowd, poison):
     database = crowd(600)
     codes = poison(database, [str(u) for (u,) in database.run("select id from auth.users order by id limit 4")])

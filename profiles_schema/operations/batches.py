@@ -366,7 +366,9 @@ class _Runner:
                 held = self._hold()
                 self.connection.execute(
                     text(
+                        # The keys of rows left out serve until then; they may be those of people.
                         "update profiles_internal.jobs set state = :state, runner = null,"
+                        " parameters = case when :state = 'completed' then parameters - 'left_out' else parameters end,"
                         " finished_at = case when :state = 'completed' then now() end where id = :id"
                     ),
                     # Who stops a paused runner does not ask for the job to go on.
@@ -615,6 +617,7 @@ def move(connection: Connection, verb: str, job_id: int) -> str:
         connection.execute(
             text(
                 "update profiles_internal.jobs set state = :state,"
+                " parameters = case when :state = 'cancelled' then parameters - 'left_out' else parameters end,"
                 " finished_at = case when :state = 'cancelled' then now() end where id = :id"
             ),
             {"state": state, "id": job_id},
