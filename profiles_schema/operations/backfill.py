@@ -26,11 +26,11 @@ _LOCK_ERRORS = {"55P03", "40P01"}
 _ATTEMPTS = 50
 LOCKS = "ROW EXCLUSIVE on user_profiles, user_progress and the audit log; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
-# ALIVE for a user of whom only the id is at hand. Where the table has no deleted_at, the name means the outer one: so
-# its absence is no error, and no row has to become JSON.
+# ALIVE without making JSON of the row: where auth.users has no deleted_at, the name means this one, and nobody is deleted.
+_ABSENT = "(select null::timestamp with time zone as deleted_at) as absent"
 _ALIVE_BY_ID = (
-    "(select a.deleted_at from (select null::timestamp with time zone as deleted_at) as absent"
-    " cross join lateral (select deleted_at from auth.users as w where w.id = u.id) as a) is null"
+    f"(select a.deleted_at from {_ABSENT} cross join lateral"
+    " (select deleted_at from auth.users as w where w.id = u.id) as a) is null"
 )
 
 
@@ -69,8 +69,9 @@ def count_missing(connection: Connection) -> int:
     return int(
         connection.scalar(
             text(
-                f"select count(*) from auth.users as u where {ALIVE} and not (exists (select from public.user_profiles as p"
-                " where p.user_id = u.id) and exists (select from public.user_progress as g where g.user_id = u.id))"
+                f"select count(*) from {_ABSENT} cross join lateral (select id from auth.users where deleted_at is null) as u"
+                " where not (exists (select from public.user_profiles as p where p.user_id = u.id)"
+                " and exists (select from public.user_progress as g where g.user_id = u.id))"
             )
         )
         or 0
@@ -221,9 +222,8 @@ def _repair_failures(connection: Connection, progress: Progress) -> None:
                 text(
                     "select distinct u.id from public.user_profile_audit_logs as a join auth.users as u on u.id = a.user_id"
                     f" where a.action in ('failed', 'skipped') and not ({ALIVE} and {INCOMPLETE}) and {UNREPAIRED}"
-                    # An erasure can be lost without a record, too: while the trigger was away, say. (Where the table
-                    # has no deleted_at, the name means the outer one, and nobody is deleted.)
-                    " union select d.id from (select null::timestamp with time zone as deleted_at) as absent"
+                    # An erasure can be lost without a record, too: while the trigger was away, say.
+                    f" union select d.id from {_ABSENT}"
                     " cross join lateral (select w.id from auth.users as w where deleted_at is not null) as d"
                     " where (select p.is_active from public.user_profiles as p where p.user_id = d.id)"
                 )

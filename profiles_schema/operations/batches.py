@@ -174,6 +174,8 @@ class _Runner:
         # A runner that is frozen inside a batch must not hold its rows for longer than this.
         connection.exec_driver_sql(f"set idle_in_transaction_session_timeout = '{_IN_TRANSACTION_SECONDS}s'")
         connection.exec_driver_sql("set lock_timeout = '100ms'")
+        # Compiling would take longer than the batch.
+        connection.exec_driver_sql("set jit = off")
         session = connection.exec_driver_sql(
             f"select pid || ' ' || {_SESSION_START} from pg_stat_activity as a where pid = pg_backend_pid()"
         ).scalar()
