@@ -157,7 +157,7 @@ class _Runner:
             # A second's worth at most: pauses stay short, and so does what a pause from elsewhere has to wait for.
             self.most_rows = max(1, min(self.most_rows, int(limits.max_rate)))
         self.rows = min(limits.batch_rows, self.most_rows)
-        self.window = self.rows
+        self.window = 0
         self.progress = Progress(0, 0)
         self.left_out: dict[str, str] = {}
         self.done_before = 0
@@ -414,7 +414,9 @@ class _Runner:
                 )
                 return "paused"
             looked = time.monotonic()
-            found, cursor = self.job.next_keys(self.connection, self.after, self.rows, self.window)
+            # A little further than the batch: a few finished rows on the way should not make it smaller.
+            window = max(self.window, self.rows + self.rows // 4)
+            found, cursor = self.job.next_keys(self.connection, self.after, self.rows, window)
             keys = [key for key in found if key not in self.left_out]
             # From here on others may have to wait for us.
             started = time.monotonic()
@@ -428,7 +430,7 @@ class _Runner:
         self._remember(failures)
         # Few keys to a window: look further at a time.
         full = len(found) >= self.rows
-        self.window = self.rows if full else min(max(self.window, self.rows) * 2, MOST_WINDOW_ROWS)
+        self.window = 0 if full else min(window * 2, MOST_WINDOW_ROWS)
         if not keys:
             return "nothing"
         self._measure(len(keys), changed, seconds, full=full)
@@ -475,8 +477,8 @@ class _Runner:
         self.mark = now
         rate = self.rate_rows / self.rate_seconds
         progress.rows_per_second = round(rate, 1)
-        # The last pass finds nothing, but has to look as long as this one.
-        last_pass = self.look_seconds * progress.total / progress.done
+        # The last pass finds nothing, but has to look at all of it: which takes half as long as where keys are found.
+        last_pass = self.look_seconds * progress.total / progress.done / 2
         progress.eta_seconds = round((progress.total - progress.done) / rate + last_pass, 1)
 
     # Others
