@@ -32,7 +32,7 @@ from pathlib import Path
 import psycopg2
 
 from profiles_schema import local
-from profiles_schema.operations.batches import FIRST_ROWS, MOST_ROWS
+from profiles_schema.operations.batches import FIRST_ROWS
 
 REPOSITORY = Path(__file__).parent.parent
 MOST_RECONNECT_SECONDS = 5.0
@@ -91,13 +91,22 @@ class Chaos:
         )  # fmt: skip
         if done.returncode:
             raise SystemExit(f"upgrade failed: {done.stderr[-1000:]}")
-        # A sequence does not roll back: it also counts the rows of batches that were lost.
+        # A sequence does not roll back: it also counts the rows, and the batches, that were lost.
         self.query(
-            "create schema chaos; create sequence chaos.attempts;"
+            "create schema chaos; create sequence chaos.attempts; create sequence chaos.batches;"
+            "create table chaos.committed (id xid8 primary key);"
             "create function chaos.count_attempt() returns trigger language plpgsql as"
             " $$begin perform nextval('chaos.attempts'); return null; end$$;"
             "create trigger chaos_count after insert on public.user_profiles"
-            " for each row execute function chaos.count_attempt()"
+            " for each row execute function chaos.count_attempt();"
+            "create function chaos.count_batch() returns trigger language plpgsql as $$begin"
+            "  if pg_current_xact_id()::text is distinct from current_setting('chaos.batch', true) then"
+            "    perform set_config('chaos.batch', pg_current_xact_id()::text, false), nextval('chaos.batches');"
+            "    insert into chaos.committed values (pg_current_xact_id()) on conflict do nothing;"
+            "  end if;"
+            "  return null; end$$;"
+            "create trigger chaos_count_batch before insert on public.user_profiles"
+            " for each statement execute function chaos.count_batch()"
         )
         self.query(
             "alter table auth.users disable trigger profiles_on_auth_user_created;"
@@ -155,8 +164,9 @@ class Chaos:
         started = time.monotonic()
         # So slow that users are left for every kill.
         rate = max(200.0, 0.7 * (users - FIRST_ROWS * kills) / (max(kills, 1) * (MOST_KILL_SECONDS / 2 + 0.1)))
-        in_progress = refused = killed = 0
+        in_progress = refused = killed = looked_at = 0
         lost: list[int] = []
+        lost_batches: list[int] = []
         process = None
         while killed < kills:
             process = process or self.start("--max-rate", f"{rate:.0f}")
@@ -182,14 +192,20 @@ class Chaos:
                 continue
             while pid and self.query(f"select from pg_stat_activity where pid = {pid}"):
                 time.sleep(0.005)
-            ((redone,),) = self.query(
-                "select (select case when is_called then last_value else 0 end from chaos.attempts) - rows_done"
+            ((rows, batches),) = self.query(
+                "select (select case when is_called then last_value else 0 end from chaos.attempts) - rows_done,"
+                "  (select case when is_called then last_value else 0 end from chaos.batches)"
+                "  - (select count(*) from chaos.committed)"
                 " from profiles_internal.jobs order by id limit 1"
             )
-            lost.append(redone - sum(lost))
-            # Attempts of the next runner that ran into the dead one's last statement are counted, too.
-            if not 0 <= lost[-1] <= MOST_ROWS:
-                self.broken.append(f"kills: kill {killed} cost {lost[-1]} rows, more than the largest batch")
+            lost.append(rows - sum(lost))
+            lost_batches.append(batches - sum(lost_batches))
+            if not 0 <= lost_batches[-1] <= killed - looked_at:
+                self.broken.append(
+                    f"kills: {lost_batches[-1]} batches ({lost[-1]} rows) were lost by {killed - looked_at} kills, the last"
+                    f" being number {killed}"
+                )
+            looked_at = killed
         last = self.start()
         said = ended(last)[1]
         self.expect("kills: exit code of the last run", last.returncode, 0)
@@ -199,7 +215,7 @@ class Chaos:
         return self.whole("kills", users) | {
             "kills": kills,
             "hit_work_in_progress": in_progress,
-            "hit_a_batch_in_the_server": sum(1 for rows in lost if rows),
+            "batches_redone": sum(lost_batches),
             "rows_redone": sum(lost),
             "most_rows_redone_by_a_kill": max(lost, default=0),
             "refused_until_the_dead_session_ended": refused,

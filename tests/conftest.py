@@ -180,3 +180,18 @@ def project(request, server):
         return request.getfixturevalue("database")
     client = {"hosted": "_hosted_at_head_client", "hosted_open": "_open_at_head_client"}[request.param]
     return _owned(server, request.getfixturevalue(client).info.dbname)
+
+
+@pytest.fixture
+def crowd(database):
+    """Makes users without profiles, in `database`."""
+
+    def make(users):
+        database.script(
+            "alter table auth.users disable trigger profiles_on_auth_user_created;"
+            f"insert into auth.users (email) select 'usr' || g % 997 || '@example.org' from generate_series(1, {users}) as g;"
+            "alter table auth.users enable trigger profiles_on_auth_user_created; analyze auth.users"
+        )
+        return database
+
+    return make

@@ -60,6 +60,25 @@ def test_soft_deleted_users_stay_without(database):
     assert run(database).created == 0
 
 
+def test_without_a_column_for_deletion_nobody_is_deleted(database):
+    without_trigger(database, 3)
+    database.script("alter table auth.users drop column deleted_at")
+    assert missing(database) == 3
+    assert run(database).created == 3
+
+
+def test_a_lost_erasure_is_made_up_for(database):
+    user = database.sign_up("ada@example.org")
+    database.script(
+        "alter table auth.users disable trigger profiles_on_auth_user_updated;"
+        f"update auth.users set deleted_at = now() where id = '{user}';"
+        "alter table auth.users enable trigger profiles_on_auth_user_updated"
+    )
+    assert run(database).repaired == 1
+    assert database.value("select is_active from public.user_profiles") is False
+    assert run(database).repaired == 0
+
+
 def test_one_poison_row_costs_one_profile(database):
     without_trigger(database, 50)
     database.script(

@@ -14,26 +14,12 @@ import psycopg2
 import pytest
 from support import profiles_schema
 
-from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced, UsageError
-from profiles_schema.operations.backfill import backfill, count_missing
-from profiles_schema.operations.batches import list_jobs, move
+from profiles_schema.errors import AnotherRunner, RunnerReplaced
+from profiles_schema.operations import batches
+from profiles_schema.operations.backfill import _MissingProfiles, backfill, count_missing
+from profiles_schema.operations.batches import list_jobs
 
 REPOSITORY = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def crowd(database):
-    """Users without profiles."""
-
-    def make(users):
-        database.script(
-            "alter table auth.users disable trigger profiles_on_auth_user_created;"
-            f"insert into auth.users (email) select 'usr' || g % 997 || '@example.org' from generate_series(1, {users}) as g;"
-            "alter table auth.users enable trigger profiles_on_auth_user_created; analyze auth.users"
-        )
-        return database
-
-    return make
 
 
 def missing(database):
@@ -145,74 +131,105 @@ def test_a_second_runner_is_refused_with_the_name_of_the_first(crowd):
     process.communicate()
 
 
-def test_pause_resume_and_cancel_from_elsewhere(crowd):
+@pytest.fixture
+def poison():
+    """Users of whom each fails for a reason of its own: id and SQLSTATE."""
+
+    def spread(database, users):
+        codes = dict(zip(users, ("22012", "23514", "22P02", "P0001"), strict=True))
+        reasons = {
+            "22012": "perform 1 / 0;",
+            "23514": "raise exception 'no' using errcode = '23514';",
+            "22P02": "perform 'x'::int;",
+            "P0001": "raise exception 'no';",
+        }
+        database.script(
+            "create function public.poison() returns trigger language plpgsql as $$begin "
+            + "".join(f"if new.user_id = '{user}' then {reasons[code]} end if; " for user, code in codes.items())
+            + "return new; end$$;"
+            "create trigger poison before insert on public.user_profiles for each row execute function public.poison()"
+        )
+        return codes
+
+    return spread
+
+
+def recorded_failures(database):
+    return [
+        tuple(row)
+        for row in database.run(
+            "select user_id::text, error_code from public.user_profile_audit_logs where action = 'failed' order by 1"
+        )
+    ]
+
+
+def test_poison_rows_are_left_out_by_name_and_all_others_done(crowd, poison):
     database = crowd(3000)
-    steps, failures = [], []
-
-    def work():
-        try:
-            with database.engine.connect() as connection:
-                steps.extend(backfill(connection, batch_users=10, target_ms=5, max_rate=1000))
-        except JobCancelled as cancelled:
-            failures.append(cancelled)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    while not database.value("select count(*) from public.user_profiles"):
-        time.sleep(0.02)
-    number = str(the_job(database).id)
-    assert profiles_schema(database.url, "jobs", "pause", number).returncode == 0
-    time.sleep(1)
-    standing = database.value("select count(*) from public.user_profiles")
-    time.sleep(0.7)
-    assert database.value("select count(*) from public.user_profiles") == standing < 3000
-    assert the_job(database).state == "paused"
-    resumed = profiles_schema(database.url, "jobs", "resume", number)
-    assert resumed.stdout.strip() == f"job {number} is running"
-    while database.value("select count(*) from public.user_profiles") == standing:
-        time.sleep(0.02)
-    listed = json.loads(profiles_schema(database.url, "jobs", "list", "--json").stdout)
-    assert (listed[0]["state"], listed[0]["kind"]) == ("running", "backfill")
-    assert profiles_schema(database.url, "jobs", "cancel", number).returncode == 0
-    worker.join(timeout=20)
-    assert len(failures) == 1
-    assert the_job(database).state == "cancelled"
-    run(database)
-    complete(database, 3000)
-
-
-def test_what_cannot_be_moved_is_refused(database):
-    with database.engine.connect() as connection:
-        with pytest.raises(UsageError, match="no job 7"):
-            move(connection, "pause", 7)
-        connection.rollback()
-        list(backfill(connection))
-        connection.rollback()
-        with pytest.raises(UsageError, match="completed"):
-            move(connection, "pause", the_job(database).id)
-    assert profiles_schema(database.url, "jobs", "resume", "99").returncode == 2
-
-
-def test_poison_rows_are_left_out_by_name_and_all_others_done(crowd):
-    database = crowd(3000)
-    poison = [str(u) for (u,) in database.run("select id from auth.users order by md5(id::text) limit 4")]
-    database.script(
-        "create function public.poison() returns trigger language plpgsql as $$begin"
-        f" if new.user_id = '{poison[0]}' then perform 1 / 0; end if;"
-        f" if new.user_id = '{poison[1]}' then raise exception 'no' using errcode = '23514'; end if;"
-        f" if new.user_id = '{poison[2]}' then perform 'x'::int; end if;"
-        f" if new.user_id = '{poison[3]}' then raise exception 'no'; end if;"
-        " return new; end$$;"
-        "create trigger poison before insert on public.user_profiles for each row execute function public.poison()"
+    codes = poison(
+        database, [str(u) for (u,) in database.run("select id from auth.users order by md5(id::text) limit 4")]
     )
     last = run(database)[-1]
     assert last.failed == {"22012": 1, "23514": 1, "22P02": 1, "P0001": 1}
     assert missing(database) == 4
-    recorded = database.run(
-        "select user_id::text, error_code from public.user_profile_audit_logs where action = 'failed'"
-    )
-    assert dict(recorded) == dict(zip(poison, ["22012", "23514", "22P02", "P0001"], strict=True))
+    assert recorded_failures(database) == sorted(codes.items())
     assert the_job(database).rows_failed == 4
+
+
+def test_what_an_earlier_runner_left_out_is_not_tried_and_counted_again(crowd, poison):
+    database = crowd(1000)
+    codes = poison(database, [str(u) for (u,) in database.run("select id from auth.users order by id limit 4")])
+    with database.engine.connect() as connection:
+        steps = backfill(connection, batch_users=100)
+        next(steps)
+        steps.close()  # as if killed: the job stays as it is
+    assert recorded_failures(database) == sorted(codes.items())
+    last = run(database)[-1]
+    assert (sorted(last.failed), missing(database)) == (sorted(codes.values()), 4)
+    assert recorded_failures(database) == sorted(codes.items())
+    job = the_job(database)
+    assert (job.id, job.state, job.rows_done, job.rows_failed) == (1, "completed", 1000, 4)
+
+
+def test_where_too_many_are_left_out_to_remember_they_are_still_tried_once(crowd, poison, monkeypatch):
+    monkeypatch.setattr(batches, "_MOST_LEFT_OUT", 2)
+    database = crowd(1000)
+    codes = poison(
+        database, [str(u) for (u,) in database.run("select id from auth.users order by md5(id::text) limit 4")]
+    )
+    last = run(database, batch_users=50)[-1]
+    assert (last.state, sum(last.failed.values()), missing(database)) == ("completed", 4, 4)
+    assert recorded_failures(database) == sorted(codes.items())
+    assert database.value("select parameters from profiles_internal.jobs") == {}
+
+
+def test_users_who_came_in_behind_the_cursor_are_found_by_another_pass(crowd, poison):
+    database = crowd(600)
+    codes = poison(database, [str(u) for (u,) in database.run("select id from auth.users order by id limit 4")])
+    with database.engine.connect() as connection:
+        steps = backfill(connection, batch_users=100)
+        next(steps)
+        database.script(
+            "alter table auth.users disable trigger profiles_on_auth_user_created;"
+            "insert into auth.users (id, email) values ('00000000-0000-0000-0000-000000000001', 'late@example.org');"
+            "alter table auth.users enable trigger profiles_on_auth_user_created"
+        )
+        last = list(steps)[-1]
+    assert (last.users, last.created) == (601, 597)
+    assert recorded_failures(database) == sorted(codes.items())
+
+
+def test_finished_users_are_passed_over_in_large_steps(crowd, monkeypatch):
+    database = crowd(5000)
+    run(database)
+    database.run(
+        "delete from public.user_profiles where user_id in (select id from auth.users order by id desc limit 3)"
+    )
+    looks = []
+    look = _MissingProfiles.next_keys
+    monkeypatch.setattr(_MissingProfiles, "next_keys", lambda *args: looks.append(args) or look(*args))
+    assert run(database, batch_users=20)[-1].created == 3
+    assert missing(database) == 0
+    assert len(looks) < 20
 
 
 def test_locks_of_others_are_waited_for(crowd):
@@ -222,6 +239,133 @@ def test_locks_of_others_are_waited_for(crowd):
     threading.Timer(1.0, holder.rollback).start()
     assert run(database)[-1].created == 500
     holder.close()
+
+
+def test_deadlocks_are_tried_again(crowd):
+    """A second session takes a name, then the job's row: the other way round than the batch."""
+    database = crowd(300)
+    # The batch stands still before it wants that name until the other one waits for it, then finds the deadlock first.
+    database.script(
+        f"""
+        create table public.rounds (left_over integer not null);
+        insert into public.rounds values (3);
+        create function public.meet() returns trigger language plpgsql as $meet$
+        declare until timestamptz := clock_timestamp() + interval '3 s';
+        begin
+          if pg_backend_pid() = (select split_part(runner, ' ', 2)::integer from profiles_internal.jobs) then
+            perform from public.rounds where left_over > 0;
+            while found and clock_timestamp() < until and not exists (
+              select from pg_locks as l where not l.granted and pg_backend_pid() = any (pg_blocking_pids(l.pid))
+            ) loop
+              perform pg_sleep(0.005);
+              perform from public.rounds where left_over > 0;
+            end loop;
+          end if;
+          return null;
+        end $meet$;
+        create trigger meet before insert on public.user_profiles for each statement execute function public.meet();
+        alter database "{database.name}" set deadlock_timeout = '10ms';
+        """
+    )
+    steps = []
+    worker = threading.Thread(target=lambda: steps.extend(run(database, batch_users=300)))
+    other = psycopg2.connect(database.url)
+    cursor = other.cursor()
+    cursor.execute("set deadlock_timeout = '1min'")
+    stranger = database.value("insert into auth.users (email) values ('stranger@example.org') returning id")
+    other.commit()
+    for left_over in (2, 1, 0):
+        cursor.execute(
+            "update public.user_profiles set username = 'usr7', updated_at = now() where user_id = %s", (stranger,)
+        )
+        if not worker.is_alive() and left_over == 2:
+            worker.start()
+            while not database.value("select count(*) from profiles_internal.jobs where runner is not null"):
+                time.sleep(0.01)
+        cursor.execute("update profiles_internal.jobs set target_ms = target_ms")
+        other.rollback()
+        database.run("update public.rounds set left_over = :left_over", left_over=left_over)
+    worker.join(timeout=30)
+    other.close()
+    assert (steps[-1].state, steps[-1].failed) == ("completed", {})
+    assert missing(database) == 0
+    assert database.value("select deadlocks from pg_stat_database where datname = current_database()") >= 1
+
+
+def test_ctrl_c_is_heeded_while_a_lock_cannot_be_had(crowd):
+    database = crowd(500)
+    holder = psycopg2.connect(database.url)
+    asked = threading.Event()
+    with database.engine.connect() as connection:
+        steps = backfill(connection, batch_users=50, stopped=asked.is_set)
+        next(steps)
+        holder.cursor().execute("lock table public.user_progress in access exclusive mode")
+        threading.Timer(0.5, asked.set).start()
+        assert list(steps)[-1].state == "stopped"
+    holder.close()
+    assert the_job(database).state == "pending"
+
+
+def test_a_batch_that_others_wait_for_makes_the_next_ones_small_and_it_recovers(crowd, monkeypatch):
+    database = crowd(6000)
+    database.script(
+        """
+        create table public.harm (is_on boolean not null);
+        insert into public.harm values (true);
+        create function public.until_somebody_waits() returns trigger language plpgsql as $wait$
+        declare until timestamptz := clock_timestamp() + interval '3 s';
+        begin
+          while (select is_on from public.harm) and clock_timestamp() < until and not exists (
+            select from pg_locks as l where not l.granted and pg_backend_pid() = any (pg_blocking_pids(l.pid))
+          ) loop
+            perform pg_sleep(0.002);
+          end loop;
+          return null;
+        end $wait$;
+        create trigger until_somebody_waits after insert on public.user_profiles
+          for each statement execute function public.until_somebody_waits();
+        """
+    )
+    pauses = []
+    sleep = batches._Runner._sleep
+    monkeypatch.setattr(batches._Runner, "_sleep", lambda self, seconds: pauses.append(seconds) or sleep(self, seconds))
+    over = threading.Event()
+
+    def want_the_rows_of_the_batch():
+        waiter = psycopg2.connect(database.url)
+        waiter.autocommit = True
+        while not over.is_set():
+            waiter.cursor().execute("update profiles_internal.jobs set target_ms = target_ms")
+        waiter.close()
+
+    worker = threading.Thread(target=want_the_rows_of_the_batch)
+    worker.start()
+    with database.engine.connect() as connection:
+        steps = backfill(connection, batch_users=200, target_ms=2000)
+        harmed = [next(steps).batch_users for _ in range(4)]
+        over.set()
+        worker.join()
+        database.run("update public.harm set is_on = false")
+        rest = [step.batch_users for step in steps]
+    # A batch takes far less than the target: undisturbed, each would be twice as large as the one before.
+    assert max(harmed) <= 200
+    assert min(harmed) >= 50
+    assert len(pauses) >= 3
+    assert max(pauses) <= 1
+    assert max(rest) >= 800
+
+
+def test_a_server_that_answers_slowly_is_left_alone(crowd, monkeypatch):
+    monkeypatch.setattr(batches, "_SLOW_PROBE_SECONDS", 0)
+    monkeypatch.setattr(batches, "_SLOW_PROBE_RATIO", 0)  # every answer counts as slow
+    sizes = [step.batch_users for step in run(crowd(1000), batch_users=100, target_ms=2000)]
+    assert max(sizes) <= 100
+    assert min(sizes[:5]) >= 50
+
+
+def test_a_rate_makes_batches_of_a_second_at_most(crowd):
+    sizes = [step.batch_users for step in run(crowd(100), batch_users=100, max_rate=40)]
+    assert max(sizes) <= 40
 
 
 def test_a_lost_connection_is_made_again(crowd):
@@ -260,3 +404,24 @@ def test_a_replaced_runner_cannot_write(crowd):
         with pytest.raises(RunnerReplaced):
             list(steps)
     assert missing(database) == left
+
+
+def test_a_runner_in_a_long_statement_is_not_replaced(crowd, monkeypatch):
+    monkeypatch.setattr(batches, "STALE_SECONDS", 0.6)
+    database = crowd(10)
+    busy = psycopg2.connect(database.url)
+    with busy.cursor() as cursor:
+        cursor.execute(
+            "insert into profiles_internal.jobs (kind, state, runner, heartbeat_at)"
+            " select 'backfill', 'running', 'elsewhere:1 ' || pid || ' ' || extract(epoch from backend_start), now()"
+            " from pg_stat_activity where pid = pg_backend_pid()"
+        )
+        busy.commit()
+        worker = threading.Thread(target=cursor.execute, args=("select pg_sleep(3)",))
+        worker.start()
+        with pytest.raises(AnotherRunner, match="elsewhere:1"):
+            run(database)
+        worker.join()
+        # Its session is idle now, and nothing comes from it.
+        assert run(database)[-1].created == 10
+    busy.close()

@@ -70,7 +70,7 @@ comment on table profiles_internal.jobs is 'Work in batches: where each job stan
 comment on column profiles_internal.jobs.id is 'Number of the job';
 comment on column profiles_internal.jobs.kind is 'What it does, for example backfill';
 comment on column profiles_internal.jobs.state is 'Where it stands';
-comment on column profiles_internal.jobs.parameters is 'What it was called with';
+comment on column profiles_internal.jobs.parameters is 'What it was called with; under left_out, until it ends, the rows skipped';
 comment on column profiles_internal.jobs.cursor is 'Key of the last row done; null before the first batch';
 comment on column profiles_internal.jobs.rows_total is 'Rows to do, as estimated at the start';
 comment on column profiles_internal.jobs.rows_done is 'Rows done so far';

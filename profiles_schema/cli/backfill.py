@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
+from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
 
 if TYPE_CHECKING:
     from profiles_schema.operations.backfill import Progress
-
-_INTERRUPTED = 130
 
 
 @click.command()
@@ -68,20 +62,20 @@ def backfill(  # noqa: PLR0917 - click passes them by name
 
         repaired_files = operation.repair_triggers(connection) if repair_triggers else []
         progress = operation.Progress()
-        with _asked_to_stop() as stopped, _shown() as show:
+        with asked_to_stop() as stopped, shown("backfill", "users", _step) as show:
             for progress in operation.backfill(
                 connection,
                 batch_users=batch_size,
                 target_ms=target_ms,
                 max_rate=max_rate,
-                stopped=lambda: bool(stopped),
+                stopped=stopped,
             ):
                 show(progress)
     if progress.state == "stopped":
         click.echo(
             f"stopped after {progress.users} of {progress.total} users; go on with: profiles-schema backfill", err=True
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     if as_json:
         print_json({**asdict(progress), "repaired_files": repaired_files})
     else:
@@ -93,6 +87,13 @@ def backfill(  # noqa: PLR0917 - click passes them by name
         for code, users in progress.failed.items():
             click.echo(f"failed for {users} users: SQLSTATE {code}")
     return int(bool(progress.failed))
+
+
+def _step(progress: Progress) -> Step:
+    state = progress.state
+    if state == "paused":
+        state += f": profiles-schema jobs resume {progress.job_id}"
+    return Step(progress.users, progress.total, progress.users_per_second, progress.eta_seconds, state)
 
 
 def _print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
@@ -107,45 +108,3 @@ def _print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         click.echo("the first ones:")
         for user, username in plan["sample"]:
             click.echo(f"  {user}  {username}")
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """Ctrl-C ends the run after the present batch; a second one ends it at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _shown() -> Iterator[Any]:
-    """A bar on a terminal; one JSON line per batch elsewhere."""
-    if not sys.stderr.isatty():
-
-        def line(progress: Progress) -> None:
-            print(json.dumps(asdict(progress)), file=sys.stderr, flush=True)  # noqa: T201 - progress
-
-        yield line
-        return
-
-    with click.progressbar(length=1, file=sys.stderr, show_percent=True, show_eta=True, label="backfill") as bar:
-
-        def advance(progress: Progress) -> None:
-            bar.length = max(progress.total, 1)
-            bar.label = f"backfill {progress.state} {progress.users_per_second:.0f} users/s"
-            bar.update(progress.users - bar.pos)
-
-        yield advance

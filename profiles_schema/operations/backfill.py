@@ -18,7 +18,7 @@ from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.migrations import expected
 from profiles_schema.migrations.sql_objects import file_of, holds
-from profiles_schema.operations.batches import FIRST_ROWS, TARGET_MS, Limits, run
+from profiles_schema.operations.batches import FIRST_ROWS, MOST_WINDOW_ROWS, TARGET_MS, Limits, run
 from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
 from profiles_schema.schema import objects
 
@@ -26,6 +26,12 @@ _LOCK_ERRORS = {"55P03", "40P01"}
 _ATTEMPTS = 50
 LOCKS = "ROW EXCLUSIVE on user_profiles, user_progress and the audit log; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
+# ALIVE without making JSON of the row: where auth.users has no deleted_at, the name means this one, and nobody is deleted.
+_ABSENT = "(select null::timestamp with time zone as deleted_at) as absent"
+_ALIVE_BY_ID = (
+    f"(select a.deleted_at from {_ABSENT} cross join lateral"
+    " (select deleted_at from auth.users as w where w.id = u.id) as a) is null"
+)
 
 
 @dataclass
@@ -63,8 +69,9 @@ def count_missing(connection: Connection) -> int:
     return int(
         connection.scalar(
             text(
-                f"select count(*) from auth.users as u where {ALIVE} and not (exists (select from public.user_profiles as p"
-                " where p.user_id = u.id) and exists (select from public.user_progress as g where g.user_id = u.id))"
+                f"select count(*) from {_ABSENT} cross join lateral (select id from auth.users where deleted_at is null) as u"
+                " where not (exists (select from public.user_profiles as p where p.user_id = u.id)"
+                " and exists (select from public.user_progress as g where g.user_id = u.id))"
             )
         )
         or 0
@@ -81,10 +88,12 @@ def plan(connection: Connection, *, batch_users: int = FIRST_ROWS) -> dict[str, 
     result: dict[str, Any] = {"missing": missing, "seconds": [0.0, 0.0], "locks": LOCKS, "sample": []}
     if missing:
         savepoint = connection.begin_nested()
-        keys = job.next_keys(connection, None, batch_users)
+        keys, reached = job.next_keys(connection, None, batch_users, MOST_WINDOW_ROWS)
+        while not keys and reached:
+            keys, reached = job.next_keys(connection, reached, batch_users, MOST_WINDOW_ROWS)
         started = time.monotonic()
         job.do(connection, keys)
-        seconds = (time.monotonic() - started) * missing / len(keys)
+        seconds = (time.monotonic() - started) * missing / max(len(keys), 1)
         sample = connection.execute(
             text(
                 "select user_id::text, username from public.user_profiles where user_id = any (cast(:keys as uuid[]))"
@@ -146,19 +155,22 @@ class _MissingProfiles:
     def count(self, connection: Connection) -> int:
         return count_missing(connection)
 
-    def next_keys(self, connection: Connection, after: str | None, rows: int) -> list[str]:
-        # The planner takes the filter for far more selective than it is, and would sort the table for every batch.
-        connection.execute(text("select set_config('enable_sort', 'off', true)"))
-        found = connection.execute(
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        # The window comes from the index of the keys alone. With the filter beside the limit, the planner takes the
+        # filter for far more selective than it is, and sorts the table for every batch.
+        keys, end = connection.execute(
             text(
-                f"select u.id::text from auth.users as u where u.id > cast(:after as uuid) and {ALIVE} and {INCOMPLETE}"
-                " order by u.id limit :rows"
+                "with looked_at as materialized ("
+                "  select id from auth.users where id > cast(:after as uuid) order by id limit :window"
+                f") select array(select u.id::text from looked_at as u where case when {INCOMPLETE} then {_ALIVE_BY_ID} end"
+                "   order by u.id limit :rows),"
+                "  (select id::text from looked_at order by id offset :window - 1)"
             ),
-            {"after": after or _FIRST_ID, "rows": rows},
-        )
-        keys = [key for (key,) in found]
-        connection.execute(text("select set_config('enable_sort', 'on', true)"))
-        return keys
+            {"after": after or _FIRST_ID, "rows": rows, "window": window},
+        ).one()
+        return keys, keys[-1] if len(keys) == rows else end
 
     def do(self, connection: Connection, keys: list[str]) -> int:
         return _create(connection, keys)
@@ -182,8 +194,10 @@ def _create(connection: Connection, users: list[str]) -> int:
     connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
     created = connection.scalar(
         text(
-            "select profiles_internal.create_profiles(array(select to_jsonb(u) from auth.users as u"
-            f" where u.id = any (cast(:users as uuid[])) and {ALIVE} order by u.id))"
+            # Offset 0: made into JSON once, not again to look at deleted_at.
+            "select profiles_internal.create_profiles(array(select r.user_row from (select u.id, to_jsonb(u) as user_row"
+            "  from auth.users as u where u.id = any (cast(:users as uuid[])) offset 0) as r"
+            " where r.user_row ->> 'deleted_at' is null order by r.id))"
         ),
         {"users": users},
     )
@@ -209,8 +223,9 @@ def _repair_failures(connection: Connection, progress: Progress) -> None:
                     "select distinct u.id from public.user_profile_audit_logs as a join auth.users as u on u.id = a.user_id"
                     f" where a.action in ('failed', 'skipped') and not ({ALIVE} and {INCOMPLETE}) and {UNREPAIRED}"
                     # An erasure can be lost without a record, too: while the trigger was away, say.
-                    " union select u.id from auth.users as u join public.user_profiles as p on p.user_id = u.id"
-                    f" where not ({ALIVE}) and p.is_active"
+                    f" union select d.id from {_ABSENT}"
+                    " cross join lateral (select w.id from auth.users as w where deleted_at is not null) as d"
+                    " where (select p.is_active from public.user_profiles as p where p.user_id = d.id)"
                 )
             )
         ]
