@@ -25,7 +25,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "health": ("profiles_schema.cli.health:health", "Look for users without a profile, and for what else is wrong."),
     "smoke": ("profiles_schema.cli.smoke:smoke", "Try a sign-up and every function, in a transaction rolled back."),
     "backfill": ("profiles_schema.cli.backfill:backfill", "Create the profiles that are missing."),
-    "normalize": ("profiles_schema.cli.normalize:normalize", "Move wide columns into JSON, prove it, drop them, bring them back."),
+    "normalize": (
+        "profiles_schema.cli.normalize:normalize",
+        "Move wide columns into JSON, prove it, drop them, bring them back.",
+    ),
     "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),
     "settings": ("profiles_schema.cli.settings:settings", "Read and change the feature flag and the audit level."),
     "local": ("profiles_schema.cli.local:local", "Start, stop or show the embedded PostgreSQL."),

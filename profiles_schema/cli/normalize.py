@@ -62,11 +62,13 @@ def show_status(local: bool, as_json: bool) -> None:
     if found.columns:
         click.echo(f"in step    {'yes' if found.in_step else 'NO: the trigger is missing, disabled or changed'}")
     if found.due is not None:
-        click.echo(f"period     converted {found.converted_at:%Y-%m-%d %H:%M %Z}, verification until {found.due:%Y-%m-%d %H:%M %Z}")
+        click.echo(
+            f"period     converted {found.converted_at:%Y-%m-%d %H:%M %Z}, verification until {found.due:%Y-%m-%d %H:%M %Z}"
+        )
     if found.job:
         click.echo(f"job        {found.job}")
     if found.kept:
-        click.echo(f"kept       {found.kept} JSON values that no column can hold, in profiles_internal.kept_json")
+        click.echo(f"kept       {found.kept} JSON values set aside in profiles_internal.kept_json")
     click.echo(f"next       {_next(found)}")
 
 
@@ -195,7 +197,9 @@ def verify(local: bool, as_json: bool) -> int:
     for each in result.differences[:_SHOWN]:
         click.echo(f"  {each.user_id}  {each.column}  column {_quoted(each.old)}  JSON {_quoted(each.new)}")
     if result.different > _SHOWN:
-        click.echo(f"  … and {result.different - _SHOWN} more; --json names up to 1000 of them, and counts them by column")
+        click.echo(
+            f"  … and {result.different - _SHOWN} more; --json names up to 1000 of them, and counts them by column"
+        )
     if result.different and phase == "expanded":
         click.echo("not all profiles are converted yet: profiles-schema normalize run")
     return int(bool(result.different))

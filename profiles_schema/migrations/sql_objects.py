@@ -126,11 +126,9 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     result: list[Change] = []
     touched: dict[SqlObject, list[str]] = {}
     for key in sorted({*declared, *found}):
-        if declared.get(key) == found.get(key) or _is_on_a_foreign_column(key, declared):
+        if declared.get(key) == found.get(key) or _is_let_be(key, declared):
             continue
         kind, _, name = key.partition(" ")
-        if name in objects.GENERATED:
-            continue
         if _is_left_to_us(key, declared, found):
             result.append(_replace_constraint_or_index(kind, name, declared[key], found.get(key)))
         elif kind == "function" and key not in declared:
@@ -191,6 +189,11 @@ def _is_on_a_foreign_column(key: str, declared: Snapshot) -> bool:
         return False
     target = key.removeprefix("grant ").rpartition(" to ")[0]
     return target.count(".") > 1 and f"column {target}" not in declared
+
+
+def _is_let_be(key: str, declared: Snapshot) -> bool:
+    """Whether it is about a column of the application's, or something that the database writes itself."""
+    return _is_on_a_foreign_column(key, declared) or key.partition(" ")[2] in objects.GENERATED
 
 
 def _is_left_to_us(key: str, declared: Snapshot, found: Snapshot) -> bool:

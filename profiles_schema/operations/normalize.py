@@ -170,7 +170,9 @@ def convert(
         AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
     """
     if _phase(connection) == "restoring":
-        raise NormalizationRefused("The wide columns are being restored. Finish that: profiles-schema normalize restore")
+        raise NormalizationRefused(
+            "The wide columns are being restored. Finish that: profiles-schema normalize restore"
+        )
     _patiently(connection, lambda: connection.execute(text("select profiles_internal.expand_traits()")))
     phase = _phase(connection)
     if phase not in {"expanded", "converted"}:
@@ -186,7 +188,8 @@ def convert(
         if sound:
             return
         _patiently(connection, lambda: _begin_again(connection))
-    yield from _in_batches(connection, _Conversion(), batch_rows, target_ms, max_rate, stopped)
+    limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
+    yield from _in_batches(connection, _Conversion(), limits, stopped)
     if _job_is_done(connection, "normalize") and not _differs(connection):
         _patiently(connection, lambda: connection.execute(text("select profiles_internal.finish_conversion()")))
 
@@ -215,7 +218,8 @@ def restore(
         whole = connection.scalar(text("select profiles_internal.dual_write_is_whole()"))
     if not whole:
         _patiently(connection, lambda: connection.execute(text("select profiles_internal.install_dual_write()")))
-    yield from _in_batches(connection, _Restoration(), batch_rows, target_ms, max_rate, stopped)
+    limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
+    yield from _in_batches(connection, _Restoration(), limits, stopped)
     if _job_is_done(connection, "restore"):
         _patiently(connection, lambda: connection.execute(text("select profiles_internal.finish_trait_restore()")))
 
@@ -258,7 +262,9 @@ def verify(connection: Connection, *, stopped: Callable[[], bool] = lambda: Fals
     yield result
 
 
-def contract(connection: Connection, *, now: bool = False, stopped: Callable[[], bool] = lambda: False) -> Iterator[Verification]:
+def contract(
+    connection: Connection, *, now: bool = False, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[Verification]:
     """Drop the wide columns, after every row was compared, yielding the progress of that; the last one is "contracted".
 
     Args:
@@ -281,7 +287,9 @@ def contract(connection: Connection, *, now: bool = False, stopped: Callable[[],
             " Run: profiles-schema normalize run"
         )
     if found.phase == "restoring":
-        raise NormalizationRefused("The wide columns are being restored. Finish that: profiles-schema normalize restore")
+        raise NormalizationRefused(
+            "The wide columns are being restored. Finish that: profiles-schema normalize restore"
+        )
     result = Verification()
     for result in verify(connection, stopped=stopped):
         yield result
@@ -309,6 +317,7 @@ def contract(connection: Connection, *, now: bool = False, stopped: Callable[[],
 class _Profiles:
     """What both directions share: profiles in which column and JSON differ, by user id."""
 
+    kind: str
     function: str
 
     def count(self, connection: Connection) -> int:
@@ -336,9 +345,7 @@ class _Profiles:
 
     def do(self, connection: Connection, keys: list[str]) -> int:
         return int(
-            connection.scalar(
-                text(f"select profiles_internal.{self.function}(cast(:keys as uuid[]))"), {"keys": keys}
-            )
+            connection.scalar(text(f"select profiles_internal.{self.function}(cast(:keys as uuid[]))"), {"keys": keys})
             or 0
         )
 
@@ -372,15 +379,9 @@ def _window(connection: Connection, after: str, rows: int) -> tuple[int, str | N
 
 
 def _in_batches(
-    connection: Connection,
-    job: _Profiles,
-    batch_rows: int,
-    target_ms: int,
-    max_rate: float | None,
-    stopped: Callable[[], bool],
+    connection: Connection, job: _Profiles, limits: Limits, stopped: Callable[[], bool]
 ) -> Iterator[Progress]:
-    limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
-    yield from run(lambda: connect(connection.engine), job, limits, stopped=stopped)  # type: ignore[arg-type]
+    yield from run(lambda: connect(connection.engine), job, limits, stopped=stopped)
 
 
 def _phase(connection: Connection) -> str:
@@ -399,7 +400,9 @@ def _job_is_done(connection: Connection, kind: str) -> bool:
     with connection.begin():
         return bool(
             connection.scalar(
-                text("select j.state = 'completed' from profiles_internal.jobs as j where j.kind = :kind order by j.id desc limit 1"),
+                text(
+                    "select j.state = 'completed' from profiles_internal.jobs as j where j.kind = :kind order by j.id desc limit 1"
+                ),
                 {"kind": kind},
             )
         )
