@@ -62,8 +62,8 @@ revision: $(READY) ## Write the next revision from what changed, on the embedded
 judges: $(READY) ## Print the 35 known failures of sign-up triggers: the naive one and ours
 	$(BIN)/python tests/judge_signup.py
 
-snapshot: $(READY) ## Write the fingerprints that health compares a database with
-	$(BIN)/python -m pytest -q tests/test_parity.py --update-catalog
+snapshot: $(READY) ## Write what is made from the models and the mapping: fingerprints for health, known_traits.sql
+	$(BIN)/python -m pytest -q tests/test_traits.py tests/test_parity.py --update-catalog
 
 docs: $(READY) ## Write docs/reference.md from the --help of every command
 	$(BIN)/python -m pytest -q tests/test_docs.py --update-docs

@@ -1,5 +1,8 @@
 """Traits: the mapping of old columns to JSONB paths."""
 
+import re
+from importlib.resources import files
+
 import pytest
 
 from profiles_schema import UserProfile
@@ -32,3 +35,17 @@ def test_no_path_of_a_group_leads_through_another(group):
     paths = {column.path for column in trait_columns() if column.group == group}
     assert len(paths) == len([column for column in trait_columns() if column.group == group])
     assert not {path for path in paths for length in range(1, len(path)) if path[:length] in paths}
+
+
+def test_the_database_knows_the_same_mapping(request, database):
+    path = files("profiles_schema.schema") / "sql" / "functions" / "profiles_internal.known_traits.sql"
+    lines = [f"    ('{c.name}', '{c.data_type}', '{c.group}', '{'.'.join(c.path)}')" for c in trait_columns()]
+    found = path.read_text(encoding="utf-8")
+    wanted = re.sub(r"(?s)(?<=  values\n).*?(?=\n\$known_traits)", lambda _: ",\n".join(lines), found)
+    if request.config.getoption("--update-catalog"):
+        path.write_text(wanted, encoding="utf-8")
+    assert found == wanted, "run: make snapshot, and: make revision"
+    # The rules for documents reach one object deep.
+    assert {len(column.path) for column in trait_columns()} == {1, 2}
+    rows = database.run("select column_name, data_type, jsonb_column, path from profiles_internal.known_traits()")
+    assert [tuple(row) for row in rows] == [(c.name, c.data_type, c.group, ".".join(c.path)) for c in trait_columns()]

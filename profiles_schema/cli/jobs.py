@@ -42,15 +42,16 @@ def _mover(verb: str, summary: str) -> click.Command:
     @local_option
     @json_option
     def command(job_id: int, local: bool, as_json: bool) -> None:
-        from profiles_schema.operations.batches import move
+        from profiles_schema.operations.batches import command_of, list_jobs, move
 
         with database(local=local) as connection:
             require_migrated(connection)
             state = move(connection, verb, job_id)
+            kind = next(job.kind for job in list_jobs(connection) if job.id == job_id)
         if as_json:
             print_json({"id": job_id, "state": state})
         elif state == "pending":
-            click.echo(f"job {job_id} is pending; nobody works on it: run its verb again (profiles-schema backfill)")
+            click.echo(f"job {job_id} is pending; nobody works on it: go on with: {command_of(kind)}")
         else:
             click.echo(f"job {job_id} is {state}")
 

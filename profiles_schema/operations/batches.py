@@ -588,6 +588,14 @@ def list_jobs(connection: Connection) -> list[JobRow]:
     return [JobRow(*row) for row in rows]
 
 
+_COMMANDS = {"normalize": "normalize run", "restore": "normalize restore"}
+
+
+def command_of(kind: str) -> str:
+    """The command that works on jobs of a kind."""
+    return f"profiles-schema {_COMMANDS.get(kind, kind)}"
+
+
 _MOVES = {
     "pause": (("pending", "running"), "paused"),
     "resume": (("paused",), "pending"),

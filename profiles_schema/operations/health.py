@@ -19,6 +19,7 @@ from profiles_schema import settings
 from profiles_schema.migrations import expected
 from profiles_schema.migrations.paths import config
 from profiles_schema.migrations.sql_objects import holds
+from profiles_schema.operations.batches import command_of
 from profiles_schema.schema.catalog import Snapshot
 from profiles_schema.schema.objects import Where
 
@@ -150,6 +151,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _flag(connection)
     findings += _jobs(connection)
     findings += _set_aside(connection)
+    findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
     findings += _sessions(connection)
     return Health(revision, full, users, missing, triggers, findings)
 
@@ -397,7 +399,7 @@ def _jobs(connection: Connection) -> Iterator[Finding]:
             "job",
             "problem" if stuck else "notice",
             f"Job {job.id} ({job.kind}) is {state}.",
-            f"profiles-schema {job.kind}" if job.state != "running" or job.stale else None,
+            command_of(job.kind) if job.state != "running" or job.stale else None,
         )
 
 
@@ -412,6 +414,46 @@ def _set_aside(connection: Connection) -> Iterator[Finding]:
             f"{row.rows} rows of {row.table_name} stand in profiles_internal.quarantine.",
             None,
             row.rows,
+        )
+
+
+def _normalization(connection: Connection) -> Iterator[Finding]:
+    row = connection.execute(
+        text(
+            "select count(*) as columns, bool_or(l.state = 'expanded') as expanded, bool_or(l.state = 'restoring') as restoring,"
+            " max(l.converted_at) + make_interval(days => (select (s.value #>> '{}')::integer"
+            "  from profiles_internal.settings as s where s.key = 'normalize_verification_days')) < now() as due,"
+            " profiles_internal.dual_write_is_whole() as in_step"
+            " from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles' and l.state <> 'contracted'"
+        )
+    ).one()
+    again = "profiles-schema normalize restore" if row.restoring else "profiles-schema normalize run"
+    if not row.columns:
+        return
+    if not row.in_step:
+        yield Finding(
+            "dual_write",
+            "problem",
+            "The trigger that keeps wide columns and JSON in step is missing, disabled or changed.",
+            again,
+        )
+    elif row.restoring:
+        yield Finding("normalize", "notice", f"{row.columns} wide columns are being restored.", again, row.columns)
+    elif row.expanded:
+        yield Finding(
+            "normalize",
+            "notice",
+            f"{row.columns} wide columns: not all profiles are converted yet.",
+            again,
+            row.columns,
+        )
+    elif row.due:
+        yield Finding(
+            "normalize",
+            "notice",
+            f"{row.columns} wide columns are converted, and their verification period is over.",
+            "profiles-schema normalize contract",
+            row.columns,
         )
 
 
