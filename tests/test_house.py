@@ -100,5 +100,5 @@ def test_the_wheel_carries_the_history_and_the_sql_and_shadows_nothing(tmp_path)
         }
         assert len(carried) > 10
         assert carried <= names
-    assert "profiles_schema/py.typed" in names
+    assert {"profiles_schema/py.typed", "profiles_schema/schema/trait_columns.csv"} <= names
     assert not [name for name in names if name.endswith(".pyc") or "/tests/" in name]
