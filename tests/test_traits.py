@@ -1,12 +1,15 @@
-"""Traits: the mapping of old columns to JSONB paths, and the models of the groups."""
+"""Traits: the mapping of old columns to JSONB paths, the models of the groups, and both in the database."""
 
 import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import flag_modified
 
 from profiles_schema import UserProfile
 from profiles_schema.schema import trait_models
@@ -230,3 +233,104 @@ def test_nothing_is_shared_with_what_was_read_or_written():
     written = read.to_json()
     source["facets"] = written["facets"]["more"] = 3
     assert read.to_json() == {"facets": {"facets": {"list": [1]}}}
+
+
+ATTRIBUTES = {
+    "personality_traits": "personality",
+    "appearance_traits": "appearance",
+    "behavioral_metrics": "behavior",
+    "cultural_attributes": "culture",
+    "analysis_summary": "analysis",
+    "metadata": "extras",
+}
+
+
+@pytest.fixture
+def ada(database):
+    return database.sign_up("ada@example.org")
+
+
+def profile_of(session, user_id):
+    return session.scalars(select(UserProfile).where(UserProfile.user_id == user_id)).one()
+
+
+def test_each_group_has_an_attribute_of_its_model():
+    for group, attribute in ATTRIBUTES.items():
+        assert type(getattr(UserProfile(), attribute)) is trait_models.GROUPS[group]
+        assert getattr(UserProfile, attribute).group == group
+
+
+def test_what_the_database_holds_survives_reading_and_writing(database, ada):
+    @settings(max_examples=60, deadline=None)
+    @given(groups(wrong=True))
+    def survives(found):
+        group, source = found
+        stored = f"select {group}::text from public.user_profiles where user_id = :id"
+        database.run(
+            f"update public.user_profiles set {group} = cast(:source as jsonb) where user_id = :id",
+            source=json.dumps(source),
+            id=ada,
+        )
+        before = database.value(stored, id=ada)
+        with Session(database.engine) as session, session.begin():
+            profile = profile_of(session, ada)
+            setattr(profile, ATTRIBUTES[group], getattr(profile, ATTRIBUTES[group]))
+            assert not session.is_modified(profile)
+            flag_modified(profile, "metadata_" if group == "metadata" else group)
+        assert database.value(stored, id=ada) == before
+
+    survives()
+
+
+def test_assigning_a_model_or_a_dict_writes_the_whole_group(database, ada):
+    with Session(database.engine) as session, session.begin():
+        profile = profile_of(session, ada)
+        profile.personality = PersonalityTraits(big_five=BigFive(openness=71))
+        profile.extras = {"feelings": None, "own": [1]}
+        profile.analysis = {"sentiment": {"positive_ratio": -0.0}}
+    row = database.profile(ada)
+    assert row.personality_traits == {"bigFive": {"openness": 71}}
+    assert row.metadata == {"feelings": None, "own": [1]}
+    assert row.analysis_summary == {"sentiment": {"positiveRatio": "-0"}}
+    with Session(database.engine) as session, session.begin():
+        profile_of(session, ada).personality = None
+    assert database.profile(ada).personality_traits is None
+
+
+def test_a_model_that_is_changed_and_not_assigned_changes_nothing(database, ada):
+    with Session(database.engine) as session, session.begin():
+        profile = profile_of(session, ada)
+        profile.personality = {"bigFive": {"openness": 71}}
+        personality = profile.personality
+        personality.big_five.openness = 72
+        assert profile.personality.big_five.openness == 71
+    assert database.profile(ada).personality_traits == {"bigFive": {"openness": 71}}
+
+
+def test_a_group_without_keys_leaves_null_as_it_is(database, ada):
+    with Session(database.engine) as session, session.begin():
+        profile = profile_of(session, ada)
+        assert profile.culture.to_json() == {}
+        profile.culture = profile.culture
+        assert not session.is_modified(profile)
+        profile.culture = {"background": "x"}
+    with Session(database.engine) as session, session.begin():
+        profile_of(session, ada).culture = {}
+    assert database.profile(ada).cultural_attributes == {}
+
+
+def test_a_one_that_becomes_true_is_written(database, ada):
+    for value in (1, True):
+        with Session(database.engine) as session, session.begin():
+            profile_of(session, ada).extras = {"own": value}
+    assert database.profile(ada).metadata["own"] is True
+
+
+def test_what_a_group_cannot_hold_is_refused_before_it_is_assigned():
+    profile = UserProfile()
+    with pytest.raises(ValidationError, match=r"bigFive\.openness"):
+        profile.personality = {"bigFive": {"openness": "high"}}
+    for wrong in (Sentiment(), "text", [1]):
+        with pytest.raises(TypeError, match="Assign PersonalityTraits, a dict or None"):
+            profile.personality = wrong
+    assert profile.personality_traits is None
