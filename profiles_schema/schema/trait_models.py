@@ -151,7 +151,7 @@ def keys_of(model: type[Traits]) -> dict[str, _Key]:
     for name, field in model.model_fields.items():
         nested = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, Traits)]
         is_real = any(isinstance(part, PlainValidator) for part in field.metadata)
-        keys[field.alias or name] = _Key(name, nested[0] if nested else None, is_real)
+        keys[to_camel(name)] = _Key(name, nested[0] if nested else None, is_real)
     return keys
 
 
