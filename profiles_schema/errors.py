@@ -151,3 +151,11 @@ class NotMigrated(ProfilesSchemaError):
 
 class MigrationFailed(ProfilesSchemaError):
     """A revision was refused by the database; it is rolled back and those before it stand."""
+
+
+class ProfileNotFound(ProfilesSchemaError):
+    """This user has no profile. Call ensure_user_profile for one user; for all of them run: profiles-schema backfill"""
+
+
+class NotAnObject(ProfilesSchemaError):
+    """A value on the path is not a JSON object, so nothing can be written below it. Replace or remove that value first."""

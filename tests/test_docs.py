@@ -11,11 +11,15 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from profiles_schema import cli, metadata
+from profiles_schema import UserProfile, cli, metadata
 from profiles_schema.migrations import options, paths
 from profiles_schema.operations import health
 from profiles_schema.schema import objects
+from profiles_schema.schema.models.typed_group import TypedGroup
+from profiles_schema.schema.trait_models import GROUPS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -162,6 +166,26 @@ def test_every_dependency_has_its_reason():
     names |= set(re.findall(r'^(?:local|requires) = \["([a-z0-9-]+)[>=<]', declared, flags=re.MULTILINE))
     explained = {name for cell in table_after(text("CONTRIBUTING.md"), "## Dependencies") for name in cell.split(", ")}
     assert explained == names
+
+
+def test_the_examples_of_traits_run_one_after_another(database):
+    user = database.sign_up("ada@example.org")
+    with Session(database.engine) as session, session.begin():
+        known = {"session": session, "profile": session.scalars(select(UserProfile)).one()}
+        for example in re.findall(r"^```python\n(.*?)^```", text("docs/traits.md"), flags=re.DOTALL | re.MULTILINE):
+            exec(example, known)
+    row = database.profile(user)
+    assert row.personality_traits == {"bigFive": {"openness": 72}}
+    assert row.analysis_summary == {"sentiment": {"overall": "warm"}}
+    assert row.metadata == {"example.org": {"visits": 3}}
+    assert row.cultural_attributes == {"communicationStyle": "direct"}
+
+
+def test_every_typed_group_is_documented():
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", text("docs/traits.md"), flags=re.MULTILINE)
+    typed = {name: group.group for name, group in vars(UserProfile).items() if isinstance(group, TypedGroup)}
+    assert {attribute: column for attribute, _, column in rows} == typed
+    assert {column: model for _, model, column in rows} == {group: model.__name__ for group, model in GROUPS.items()}
 
 
 @pytest.fixture

@@ -535,7 +535,21 @@ def test_importing_a_model_imports_sqlalchemy_and_nothing_else():
     limit = modules_after("import sqlalchemy.orm, sqlalchemy.dialects.postgresql")
     ours = modules_after("from profiles_schema import UserProfile")
     assert {name for name in ours - limit if not name.startswith("profiles_schema")} == set()
-    assert {name.partition(".")[0] for name in ours}.isdisjoint({"psycopg2", "psycopg", "asyncpg", "alembic", "click"})
+    assert {name.partition(".")[0] for name in ours}.isdisjoint(
+        {"psycopg2", "psycopg", "asyncpg", "alembic", "click", "pydantic"}
+    )
+
+
+def test_pydantic_is_loaded_with_the_first_group_that_is_read():
+    program = """
+import sys
+from profiles_schema import UserProfile
+profile = UserProfile(personality_traits={"bigFive": {"openness": 71}})
+assert "pydantic" not in sys.modules
+assert profile.personality.big_five.openness == 71
+print("pydantic" in sys.modules)
+"""
+    assert run_python(program).strip() == "True"
 
 
 def test_importing_a_model_configures_no_mapper():

@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import BigInteger, CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -28,10 +29,25 @@ from profiles_schema.schema.models.checks import (
     is_one_of,
     is_up_to,
 )
+from profiles_schema.schema.models.typed_group import TypedGroup
+
+if TYPE_CHECKING:  # pydantic is loaded with the first group that is read or written
+    from profiles_schema.schema.trait_models import (
+        AnalysisSummary,
+        AppearanceTraits,
+        BehavioralMetrics,
+        CulturalAttributes,
+        Extras,
+        PersonalityTraits,
+    )
 
 
 class UserProfile(Timestamps, Base):
-    """The profile of a user. JSON values are replaced, not changed in place: assign a new dict or list."""
+    """The profile of a user. JSON values are replaced, not changed in place: assign a new dict or list.
+
+    ``personality``, ``appearance``, ``behavior``, ``culture``, ``analysis`` and ``extras`` are the groups of traits as
+    models, each beside its raw attribute (:class:`TypedGroup` says what assigning one does).
+    """
 
     __tablename__ = "user_profiles"
     shown_in_repr = ("id", "username")
@@ -98,6 +114,13 @@ class UserProfile(Timestamps, Base):
     analysis_summary: Mapped[JsonObject | None] = mapped_column(comment="Results of analyses, grouped")
     # `metadata` belongs to SQLAlchemy in a declarative class.
     metadata_: Mapped[JsonObject | None] = mapped_column("metadata", comment="What belongs to no other group")
+
+    personality: "TypedGroup[PersonalityTraits]" = TypedGroup("personality_traits")
+    appearance: "TypedGroup[AppearanceTraits]" = TypedGroup("appearance_traits")
+    behavior: "TypedGroup[BehavioralMetrics]" = TypedGroup("behavioral_metrics")
+    culture: "TypedGroup[CulturalAttributes]" = TypedGroup("cultural_attributes")
+    analysis: "TypedGroup[AnalysisSummary]" = TypedGroup("analysis_summary")
+    extras: "TypedGroup[Extras]" = TypedGroup("metadata", attribute="metadata_")
 
     __table_args__ = (
         CheckConstraint("username ~ '^[a-z0-9_.-]{3,32}$'", name="username_is_3_to_32_of_a_z_0_9"),
