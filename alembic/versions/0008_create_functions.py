@@ -450,11 +450,11 @@ as $erase_traits$
 declare
   columns text;
 begin
-  delete from profiles_internal.kept_json where user_id = p_user_id;
   select string_agg(format('%I = null', t.attribute), ', ') into columns from profiles_internal.traits_in_place() as t;
   if columns is not null then
     execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
   end if;
+  delete from profiles_internal.kept_json where user_id = p_user_id;
 end
 $erase_traits$;
 
@@ -493,6 +493,8 @@ begin
     data = null, filters = null, file_url = null, error_message = null
   where user_id = p_user_id;
 
+  -- Before the JSON groups: a row that is not converted yet would fill them again from its wide columns.
+  perform profiles_internal.erase_traits(p_user_id);
   update public.user_profiles
   set
     username = replace(gen_random_uuid()::text, '-', ''),
@@ -504,7 +506,6 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
-  perform profiles_internal.erase_traits(p_user_id);
 end
 $erase_profile$;
 

@@ -28,6 +28,8 @@ begin
     data = null, filters = null, file_url = null, error_message = null
   where user_id = p_user_id;
 
+  -- Before the JSON groups: a row that is not converted yet would fill them again from its wide columns.
+  perform profiles_internal.erase_traits(p_user_id);
   update public.user_profiles
   set
     username = replace(gen_random_uuid()::text, '-', ''),
@@ -39,7 +41,6 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
-  perform profiles_internal.erase_traits(p_user_id);
 end
 $erase_profile$;
 

@@ -7,11 +7,11 @@ as $erase_traits$
 declare
   columns text;
 begin
-  delete from profiles_internal.kept_json where user_id = p_user_id;
   select string_agg(format('%I = null', t.attribute), ', ') into columns from profiles_internal.traits_in_place() as t;
   if columns is not null then
     execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
   end if;
+  delete from profiles_internal.kept_json where user_id = p_user_id;
 end
 $erase_traits$;
 

@@ -1,5 +1,5 @@
--- Every row is converted: says so in legacy_columns, from which the verification period counts, and lets the triggers look
--- at what a statement changed only. Refuses while a difference is left.
+-- Every row is converted, as the caller has found by comparing: says so in legacy_columns, from which the verification
+-- period counts, and lets the dual-write trigger look only at what a statement changed.
 create or replace function profiles_internal.finish_conversion()
 returns void
 language plpgsql
