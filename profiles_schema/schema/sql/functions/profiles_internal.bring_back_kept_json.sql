@@ -34,9 +34,9 @@ begin
     -- Parents are made; one that is something else is in the way.
     for depth in 1 .. cardinality(kept.keys) - 1 loop
       document := coalesce(document, '{}');
-      if document #> kept.keys[: depth] is null and jsonb_typeof(document #> kept.keys[: depth - 1]) = 'object' then
-        document := jsonb_set(document, kept.keys[: depth], '{}');
-      elsif jsonb_typeof(document #> kept.keys[: depth]) is distinct from 'object' then
+      if document #> kept.keys[1 : depth] is null and jsonb_typeof(document #> kept.keys[1 : depth - 1]) = 'object' then
+        document := jsonb_set(document, kept.keys[1 : depth], '{}');
+      elsif jsonb_typeof(document #> kept.keys[1 : depth]) is distinct from 'object' then
         fits := false;
       end if;
     end loop;

@@ -10,7 +10,7 @@ declare
   path text;
 begin
   foreach path in array p_paths loop
-    if jsonb_typeof(p_document #> (path::text[])[: cardinality(path::text[]) - 1]) = 'object' then
+    if jsonb_typeof(p_document #> (path::text[])[1 : cardinality(path::text[]) - 1]) = 'object' then
       p_document := p_document #- path::text[];
     end if;
   end loop;
