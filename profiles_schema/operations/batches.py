@@ -52,7 +52,7 @@ _LAG_SECONDS = 10.0
 _PROBES = 50
 _SLOW_PROBE_SECONDS = 0.02
 _SLOW_PROBE_RATIO = 5
-_RATE_MEMORY = 0.95
+_RATE_MEMORY = 0.98
 _LIVE = ("pending", "running", "paused")
 # A session by more than its process id, which comes again; as a number, for a time is spelled as each session likes.
 # Null to roles that may not see it.
