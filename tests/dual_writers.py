@@ -233,8 +233,8 @@ class Writer:
 
 
 BY_COLUMN = ("columns", "columns", "upsert", "both_sides", "both_at_once")
-BY_PATH = ("build", "build", "set", "set", "remove", "replace", "flatten", "sign_up")
-BY_BOTH = (*BY_PATH, "both_sides", "both_at_once")
+BY_PATH = (*("build", "set") * 6, *("remove", "replace", "flatten") * 3, "sign_up")
+BY_BOTH = (*BY_PATH, *("both_sides", "both_at_once") * 3)
 
 
 def mistakes(database: Database, *, columns: bool) -> list[Any]:

@@ -28,6 +28,7 @@ SECONDS = float(os.environ.get("PROFILES_TEST_SECONDS", "0.5"))
 WRITERS = int(os.environ.get("PROFILES_TEST_WRITERS", "8"))
 SEED = int(os.environ.get("PROFILES_TEST_SEED", "1"))
 PROFILES = 200
+LEAST = 10
 
 TRAITS = {trait.name: trait for trait in trait_columns()}
 ONE_OF_TYPE = {trait.data_type: trait for trait in reversed(trait_columns()) if len(trait.path) == 2} | {
@@ -585,77 +586,91 @@ def test_a_deleted_user_leaves_no_kept_values(ada):
 
 @pytest.fixture
 def crew(wide):
-    """Writers with connections of their own on profiles that are not converted; every other one knows columns only."""
+    """Writers on profiles that are not converted, each on a connection of its own, which stays over all phases."""
     users = prepare(wide, PROFILES, SEED)
-    writers = [Writer(wide, users, f"{SEED} {number}") for number in range(WRITERS)]
-    yield writers
-    for writer in writers:
+    crew = Crew(wide, [Writer(wide, users, f"{SEED} {number}") for number in range(WRITERS)])
+    yield crew
+    for writer in crew.writers:
         writer.connection.close()
 
 
-def test_concurrent_writers_of_columns_and_json_agree_in_every_phase(wide, crew):
-    by_column, by_path = crew[::2], crew[1::2]
+class Crew:
+    """Every other writer knows the columns only."""
 
-    def phase(name, work, *, columns=True, users=None):
-        """Writers write while the work goes on; then everything is looked at."""
+    def __init__(self, database, writers):
+        self.database = database
+        self.writers = writers
+        self.by_column, self.by_path = writers[::2], writers[1::2]
+
+    def during(self, work, *, columns=True, users=None):
+        """Write while some work goes on, then look at everything; without ``columns`` through the JSON only."""
         stop = threading.Event()
-        jobs = [(writer, BY_BOTH if columns else BY_PATH) for writer in by_path]
-        if columns:
-            jobs += [(writer, BY_COLUMN) for writer in by_column]
-        before = [writer.done.total() for writer, _ in jobs]
+        jobs = [(writer, BY_BOTH if columns else BY_PATH) for writer in self.by_path]
+        jobs += [(writer, BY_COLUMN) for writer in self.by_column] if columns else []
+        before = {writer: writer.done.total() for writer, _ in jobs}
         threads = [threading.Thread(target=writer.write, args=(kinds, users, stop)) for writer, kinds in jobs]
         for thread in threads:
             thread.start()
         try:
             work()
+            # The first statement of a session takes long: it has the trigger to compile.
+            while any(writer.done.total() < count + LEAST for writer, count in before.items()):
+                assert any(thread.is_alive() for thread in threads)
+                time.sleep(0.02)
         finally:
             stop.set()
             for thread in threads:
                 thread.join()
-        in_place = status_of(wide) in {"expanded", "converted"}
-        assert [failure for writer in crew for failure in writer.failures] == [], name
-        assert all(writer.done.total() > count for (writer, _), count in zip(jobs, before, strict=True)), name
-        assert mistakes(wide, columns=in_place) == [], name
+        assert [failure for writer in self.writers for failure in writer.failures] == []
+        assert mistakes(self.database, columns=phase_of(self.database) in {"expanded", "converted"}) == []
 
-    def through(steps, **options):
+    def through(self, steps, **options):
+        """Write while an operation runs to its end; returns its last report."""
+        columns = options.pop("columns", True)
+        last = []
+
         def work():
-            with wide.engine.connect() as connection:
-                list(steps(connection, **options))
+            with self.database.engine.connect() as connection:
+                last.extend(steps(connection, **options))
 
-        return work
+        self.during(work, columns=columns)
+        return last[-1]
 
+
+def phase_of(database):
+    with database.engine.connect() as connection:
+        return status(connection).phase
+
+
+def compared(database):
+    with database.engine.connect() as connection:
+        *_, last = verify(connection)
+    assert (last.different, last.state) == (0, "completed")
+    return last.profiles
+
+
+def test_concurrent_writers_of_columns_and_json_agree_in_every_phase(wide, crew):
     def write():
         time.sleep(SECONDS)
 
-    def verify_all():
-        with wide.engine.connect() as connection:
-            *_, last = verify(connection)
-        assert (last.different, last.state) == (0, "completed")
-        return last.profiles
-
     slowly = {"batch_rows": 5, "target_ms": 5, "max_rate": PROFILES / SECONDS}
-    unconverted = f"select count(*) from public.user_profiles where num_nonnulls({', '.join(GROUPS)}) = 0"
+    unconverted = f"select user_id from public.user_profiles where num_nonnulls({', '.join(GROUPS)}) = 0"
 
-    phase("expanded", write, users=PROFILES // 2)
-    assert PROFILES // 2 <= wide.value(unconverted) < PROFILES
-    untouched = "select user_id from public.user_profiles where num_nonnulls({}) = 0".format(", ".join(GROUPS))
-    assert wide.run(f"select * from profiles_internal.trait_differences() where user_id not in ({untouched})") == []
-    phase("converting", through(convert, **slowly))
-    assert status_of(wide) == "converted"
-    assert verify_all() > PROFILES
-    phase("converted", write)
-    verify_all()
-    phase("contract", through(contract, now=True), columns=False)
-    assert status_of(wide) == "contracted"
-    phase("contracted", write, columns=False)
-    phase("restore", through(restore, **slowly), columns=False)
-    assert status_of(wide) == "converted"
-    verify_all()
-    phase("restored", write)
+    crew.during(write, users=PROFILES // 2)
+    assert PROFILES // 2 <= len(wide.run(unconverted)) < PROFILES
+    assert wide.run(f"select * from profiles_internal.trait_differences() where user_id not in ({unconverted})") == []
+    converted = crew.through(convert, **slowly)
+    assert (converted.state, phase_of(wide)) == ("completed", "converted")
+    assert converted.changed > 0
+    assert compared(wide) >= PROFILES
+    crew.during(write)
+    compared(wide)
+    crew.through(contract, now=True, columns=False)
+    assert phase_of(wide) == "contracted"
+    crew.during(write, columns=False)
+    restored = crew.through(restore, columns=False, batch_rows=20, target_ms=5, max_rate=3 * PROFILES / SECONDS)
+    assert (restored.state, phase_of(wide)) == ("completed", "converted")
+    compared(wide)
+    crew.during(write)
     done = profiles_schema(wide.url, "normalize", "verify", "--json")
     assert (done.returncode, json.loads(done.stdout)["different"]) == (0, 0)
-
-
-def status_of(database):
-    with database.engine.connect() as connection:
-        return status(connection).phase
