@@ -13,44 +13,26 @@ from functools import cache
 
 import pytest
 from dual_writers import BY_BOTH, BY_COLUMN, BY_PATH, Writer, mistakes, prepare
-from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from support import Database, Server, profiles_schema
-from wide_profiles import BEFORE, GROUPS, HELD, NOT_HELD, add_columns, at
+from support import Database, profiles_schema
+from wide_profiles import GROUPS, HELD, NOT_HELD, at
 
 from profiles_schema.operations.normalize import contract, convert, restore, status, verify
 from profiles_schema.schema.traits import trait_columns
 
 # Concurrent writers: seconds of a phase, how many, on how many profiles.
-SECONDS = float(os.environ.get("PROFILES_TEST_SECONDS", "0.5"))
+SECONDS = float(os.environ.get("PROFILES_TEST_SECONDS", "0.4"))
 WRITERS = int(os.environ.get("PROFILES_TEST_WRITERS", "8"))
 SEED = int(os.environ.get("PROFILES_TEST_SEED", "1"))
-PROFILES = 200
+PROFILES = 120
 LEAST = 10
 
 TRAITS = {trait.name: trait for trait in trait_columns()}
 ONE_OF_TYPE = {trait.data_type: trait for trait in reversed(trait_columns()) if len(trait.path) == 2} | {
     trait.data_type: trait for trait in trait_columns() if trait.name in {"uploaded_photo_url", "personality_facets"}
 }
-
-
-def _widen(host, port, user, dbname, password, autocommit):
-    database = Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname)
-    database.upgrade(BEFORE)
-    add_columns(database)
-    database.upgrade(backfill="defer")
-
-
-wide_template = factories.postgresql_noproc(depends_on="server", dbname="dual_write", load=[_widen])
-_wide_client = factories.postgresql("wide_template")
-
-
-@pytest.fixture
-def wide(server, _wide_client):
-    """A database of its own whose wide columns are recorded, and no row is converted."""
-    return Database(server, _wide_client.info.dbname)
 
 
 @pytest.fixture(scope="module", params=["expanded", "converted"])

@@ -34,15 +34,17 @@ NOT_HELD: dict[str, tuple[Any, ...]] = {
 }
 
 
+def add_columns_sql() -> str:
+    """What gives the table its trait columns."""
+    return "alter table public.user_profiles " + ", ".join(
+        f"add column {trait.name} {trait.data_type}" + (f" default {trait.default}" if trait.default else "")
+        for trait in trait_columns()
+    )
+
+
 def add_columns(database: Database) -> None:
     """Give the table its trait columns."""
-    database.script(
-        "alter table public.user_profiles "
-        + ", ".join(
-            f"add column {trait.name} {trait.data_type}" + (f" default {trait.default}" if trait.default else "")
-            for trait in trait_columns()
-        )
-    )
+    database.script(add_columns_sql())
 
 
 def at(trait: TraitColumn, row: str = "p") -> str:
