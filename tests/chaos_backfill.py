@@ -59,12 +59,14 @@ POISON = {
 class Chaos:
     """The server, one database at a time, and what did not hold."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    verb: tuple[str, ...] = ("backfill",)
+
+    def __init__(self, directory: Path, seed: int, url: str = "") -> None:
         self.directory = directory
         self.moment = random.Random(seed)
         self.broken: list[str] = []
-        self.server = local.start(directory)
-        self.url = ""
+        self.server = None if url else local.start(directory)
+        self.url = url
         self.processes: list[subprocess.Popen[str]] = []
 
     def expect(self, claim: str, found: object, expected: object) -> None:
@@ -120,7 +122,7 @@ class Chaos:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "profiles_schema", "backfill", *arguments], cwd=REPOSITORY,
+            [sys.executable, "-m", "profiles_schema", *self.verb, *arguments], cwd=REPOSITORY,
             env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.processes.append(process)
@@ -131,6 +133,8 @@ class Chaos:
         for process in self.processes:
             process.kill()
             process.wait()
+            process.stdout.close()
+            process.stderr.close()
 
     def whole(self, part: str, users: int) -> dict[str, object]:
         """Look at everything that a finished backfill promises."""
@@ -376,14 +380,14 @@ class Runner:
     def _said(self) -> str:
         return next((line for _, line in reversed(self.lines) if not line.startswith("{")), "")[-300:].strip()
 
-    def finish(self) -> tuple[int, dict[str, object]]:
+    def finish(self, part: str = "server_stops") -> tuple[int, dict[str, object]]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(WAIT_SECONDS)
         self.process.kill()  # one that stands still counts as failed
         code = self.process.wait()
         self.reader.join()
         if code:
-            self.chaos.broken.append(f"server_stops: the runner ended with {code}: {self._said()}")
+            self.chaos.broken.append(f"{part}: the runner ended with {code}: {self._said()}")
             return code, {}
         return code, json.loads(self.process.stdout.read())
 

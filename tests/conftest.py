@@ -1,7 +1,8 @@
 """Fixtures. The database is always a real PostgreSQL: the embedded one, started once per run (and xdist worker), or the
 one whose programs PROFILES_TEST_POSTGRES names (`make matrix`).
 
-`database` is a clone of a template at head, `empty` an empty one, `supabase` one with a hosted project's auth schema.
+`database` is a clone of a template at head, `empty` an empty one, `supabase` one with a hosted project's auth schema, `wide` one with
+trait columns.
 """
 
 import os
@@ -16,6 +17,7 @@ import pytest
 from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
 from support import Database, Server
+from wide_profiles import BEFORE, add_columns
 
 from profiles_schema import local
 
@@ -112,6 +114,13 @@ def _upgrade_as_owner(host, port, user, dbname, password, autocommit):
     Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname, "project_owner").upgrade()
 
 
+def _widen(host, port, user, dbname, password, autocommit):
+    database = Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname)
+    database.upgrade(BEFORE)
+    add_columns(database)
+    database.upgrade(backfill="defer")
+
+
 migrated_template = factories.postgresql_noproc(depends_on="server", dbname="migrated", load=[_upgrade])
 hosted_template = factories.postgresql_noproc(depends_on="server", dbname="hosted", load=[_host_a_project])
 open_template = factories.postgresql_noproc(depends_on="server", dbname="hosted_open", load=[_open_by_default])
@@ -121,6 +130,7 @@ hosted_at_head_template = factories.postgresql_noproc(
 open_at_head_template = factories.postgresql_noproc(
     depends_on="server", dbname="open_at_head", load=[_open_by_default, _upgrade_as_owner]
 )
+wide_template = factories.postgresql_noproc(depends_on="server", dbname="trait_columns", load=[_widen])
 
 _empty_client = factories.postgresql("server")
 _migrated_client = factories.postgresql("migrated_template")
@@ -128,6 +138,8 @@ _hosted_client = factories.postgresql("hosted_template")
 _open_client = factories.postgresql("open_template")
 _hosted_at_head_client = factories.postgresql("hosted_at_head_template")
 _open_at_head_client = factories.postgresql("open_at_head_template")
+
+_wide_client = factories.postgresql("wide_template")
 
 
 @pytest.fixture
@@ -146,6 +158,12 @@ def empty_database(empty):
 def database(server, _migrated_client):
     """A plain database at head."""
     return Database(server, _migrated_client.info.dbname)
+
+
+@pytest.fixture
+def wide(server, _wide_client):
+    """A plain database at head whose wide columns are recorded, and no row is converted."""
+    return Database(server, _wide_client.info.dbname)
 
 
 def _owned(server, name):

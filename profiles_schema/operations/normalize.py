@@ -17,9 +17,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, sqlstate
+from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
-from profiles_schema.operations.batches import FIRST_ROWS, TARGET_MS, Limits, Progress, run
+from profiles_schema.operations.batches import FIRST_ROWS, RECONNECT_SECONDS, TARGET_MS, Limits, Progress, run
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -397,6 +397,22 @@ def _in_batches(
     connection: Connection, job: _Profiles, limits: Limits, stopped: Callable[[], bool]
 ) -> Iterator[Progress]:
     yield from run(lambda: connect(connection.engine), job, limits, stopped=stopped)
+    _revive(connection)
+
+
+def _revive(connection: Connection) -> None:
+    """Let a connection that was lost while the batches ran begin anew: they outlive that, and so must what follows."""
+    give_up = time.monotonic() + RECONNECT_SECONDS
+    while True:
+        try:
+            with connection.begin():
+                connection.exec_driver_sql("select")
+        except DBAPIError as error:
+            if not is_disconnect(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _phase(connection: Connection) -> str:

@@ -11,7 +11,7 @@
 -- to profiles_internal.kept_json.
 --
 -- The setting profiles_internal.normalizing lets the conversion itself through: 'skip' leaves the row as it is, 'touch'
--- settles every path of a row that nobody changed.
+-- settles every path of a row that nobody changed. It counts from a role that owns the table only.
 --
 -- Columns are compared by their image, because 0 is not -0.
 create or replace function profiles_internal.dual_write_body()
@@ -142,7 +142,15 @@ $end_of_group$
 $function$
 -- Written by profiles_internal.dual_write_body, which says by which rules.
 declare
-  normalizing constant text := coalesce(current_setting('profiles_internal.normalizing', true), '');
+  -- Anybody can set it. This runs as the owner: who asked is the role that was set, or else the session's.
+  normalizing constant text := case
+    when coalesce(current_setting('profiles_internal.normalizing', true), '') = '' then ''
+    when pg_has_role(
+      coalesce(nullif(current_setting('role'), 'none'), session_user)::name,
+      (select c.relowner from pg_class as c where c.oid = tg_relid), 'member'
+    ) then current_setting('profiles_internal.normalizing', true)
+    else ''
+  end;
   touching constant boolean := normalizing = 'touch';%1$s
   was jsonb;
   doc jsonb;
