@@ -1055,7 +1055,7 @@ begin
   from (
     select
       case when c.oid is null then 'index' else 'constraint' end as what,
-      format('public.%I', x.indexrelid::regclass) as name,
+      x.indexrelid::regclass::text as name,
       case when c.oid is null then pg_get_indexdef(x.indexrelid)
         else format('alter table public.user_profiles add constraint %I %s', c.conname, pg_get_constraintdef(c.oid)) end as definition
     from pg_index as x
