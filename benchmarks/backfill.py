@@ -27,37 +27,37 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import multiprocessing
-import os
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
 import psycopg2
-from alembic import command
-from psycopg2.extensions import make_dsn
-from sqlalchemy import NullPool, create_engine, event
+from common import (
+    Operation,
+    at_least,
+    at_most,
+    cpu_seconds,
+    during,
+    fresh_database,
+    metered_engine,
+    p99_aim,
+    percentiles,
+    report,
+    tell,
+)
 
-from profiles_schema import local
-from profiles_schema.migrations import paths
 from profiles_schema.operations.backfill import backfill
 
 DATABASE = "benchmark_backfill"
 PRESENT = 1000
-LOAD_CONNECTIONS = 8
 NAIVE_BATCH = 100
 CPU_RATIO = 1.25
 THROUGHPUT_RATIO = 10.0
-P99_RATIO = 1.25
-P99_MS = 5.0
 FORECASTS = {0.1: 0.20, 0.5: 0.10}
 """Share of the users done: how far the forecast may be off."""
 
@@ -85,12 +85,6 @@ or not exists (select from public.user_progress as g where g.user_id = u.id)"""
 TABLES = ("user_profiles", "user_progress")
 
 
-def cpu_seconds(connection: Any) -> float:
-    """CPU that the backend of a psycopg2 connection has used so far."""
-    nanoseconds = Path(f"/proc/{connection.info.backend_pid}/schedstat").read_text(encoding="ascii").split()[0]
-    return int(nanoseconds) / 1e9
-
-
 @dataclass
 class Cost:
     """What one variant took in one round."""
@@ -98,15 +92,6 @@ class Cost:
     users: int
     seconds: float
     cpu: float
-
-
-@dataclass
-class Operation:
-    """One operation of the load: when it was due (monotonic), and what became of it."""
-
-    due: float
-    ms: float
-    failure: str | None
 
 
 @dataclass
@@ -239,14 +224,7 @@ class Bench:
 
     def ours(self, forecasts: dict[float, list[float]] | None = None) -> Cost:
         """The backfill; adds the errors of its forecasts, as shares of the truth, to ``forecasts``."""
-        engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(self.dsn), poolclass=NullPool)
-        cpu = 0.0
-
-        def closing(connection: Any, _record: object) -> None:
-            nonlocal cpu
-            cpu += cpu_seconds(connection)
-
-        event.listen(engine, "close", closing)
+        engine, cpu = metered_engine(self.dsn)
         seen: dict[float, tuple[float, float]] = {}
         started = time.monotonic()
         with engine.connect() as connection:
@@ -260,7 +238,7 @@ class Bench:
                 truth = ended - moment
                 forecasts.setdefault(share, []).append((eta - truth) / truth)
         self.missing = max(self.missing, self.count_missing())
-        return Cost(self.users, ended - started, cpu)
+        return Cost(self.users, ended - started, cpu())
 
     def _timed(self, work: Callable[[], int]) -> Cost:
         cpu, started = cpu_seconds(self.connection), time.monotonic()
@@ -268,81 +246,18 @@ class Bench:
         return Cost(users, time.monotonic() - started, cpu_seconds(self.connection) - cpu)
 
 
-def load(dsn: str, rate: float, series: str, pipe: Pipe) -> None:
-    """The load, in a process of its own: runs until the pipe says so, and sends its operations back."""
-    stop = threading.Event()
-    operations: list[Operation] = []
-    began = time.monotonic() + 0.5
-
-    def one_connection(first: int) -> None:
-        connection = psycopg2.connect(dsn)
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("select array_agg(user_id::text order by user_id) from public.user_profiles")
-            present = cursor.fetchone()[0][:PRESENT]
-            number = first
-            while not stop.is_set():
-                due = began + number / rate
-                time.sleep(max(0.0, due - time.monotonic()))
-                failure = None
-                try:
-                    if number // 2 % 2:
-                        cursor.execute(
-                            'insert into auth.users (email, raw_user_meta_data) values (%s, \'{"full_name": "Ada"}\')',
-                            (f"new{series}x{number}@example.org",),
-                        )
-                    else:
-                        cursor.execute(
-                            "update public.user_profiles set bio = %s where user_id = %s",
-                            (f"Operation {number}.", present[number % len(present)]),
-                        )
-                except psycopg2.Error as error:
-                    failure = error.pgcode or type(error).__name__
-                operations.append(Operation(due, (time.monotonic() - due) * 1000, failure))
-                number += LOAD_CONNECTIONS
-        connection.close()
-
-    threads = [threading.Thread(target=one_connection, args=(n,)) for n in range(LOAD_CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    pipe.recv()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    pipe.send(operations)
-
-
-def during(bench: Bench, rate: float, series: str, work: Callable[[], object]) -> list[Operation]:
-    """The operations of the load that were due while the work was going on."""
-    bench.reset()
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=load, args=(bench.dsn, rate, series, there))
-    process.start()
-    time.sleep(2.5)  # connections open, plans made
-    started = time.monotonic()
-    work()
-    ended = time.monotonic()
-    here.send("stop")
-    operations: list[Operation] = here.recv()
-    process.join()
-    return [operation for operation in operations if started <= operation.due <= ended]
-
-
-def percentiles(operations: list[Operation]) -> dict[str, float | int]:
-    """Count, failures and milliseconds."""
-    ms = sorted(operation.ms for operation in operations)
-    return {
-        "operations": len(ms),
-        "failed": sum(operation.failure is not None for operation in operations),
-        "p50_ms": round(ms[len(ms) // 2], 2),
-        "p99_ms": round(ms[min(len(ms) - 1, int(len(ms) * 0.99))], 2),
-        "max_ms": round(ms[-1], 2),
-    }
-
-
-def tell(text: str) -> None:
-    """Progress, for whoever waits."""
-    print(text, end="", file=sys.stderr, flush=True)
+def operate(cursor: Any, number: int, series: str, present: list[str]) -> None:
+    """One operation of the load."""
+    if number // 2 % 2:
+        cursor.execute(
+            'insert into auth.users (email, raw_user_meta_data) values (%s, \'{"full_name": "Ada"}\')',
+            (f"new{series}x{number}@example.org",),
+        )
+    else:
+        cursor.execute(
+            "update public.user_profiles set bio = %s where user_id = %s",
+            (f"Operation {number}.", present[number % PRESENT]),
+        )
 
 
 def measure_cost(bench: Bench, rounds: int, forecasts: dict[float, list[float]]) -> dict[str, dict[str, float]]:
@@ -388,26 +303,10 @@ def measure_latency(bench: Bench, rounds: int, rate: float) -> dict[str, dict[st
     seen: dict[str, list[Operation]] = {variant: [] for variant in variants}
     for round_number in range(rounds):
         for variant, work in variants.items():
-            seen[variant] += during(bench, rate, f"{variant}{round_number}", work)
+            bench.reset()
+            seen[variant] += during(bench.dsn, rate, f"{variant}{round_number}", operate, work)
             tell(".")
     return {variant: percentiles(operations) for variant, operations in seen.items()}
-
-
-def prepare(url: str) -> str:
-    """A fresh database at head; its DSN."""
-    administrator = psycopg2.connect(url)
-    administrator.autocommit = True
-    with administrator.cursor() as cursor:
-        cursor.execute(f"drop database if exists {DATABASE}")
-        cursor.execute(f"create database {DATABASE}")
-    administrator.close()
-    dsn = make_dsn(url, dbname=DATABASE)
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), poolclass=NullPool)
-    with engine.connect() as connection:
-        config = paths.config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    return dsn
 
 
 def main() -> int:
@@ -418,7 +317,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
 
-    bench = Bench(prepare(os.environ.get("BENCHMARK_SERVER_URL") or local.start().url("postgres")), arguments.users)
+    bench = Bench(fresh_database(DATABASE), arguments.users)
     forecasts: dict[float, list[float]] = {}
     cost = measure_cost(bench, arguments.rounds, forecasts)
     latency = measure_latency(bench, arguments.rounds, arguments.rate)
@@ -427,19 +326,17 @@ def main() -> int:
     cpu = {variant: values["cpu_us_per_user"] for variant, values in cost.items()}
     to_statement = round(cpu["ours"] / cpu["statement"], 3)
     to_naive = round(cost["ours"]["users_per_second"] / cost["naive"]["users_per_second"], 1)
-    quiet, busy = latency["nothing"]["p99_ms"], latency["ours"]["p99_ms"]
-    allowed = round(max(quiet * P99_RATIO, quiet + P99_MS), 2)
     failed = sum(int(values["failed"]) for values in latency.values())
     aims: dict[str, dict[str, object]] = {
-        "cpu_to_statement": {"is": to_statement, "at_most": CPU_RATIO, "met": to_statement <= CPU_RATIO},
-        "throughput_to_naive": {"is": to_naive, "at_least": THROUGHPUT_RATIO, "met": to_naive >= THROUGHPUT_RATIO},
-        "p99_ms": {"is": busy, "at_most": allowed, "met": busy <= allowed},
-        "failed_operations": {"is": failed, "at_most": 0, "met": not failed},
-        "users_without_profile": {"is": bench.missing, "at_most": 0, "met": not bench.missing},
+        "cpu_to_statement": at_most(to_statement, CPU_RATIO),
+        "throughput_to_naive": at_least(to_naive, THROUGHPUT_RATIO),
+        "p99_ms": p99_aim(latency["ours"]["p99_ms"], latency["nothing"]["p99_ms"]),
+        "failed_operations": at_most(failed, 0),
+        "users_without_profile": at_most(bench.missing, 0),
     }
     for share, tolerance in FORECASTS.items():
         error = round(statistics.median(abs(error) for error in forecasts[share]), 3)
-        aims[f"forecast_error_at_{share:.0%}"] = {"is": error, "at_most": tolerance, "met": error <= tolerance}
+        aims[f"forecast_error_at_{share:.0%}"] = at_most(error, tolerance)
     result = {
         "users": arguments.users,
         "rounds": arguments.rounds,
@@ -451,11 +348,7 @@ def main() -> int:
         "forecast_errors": {f"{share:.0%}": [round(e, 3) for e in errors] for share, errors in forecasts.items()},
         "aims": aims,
     }
-    text = json.dumps(result, indent=2)
-    print("\n" + text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    return int(not all(aim["met"] for aim in aims.values()))
+    return report(result, arguments.out)
 
 
 if __name__ == "__main__":

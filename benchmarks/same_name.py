@@ -13,38 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import threading
 from pathlib import Path
 
 import psycopg2
-from alembic import command
-from psycopg2.extensions import make_dsn
-from sqlalchemy import NullPool, create_engine
-
-from profiles_schema import local
-from profiles_schema.migrations import paths
+from common import fresh_database
 
 DATABASE = "benchmark_same_name"
 FLAT = 1.25
-
-
-def prepare(url: str) -> str:
-    """A fresh database at head; its DSN."""
-    administrator = psycopg2.connect(url)
-    administrator.autocommit = True
-    with administrator.cursor() as cursor:
-        cursor.execute(f"drop database if exists {DATABASE}")
-        cursor.execute(f"create database {DATABASE}")
-    administrator.close()
-    dsn = make_dsn(url, dbname=DATABASE)
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), poolclass=NullPool)
-    with engine.connect() as connection:
-        config = paths.config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    return dsn
 
 
 def sign_up(dsn: str, tenths: list[float], users: int, failures: list[str]) -> None:
@@ -72,7 +49,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
 
-    dsn = prepare(os.environ.get("BENCHMARK_SERVER_URL") or local.start().url("postgres"))
+    dsn = fresh_database(DATABASE)
     share = arguments.users // arguments.connections // 10 * 10
     per_connection = [[0.0] * 10 for _ in range(arguments.connections)]
     failures: list[str] = []

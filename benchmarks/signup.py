@@ -17,19 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg2
-from alembic import command
-from psycopg2.extensions import make_dsn
-from sqlalchemy import NullPool, create_engine
-
-from profiles_schema import local
-from profiles_schema.migrations import paths
+from common import cpu_seconds, fresh_database, tell
 
 SINGLE = """insert into auth.users (id, email, raw_user_meta_data, last_sign_in_at)
 values (%s, %s, '{"full_name": "Ada Lovelace", "avatar_url": "https://example.org/a.png"}', null)"""
@@ -95,10 +88,6 @@ class Bench:
         first, self.next_user = self.next_user, self.next_user + users
         return first
 
-    def cpu_seconds(self) -> float:
-        nanoseconds = Path(f"/proc/{self.connection.info.backend_pid}/schedstat").read_text(encoding="ascii").split()[0]
-        return int(nanoseconds) / 1e9
-
     def single(self, variant: str, users: int) -> int:
         self.run(f"prepare sign_up (uuid, text) as {(LIMIT_SINGLE if variant == 'limit' else SINGLE) % ('$1', '$2')}")
         first = self.take(users)
@@ -143,11 +132,11 @@ def measure(
         for variant in variants:
             bench.switch(variant)
             bench.run("checkpoint")
-            before = bench.cpu_seconds()
+            before = cpu_seconds(bench.connection)
             done = work(variant, users)
             if round_number:  # the first one warms up
-                seen[variant].append((bench.cpu_seconds() - before) / done * 1e6)
-        print(".", end="", file=sys.stderr, flush=True)
+                seen[variant].append((cpu_seconds(bench.connection) - before) / done * 1e6)
+        tell(".")
     return {variant: round(statistics.median(values), 1) for variant, values in seen.items()}
 
 
@@ -158,21 +147,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
 
-    url = os.environ.get("BENCHMARK_SERVER_URL") or local.start().url("postgres")
-    administrator = psycopg2.connect(url)
-    administrator.autocommit = True
-    with administrator.cursor() as cursor:
-        cursor.execute("drop database if exists benchmark_signup")
-        cursor.execute("create database benchmark_signup")
-    administrator.close()
-    dsn = make_dsn(url, dbname="benchmark_signup")
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), poolclass=NullPool)
-    with engine.connect() as migrating:
-        config = paths.config()
-        config.attributes["connection"] = migrating
-        command.upgrade(config, "head")
-
-    connection = psycopg2.connect(dsn)
+    connection = psycopg2.connect(fresh_database("benchmark_signup"))
     connection.autocommit = True
     bench = Bench(connection)
     bench.run(NAIVE)

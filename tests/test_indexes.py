@@ -1,6 +1,8 @@
 """Each index earns its keep: the query it is documented for uses it, at a size where the planner has a choice."""
 
+import re
 import uuid
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -28,16 +30,16 @@ DOCUMENTED = {
         "select user_id from public.user_profiles where last_analyzed_at < 1000020 order by last_analyzed_at limit 50",
     ),
     "idx_user_profiles_preferences_gin": (
-        "service_role", "select user_id from public.user_profiles where preferences @> '{{\"theme\": \"t7\"}}'",
+        "service_role", "select user_id from public.user_profiles where preferences @> '{{\"theme\": \"dark\"}}'",
     ),
     "idx_user_profiles_personality_gin": (
-        "service_role", "select user_id from public.user_profiles where personality_traits @> '{{\"humor\": {{\"style\": 7}}}}'",
+        "service_role", "select user_id from public.user_profiles where personality_traits @> '{{\"attachmentStyle\": \"secure\"}}'",
     ),
     "idx_user_profiles_appearance_gin": (
-        "service_role", "select user_id from public.user_profiles where appearance_traits @> '{{\"hair\": {{\"color\": 7}}}}'",
+        "service_role", "select user_id from public.user_profiles where appearance_traits @> '{{\"hair\": {{\"color\": \"brown\"}}}}'",
     ),
     "idx_user_profiles_behavioral_gin": (
-        "service_role", "select user_id from public.user_profiles where behavioral_metrics @> '{{\"activity\": 7}}'",
+        "service_role", "select user_id from public.user_profiles where behavioral_metrics @> '{{\"social\": {{\"humorStyle\": \"dry\"}}}}'",
     ),
     "pk_user_progress": ("service_role", "select * from public.user_progress where id = '{somebody}'"),
     "idx_user_progress_user_id": ("authenticated", "select * from public.user_progress"),
@@ -88,8 +90,16 @@ insert into public.user_profiles (
 )
 select
   id::text, id, 'user' || n, 'x' || n, 'r' || n, timestamptz '2026-01-01' + n * interval '1 minute', 1000000 + n,
-  jsonb_build_object('theme', 't' || n % 500), jsonb_build_object('humor', jsonb_build_object('style', n % 500)),
-  jsonb_build_object('hair', jsonb_build_object('color', n % 500)), jsonb_build_object('activity', n % 500)
+  jsonb_build_object('theme', case n % 500 when 7 then 'dark' else 't' || n % 500 end),
+  jsonb_build_object(
+    'attachmentStyle', case n % 500 when 7 then 'secure' else 'a' || n % 500 end,
+    'bigFive', jsonb_build_object('openness', n % 500 + 64)
+  ),
+  jsonb_build_object('hair', jsonb_build_object('color', case n % 500 when 7 then 'brown' else 'c' || n % 500 end)),
+  jsonb_build_object(
+    'social', jsonb_build_object('humorStyle', case n % 500 when 7 then 'dry' else 'h' || n % 500 end),
+    'interests', jsonb_build_object('primary', jsonb_build_array('i' || n % 400, case n % 500 when 7 then 'chess' else 'i' || n % 500 end))
+  )
 from person;
 insert into public.user_progress (id, user_id, last_activity_at)
   select id, id, timestamptz '2026-01-01' + n * interval '1 minute' from person;
@@ -108,6 +118,15 @@ insert into public.user_profile_audit_logs (id, user_id, action, origin, created
 insert into public.sessions (id, user_id, ended_at)
   select case when k = 1 then id else gen_random_uuid() end, id, now() from person, generate_series(1, 2) as k;
 """
+
+
+TABLES = (Path(__file__).parent.parent / "docs" / "tables.md").read_text(encoding="utf-8")
+# [(GIN index, WHERE clause)], as docs/tables.md names them.
+SEARCHES = [
+    (index, clause)
+    for index, serves in re.findall(r"^\| `(\w+_gin)` \| (.*) \|$", TABLES, re.MULTILINE)
+    for clause in re.findall(r"`(where [^`]*)`", serves)
+]
 
 
 def index_names(plan):
@@ -158,3 +177,36 @@ def test_row_level_security_leaves_a_users_update_on_the_index(full):
     with full.acting_as("authenticated", SOMEBODY) as connection:
         plan = connection.scalar(text("explain (format json) update public.user_profiles set bio = 'x'"))
     assert index_names(plan[0]["Plan"]) == {"idx_user_profiles_user_id"}
+
+
+def explain(connection, query):
+    (plan,) = connection.exec_driver_sql("explain (format json) " + query).scalar()
+    return index_names(plan["Plan"])
+
+
+def test_every_search_in_json_that_is_documented_uses_its_index_and_finds_what_is_there(full):
+    assert {index for index, _ in SEARCHES} == {index for index in DOCUMENTED if index.endswith("_gin")}
+    assert {("@>" in clause, "@?" in clause) for _, clause in SEARCHES} == {(True, False), (False, True)}
+    used, found = {}, {}
+    with full.acting_as("service_role") as connection:
+        for index, clause in SEARCHES:
+            query = f"select user_id from public.user_profiles {clause}"
+            used[clause] = (index, explain(connection, query))
+            found[clause] = len(connection.exec_driver_sql(query).all())
+    assert {clause: names for clause, (index, names) in used.items() if names != {index}} == {}
+    assert set(found.values()) == {USERS // 500}, found
+
+
+def test_a_search_for_more_than_equality_reads_every_profile(full):
+    """The documentation says so, for whoever expects an index to help there."""
+    with full.acting_as("service_role") as connection:
+        query = "select user_id from public.user_profiles where personality_traits @? '$.bigFive ? (@.openness > 70)'"
+        assert explain(connection, query) == set()
+
+
+def test_a_users_search_in_json_stays_on_the_users_own_row(full):
+    with full.acting_as("authenticated", SOMEBODY) as connection:
+        used = {
+            clause: explain(connection, f"select user_id from public.user_profiles {clause}") for _, clause in SEARCHES
+        }
+    assert set(map(frozenset, used.values())) == {frozenset({"idx_user_profiles_user_id"})}, used

@@ -345,10 +345,7 @@ class _Profiles:
         keys = [
             key
             for (key,) in connection.execute(
-                text(
-                    "select distinct d.user_id from profiles_internal.trait_differences(cast(:after as uuid), cast(:up_to as uuid))"
-                    " as d order by d.user_id limit :rows"
-                ),
+                text("select profiles_internal.differing_profiles(cast(:after as uuid), cast(:up_to as uuid), :rows)"),
                 {"after": after or _FIRST_ID, "up_to": up_to, "rows": rows},
             )
         ]

@@ -99,6 +99,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.trait_document"),
     SqlObject("functions", "profiles_internal.trait_comparisons"),
     SqlObject("functions", "profiles_internal.trait_differences"),
+    SqlObject("functions", "profiles_internal.differing_profiles"),
     SqlObject("functions", "profiles_internal.remove_dual_write"),
     SqlObject("functions", "profiles_internal.dual_write_body"),
     SqlObject("functions", "profiles_internal.dual_write_is_whole"),
