@@ -183,7 +183,7 @@ class ChaosOfNormalize(Chaos):
         )
         return result | {"profiles_left": left, "seconds": round(time.monotonic() - started, 1)}
 
-    def server_stopped(self, stops: int) -> dict[str, object]:
+    def server_stopped(self, profiles: int, stops: int) -> dict[str, object]:
         started = time.monotonic()
         self.verb = ("normalize", "run")
         ((left,),) = self.query(
@@ -208,8 +208,14 @@ class ChaosOfNormalize(Chaos):
         slow = [round(seconds, 2) for seconds in back if seconds > MOST_RECONNECT_SECONDS]
         self.expect(f"run: returns that took more than {MOST_RECONNECT_SECONDS:.0f} s", slow, [])
         self.expect("run: phase", self.phase(), "converted")
+        # The cursor and this count commit with the rows: each row is counted once, whatever happened.
+        ((done, failed),) = self.query(
+            "select sum(rows_done)::bigint, sum(rows_failed)::bigint from profiles_internal.jobs where kind = 'normalize'"
+        )
+        self.expect("run: jobs (rows done, rows failed)", (done, failed), (profiles, 0))
         return {
             "stops": len(back),
+            "rows_done": done,
             "profiles_reported_by_the_runner": result.get("changed"),
             "seconds_to_next_progress_most": round(max(back, default=0.0), 2),
             "seconds": round(time.monotonic() - started, 1),
@@ -295,7 +301,7 @@ def main() -> int:
                 "server": chaos.server.version,
                 "profiles": arguments.profiles,
                 "run_killed": chaos.run_killed(arguments.profiles, arguments.kills),
-                "server_stopped": chaos.server_stopped(arguments.server_stops),
+                "server_stopped": chaos.server_stopped(arguments.profiles, arguments.server_stops),
                 "contract_killed": chaos.contract_killed(arguments.contract_kills),
                 "restore_killed": chaos.restore_killed(arguments.profiles, arguments.restore_kills),
                 "broken": chaos.broken,
