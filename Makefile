@@ -82,6 +82,7 @@ bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/result
 	$(BIN)/python benchmarks/noop_upgrade.py --out benchmarks/results/noop_upgrade.json
 	$(BIN)/python benchmarks/signup.py --out benchmarks/results/signup.json
 	$(BIN)/python benchmarks/backfill.py --out benchmarks/results/backfill.json
+	$(BIN)/python benchmarks/normalize.py --out benchmarks/results/normalize.json
 
 clean: ## Remove what was built; the embedded server's data stay
 	rm -rf $(VENV) build dist benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

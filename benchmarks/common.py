@@ -110,13 +110,22 @@ def load(dsn: str, rate: float, series: str, operate: Operate, pipe: Pipe) -> No
     pipe.send(operations)
 
 
-def during(dsn: str, rate: float, series: str, operate: Operate, work: Callable[[], object]) -> list[Operation]:
-    """The operations of a load that were due while the work was going on."""
+def during(
+    dsn: str,
+    rate: float,
+    series: str,
+    operate: Operate,
+    work: Callable[[], object],
+    *,
+    before: Callable[[], object] = lambda: None,
+) -> list[Operation]:
+    """The operations of a load that were due while the work was going on; ``before`` happens beside the load, too."""
     here, there = multiprocessing.Pipe()
     arguments = (dsn, rate, series, operate, there)
     process = multiprocessing.get_context("spawn").Process(target=load, args=arguments)
     process.start()
     time.sleep(2.5)  # connections open, plans made
+    before()
     started = time.monotonic()
     work()
     ended = time.monotonic()
