@@ -190,8 +190,11 @@ def convert(
             return
         _patiently(connection, lambda: _begin_again(connection))
     limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
-    yield from _in_batches(connection, _Conversion(), limits, stopped)
-    if _job_is_done(connection, "normalize") and not _differs(connection):
+    last = None
+    for last in _in_batches(connection, _Conversion(), limits, stopped):
+        yield last
+    # The last pass has found nothing, unless profiles were left out.
+    if last is not None and last.state == "completed" and not (last.failed and _differs(connection)):
         _patiently(connection, lambda: connection.execute(text("select profiles_internal.finish_conversion()")))
 
 
@@ -220,8 +223,10 @@ def restore(
     if not whole:
         _patiently(connection, lambda: connection.execute(text("select profiles_internal.install_dual_write()")))
     limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
-    yield from _in_batches(connection, _Restoration(), limits, stopped)
-    if _job_is_done(connection, "restore"):
+    last = None
+    for last in _in_batches(connection, _Restoration(), limits, stopped):
+        yield last
+    if last is not None and last.state == "completed":
         _patiently(connection, lambda: connection.execute(text("select profiles_internal.finish_trait_restore()")))
 
 
@@ -421,18 +426,6 @@ def _differs(connection: Connection) -> bool:
     with connection.begin():
         return bool(
             connection.scalar(text("select exists (select from profiles_internal.trait_differences(p_most => 1))"))
-        )
-
-
-def _job_is_done(connection: Connection, kind: str) -> bool:
-    with connection.begin():
-        return bool(
-            connection.scalar(
-                text(
-                    "select j.state = 'completed' from profiles_internal.jobs as j where j.kind = :kind order by j.id desc limit 1"
-                ),
-                {"kind": kind},
-            )
         )
 
 
