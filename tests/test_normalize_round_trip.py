@@ -455,6 +455,38 @@ def test_a_newer_value_of_a_column_stands_and_everything_else_comes_back(wide, m
     assert_same(cells(wide), down)
 
 
+@pytest.mark.parametrize(
+    ("column", "document", "cell", "found"),
+    [
+        # Held less exactly: back as long as the column says the same.
+        ("archetype_confidence", {"archetypes": {"confidence": Decimal("0.123456789012345")}}, None, None),
+        ("archetype_confidence", {"archetypes": {"confidence": Decimal("0.123456789012345")}}, "0.5", {"archetypes": {"confidence": Decimal("0.5")}}),
+        # Not held at all: back as long as the column is NULL.
+        ("openness_score", {"bigFive": {"openness": "high"}}, "71", {"bigFive": {"openness": Decimal(71)}}),
+        ("openness_score", {"bigFive": "calm"}, "71", {"bigFive": {"openness": Decimal(71)}}),
+        ("attachment_style", {"attachmentStyle": None}, "", {"attachmentStyle": ""}),
+    ],
+)  # fmt: skip
+def test_what_was_kept_waits_where_the_column_has_something_newer(database, column, document, cell, found):
+    (ada,) = widen(database, 1)
+    database.upgrade(contract="now")
+    write_groups(database, ada, {"personality_traits": document})
+    database.downgrade(BEFORE)
+    before = cells(database)[ada]
+    set_cells(database, ada, {column: "7" if COLUMNS[column].data_type != "text" else "x"}, TYPES)
+    set_cells(database, ada, {column: cell}, TYPES)
+    database.upgrade(contract="now")
+    assert exactly(documents(database)[ada]["personality_traits"]) == exactly(found)
+    assert database.value("select count(*) from profiles_internal.kept_json") == 1
+    database.downgrade(BEFORE)
+    assert cells(database)[ada] == before | {column: cell}
+    # Back to what it was, and so is what was kept.
+    set_cells(database, ada, {column: before[column]}, TYPES)
+    database.upgrade(contract="now")
+    assert exactly(documents(database)[ada]["personality_traits"]) == exactly(document)
+    assert database.value("select count(*) from profiles_internal.kept_json") == 0
+
+
 WORLD = """
 alter table public.user_profiles
   alter column openness_score set default 50,

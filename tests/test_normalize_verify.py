@@ -184,3 +184,41 @@ def test_after_run_the_columns_count_and_the_json_that_disagreed_is_kept(convert
     )  # fmt: skip
     converted.downgrade(BEFORE)
     assert converted.run(f"select user_id, {', '.join(NAMES)} from public.user_profiles order by 1") == after
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "document", "differs"),
+    [
+        ("archetype_confidence", "'-0'", "0", True),
+        ("archetype_confidence", "0", '"-0"', True),
+        ("archetype_confidence", "'NaN'", '"NaN"', False),
+        ("archetype_confidence", "'NaN'", '"Infinity"', True),
+        ("archetype_confidence", "0.1", "0.10000000000000001", False),
+        ("archetype_confidence", "0.1", "0.1000001", True),
+        ("archetype_confidence", "null", '"much"', False),
+        ("archetype_confidence", "null", "0", True),
+        ("dominant_archetype", "''", '""', False),
+        ("dominant_archetype", "''", "null", True),
+        ("dominant_archetype", "null", "null", False),
+        ("dominant_archetype", "null", '""', True),
+        ("secondary_archetypes", "'null'", "null", False),
+        ("secondary_archetypes", "null", "null", True),
+        ("secondary_archetypes", "'[1.0]'", "[1]", False),
+        ("secondary_archetypes", "'[]'", "{}", True),
+    ],
+)
+def test_a_difference_is_what_the_column_could_hold_and_does_not(database, column, value, document, differs):
+    (user,) = widen(database, 1)
+    database.upgrade()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("set local session_replication_role = replica")
+        key = COLUMNS[column].path[1]
+        connection.execute(
+            text(
+                f"update public.user_profiles set {column} = {value}, personality_traits ="
+                f" jsonb_build_object('archetypes', jsonb_build_object('{key}', cast(:document as jsonb)))"
+            ),
+            {"document": document},
+        )
+    found = [(d.user_id, d.column) for d in verified(database).differences]
+    assert found == [(user, column)] * differs
