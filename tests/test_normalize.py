@@ -136,7 +136,7 @@ def test_in_every_phase_status_says_what_comes_next_check_is_clean_and_health_is
     assert (found.due is None) == (expected != "converted")
     assert health.problems == []
     assert [f.severity for f in health.findings if f.code == "normalize"] == (
-        ["notice"] if name in {"expanded", "restoring"} else []
+        ["notice"] if name in {"found", "expanded", "restoring"} else []
     )
     told = normalize(database, "status")
     assert told.returncode == 0

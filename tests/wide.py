@@ -149,7 +149,7 @@ def json_of(kind: str, cell: str | None) -> Any:
     """The JSON that stands for a cell."""
     if cell is None:
         return MISSING
-    if kind in {"json", "jsonb"}:
+    if kind == "jsonb":
         return parsed(cell)
     if kind == "boolean":
         return cell == "true"
@@ -174,7 +174,7 @@ def document_of(values: Mapping[str, str | None], types: Mapping[str, str]) -> d
 
 def holds(kind: str, value: Any) -> bool:
     """Whether a column can hold something of a JSON value, the nearest number included."""
-    if value is MISSING or kind in {"json", "jsonb"}:
+    if value is MISSING or kind == "jsonb":
         return value is not MISSING
     if isinstance(value, bool) or kind == "boolean":
         return isinstance(value, bool) and kind == "boolean"
@@ -202,7 +202,7 @@ def expected_cells(
             value = at(groups[COLUMNS[name].group], COLUMNS[name].path)
             if not holds(kind, value):
                 found[user][name] = None
-            elif kind in {"json", "jsonb"}:
+            elif kind == "jsonb":
                 found[user][name] = exactly(value)
             elif isinstance(value, Decimal):
                 literal = str(int(value) if kind in _WHOLE else value)
@@ -230,7 +230,7 @@ def as_images(rows: Mapping[str, Mapping[str, str | None]], types: Mapping[str, 
     """Cells as `expected_cells` has them: those of JSON columns as what they mean."""
     return {
         user: {
-            name: exactly(parsed(cell)) if types[name] in {"json", "jsonb"} and cell is not None else cell
+            name: exactly(parsed(cell)) if types[name] == "jsonb" and cell is not None else cell
             for name, cell in row.items()
         }
         for user, row in rows.items()

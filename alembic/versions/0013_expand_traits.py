@@ -150,7 +150,6 @@ as $trait_to_json$
   select format(
     case
       when p_data_type = 'jsonb' then '%1$s'
-      when p_data_type = 'json' then '%1$s::jsonb'
       when p_data_type in ('real', 'double precision')
         then 'case when %1$s::text = ''-0'' then ''"-0"''::jsonb else to_jsonb(%1$s) end'
       else 'to_jsonb(%1$s)'
@@ -166,7 +165,7 @@ revoke all on function profiles_internal.trait_to_json(text, text) from public, 
         r"""
 -- The SQL that turns JSON into the value of a column. What the column cannot hold becomes NULL: a string where a number
 -- belongs, 1.5 for an integer, 1e40 for a real, a JSON null for anything but jsonb. A real holds the nearest one.
--- NULL for a type that no rule is written for.
+-- NULL for a type that no rule is written for. json is one: jsonb keeps neither its spelling nor its duplicate keys.
 create or replace function profiles_internal.trait_from_json(p_data_type text, p_expression text)
 returns text
 language sql
@@ -176,7 +175,6 @@ as $trait_from_json$
   select format(
     case
       when p_data_type = 'jsonb' then '%1$s'
-      when p_data_type = 'json' then '%1$s::json'
       when p_data_type in ('text', 'character varying')
         then 'case jsonb_typeof(%1$s) when ''string'' then %1$s #>> ''{}'' end'
       when p_data_type ~ '^character varying\(\d+\)$'
@@ -325,7 +323,7 @@ as $trait_comparisons$
     array_agg(
       -- The image of a float: 0 is not -0.
       case
-        when c.data_type in ('real', 'double precision', 'json') then format('(%s)::text is distinct from %s::text', c.held, c.value)
+        when c.data_type in ('real', 'double precision') then format('(%s)::text is distinct from %s::text', c.held, c.value)
         else format('(%s) is distinct from %s', c.held, c.value)
       end
       order by c.jsonb_column, c.path
@@ -520,7 +518,7 @@ $group$
         profiles_internal.trait_to_json(t.data_type, format('new.%I', t.attribute)) as json,
         profiles_internal.trait_from_json(t.data_type, profiles_internal.trait_at('doc', t.path)) as held,
         case
-          when t.data_type in ('real', 'double precision', 'json') then format('new.%1$I::text is distinct from old.%1$I::text', t.attribute)
+          when t.data_type in ('real', 'double precision') then format('new.%1$I::text is distinct from old.%1$I::text', t.attribute)
           else format('new.%1$I is distinct from old.%1$I', t.attribute)
         end as changed
       from profiles_internal.traits_in_place() as t
@@ -698,7 +696,7 @@ begin
       when check_violation then
         execute thing.definition || ' not valid';
         raise warning 'constraint % came back NOT VALID: rows written since do not keep it', thing.object_name;
-      when not_null_violation or unique_violation or foreign_key_violation or undefined_object then
+      when not_null_violation or unique_violation or foreign_key_violation or undefined_object or duplicate_object or duplicate_table then
         raise warning '% % could not come back (SQLSTATE %): %', thing.object_type, thing.object_name, sqlstate, thing.definition;
     end;
     delete from profiles_internal.adopted as a where a.id = thing.id;
@@ -919,7 +917,8 @@ begin
     left join profiles_internal.traits_in_place() as t
       on t.jsonb_column = k.jsonb_column and array_to_string(t.path, '.') = k.path
     where k.user_id = any (p_users)
-    order by k.user_id, k.jsonb_column, k.path
+    -- Of two that cannot both come back the newer one does.
+    order by k.user_id, k.jsonb_column, k.kept_at desc, k.path
   loop
     execute format('select p.%I from public.user_profiles as p where p.user_id = $1 for update', kept.jsonb_column)
     into document using kept.user_id;

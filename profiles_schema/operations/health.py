@@ -427,6 +427,21 @@ def _normalization(connection: Connection) -> Iterator[Finding]:
             " from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles' and l.state <> 'contracted'"
         )
     ).one()
+    unrecorded = connection.scalar(
+        text(
+            "select count(*) from profiles_internal.known_traits() as k join pg_attribute as a"
+            " on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped"
+            " where not exists (select from profiles_internal.traits_in_place() as t where t.attribute = k.column_name)"
+        )
+    )
+    if unrecorded:
+        yield Finding(
+            "normalize",
+            "notice",
+            f"{unrecorded} wide columns that nobody has recorded: they and the JSON do not follow each other.",
+            "profiles-schema normalize run",
+            unrecorded,
+        )
     again = "profiles-schema normalize restore" if row.restoring else "profiles-schema normalize run"
     if not row.columns:
         return

@@ -459,7 +459,9 @@ def _patiently(connection: Connection, work: Callable[[], Any]) -> None:
                 diagnosis = getattr(error.orig, "diag", None)
                 message = str(getattr(diagnosis, "message_primary", "") or error.orig).strip()
                 hint = str(getattr(diagnosis, "message_hint", "") or "").strip()
-                raise NormalizationRefused(f"{message[:1].upper()}{message[1:]}. {hint}".strip()) from error
+                if message.partition(" ")[0].isalpha():  # not the name of a table
+                    message = f"{message[:1].upper()}{message[1:]}"
+                raise NormalizationRefused(f"{message}. {hint}".strip()) from error
             if code not in _LOCK_ERRORS or time.monotonic() > give_up:
                 raise
             time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter, no secret

@@ -19,7 +19,8 @@ begin
     left join profiles_internal.traits_in_place() as t
       on t.jsonb_column = k.jsonb_column and array_to_string(t.path, '.') = k.path
     where k.user_id = any (p_users)
-    order by k.user_id, k.jsonb_column, k.path
+    -- Of two that cannot both come back the newer one does.
+    order by k.user_id, k.jsonb_column, k.kept_at desc, k.path
   loop
     execute format('select p.%I from public.user_profiles as p where p.user_id = $1 for update', kept.jsonb_column)
     into document using kept.user_id;

@@ -76,7 +76,7 @@ $group$
         profiles_internal.trait_to_json(t.data_type, format('new.%I', t.attribute)) as json,
         profiles_internal.trait_from_json(t.data_type, profiles_internal.trait_at('doc', t.path)) as held,
         case
-          when t.data_type in ('real', 'double precision', 'json') then format('new.%1$I::text is distinct from old.%1$I::text', t.attribute)
+          when t.data_type in ('real', 'double precision') then format('new.%1$I::text is distinct from old.%1$I::text', t.attribute)
           else format('new.%1$I is distinct from old.%1$I', t.attribute)
         end as changed
       from profiles_internal.traits_in_place() as t

@@ -17,7 +17,7 @@ begin
       when check_violation then
         execute thing.definition || ' not valid';
         raise warning 'constraint % came back NOT VALID: rows written since do not keep it', thing.object_name;
-      when not_null_violation or unique_violation or foreign_key_violation or undefined_object then
+      when not_null_violation or unique_violation or foreign_key_violation or undefined_object or duplicate_object or duplicate_table then
         raise warning '% % could not come back (SQLSTATE %): %', thing.object_type, thing.object_name, sqlstate, thing.definition;
     end;
     delete from profiles_internal.adopted as a where a.id = thing.id;

@@ -47,7 +47,7 @@ as $trait_comparisons$
     array_agg(
       -- The image of a float: 0 is not -0.
       case
-        when c.data_type in ('real', 'double precision', 'json') then format('(%s)::text is distinct from %s::text', c.held, c.value)
+        when c.data_type in ('real', 'double precision') then format('(%s)::text is distinct from %s::text', c.held, c.value)
         else format('(%s) is distinct from %s', c.held, c.value)
       end
       order by c.jsonb_column, c.path

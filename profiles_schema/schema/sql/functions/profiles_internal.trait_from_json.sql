@@ -1,6 +1,6 @@
 -- The SQL that turns JSON into the value of a column. What the column cannot hold becomes NULL: a string where a number
 -- belongs, 1.5 for an integer, 1e40 for a real, a JSON null for anything but jsonb. A real holds the nearest one.
--- NULL for a type that no rule is written for.
+-- NULL for a type that no rule is written for. json is one: jsonb keeps neither its spelling nor its duplicate keys.
 create or replace function profiles_internal.trait_from_json(p_data_type text, p_expression text)
 returns text
 language sql
@@ -10,7 +10,6 @@ as $trait_from_json$
   select format(
     case
       when p_data_type = 'jsonb' then '%1$s'
-      when p_data_type = 'json' then '%1$s::json'
       when p_data_type in ('text', 'character varying')
         then 'case jsonb_typeof(%1$s) when ''string'' then %1$s #>> ''{}'' end'
       when p_data_type ~ '^character varying\(\d+\)$'

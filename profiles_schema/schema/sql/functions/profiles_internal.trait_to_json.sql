@@ -9,7 +9,6 @@ as $trait_to_json$
   select format(
     case
       when p_data_type = 'jsonb' then '%1$s'
-      when p_data_type = 'json' then '%1$s::jsonb'
       when p_data_type in ('real', 'double precision')
         then 'case when %1$s::text = ''-0'' then ''"-0"''::jsonb else to_jsonb(%1$s) end'
       else 'to_jsonb(%1$s)'
