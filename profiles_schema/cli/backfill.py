@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 )
 @click.option("--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="USERS", help="Most users per second.")
 @click.option("--repair-triggers", is_flag=True, help="First put back triggers that are missing, disabled or changed.")
+@click.option(
+    "--remove-gone",
+    is_flag=True,
+    help="Where users follow a table of your own: remove those whose row is gone, even if they are many.",
+)
 @local_option
 @json_option
 def backfill(  # noqa: PLR0917 - click passes them by name
@@ -42,6 +47,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     target_ms: int,
     max_rate: float | None,
     repair_triggers: bool,
+    remove_gone: bool,
     local: bool,
     as_json: bool,
 ) -> int:
@@ -68,6 +74,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
                 batch_users=batch_size,
                 target_ms=target_ms,
                 max_rate=max_rate,
+                remove_gone=remove_gone,
                 stopped=stopped,
             ):
                 show(progress)
@@ -84,9 +91,19 @@ def backfill(  # noqa: PLR0917 - click passes them by name
         click.echo(
             f"created {progress.created} profiles; repaired {progress.repaired} that had not followed their user"
         )
+        if progress.followed or progress.released:
+            click.echo(
+                f"followed {progress.followed} rows of the table of users; removed {progress.released} users without one"
+            )
         for code, users in progress.failed.items():
             click.echo(f"failed for {users} users: SQLSTATE {code}")
-    return int(bool(progress.failed))
+    if progress.gone:
+        click.echo(
+            f"{progress.gone} users have no row any more in the table that they come from: more than one in ten. If that is"
+            " meant, remove them and their profiles with: profiles-schema backfill --remove-gone",
+            err=True,
+        )
+    return int(bool(progress.failed or progress.gone))
 
 
 def _step(progress: Progress) -> Step:
@@ -100,6 +117,8 @@ def _print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
+    if plan.get("not_followed"):
+        click.echo(f"{plan['not_followed']} rows of the table of users are no users yet")
     click.echo(f"{plan['missing']} users are without profile or progress; nothing was changed")
     if plan["missing"]:
         shortest, longest = plan["seconds"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from profiles_schema._version import __version__
-from profiles_schema.migrations import indexes, locking, session
+from profiles_schema.migrations import identity, indexes, locking, session
 from profiles_schema.migrations.options import Options
 from profiles_schema.settings import INTERNAL_SCHEMA
 
@@ -35,6 +35,8 @@ def head(options: Options, *, schema: str, version_table: str, start: Sequence[s
         locking.offline_acquire(options.lock_wait_seconds),
         _start_guard(f"{_name(schema)}.{_name(version_table)}", start),
     ]
+    if options.values["identity"]:
+        lines += ["begin;\nset local search_path = pg_catalog, pg_temp;", identity.preflight(), "commit;"]
     lines += [create_schema(name) for name in dict.fromkeys((INTERNAL_SCHEMA, schema))]
     return lines
 

@@ -16,6 +16,7 @@ _KNOWN: Mapping[str, tuple[str, str]] = {
     "backfill": (r"inline|defer|auto", "inline, defer or auto"),
     "contract": (r"now", "now"),
     "deadline": (r"\d{1,6}(\.\d+)?", "seconds"),
+    "identity": (r".+\..+", "SCHEMA.TABLE"),
     "local": (r"yes|no", "yes or no"),
     "lock-timeout": (r"[1-9]\d{0,5}", "milliseconds, at least 1"),
     "lock-wait": (r"\d{1,6}(\.\d+)?", "seconds"),

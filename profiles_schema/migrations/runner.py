@@ -27,7 +27,7 @@ from profiles_schema.errors import (
     SchemaDrift,
     UsageError,
 )
-from profiles_schema.migrations import failures, locking, offline, summary
+from profiles_schema.migrations import failures, identity, locking, offline, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
 from profiles_schema.migrations.interrupts import interruptible
@@ -151,6 +151,10 @@ class _Run:
     @property
     def ensures_version(self) -> bool:
         return getattr(self.original, "__name__", "") == "do_ensure_version"
+
+    @property
+    def goes_down(self) -> bool:
+        return any(not getattr(step, "is_upgrade", True) for step in self.steps)
 
     # Offline
 
@@ -292,18 +296,29 @@ class _Run:
                 raise failures.refused(error, self.environment.script, heads) from error
             if self.options.values["allow-data-loss"] != "yes":
                 refuse_data_loss(connection, self.steps)
+            if not self.goes_down:
+                identity.refuse_unfit(connection, self.options)
             before = summary.count(connection)
             if not (self.steps or self.ensures_version or context.purge):
+                self._choose_identity(connection)
                 self._say_where(connection, before)
                 return
             logger.info("Before: %s.", before)
             work = _Work(self, connection, before)
             self.work = work
             work.run()
+            if not self.goes_down:
+                self._choose_identity(connection)
             self._tidy(connection)
             after = summary.count(connection)
             work.record(after)
             self._say_where(connection, after)
+
+    def _choose_identity(self, connection: Connection) -> None:
+        if name := identity.choose(connection, self.options):
+            logger.info(
+                "Users come from %s from here on. For the rows that it holds already: profiles-schema backfill", name
+            )
 
     def _planned(self, heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
         if self.ensures_version:

@@ -1,5 +1,7 @@
 """Create what is missing: profiles and progress of users who have none, and what a recorded failure left undone.
 
+Where the application has its own table of users, its rows become users first, and users whose row is gone go.
+
 Users by id, on the engine of ``batches``: interrupted at any point it can simply be run again, and goes on where it was.
 """
 
@@ -18,12 +20,17 @@ from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.migrations import expected
 from profiles_schema.migrations.sql_objects import file_of, holds
+from profiles_schema.operations import batches
 from profiles_schema.operations.batches import FIRST_ROWS, MOST_WINDOW_ROWS, TARGET_MS, Limits, run
 from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
 from profiles_schema.schema import objects
 
 _LOCK_ERRORS = {"55P03", "40P01"}
 _ATTEMPTS = 50
+_GONE_WINDOW = 10_000
+_FEW_GONE = 100
+_GONE_SHARE = 10
+_RELEASED_AT_ONCE = 100
 LOCKS = "ROW EXCLUSIVE on user_profiles, user_progress and the audit log; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 # ALIVE without making JSON of the row: where auth.users has no deleted_at, the name means this one, and nobody is deleted.
@@ -39,7 +46,9 @@ class Progress:
     """How far a backfill is.
 
     ``users`` of ``total`` are done, ``created`` profiles made, ``repaired`` ones brought up to date, ``failed`` counts
-    users left out, by SQLSTATE. ``state`` is running, paused, stopped or completed.
+    users left out, by SQLSTATE. ``state`` is running, paused, stopped or completed. Of an application's own table of
+    users: ``followed`` rows became users or changed them, ``released`` users went with their row, ``gone`` ones have no
+    row either and were left, because they are suspiciously many.
     """
 
     total: int = 0
@@ -53,6 +62,9 @@ class Progress:
     users_per_second: float = 0.0
     eta_seconds: float | None = None
     state: str = "running"
+    followed: int = 0
+    released: int = 0
+    gone: int = 0
 
     def count_failure(self, code: str | None) -> None:
         """Count one user who could not be done, under the SQLSTATE."""
@@ -86,6 +98,8 @@ def plan(connection: Connection, *, batch_users: int = FIRST_ROWS) -> dict[str, 
     job = _MissingProfiles()
     missing = count_missing(connection)
     result: dict[str, Any] = {"missing": missing, "seconds": [0.0, 0.0], "locks": LOCKS, "sample": []}
+    if _followed_table(connection) is not None:
+        result["not_followed"] = _Identity().count(connection)
     if missing:
         savepoint = connection.begin_nested()
         keys, reached = job.next_keys(connection, None, batch_users, MOST_WINDOW_ROWS)
@@ -114,6 +128,7 @@ def backfill(
     batch_users: int = FIRST_ROWS,
     target_ms: int = TARGET_MS,
     max_rate: float | None = None,
+    remove_gone: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Create what is missing, yielding the progress after every batch, at least once.
@@ -123,6 +138,7 @@ def backfill(
         batch_users: Users in the first batch; later ones follow the target.
         target_ms: How long a batch should take.
         max_rate: Most users per second.
+        remove_gone: Also remove users whose row in the application's own table is gone where they are a large part.
         stopped: Asked between batches; True ends the work, which goes on where it was the next time.
 
     Raises:
@@ -131,20 +147,149 @@ def backfill(
     """
     with connection.begin():
         _refuse_blindness(connection)
-    progress = Progress()
+        follows = _followed_table(connection) is not None
     limits = Limits(batch_rows=batch_users, target_ms=target_ms, max_rate=max_rate)
-    for step in run(lambda: connect(connection.engine), _MissingProfiles(), limits, stopped=stopped):
-        progress = Progress(
-            step.total, step.done, step.changed, 0, dict(step.failed), step.job_id, step.batch_rows, step.batch_ms,
-            step.rows_per_second, step.eta_seconds, step.state,
-        )  # fmt: skip
-        if step.state != "completed":
-            yield progress
+    progress = before = Progress(state="completed")
+    if follows:
+        for step in run(lambda: connect(connection.engine), _Identity(), limits, stopped=stopped):
+            progress = _progress(step)
+            progress.created, progress.followed = 0, step.changed
+            if step.state != "completed":
+                yield progress
+        if progress.state == "completed":
+            with connect(connection.engine) as fresh:
+                _release_the_gone(fresh, progress, all_of_them=remove_gone)
+        before = progress
+    if before.state == "completed":
+        for step in run(lambda: connect(connection.engine), _MissingProfiles(), limits, stopped=stopped):
+            progress = _progress(step)
+            progress.followed, progress.released, progress.gone = before.followed, before.released, before.gone
+            progress.failed = {
+                code: before.failed.get(code, 0) + progress.failed.get(code, 0)
+                for code in {**before.failed, **progress.failed}
+            }
+            if step.state != "completed":
+                yield progress
     if progress.state == "completed":
         # The connection that we were given may have been lost as well in the meantime.
         with connect(connection.engine) as fresh:
             _repair_failures(fresh, progress)
         yield progress
+
+
+def _progress(step: batches.Progress) -> Progress:
+    return Progress(
+        step.total, step.done, step.changed, 0, dict(step.failed), step.job_id, step.batch_rows, step.batch_ms,
+        step.rows_per_second, step.eta_seconds, step.state,
+    )  # fmt: skip
+
+
+def _followed_table(connection: Connection) -> Any:
+    """The application's own table of users, if one was chosen and is there; None otherwise."""
+    if connection.scalar(text("select to_regproc('profiles_internal.identity_table') is null")):
+        return None
+    return connection.execute(text("select * from profiles_internal.identity_table()")).one_or_none()
+
+
+def _release_the_gone(connection: Connection, progress: Progress, *, all_of_them: bool) -> None:
+    """Remove users whose row in the application's table is gone, unless so many are that the table rather is."""
+    gone: list[str] = []
+    known, after = 0, None
+    while True:
+        with connection.begin():
+            keys, after, looked_at = connection.execute(
+                text("select keys, reached, looked_at from profiles_internal.gone_keys(:after, :rows)"),
+                {"after": after, "rows": _GONE_WINDOW},
+            ).one()
+        gone += keys
+        known += looked_at
+        if after is None:
+            break
+    if len(gone) > _FEW_GONE and len(gone) * _GONE_SHARE > known and not all_of_them:
+        progress.gone = len(gone)
+        return
+    for start in range(0, len(gone), _RELEASED_AT_ONCE):
+        some = gone[start : start + _RELEASED_AT_ONCE]
+        try:
+            progress.released += _with_patience(connection, lambda k=some: _release(connection, k))
+        except DBAPIError as error:
+            if is_disconnect(error):
+                raise
+            # One that cannot go must not keep the others.
+            for key in some:
+                try:
+                    progress.released += _with_patience(connection, lambda k=key: _release(connection, [k]))
+                except DBAPIError as own:
+                    if is_disconnect(own):
+                        raise
+                    progress.count_failure(sqlstate(own))
+
+
+def _release(connection: Connection, keys: list[str]) -> int:
+    table = _followed_table(connection)
+    if table is None:
+        return 0
+    key = connection.dialect.identifier_preparer.quote(table.key_name)
+    return int(
+        connection.scalar(
+            text(
+                # The row may have come back since we looked.
+                "select profiles_internal.release_users(array(select k.external_id"
+                " from profiles_internal.identity_keys as k where k.external_id = any (cast(:keys as text[]))"
+                f" and not exists (select from {table.table_name} as t where t.{key} = cast(k.external_id as {table.key_type}))))"
+            ),
+            {"keys": keys},
+        )
+        or 0
+    )
+
+
+class _Identity:
+    """The job: rows of the application's own table that are no users yet, or other ones, by key."""
+
+    kind = "identity"
+    # Every row is read and compared: in smaller windows than where an index says what is missing.
+    window = 2_000
+
+    def count(self, connection: Connection) -> int:
+        table = _followed_table(connection)
+        if table is None:
+            return 0
+        key = connection.dialect.identifier_preparer.quote(table.key_name)
+        return int(
+            connection.scalar(
+                text(
+                    f"select count(*) from {table.table_name} as t where not exists (select"
+                    f" from profiles_internal.identity_keys as k where k.external_id = t.{key}::text)"
+                )
+            )
+            or 0
+        )
+
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        keys, reached = connection.execute(
+            text("select keys, reached from profiles_internal.identity_window(:after, :rows, :window)"),
+            {"after": after, "rows": rows, "window": min(window, self.window)},
+        ).one()
+        return keys, reached
+
+    def do(self, connection: Connection, keys: list[str]) -> int:
+        connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
+        return int(
+            connection.scalar(text("select profiles_internal.take_keys(cast(:keys as text[]))"), {"keys": keys}) or 0
+        )
+
+    def skip(self, connection: Connection, key: str, code: str) -> None:
+        del key  # it may be personal
+        connection.execute(
+            text(
+                "select profiles_internal.record_events(array[null::uuid], 'failed', 'backfill', :code,"
+                ' \'the table of users\', \'{"identity": "take", "rows": 1}\')'
+            ),
+            {"code": code},
+        )
 
 
 class _MissingProfiles:
@@ -187,7 +332,14 @@ def repair_triggers(connection: Connection) -> list[str]:
         applicable = [o for o in objects.inventory() if o in damaged and holds(connection, o.where)]
     for sql_object in applicable:
         _with_patience(connection, lambda o=sql_object: connection.exec_driver_sql(o.text.replace("%", "%%")))
-    return [str(sql_object) for sql_object in applicable]
+    installed: list[str] = []
+    with connection.begin():
+        follows = _followed_table(connection) is not None
+    if follows:
+        installed = _with_patience(
+            connection, lambda: connection.scalar(text("select profiles_internal.install_identity()"))
+        )
+    return [*map(str, applicable), *installed]
 
 
 def _create(connection: Connection, users: list[str]) -> int:

@@ -588,7 +588,7 @@ def list_jobs(connection: Connection) -> list[JobRow]:
     return [JobRow(*row) for row in rows]
 
 
-_COMMANDS = {"normalize": "normalize run", "restore": "normalize restore"}
+_COMMANDS = {"normalize": "normalize run", "restore": "normalize restore", "identity": "backfill"}
 
 
 def command_of(kind: str) -> str:

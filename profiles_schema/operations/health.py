@@ -113,6 +113,9 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings = list(_revisions(revision))
     snapshot, differences = expected.compare(connection)
     triggers = trigger_states(snapshot, differences)
+    follows = "function profiles_internal.identity_triggers()" in snapshot
+    if follows:
+        triggers = dict(sorted((triggers | _identity_triggers(connection)).items()))
     if not findings:  # at another revision the differences are no news
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(snapshot)
@@ -152,6 +155,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _jobs(connection)
     findings += _set_aside(connection)
     findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
+    findings += _identity(connection, full=full) if follows else []
     findings += _sessions(connection)
     return Health(revision, full, users, missing, triggers, findings)
 
@@ -470,6 +474,112 @@ def _normalization(connection: Connection) -> Iterator[Finding]:
             "profiles-schema normalize contract",
             row.columns,
         )
+
+
+def _identity_triggers(connection: Connection) -> dict[str, str]:
+    """The triggers that following the application's own table of users takes."""
+    rows = connection.execute(
+        text(
+            "select i.table_name || '.' || i.trigger_name as name, i.state from profiles_internal.identity_triggers() as i"
+        )
+    )
+    return {row.name: row.state for row in rows}
+
+
+def _identity(connection: Connection, *, full: bool) -> Iterator[Finding]:
+    """Rows of the application's own table of users that are no users, or other ones; users whose row is gone."""
+    chosen = connection.scalar(
+        text("select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'identity'")
+    )
+    if chosen is None:
+        return
+    table = connection.execute(
+        text(
+            "select i.*, has_table_privilege(i.relation, 'select') and not row_security_active(i.relation) as readable"
+            " from profiles_internal.identity_table() as i"
+        )
+    ).one_or_none()
+    if table is None or not table.readable:
+        what = "does not exist" if table is None else "cannot be read as a whole by this role"
+        yield Finding("identity", "problem", f"The table {chosen}, where users come from, {what}.")
+        return
+    waiting, looked_at = _behind(connection, table, full=full)
+    gone = _gone(connection, full=full)
+    lost = connection.scalar(
+        text(
+            "select count(*) from (select a.created_at, a.user_id, a.metadata from public.user_profile_audit_logs as a"
+            "  where a.action in ('failed', 'skipped') order by a.created_at desc limit :looked_at) as f"
+            " where f.user_id is null and f.metadata ? 'identity' and f.created_at > coalesce((select max(j.started_at)"
+            "  from profiles_internal.jobs as j where j.kind = 'identity' and j.state = 'completed'), '-infinity')"
+        ),
+        {"looked_at": FAILURES_LOOKED_AT},
+    )
+    if waiting or gone or lost:
+        facts = [
+            f"{waiting} of {looked_at} rows looked at are no users yet, or other ones" if waiting else "",
+            f"{gone} users have no row any more" if gone else "",
+            f"{lost} failures are on record since the last backfill" if lost else "",
+        ]
+        yield Finding(
+            "identity",
+            "problem",
+            f"Users do not follow {chosen}: {'; '.join(filter(None, facts))}.",
+            "profiles-schema backfill",
+            waiting + gone,
+        )
+
+
+def _behind(connection: Connection, table: Any, *, full: bool) -> tuple[int, int]:
+    """Rows that are no users, or other ones, and rows looked at."""
+    if full:
+        keys: list[str] = []
+        looked_at, after = 0, None
+        while True:
+            found, after, seen = _window(connection, after)
+            keys += found
+            looked_at += seen
+            if after is None:
+                return len(keys), looked_at
+    starts: list[str | None] = [None]
+    # From a random point on, and around the end, where the newest are.
+    if table.by_uuid:
+        starts.append(connection.scalar(text("select gen_random_uuid()::text")))
+    elif table.key_type in {"smallint", "integer", "bigint"}:
+        key = connection.dialect.identifier_preparer.quote(table.key_name)
+        ends = f"(select min({key})::numeric as least, max({key})::numeric as most from {table.table_name}) as e"
+        points = (
+            f"floor(least + (most - least) * random()::numeric)::bigint, greatest(most - {WINDOW_USERS}, least)::bigint"
+        )
+        starts += [str(point) for point in connection.execute(text(f"select {points} from {ends}")).one() if point]
+    windows = [_window(connection, start) for start in starts]
+    # Windows may overlap: the same row counts once, what was looked at is a bound.
+    return len({key for found, _, _ in windows for key in found}), sum(seen for _, _, seen in windows)
+
+
+def _window(connection: Connection, after: str | None) -> tuple[list[str], str | None, int]:
+    row = connection.execute(
+        text("select keys, reached, looked_at from profiles_internal.identity_window(:after, :rows, :rows)"),
+        {"after": after, "rows": WINDOW_USERS},
+    ).one()
+    keys, reached, looked_at = row
+    return keys, reached, looked_at
+
+
+def _gone(connection: Connection, *, full: bool) -> int:
+    """Users whose row in the application's table is gone."""
+    gone: set[str] = set()
+    starts = [None] if full else [None, connection.scalar(text("select left(gen_random_uuid()::text, 8)"))]
+    for start in starts:
+        after = start
+        while True:
+            keys, after = connection.execute(
+                text("select keys, reached from profiles_internal.gone_keys(:after, :rows)"),
+                {"after": after, "rows": WINDOW_USERS},
+            ).one()
+            gone.update(keys)
+            if after is None or not full:
+                break
+    return len(gone)
 
 
 def _sessions(connection: Connection) -> Iterator[Finding]:

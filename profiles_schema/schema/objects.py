@@ -119,10 +119,34 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.finish_trait_restore"),
     SqlObject("functions", "profiles_internal.keep_json"),
     SqlObject("functions", "profiles_internal.forget_traits"),
+    SqlObject("functions", "profiles_internal.refuse_identity"),
+    SqlObject("functions", "profiles_internal.identity_table"),
+    SqlObject("functions", "profiles_internal.read_time"),
+    SqlObject("functions", "profiles_internal.identity_users"),
+    SqlObject("functions", "profiles_internal.identity_wanted"),
+    SqlObject("functions", "profiles_internal.take_users"),
+    SqlObject("functions", "profiles_internal.release_users"),
+    SqlObject("functions", "profiles_internal.rekey_users"),
+    SqlObject("functions", "profiles_internal.apply_identity"),
+    SqlObject("functions", "profiles_internal.follow_identity"),
+    SqlObject("functions", "profiles_internal.on_identity_changed"),
+    SqlObject("functions", "profiles_internal.fill_external_id"),
+    SqlObject("functions", "profiles_internal.identity_triggers"),
+    SqlObject("functions", "profiles_internal.remove_identity"),
+    SqlObject("functions", "profiles_internal.install_identity"),
+    SqlObject("functions", "profiles_internal.choose_identity"),
+    SqlObject("functions", "profiles_internal.identity_window"),
+    SqlObject("functions", "profiles_internal.take_keys"),
+    SqlObject("functions", "profiles_internal.gone_keys"),
 )
 
-GENERATED = ("profiles_internal.dual_write_traits()", "public.user_profiles.zz_dual_write")
-"""A function and a trigger that the database writes itself while there are wide columns: in no file, and no drift."""
+GENERATED = (
+    "profiles_internal.dual_write_traits()",
+    "public.user_profiles.zz_dual_write",
+    "public.user_profiles.fill_external_id",
+)
+"""What the database writes itself, in no file and no drift: the dual write while there are wide columns, and a trigger for
+users of the application's own table whose keys are no uuids."""
 
 POLICIES = (
     SqlObject("policies", "profiles_internal"),

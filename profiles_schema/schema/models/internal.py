@@ -133,6 +133,15 @@ kept_json = Table(
     comment="JSON values that no wide column can hold, kept over a downgrade",
 )
 
+identity_keys = Table(
+    "identity_keys",
+    metadata,
+    Column("external_id", Text, primary_key=True, comment="Key of the row, as text"),
+    Column("user_id", UUID(as_uuid=True), references_user(), nullable=False, unique=True, comment="Whose row it is"),
+    schema=INTERNAL_SCHEMA,
+    comment="Rows of the application's own table of users, where one was chosen, and the users they became",
+)
+
 migration_log = Table(
     "migration_log",
     metadata,

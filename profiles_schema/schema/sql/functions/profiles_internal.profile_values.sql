@@ -6,10 +6,10 @@
 -- the wrong type or shape is as good as none.
 --
 -- Usernames: the email's local part, lower-cased ("C": ASCII only, the same on every server), cleaned to [a-z0-9_.-], cut
--- to 32 characters. The first choice is that name; the second adds the last eight hex digits of the user id; the third is
--- all 32 of them. No chance and no loop: the thousandth ada@… costs what the second did. 'user' stands for what leaves
--- nothing usable: no address, fewer than three characters, or a name that would pass for somebody in charge. It is nobody's
--- name by itself.
+-- to 32 characters; or, made alike, the username that an application's own table of users gives. The first choice is that
+-- name; the second adds the last eight hex digits of the user id; the third is all 32 of them. No chance and no loop: the
+-- thousandth ada@… costs what the second did. 'user' stands for what leaves nothing usable: no address, fewer than three
+-- characters, or a name that would pass for somebody in charge. It is nobody's name by itself.
 --
 -- Nothing but simple expressions, which plpgsql evaluates without starting the executor: a call, or a query, per value
 -- costs more than the insert that it prepares.
@@ -55,7 +55,8 @@ begin
     is_anonymous := coalesce((user_row ->> 'is_anonymous')::boolean, false);
     last_login := (user_row ->> 'last_sign_in_at')::timestamptz;
 
-    base := left(regexp_replace(lower(left(split_part(email, '@', 1), 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
+    base := coalesce(user_row -> 'raw_app_meta_data' ->> 'identity_username', split_part(email, '@', 1));
+    base := left(regexp_replace(lower(left(base, 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
     if base is null or length(base) < 3 or base = any (reserved) then
       base := 'user';
     end if;

@@ -58,6 +58,7 @@ begin
       or before -> 'is_anonymous' is distinct from after -> 'is_anonymous'
       or before -> 'deleted_at' is distinct from after -> 'deleted_at'
       or before -> 'raw_user_meta_data' is distinct from after -> 'raw_user_meta_data'
+      or before #> '{raw_app_meta_data,identity_username}' is distinct from after #> '{raw_app_meta_data,identity_username}'
     then
       profile_exists := profiles_internal.follow_user(before, after);
     elsif after ->> 'last_sign_in_at' is not null and before -> 'last_sign_in_at' is distinct from after -> 'last_sign_in_at' then
