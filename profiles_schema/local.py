@@ -331,7 +331,9 @@ def remove(directory: Path) -> None:
             # Nothing of it is wanted any more: no checkpoint.
             command = ["pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w", "-t", f"{_WAIT_SECONDS:.0f}"]
             account = _owner(place)
-            _run(place, account, _programs(place, account, binaries()), command)
+            for _ in range(3):  # another Ctrl-C ends pg_ctl, too
+                if _run(place, account, _programs(place, account, binaries()), command).returncode == 0:
+                    break
         shutil.rmtree(place.directory)
         if sockets is not None:
             shutil.rmtree(sockets, ignore_errors=True)  # elsewhere only where the path of ours was too long

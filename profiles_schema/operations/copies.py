@@ -73,7 +73,7 @@ place (classid, objid, nsp) as (
   union all select 'pg_rewrite'::regclass::oid, w.oid, c.relnamespace from pg_rewrite as w join pg_class as c on c.oid = w.ev_class
   union all select 'pg_policy'::regclass::oid, p.oid, c.relnamespace from pg_policy as p join pg_class as c on c.oid = p.polrelid
 ),
-need as (
+need as materialized (
   select distinct d.nsp as by, r.nsp as of
   from pg_depend as x
   join place as d on d.classid = x.classid and d.objid = x.objid

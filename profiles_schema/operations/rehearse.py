@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from profiles_schema import local
 from profiles_schema.database import sqlstate
-from profiles_schema.errors import DataLossRefused, ProfilesSchemaError, SchemaDrift, UsageError
+from profiles_schema.errors import CopyFailed, DataLossRefused, ProfilesSchemaError, SchemaDrift, UsageError
 from profiles_schema.migrations import paths, summary
 from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.options import parse
@@ -43,6 +44,7 @@ _RECORDS = frozenset(
     {"profiles_internal.migration_log", "profiles_internal.health_samples", "profiles_internal.jobs",
      "public.user_profile_audit_logs"}
 )  # fmt: skip
+_COPYING = frozenset({"copy", "before"})
 _ALLOW_LOSS = "allow-data-loss=yes"
 
 
@@ -117,8 +119,8 @@ def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False) -> Rehea
     found = copies.look(source)
     copies.refuse_without_room(found)
     logger.info("Source: database %s %s, %d MB.", found.database, found.where, found.size_bytes // 1_000_000)
-    with interruptible(), local.temporary(LEFTOVER) as place:
-        result = _Rehearsing(found, place, list(x)).run()
+    with interruptible(), _interruptions() as interrupted, local.temporary(LEFTOVER) as place:
+        result = _Rehearsing(found, place, list(x), interrupted).run()
         if keep:
             place.keep = True
             engine = copies.Copy(place.server, "", 0, [], []).url()
@@ -126,8 +128,41 @@ def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False) -> Rehea
     return result
 
 
+@contextlib.contextmanager
+def _interruptions() -> Iterator[Callable[[], None]]:
+    """Yields what raises an interruption again that came as the error of a cancelled statement, or was swallowed with it."""
+    received: list[int] = []
+
+    def again() -> None:
+        if received:
+            raise SystemExit(128 + signal.SIGTERM) if received[0] == signal.SIGTERM else KeyboardInterrupt
+
+    def receive(number: int, _frame: Any) -> None:
+        received.append(number)
+        again()
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, receive)
+    except ValueError:  # not the main thread: signals do not arrive here
+        yield again
+        return
+    try:
+        yield again
+    except Exception:
+        again()
+        raise
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+
+
 class _Rehearsing:
-    def __init__(self, source: copies.Source, place: local.TemporaryServer, x: list[str]) -> None:
+    def __init__(
+        self, source: copies.Source, place: local.TemporaryServer, x: list[str], interrupted: Callable[[], None]
+    ) -> None:
+        self.interrupted = interrupted
         self.source = source
         self.place = place
         self.x = x
@@ -164,9 +199,19 @@ class _Rehearsing:
         except _StepFailed:
             step.outcome = "failed"
         except DBAPIError as error:
-            message = str(error.orig).strip().partition("\n")[0]
-            self._find(name, f"{message} (SQLSTATE {sqlstate(error) or 'none'})")
+            self.interrupted()
+            message = f"{str(error.orig).strip().partition(chr(10))[0]} (SQLSTATE {sqlstate(error) or 'none'})"
+            if name in _COPYING:
+                raise CopyFailed(f"The copy could not be made: {message}. Nothing of it is left.") from error
+            self._find(name, message)
             step.outcome = "failed"
+        except ProfilesSchemaError as error:
+            self.interrupted()
+            if name in _COPYING:
+                raise
+            self._find(name, str(error))
+            step.outcome = "failed"
+        self.interrupted()
         step.seconds = round(time.monotonic() - started, 3)
         self.result.steps.append(step)
         logger.info("%s: %s, %.2f s%s", name, step.outcome, step.seconds, f"; {step.detail}" if step.detail else "")
