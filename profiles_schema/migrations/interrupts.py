@@ -54,10 +54,19 @@ def _wait(connection: Any) -> None:
             if interruption is not None:
                 raise
             interruption = caught
-            connection.cancel()
+            _cancel(connection, caught)
         except Exception:
             if interruption is not None:
                 break  # the cancelled statement's error
             raise
     if interruption is not None:
         raise interruption
+
+
+def _cancel(connection: Any, interruption: BaseException) -> None:
+    from psycopg2 import ProgrammingError
+
+    try:
+        connection.cancel()
+    except ProgrammingError:
+        raise interruption from None  # still connecting: nothing runs that could be cancelled
