@@ -161,21 +161,27 @@ comment on column profiles_internal.legacy_columns.contracted_at is 'When it was
     op.execute(
         r"""
 create table if not exists profiles_internal.kept_json (
+  id bigint generated always as identity,
   user_id uuid not null,
   jsonb_column text not null,
   path text not null,
   value jsonb not null,
   kept_at timestamp with time zone default now() not null,
-  constraint pk_kept_json primary key (user_id, jsonb_column, path),
+  superseded_at timestamp with time zone,
+  constraint pk_kept_json primary key (id),
   constraint fk_kept_json_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
 );
 
+create index if not exists ix_kept_json_user_id on profiles_internal.kept_json (user_id);
+
 comment on table profiles_internal.kept_json is 'JSON values that no wide column can hold, kept over a downgrade';
+comment on column profiles_internal.kept_json.id is 'Order in which values were kept';
 comment on column profiles_internal.kept_json.user_id is 'Whose value';
 comment on column profiles_internal.kept_json.jsonb_column is 'The JSON column it was in';
 comment on column profiles_internal.kept_json.path is 'Its path inside that column';
 comment on column profiles_internal.kept_json.value is 'The value';
 comment on column profiles_internal.kept_json.kept_at is 'When it was put here';
+comment on column profiles_internal.kept_json.superseded_at is 'When something newer stood in its place; it does not come back';
 """
     )
     op.execute(

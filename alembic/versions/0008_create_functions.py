@@ -418,7 +418,129 @@ revoke all on function profiles_internal.sign_up(jsonb[]) from public, anon, aut
     )
     op.execute(
         r"""
--- The wide columns that are recorded and still there, with the attribute that holds each: while columns come back, they
+-- The columns of wide profile tables that are known to belong into a JSON group: the type they usually have, the group and
+-- the path in it, keys separated by dots. Made from trait_columns.csv by `make snapshot`.
+create or replace function profiles_internal.known_traits()
+returns table (column_name text, data_type text, jsonb_column text, path text)
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $known_traits$
+  values
+    ('dominant_archetype', 'text', 'personality_traits', 'archetypes.dominant'),
+    ('secondary_archetypes', 'jsonb', 'personality_traits', 'archetypes.secondary'),
+    ('shadow_archetype', 'text', 'personality_traits', 'archetypes.shadow'),
+    ('archetype_confidence', 'real', 'personality_traits', 'archetypes.confidence'),
+    ('openness_score', 'integer', 'personality_traits', 'bigFive.openness'),
+    ('conscientiousness_score', 'integer', 'personality_traits', 'bigFive.conscientiousness'),
+    ('extraversion_score', 'integer', 'personality_traits', 'bigFive.extraversion'),
+    ('agreeableness_score', 'integer', 'personality_traits', 'bigFive.agreeableness'),
+    ('neuroticism_score', 'integer', 'personality_traits', 'bigFive.neuroticism'),
+    ('attachment_style', 'text', 'personality_traits', 'attachmentStyle'),
+    ('attachment_confidence', 'real', 'personality_traits', 'attachmentConfidence'),
+    ('emotional_awareness_score', 'integer', 'personality_traits', 'emotionalIntelligence.awareness'),
+    ('empathy_score', 'integer', 'personality_traits', 'emotionalIntelligence.empathy'),
+    ('emotional_regulation_score', 'integer', 'personality_traits', 'emotionalIntelligence.regulation'),
+    ('personality_facets', 'jsonb', 'personality_traits', 'facets'),
+    ('communication_formality', 'text', 'behavioral_metrics', 'communication.formality'),
+    ('communication_assertiveness', 'text', 'behavioral_metrics', 'communication.assertiveness'),
+    ('communication_engagement', 'text', 'behavioral_metrics', 'communication.engagement'),
+    ('verbal_fluency_score', 'integer', 'behavioral_metrics', 'communication.verbalFluency'),
+    ('question_asking_frequency', 'real', 'behavioral_metrics', 'communication.questionFrequency'),
+    ('analytical_thinking_score', 'integer', 'behavioral_metrics', 'thinking.analyticalScore'),
+    ('creative_thinking_score', 'integer', 'behavioral_metrics', 'thinking.creativeScore'),
+    ('abstract_reasoning_score', 'integer', 'behavioral_metrics', 'thinking.abstractReasoning'),
+    ('concrete_thinking_score', 'integer', 'behavioral_metrics', 'thinking.concreteThinking'),
+    ('social_dominance_score', 'integer', 'behavioral_metrics', 'social.dominanceScore'),
+    ('cooperation_score', 'integer', 'behavioral_metrics', 'social.cooperationScore'),
+    ('conflict_style', 'text', 'behavioral_metrics', 'social.conflictStyle'),
+    ('humor_style', 'text', 'behavioral_metrics', 'social.humorStyle'),
+    ('message_length_avg', 'real', 'behavioral_metrics', 'messaging.avgLength'),
+    ('message_length_variance', 'real', 'behavioral_metrics', 'messaging.lengthVariance'),
+    ('response_latency_avg', 'real', 'behavioral_metrics', 'messaging.responseLatency'),
+    ('emoji_usage_rate', 'real', 'behavioral_metrics', 'messaging.emojiUsageRate'),
+    ('punctuation_style', 'text', 'behavioral_metrics', 'messaging.punctuationStyle'),
+    ('capitalization_pattern', 'text', 'behavioral_metrics', 'messaging.capitalizationPattern'),
+    ('primary_interests', 'jsonb', 'behavioral_metrics', 'interests.primary'),
+    ('expertise_areas', 'jsonb', 'behavioral_metrics', 'interests.expertise'),
+    ('technical_knowledge_level', 'text', 'behavioral_metrics', 'interests.technicalLevel'),
+    ('uploaded_photo_url', 'text', 'appearance_traits', 'uploadedPhotoUrl'),
+    ('uploaded_photo_metadata', 'jsonb', 'appearance_traits', 'uploadedPhotoMetadata'),
+    ('ai_appearance_description', 'text', 'appearance_traits', 'aiDescription'),
+    ('appearance_confidence', 'real', 'appearance_traits', 'confidence'),
+    ('ai_detected_gender', 'text', 'appearance_traits', 'demographics.detectedGender'),
+    ('gender_confidence', 'real', 'appearance_traits', 'demographics.genderConfidence'),
+    ('estimated_age_range', 'text', 'appearance_traits', 'demographics.ageRange'),
+    ('age_confidence', 'real', 'appearance_traits', 'demographics.ageConfidence'),
+    ('face_shape', 'text', 'appearance_traits', 'facial.shape'),
+    ('facial_symmetry_score', 'integer', 'appearance_traits', 'facial.symmetryScore'),
+    ('jawline_prominence', 'text', 'appearance_traits', 'facial.jawlineProminence'),
+    ('cheekbone_prominence', 'text', 'appearance_traits', 'facial.cheekboneProminence'),
+    ('hair_color', 'text', 'appearance_traits', 'hair.color'),
+    ('hair_texture', 'text', 'appearance_traits', 'hair.texture'),
+    ('hair_length', 'text', 'appearance_traits', 'hair.length'),
+    ('hair_style', 'text', 'appearance_traits', 'hair.style'),
+    ('hair_density', 'text', 'appearance_traits', 'hair.density'),
+    ('facial_hair', 'text', 'appearance_traits', 'hair.facial'),
+    ('eye_color', 'text', 'appearance_traits', 'eyes.color'),
+    ('eye_shape', 'text', 'appearance_traits', 'eyes.shape'),
+    ('eye_spacing', 'text', 'appearance_traits', 'eyes.spacing'),
+    ('eyebrow_shape', 'text', 'appearance_traits', 'eyes.eyebrowShape'),
+    ('eyebrow_thickness', 'text', 'appearance_traits', 'eyes.eyebrowThickness'),
+    ('nose_shape', 'text', 'appearance_traits', 'nose.shape'),
+    ('nose_size', 'text', 'appearance_traits', 'nose.size'),
+    ('lip_fullness', 'text', 'appearance_traits', 'mouth.lipFullness'),
+    ('smile_type', 'text', 'appearance_traits', 'mouth.smileType'),
+    ('skin_tone', 'text', 'appearance_traits', 'skin.tone'),
+    ('skin_texture', 'text', 'appearance_traits', 'skin.texture'),
+    ('complexion_quality', 'text', 'appearance_traits', 'skin.complexionQuality'),
+    ('body_type', 'text', 'appearance_traits', 'physical.bodyType'),
+    ('build_description', 'text', 'appearance_traits', 'physical.buildDescription'),
+    ('height_estimate', 'text', 'appearance_traits', 'physical.heightEstimate'),
+    ('posture', 'text', 'appearance_traits', 'physical.posture'),
+    ('distinctive_features', 'jsonb', 'appearance_traits', 'distinctive.features'),
+    ('clothing_style', 'text', 'appearance_traits', 'distinctive.clothingStyle'),
+    ('accessories', 'jsonb', 'appearance_traits', 'distinctive.accessories'),
+    ('attractiveness_assessment', 'text', 'appearance_traits', 'impression.attractiveness'),
+    ('approachability_score', 'integer', 'appearance_traits', 'impression.approachabilityScore'),
+    ('perceived_confidence_level', 'text', 'appearance_traits', 'impression.perceivedConfidence'),
+    ('aesthetic_archetype', 'text', 'appearance_traits', 'impression.aestheticArchetype'),
+    ('cultural_background', 'text', 'cultural_attributes', 'background'),
+    ('cultural_values', 'jsonb', 'cultural_attributes', 'values'),
+    ('cultural_communication_style', 'text', 'cultural_attributes', 'communicationStyle'),
+    ('cultural_confidence', 'real', 'cultural_attributes', 'confidence'),
+    ('zodiac_sign', 'text', 'cultural_attributes', 'astrology.sign'),
+    ('zodiac_element', 'text', 'cultural_attributes', 'astrology.element'),
+    ('zodiac_modality', 'text', 'cultural_attributes', 'astrology.modality'),
+    ('birth_date', 'text', 'cultural_attributes', 'astrology.birthDate'),
+    ('astrological_confidence', 'real', 'cultural_attributes', 'astrology.confidence'),
+    ('affinity_score', 'integer', 'analysis_summary', 'relationship.affinityScore'),
+    ('trust_level', 'integer', 'analysis_summary', 'relationship.trustLevel'),
+    ('emotional_bond', 'text', 'analysis_summary', 'relationship.emotionalBond'),
+    ('omega_thoughts', 'text', 'analysis_summary', 'relationship.thoughts'),
+    ('notable_patterns', 'jsonb', 'analysis_summary', 'relationship.notablePatterns'),
+    ('overall_sentiment', 'text', 'analysis_summary', 'sentiment.overall'),
+    ('positive_interaction_ratio', 'real', 'analysis_summary', 'sentiment.positiveRatio'),
+    ('negative_interaction_ratio', 'real', 'analysis_summary', 'sentiment.negativeRatio'),
+    ('dominant_emotions', 'jsonb', 'analysis_summary', 'sentiment.dominantEmotions'),
+    ('predicted_behaviors', 'jsonb', 'analysis_summary', 'predictions.behaviors'),
+    ('prediction_confidence', 'real', 'analysis_summary', 'predictions.confidence'),
+    ('prediction_timeframe', 'text', 'analysis_summary', 'predictions.timeframe'),
+    ('last_prediction_at', 'bigint', 'analysis_summary', 'predictions.lastPredictionAt'),
+    ('prediction_accuracy_score', 'real', 'analysis_summary', 'predictions.accuracyScore'),
+    ('integrated_profile_summary', 'text', 'analysis_summary', 'integration.summary'),
+    ('profile_integration_confidence', 'real', 'analysis_summary', 'integration.confidence'),
+    ('world_model_adjustments', 'jsonb', 'analysis_summary', 'integration.worldModelAdjustments'),
+    ('personal_model_adjustments', 'jsonb', 'analysis_summary', 'integration.personalModelAdjustments'),
+    ('feelings_json', 'jsonb', 'metadata', 'feelings')
+$known_traits$;
+
+revoke all on function profiles_internal.known_traits() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The wide columns that are recorded and (still) in the table, with the attribute that holds each: while columns come back, they
 -- stand under a name of their own until all of them are filled.
 create or replace function profiles_internal.traits_in_place()
 returns table (column_name text, attribute text, data_type text, jsonb_column text, path text[])
@@ -428,11 +550,14 @@ set search_path = pg_catalog, pg_temp
 as $traits_in_place$
   select
     l.column_name,
-    case l.state when 'restoring' then 'restoring_' || l.column_name else l.column_name end,
+    a.attname::text,
     l.data_type,
     l.jsonb_column,
     string_to_array(l.path, '.')
   from profiles_internal.legacy_columns as l
+  join pg_attribute as a
+    on a.attrelid = 'public.user_profiles'::regclass and not a.attisdropped
+    and a.attname = case l.state when 'restoring' then 'restoring_' || l.column_name else l.column_name end
   where l.table_name = 'user_profiles' and l.state <> 'contracted'
   order by l.jsonb_column, l.path
 $traits_in_place$;
@@ -442,7 +567,7 @@ revoke all on function profiles_internal.traits_in_place() from public, anon, au
     )
     op.execute(
         r"""
--- Empties the wide columns of one profile, where there are any, and what was kept of it beside the table.
+-- Empties the wide columns of one profile, where there are any, recorded or not, and what was kept of it beside the table.
 create or replace function profiles_internal.erase_traits(p_user_id uuid)
 returns void
 language plpgsql
@@ -451,7 +576,12 @@ as $erase_traits$
 declare
   columns text;
 begin
-  select string_agg(format('%I = null', t.attribute), ', ') into columns from profiles_internal.traits_in_place() as t;
+  select string_agg(format('%I = null', a.attname), ', ')
+  into columns
+  from profiles_internal.known_traits() as k
+  join pg_attribute as a
+    on a.attrelid = 'public.user_profiles'::regclass and a.attname in (k.column_name, 'restoring_' || k.column_name)
+    and not a.attisdropped and not a.attnotnull and a.attgenerated = '';
   if columns is not null then
     execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
   end if;
@@ -1172,6 +1302,7 @@ drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
 drop function profiles_internal.erase_traits(uuid);
 drop function profiles_internal.traits_in_place();
+drop function profiles_internal.known_traits();
 drop function profiles_internal.sign_up(jsonb[]);
 drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);

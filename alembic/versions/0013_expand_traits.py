@@ -17,128 +17,6 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
--- The columns of wide profile tables that are known to belong into a JSON group: the type they usually have, the group and
--- the path in it, keys separated by dots. Made from trait_columns.csv by `make snapshot`.
-create or replace function profiles_internal.known_traits()
-returns table (column_name text, data_type text, jsonb_column text, path text)
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $known_traits$
-  values
-    ('dominant_archetype', 'text', 'personality_traits', 'archetypes.dominant'),
-    ('secondary_archetypes', 'jsonb', 'personality_traits', 'archetypes.secondary'),
-    ('shadow_archetype', 'text', 'personality_traits', 'archetypes.shadow'),
-    ('archetype_confidence', 'real', 'personality_traits', 'archetypes.confidence'),
-    ('openness_score', 'integer', 'personality_traits', 'bigFive.openness'),
-    ('conscientiousness_score', 'integer', 'personality_traits', 'bigFive.conscientiousness'),
-    ('extraversion_score', 'integer', 'personality_traits', 'bigFive.extraversion'),
-    ('agreeableness_score', 'integer', 'personality_traits', 'bigFive.agreeableness'),
-    ('neuroticism_score', 'integer', 'personality_traits', 'bigFive.neuroticism'),
-    ('attachment_style', 'text', 'personality_traits', 'attachmentStyle'),
-    ('attachment_confidence', 'real', 'personality_traits', 'attachmentConfidence'),
-    ('emotional_awareness_score', 'integer', 'personality_traits', 'emotionalIntelligence.awareness'),
-    ('empathy_score', 'integer', 'personality_traits', 'emotionalIntelligence.empathy'),
-    ('emotional_regulation_score', 'integer', 'personality_traits', 'emotionalIntelligence.regulation'),
-    ('personality_facets', 'jsonb', 'personality_traits', 'facets'),
-    ('communication_formality', 'text', 'behavioral_metrics', 'communication.formality'),
-    ('communication_assertiveness', 'text', 'behavioral_metrics', 'communication.assertiveness'),
-    ('communication_engagement', 'text', 'behavioral_metrics', 'communication.engagement'),
-    ('verbal_fluency_score', 'integer', 'behavioral_metrics', 'communication.verbalFluency'),
-    ('question_asking_frequency', 'real', 'behavioral_metrics', 'communication.questionFrequency'),
-    ('analytical_thinking_score', 'integer', 'behavioral_metrics', 'thinking.analyticalScore'),
-    ('creative_thinking_score', 'integer', 'behavioral_metrics', 'thinking.creativeScore'),
-    ('abstract_reasoning_score', 'integer', 'behavioral_metrics', 'thinking.abstractReasoning'),
-    ('concrete_thinking_score', 'integer', 'behavioral_metrics', 'thinking.concreteThinking'),
-    ('social_dominance_score', 'integer', 'behavioral_metrics', 'social.dominanceScore'),
-    ('cooperation_score', 'integer', 'behavioral_metrics', 'social.cooperationScore'),
-    ('conflict_style', 'text', 'behavioral_metrics', 'social.conflictStyle'),
-    ('humor_style', 'text', 'behavioral_metrics', 'social.humorStyle'),
-    ('message_length_avg', 'real', 'behavioral_metrics', 'messaging.avgLength'),
-    ('message_length_variance', 'real', 'behavioral_metrics', 'messaging.lengthVariance'),
-    ('response_latency_avg', 'real', 'behavioral_metrics', 'messaging.responseLatency'),
-    ('emoji_usage_rate', 'real', 'behavioral_metrics', 'messaging.emojiUsageRate'),
-    ('punctuation_style', 'text', 'behavioral_metrics', 'messaging.punctuationStyle'),
-    ('capitalization_pattern', 'text', 'behavioral_metrics', 'messaging.capitalizationPattern'),
-    ('primary_interests', 'jsonb', 'behavioral_metrics', 'interests.primary'),
-    ('expertise_areas', 'jsonb', 'behavioral_metrics', 'interests.expertise'),
-    ('technical_knowledge_level', 'text', 'behavioral_metrics', 'interests.technicalLevel'),
-    ('uploaded_photo_url', 'text', 'appearance_traits', 'uploadedPhotoUrl'),
-    ('uploaded_photo_metadata', 'jsonb', 'appearance_traits', 'uploadedPhotoMetadata'),
-    ('ai_appearance_description', 'text', 'appearance_traits', 'aiDescription'),
-    ('appearance_confidence', 'real', 'appearance_traits', 'confidence'),
-    ('ai_detected_gender', 'text', 'appearance_traits', 'demographics.detectedGender'),
-    ('gender_confidence', 'real', 'appearance_traits', 'demographics.genderConfidence'),
-    ('estimated_age_range', 'text', 'appearance_traits', 'demographics.ageRange'),
-    ('age_confidence', 'real', 'appearance_traits', 'demographics.ageConfidence'),
-    ('face_shape', 'text', 'appearance_traits', 'facial.shape'),
-    ('facial_symmetry_score', 'integer', 'appearance_traits', 'facial.symmetryScore'),
-    ('jawline_prominence', 'text', 'appearance_traits', 'facial.jawlineProminence'),
-    ('cheekbone_prominence', 'text', 'appearance_traits', 'facial.cheekboneProminence'),
-    ('hair_color', 'text', 'appearance_traits', 'hair.color'),
-    ('hair_texture', 'text', 'appearance_traits', 'hair.texture'),
-    ('hair_length', 'text', 'appearance_traits', 'hair.length'),
-    ('hair_style', 'text', 'appearance_traits', 'hair.style'),
-    ('hair_density', 'text', 'appearance_traits', 'hair.density'),
-    ('facial_hair', 'text', 'appearance_traits', 'hair.facial'),
-    ('eye_color', 'text', 'appearance_traits', 'eyes.color'),
-    ('eye_shape', 'text', 'appearance_traits', 'eyes.shape'),
-    ('eye_spacing', 'text', 'appearance_traits', 'eyes.spacing'),
-    ('eyebrow_shape', 'text', 'appearance_traits', 'eyes.eyebrowShape'),
-    ('eyebrow_thickness', 'text', 'appearance_traits', 'eyes.eyebrowThickness'),
-    ('nose_shape', 'text', 'appearance_traits', 'nose.shape'),
-    ('nose_size', 'text', 'appearance_traits', 'nose.size'),
-    ('lip_fullness', 'text', 'appearance_traits', 'mouth.lipFullness'),
-    ('smile_type', 'text', 'appearance_traits', 'mouth.smileType'),
-    ('skin_tone', 'text', 'appearance_traits', 'skin.tone'),
-    ('skin_texture', 'text', 'appearance_traits', 'skin.texture'),
-    ('complexion_quality', 'text', 'appearance_traits', 'skin.complexionQuality'),
-    ('body_type', 'text', 'appearance_traits', 'physical.bodyType'),
-    ('build_description', 'text', 'appearance_traits', 'physical.buildDescription'),
-    ('height_estimate', 'text', 'appearance_traits', 'physical.heightEstimate'),
-    ('posture', 'text', 'appearance_traits', 'physical.posture'),
-    ('distinctive_features', 'jsonb', 'appearance_traits', 'distinctive.features'),
-    ('clothing_style', 'text', 'appearance_traits', 'distinctive.clothingStyle'),
-    ('accessories', 'jsonb', 'appearance_traits', 'distinctive.accessories'),
-    ('attractiveness_assessment', 'text', 'appearance_traits', 'impression.attractiveness'),
-    ('approachability_score', 'integer', 'appearance_traits', 'impression.approachabilityScore'),
-    ('perceived_confidence_level', 'text', 'appearance_traits', 'impression.perceivedConfidence'),
-    ('aesthetic_archetype', 'text', 'appearance_traits', 'impression.aestheticArchetype'),
-    ('cultural_background', 'text', 'cultural_attributes', 'background'),
-    ('cultural_values', 'jsonb', 'cultural_attributes', 'values'),
-    ('cultural_communication_style', 'text', 'cultural_attributes', 'communicationStyle'),
-    ('cultural_confidence', 'real', 'cultural_attributes', 'confidence'),
-    ('zodiac_sign', 'text', 'cultural_attributes', 'astrology.sign'),
-    ('zodiac_element', 'text', 'cultural_attributes', 'astrology.element'),
-    ('zodiac_modality', 'text', 'cultural_attributes', 'astrology.modality'),
-    ('birth_date', 'text', 'cultural_attributes', 'astrology.birthDate'),
-    ('astrological_confidence', 'real', 'cultural_attributes', 'astrology.confidence'),
-    ('affinity_score', 'integer', 'analysis_summary', 'relationship.affinityScore'),
-    ('trust_level', 'integer', 'analysis_summary', 'relationship.trustLevel'),
-    ('emotional_bond', 'text', 'analysis_summary', 'relationship.emotionalBond'),
-    ('omega_thoughts', 'text', 'analysis_summary', 'relationship.thoughts'),
-    ('notable_patterns', 'jsonb', 'analysis_summary', 'relationship.notablePatterns'),
-    ('overall_sentiment', 'text', 'analysis_summary', 'sentiment.overall'),
-    ('positive_interaction_ratio', 'real', 'analysis_summary', 'sentiment.positiveRatio'),
-    ('negative_interaction_ratio', 'real', 'analysis_summary', 'sentiment.negativeRatio'),
-    ('dominant_emotions', 'jsonb', 'analysis_summary', 'sentiment.dominantEmotions'),
-    ('predicted_behaviors', 'jsonb', 'analysis_summary', 'predictions.behaviors'),
-    ('prediction_confidence', 'real', 'analysis_summary', 'predictions.confidence'),
-    ('prediction_timeframe', 'text', 'analysis_summary', 'predictions.timeframe'),
-    ('last_prediction_at', 'bigint', 'analysis_summary', 'predictions.lastPredictionAt'),
-    ('prediction_accuracy_score', 'real', 'analysis_summary', 'predictions.accuracyScore'),
-    ('integrated_profile_summary', 'text', 'analysis_summary', 'integration.summary'),
-    ('profile_integration_confidence', 'real', 'analysis_summary', 'integration.confidence'),
-    ('world_model_adjustments', 'jsonb', 'analysis_summary', 'integration.worldModelAdjustments'),
-    ('personal_model_adjustments', 'jsonb', 'analysis_summary', 'integration.personalModelAdjustments'),
-    ('feelings_json', 'jsonb', 'metadata', 'feelings')
-$known_traits$;
-
-revoke all on function profiles_internal.known_traits() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
 -- The SQL that turns a column's value into the JSON that stands for it; NULL stays NULL, and becomes an absent key.
 -- JSON numbers know neither NaN nor infinities nor a negative zero: those are strings.
 create or replace function profiles_internal.trait_to_json(p_data_type text, p_expression text)
@@ -475,8 +353,7 @@ declare
   make_parent text;
   keep constant text := '
         insert into profiles_internal.kept_json (user_id, jsonb_column, path, value)
-        values (new.user_id, %L, %L, %s)
-        on conflict (user_id, jsonb_column, path) do update set value = excluded.value, kept_at = now();';
+        values (new.user_id, %L, %L, %s);';
 begin
   if not exists (select from profiles_internal.traits_in_place()) then
     return null;
@@ -601,6 +478,10 @@ declare
 begin
   if normalizing = 'skip' then
     return new;
+  end if;
+  -- Of an upsert that will update: the update comes here by itself, and what is filled in here would overwrite it.
+  if tg_op = 'INSERT' and exists (select from public.user_profiles as p where p.user_id = new.user_id or p.id = new.id) then
+    return new;
   end if;%2$s
 
   return new;
@@ -630,6 +511,8 @@ as $dual_write_is_whole$
     from pg_trigger as t
     join pg_proc as f on f.oid = t.tgfoid
     where t.tgrelid = 'public.user_profiles'::regclass and t.tgname = 'zz_dual_write' and t.tgenabled in ('O', 'A')
+      -- before, insert or update, for each row, without a condition
+      and t.tgtype = 23 and t.tgqual is null and cardinality(t.tgattr::smallint[]) = 0
       and f.oid = to_regproc('profiles_internal.dual_write_traits')
       and f.prosrc = profiles_internal.dual_write_body()
   )
@@ -677,8 +560,8 @@ revoke all on function profiles_internal.install_dual_write() from public, anon,
     )
     op.execute(
         r"""
--- Puts back what one step set aside in profiles_internal.adopted, newest first. A CHECK or NOT NULL that rows written
--- since do not keep comes back NOT VALID, or not at all, with a warning that says so.
+-- Puts back what one step set aside in profiles_internal.adopted, newest first. What cannot come back (a CHECK that rows
+-- written since do not keep comes back NOT VALID) is a warning, and its entry stays, as that of "STEP (refused)".
 create or replace function profiles_internal.put_back(p_revision text)
 returns void
 language plpgsql
@@ -696,10 +579,13 @@ begin
       when check_violation then
         execute thing.definition || ' not valid';
         raise warning 'constraint % came back NOT VALID: rows written since do not keep it', thing.object_name;
-      when not_null_violation or unique_violation or foreign_key_violation or undefined_object or duplicate_object or duplicate_table then
+      when lock_not_available or deadlock_detected then
+        raise;
+      when others then
+        update profiles_internal.adopted as a set revision = p_revision || ' (refused)' where a.id = thing.id;
         raise warning '% % could not come back (SQLSTATE %): %', thing.object_type, thing.object_name, sqlstate, thing.definition;
     end;
-    delete from profiles_internal.adopted as a where a.id = thing.id;
+    delete from profiles_internal.adopted as a where a.id = thing.id and a.revision = p_revision;
   end loop;
 end
 $put_back$;
@@ -900,7 +786,8 @@ revoke all on function profiles_internal.without_paths(jsonb, text[]) from publi
 --   a value that its column could not hold     while the column is NULL
 --   a value that its column held less exactly  while the column still holds that
 --   a key that belongs to no column            while the path is free
--- What cannot come back stays in profiles_internal.kept_json.
+-- What cannot come back stays in profiles_internal.kept_json as superseded: it would be wrong to bring it back later, when what
+-- stands there now has been removed on purpose.
 create or replace function profiles_internal.bring_back_kept_json(p_users uuid[])
 returns void
 language plpgsql
@@ -912,13 +799,13 @@ declare
   fits boolean;
 begin
   for kept in
-    select k.user_id, k.jsonb_column, k.path, profiles_internal.split_path(k.path) as keys, k.value, t.attribute, t.data_type
+    select k.id, k.user_id, k.jsonb_column, k.path, profiles_internal.split_path(k.path) as keys, k.value, t.attribute, t.data_type
     from profiles_internal.kept_json as k
     left join profiles_internal.traits_in_place() as t
       on t.jsonb_column = k.jsonb_column and array_to_string(t.path, '.') = k.path
-    where k.user_id = any (p_users)
+    where k.user_id = any (p_users) and k.superseded_at is null
     -- Of two that cannot both come back the newer one does.
-    order by k.user_id, k.jsonb_column, k.kept_at desc, k.path
+    order by k.user_id, k.jsonb_column, k.kept_at desc, k.id desc
   loop
     execute format('select p.%I from public.user_profiles as p where p.user_id = $1 for update', kept.jsonb_column)
     into document using kept.user_id;
@@ -942,8 +829,9 @@ begin
     if fits then
       execute format('update public.user_profiles as p set %I = $1 where p.user_id = $2', kept.jsonb_column)
       using jsonb_set(coalesce(document, '{}'), kept.keys, kept.value), kept.user_id;
-      delete from profiles_internal.kept_json as k
-      where k.user_id = kept.user_id and k.jsonb_column = kept.jsonb_column and k.path = kept.path;
+      delete from profiles_internal.kept_json as k where k.id = kept.id;
+    else
+      update profiles_internal.kept_json as k set superseded_at = now() where k.id = kept.id;
     end if;
   end loop;
 end
@@ -970,6 +858,7 @@ declare
   partly uuid[];
   built integer;
   settled integer;
+  differs boolean;
 begin
   select * into comparison from profiles_internal.trait_comparisons();
   if comparison.column_names is null then
@@ -1008,6 +897,19 @@ begin
   )
   using partly;
   get diagnostics settled = row_count;
+  if settled > 0 then
+    execute format(
+      'select exists (select from public.user_profiles as p cross join lateral (select %s offset 0) as d'
+      ' cross join lateral (select %s offset 0) as o where p.user_id = any ($1) and (%s))',
+      comparison.documents, comparison.objects, array_to_string(comparison.differ, ' or ')
+    )
+    into differs
+    using partly;
+    if differs then
+      raise exception 'a profile cannot be brought in step: something else changes it as well'
+        using errcode = 'data_exception', hint = 'Look for a trigger that runs after zz_dual_write.';
+    end if;
+  end if;
   perform set_config('profiles_internal.normalizing', '', true);
   return greatest(built, settled);
 end
@@ -1062,6 +964,20 @@ begin
   end if;
 
   lock table public.user_profiles in access exclusive mode;
+  if exists (
+    select from profiles_internal.legacy_columns as l
+    where l.table_name = 'user_profiles' and l.state not in ('converted', 'contracted')
+  ) then
+    raise exception 'not all wide columns of user_profiles are converted'
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Run: profiles-schema normalize run';
+  end if;
+  -- As they are now: a default may have changed since they were recorded.
+  update profiles_internal.legacy_columns as l
+  set data_type = format_type(a.atttypid, a.atttypmod), column_default = pg_get_expr(d.adbin, d.adrelid)
+  from pg_attribute as a
+  left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  where a.attrelid = 'public.user_profiles'::regclass and a.attname = l.column_name and not a.attisdropped
+    and l.table_name = 'user_profiles' and l.state = 'converted';
   select string_agg(distinct pg_describe_object(coalesce(r.classid, d.classid), coalesce(r.objid, d.objid), 0), ', ')
   into dependents
   from profiles_internal.traits_in_place() as t
@@ -1112,7 +1028,7 @@ begin
     from pg_constraint as c
     join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
     join profiles_internal.traits_in_place() as t on t.attribute = a.attname
-    where c.conrelid = 'public.user_profiles'::regclass and c.contype = 'f'
+    where c.conrelid = 'public.user_profiles'::regclass and c.contype in ('f', 'c')
     union all
     select
       'comment', format('public.user_profiles.%I', a.attname),
@@ -1177,10 +1093,10 @@ begin
   get diagnostics restored = row_count;
   if restored > 0 then
     execute (
-      select 'alter table public.user_profiles ' || string_agg(format('add column %I %s', t.attribute, t.data_type), ', ' order by l.recorded_at, t.column_name)
-      from profiles_internal.traits_in_place() as t
-      join profiles_internal.legacy_columns as l on l.table_name = 'user_profiles' and l.column_name = t.column_name
-      where l.state = 'restoring'
+      select 'alter table public.user_profiles '
+        || string_agg(format('add column %I %s', 'restoring_' || l.column_name, l.data_type), ', ' order by l.recorded_at, l.column_name)
+      from profiles_internal.legacy_columns as l
+      where l.table_name = 'user_profiles' and l.state = 'restoring'
     );
     perform profiles_internal.install_dual_write();
   end if;
@@ -1261,7 +1177,14 @@ begin
   loop
     execute format('alter table public.user_profiles rename column %I to %I', 'restoring_' || found.column_name, found.column_name);
     if found.column_default is not null then
-      execute format('alter table public.user_profiles alter column %I set default %s', found.column_name, found.column_default);
+      begin
+        execute format('alter table public.user_profiles alter column %I set default %s', found.column_name, found.column_default);
+      exception
+        when lock_not_available or deadlock_detected then
+          raise;
+        when others then
+          raise warning 'the default of % could not come back (SQLSTATE %): %', found.column_name, sqlstate, found.column_default;
+      end;
     end if;
   end loop;
   -- In step, but nobody has verified it yet: the period begins anew.
@@ -1283,7 +1206,7 @@ revoke all on function profiles_internal.finish_trait_restore() from public, ano
 -- Before the JSON groups of some users' profiles are emptied: keeps what no wide column can hold in
 -- profiles_internal.kept_json, then empties the groups. Returns how many rows were emptied.
 --   keys that belong to no column, at any depth, empty objects too
---   values that the column cannot hold, or holds less precisely
+--   values that the column does not hold, or holds less precisely
 create or replace function profiles_internal.keep_json(p_users uuid[])
 returns integer
 language plpgsql
@@ -1293,6 +1216,8 @@ declare
   json_group record;
   emptied integer;
 begin
+  -- All of them first: a group that is filled while the others are kept would be emptied unseen.
+  perform from public.user_profiles as p where p.user_id = any (p_users) order by p.user_id for update;
   perform set_config('profiles_internal.normalizing', 'skip', true);
   for json_group in
     select
@@ -1300,9 +1225,7 @@ begin
       string_agg(
         format(
           '(%L, %s, %s)', array_to_string(t.path, '.'), profiles_internal.trait_at('g.document', t.path),
-          profiles_internal.trait_to_json(
-            t.data_type, '(' || profiles_internal.trait_from_json(t.data_type, profiles_internal.trait_at('g.document', t.path)) || ')'
-          )
+          profiles_internal.trait_to_json(t.data_type, format('g.%I', t.attribute))
         ),
         ', '
       ) as held,
@@ -1314,10 +1237,9 @@ begin
     execute format(
 $keep$
 with g as materialized (
-  select p.user_id, p.%1$I || '{}' as document
+  select p.*, p.%1$I || '{}' as document
   from public.user_profiles as p
   where p.user_id = any ($1) and p.%1$I is not null
-  for update
 ),
 kept as (
   select g.user_id, h.path, h.json as value
@@ -1333,7 +1255,6 @@ kept as (
 insert into profiles_internal.kept_json (user_id, jsonb_column, path, value)
 select k.user_id, %3$L, k.path, k.value
 from kept as k
-on conflict (user_id, jsonb_column, path) do update set value = excluded.value, kept_at = now()
 $keep$,
       json_group.name, json_group.held, json_group.name
     )
@@ -1399,13 +1320,16 @@ def downgrade() -> None:
         op.execute(
             r"""
 select profiles_internal.remove_dual_write();
+-- Should somebody upgrade instead of going on: nothing counts as converted any more.
+update profiles_internal.legacy_columns set state = 'expanded', converted_at = null where state = 'converted';
 """
         )
         op.execute(
             r"""
 do $keep$
 declare
-  batch_rows constant integer := 500;
+  batch_rows integer := 50;
+  started timestamp with time zone;
   batch uuid[];
   last_id uuid := '00000000-0000-0000-0000-000000000000';
   attempts integer := 0;
@@ -1416,12 +1340,19 @@ begin
   loop
     -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
     begin
+      started := clock_timestamp();
       batch := array(select p.user_id from public.user_profiles as p where p.user_id > last_id order by p.user_id limit batch_rows);
       if cardinality(batch) > 0 then
         perform profiles_internal.keep_json(batch);
         last_id := batch[cardinality(batch)];
       end if;
       attempts := 0;
+      -- A sign-up waits 250 ms for a row.
+      batch_rows := case
+        when clock_timestamp() - started > interval '100 ms' then greatest(batch_rows / 2, 1)
+        when clock_timestamp() - started < interval '50 ms' then least(batch_rows * 2, 500)
+        else batch_rows
+      end;
     exception
       when lock_not_available or deadlock_detected then
         attempts := attempts + 1;
@@ -1472,6 +1403,5 @@ drop function profiles_internal.trait_document(text, text);
 drop function profiles_internal.trait_at(text, text[]);
 drop function profiles_internal.trait_from_json(text, text);
 drop function profiles_internal.trait_to_json(text, text);
-drop function profiles_internal.known_traits();
 """
     )

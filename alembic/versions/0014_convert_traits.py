@@ -21,7 +21,8 @@ def upgrade() -> None:
             r"""
 do $convert$
 declare
-  batch_rows constant integer := 500;
+  batch_rows integer := 50;
+  started timestamp with time zone;
   batch uuid[];
   last_id uuid := '00000000-0000-0000-0000-000000000000';
   attempts integer := 0;
@@ -31,6 +32,8 @@ declare
   failed bigint := 0;
   different bigint;
 begin
+  -- Again, for a downgrade that was given up half-way.
+  perform profiles_internal.expand_traits();
   if not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles' and l.state = 'expanded') then
     return;
   end if;
@@ -49,12 +52,19 @@ begin
   loop
     -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
     begin
+      started := clock_timestamp();
       batch := array(select p.user_id from public.user_profiles as p where p.user_id > last_id order by p.user_id limit batch_rows);
       if cardinality(batch) > 0 then
         perform profiles_internal.convert_traits(batch);
         last_id := batch[cardinality(batch)];
       end if;
       attempts := 0;
+      -- A sign-up waits 250 ms for a row.
+      batch_rows := case
+        when clock_timestamp() - started > interval '100 ms' then greatest(batch_rows / 2, 1)
+        when clock_timestamp() - started < interval '50 ms' then least(batch_rows * 2, 500)
+        else batch_rows
+      end;
     exception
       when lock_not_available or deadlock_detected then
         attempts := attempts + 1;
@@ -69,9 +79,12 @@ begin
         for i in 1 .. cardinality(batch) loop
           begin
             perform profiles_internal.convert_traits(batch[i:i]);
-          exception when others then
-            failed := failed + 1;
-            perform profiles_internal.record_events(batch[i:i], 'failed', 'normalize', sqlstate);
+          exception
+            when lock_not_available or deadlock_detected then
+              raise;
+            when others then
+              failed := failed + 1;
+              perform profiles_internal.record_events(batch[i:i], 'failed', 'normalize', sqlstate);
           end;
         end loop;
         last_id := batch[cardinality(batch)];

@@ -48,7 +48,7 @@ def database(*, local: bool) -> Iterator[Connection]:
     from sqlalchemy.exc import DBAPIError
 
     from profiles_schema.database import connect, create_engine, is_disconnect, lost, sqlstate
-    from profiles_schema.errors import InsufficientPrivilege, TableLocked
+    from profiles_schema.errors import InsufficientPrivilege, ProfilesSchemaError, TableLocked
     from profiles_schema.migrations.target import resolve_url
 
     url = resolve_url(local=local)
@@ -69,7 +69,8 @@ def database(*, local: bool) -> Iterator[Connection]:
                 raise InsufficientPrivilege(
                     f"{message}. Connect as the role that owns the tables, or have it granted."
                 ) from error
-            raise
+            message = str(error.orig).strip().partition("\n")[0]
+            raise ProfilesSchemaError(f"The database refused: {message} (SQLSTATE {sqlstate(error)}).") from error
 
 
 def require_migrated(connection: Connection) -> None:

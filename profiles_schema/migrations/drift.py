@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alembic.operations.ops import UpgradeOps
+    from sqlalchemy.engine import Connection
 
 
 def described(operations: UpgradeOps) -> Iterator[str]:
@@ -15,6 +16,16 @@ def described(operations: UpgradeOps) -> Iterator[str]:
         # What changes in one column comes as a list.
         for kind, *parts in difference if isinstance(difference, list) else [difference]:
             yield f"{str(kind).replace('_', ' ')} {_subject(str(kind), parts)}"
+
+
+def dual_write_is_broken(connection: Connection) -> bool:
+    """Whether wide columns and JSON no longer follow each other: their trigger is missing, disabled or another one."""
+    from sqlalchemy import text
+
+    function = "profiles_internal.dual_write_is_whole()"
+    if connection.scalar(text("select to_regprocedure(:function) is null"), {"function": function}):
+        return False
+    return not connection.scalar(text(f"select {function}"))
 
 
 def _subject(kind: str, parts: list[Any]) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import text
@@ -29,6 +30,8 @@ _LOCK_SECONDS = 60.0
 _LOCK_ERRORS = frozenset({"55P03", "40P01"})
 _REFUSALS = {"55000", "2BP01", "42701", "0A000"}
 _DAYS = "normalize_verification_days"
+_USUAL_DAYS = 7
+_KEPT_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,11 @@ def status(connection: Connection) -> Status:
         ),
         {"days": _DAYS},
     ).one()
-    due = row.converted_at + timedelta(days=others.days or 0) if phase == "converted" and row.converted_at else None
+    due = (
+        row.converted_at + timedelta(days=_USUAL_DAYS if others.days is None else others.days)
+        if phase == "converted" and row.converted_at
+        else None
+    )
     return Status(
         phase, row.columns, found, others.profiles, row.converted_at, due, others.in_step, others.kept, others.job
     )
@@ -190,6 +197,7 @@ def convert(
             return
         _patiently(connection, lambda: _begin_again(connection))
     limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
+    _bring_back(connection, stopped)
     last = None
     for last in _in_batches(connection, _Conversion(), limits, stopped):
         yield last
@@ -400,6 +408,28 @@ def _in_batches(
 ) -> Iterator[Progress]:
     yield from run(lambda: connect(connection.engine), job, limits, stopped=stopped)
     _revive(connection)
+
+
+def _bring_back(connection: Connection, stopped: Callable[[], bool]) -> None:
+    """What an earlier downgrade kept comes back first: it may be all that a profile has, and then no column differs."""
+    after = _FIRST_ID
+    while not stopped():
+        with connection.begin():
+            users = connection.scalars(
+                text(
+                    "select distinct k.user_id::text from profiles_internal.kept_json as k where k.superseded_at is null"
+                    " and k.user_id > cast(:after as uuid) order by 1 limit :rows"
+                ),
+                {"after": after, "rows": _KEPT_ROWS},
+            ).all()
+        if not users:
+            return
+        _patiently(connection, partial(_convert_users, connection, users))
+        after = users[-1]
+
+
+def _convert_users(connection: Connection, users: Sequence[str]) -> None:
+    connection.execute(text("select profiles_internal.convert_traits(cast(:users as uuid[]))"), {"users": list(users)})
 
 
 def _revive(connection: Connection) -> None:

@@ -124,11 +124,13 @@ legacy_columns = Table(
 kept_json = Table(
     "kept_json",
     metadata,
-    Column("user_id", UUID(as_uuid=True), references_user(), primary_key=True, comment="Whose value"),
-    Column("jsonb_column", Text, primary_key=True, comment="The JSON column it was in"),
-    Column("path", Text, primary_key=True, comment="Its path inside that column"),
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order in which values were kept"),
+    Column("user_id", UUID(as_uuid=True), references_user(), nullable=False, index=True, comment="Whose value"),
+    Column("jsonb_column", Text, nullable=False, comment="The JSON column it was in"),
+    Column("path", Text, nullable=False, comment="Its path inside that column"),
     Column("value", Json, nullable=False, comment="The value"),
     Column("kept_at", TIME, nullable=False, server_default=NOW, comment="When it was put here"),
+    Column("superseded_at", TIME, comment="When something newer stood in its place; it does not come back"),
     schema=INTERNAL_SCHEMA,
     comment="JSON values that no wide column can hold, kept over a downgrade",
 )

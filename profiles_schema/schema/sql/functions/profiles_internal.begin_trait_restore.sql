@@ -25,10 +25,10 @@ begin
   get diagnostics restored = row_count;
   if restored > 0 then
     execute (
-      select 'alter table public.user_profiles ' || string_agg(format('add column %I %s', t.attribute, t.data_type), ', ' order by l.recorded_at, t.column_name)
-      from profiles_internal.traits_in_place() as t
-      join profiles_internal.legacy_columns as l on l.table_name = 'user_profiles' and l.column_name = t.column_name
-      where l.state = 'restoring'
+      select 'alter table public.user_profiles '
+        || string_agg(format('add column %I %s', 'restoring_' || l.column_name, l.data_type), ', ' order by l.recorded_at, l.column_name)
+      from profiles_internal.legacy_columns as l
+      where l.table_name = 'user_profiles' and l.state = 'restoring'
     );
     perform profiles_internal.install_dual_write();
   end if;

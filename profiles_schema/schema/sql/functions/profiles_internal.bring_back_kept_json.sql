@@ -2,7 +2,8 @@
 --   a value that its column could not hold     while the column is NULL
 --   a value that its column held less exactly  while the column still holds that
 --   a key that belongs to no column            while the path is free
--- What cannot come back stays in profiles_internal.kept_json.
+-- What cannot come back stays in profiles_internal.kept_json as superseded: it would be wrong to bring it back later, when what
+-- stands there now has been removed on purpose.
 create or replace function profiles_internal.bring_back_kept_json(p_users uuid[])
 returns void
 language plpgsql
@@ -14,13 +15,13 @@ declare
   fits boolean;
 begin
   for kept in
-    select k.user_id, k.jsonb_column, k.path, profiles_internal.split_path(k.path) as keys, k.value, t.attribute, t.data_type
+    select k.id, k.user_id, k.jsonb_column, k.path, profiles_internal.split_path(k.path) as keys, k.value, t.attribute, t.data_type
     from profiles_internal.kept_json as k
     left join profiles_internal.traits_in_place() as t
       on t.jsonb_column = k.jsonb_column and array_to_string(t.path, '.') = k.path
-    where k.user_id = any (p_users)
+    where k.user_id = any (p_users) and k.superseded_at is null
     -- Of two that cannot both come back the newer one does.
-    order by k.user_id, k.jsonb_column, k.kept_at desc, k.path
+    order by k.user_id, k.jsonb_column, k.kept_at desc, k.id desc
   loop
     execute format('select p.%I from public.user_profiles as p where p.user_id = $1 for update', kept.jsonb_column)
     into document using kept.user_id;
@@ -44,8 +45,9 @@ begin
     if fits then
       execute format('update public.user_profiles as p set %I = $1 where p.user_id = $2', kept.jsonb_column)
       using jsonb_set(coalesce(document, '{}'), kept.keys, kept.value), kept.user_id;
-      delete from profiles_internal.kept_json as k
-      where k.user_id = kept.user_id and k.jsonb_column = kept.jsonb_column and k.path = kept.path;
+      delete from profiles_internal.kept_json as k where k.id = kept.id;
+    else
+      update profiles_internal.kept_json as k set superseded_at = now() where k.id = kept.id;
     end if;
   end loop;
 end

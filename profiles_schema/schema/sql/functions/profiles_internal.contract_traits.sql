@@ -20,6 +20,20 @@ begin
   end if;
 
   lock table public.user_profiles in access exclusive mode;
+  if exists (
+    select from profiles_internal.legacy_columns as l
+    where l.table_name = 'user_profiles' and l.state not in ('converted', 'contracted')
+  ) then
+    raise exception 'not all wide columns of user_profiles are converted'
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Run: profiles-schema normalize run';
+  end if;
+  -- As they are now: a default may have changed since they were recorded.
+  update profiles_internal.legacy_columns as l
+  set data_type = format_type(a.atttypid, a.atttypmod), column_default = pg_get_expr(d.adbin, d.adrelid)
+  from pg_attribute as a
+  left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  where a.attrelid = 'public.user_profiles'::regclass and a.attname = l.column_name and not a.attisdropped
+    and l.table_name = 'user_profiles' and l.state = 'converted';
   select string_agg(distinct pg_describe_object(coalesce(r.classid, d.classid), coalesce(r.objid, d.objid), 0), ', ')
   into dependents
   from profiles_internal.traits_in_place() as t
@@ -70,7 +84,7 @@ begin
     from pg_constraint as c
     join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
     join profiles_internal.traits_in_place() as t on t.attribute = a.attname
-    where c.conrelid = 'public.user_profiles'::regclass and c.contype = 'f'
+    where c.conrelid = 'public.user_profiles'::regclass and c.contype in ('f', 'c')
     union all
     select
       'comment', format('public.user_profiles.%I', a.attname),

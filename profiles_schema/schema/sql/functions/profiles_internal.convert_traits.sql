@@ -14,6 +14,7 @@ declare
   partly uuid[];
   built integer;
   settled integer;
+  differs boolean;
 begin
   select * into comparison from profiles_internal.trait_comparisons();
   if comparison.column_names is null then
@@ -52,6 +53,19 @@ begin
   )
   using partly;
   get diagnostics settled = row_count;
+  if settled > 0 then
+    execute format(
+      'select exists (select from public.user_profiles as p cross join lateral (select %s offset 0) as d'
+      ' cross join lateral (select %s offset 0) as o where p.user_id = any ($1) and (%s))',
+      comparison.documents, comparison.objects, array_to_string(comparison.differ, ' or ')
+    )
+    into differs
+    using partly;
+    if differs then
+      raise exception 'a profile cannot be brought in step: something else changes it as well'
+        using errcode = 'data_exception', hint = 'Look for a trigger that runs after zz_dual_write.';
+    end if;
+  end if;
   perform set_config('profiles_internal.normalizing', '', true);
   return greatest(built, settled);
 end

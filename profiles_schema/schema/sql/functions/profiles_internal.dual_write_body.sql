@@ -33,8 +33,7 @@ declare
   make_parent text;
   keep constant text := '
         insert into profiles_internal.kept_json (user_id, jsonb_column, path, value)
-        values (new.user_id, %L, %L, %s)
-        on conflict (user_id, jsonb_column, path) do update set value = excluded.value, kept_at = now();';
+        values (new.user_id, %L, %L, %s);';
 begin
   if not exists (select from profiles_internal.traits_in_place()) then
     return null;
@@ -158,6 +157,10 @@ declare
   doc_changed boolean;
 begin
   if normalizing = 'skip' then
+    return new;
+  end if;
+  -- Of an upsert that will update: the update comes here by itself, and what is filled in here would overwrite it.
+  if tg_op = 'INSERT' and exists (select from public.user_profiles as p where p.user_id = new.user_id or p.id = new.id) then
     return new;
   end if;%2$s
 

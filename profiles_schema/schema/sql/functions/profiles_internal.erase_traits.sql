@@ -1,4 +1,4 @@
--- Empties the wide columns of one profile, where there are any, and what was kept of it beside the table.
+-- Empties the wide columns of one profile, where there are any, recorded or not, and what was kept of it beside the table.
 create or replace function profiles_internal.erase_traits(p_user_id uuid)
 returns void
 language plpgsql
@@ -7,7 +7,12 @@ as $erase_traits$
 declare
   columns text;
 begin
-  select string_agg(format('%I = null', t.attribute), ', ') into columns from profiles_internal.traits_in_place() as t;
+  select string_agg(format('%I = null', a.attname), ', ')
+  into columns
+  from profiles_internal.known_traits() as k
+  join pg_attribute as a
+    on a.attrelid = 'public.user_profiles'::regclass and a.attname in (k.column_name, 'restoring_' || k.column_name)
+    and not a.attisdropped and not a.attnotnull and a.attgenerated = '';
   if columns is not null then
     execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
   end if;

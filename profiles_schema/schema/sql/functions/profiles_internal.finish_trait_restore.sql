@@ -29,7 +29,14 @@ begin
   loop
     execute format('alter table public.user_profiles rename column %I to %I', 'restoring_' || found.column_name, found.column_name);
     if found.column_default is not null then
-      execute format('alter table public.user_profiles alter column %I set default %s', found.column_name, found.column_default);
+      begin
+        execute format('alter table public.user_profiles alter column %I set default %s', found.column_name, found.column_default);
+      exception
+        when lock_not_available or deadlock_detected then
+          raise;
+        when others then
+          raise warning 'the default of % could not come back (SQLSTATE %): %', found.column_name, sqlstate, found.column_default;
+      end;
     end if;
   end loop;
   -- In step, but nobody has verified it yet: the period begins anew.

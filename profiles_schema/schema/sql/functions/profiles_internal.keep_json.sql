@@ -1,7 +1,7 @@
 -- Before the JSON groups of some users' profiles are emptied: keeps what no wide column can hold in
 -- profiles_internal.kept_json, then empties the groups. Returns how many rows were emptied.
 --   keys that belong to no column, at any depth, empty objects too
---   values that the column cannot hold, or holds less precisely
+--   values that the column does not hold, or holds less precisely
 create or replace function profiles_internal.keep_json(p_users uuid[])
 returns integer
 language plpgsql
@@ -11,6 +11,8 @@ declare
   json_group record;
   emptied integer;
 begin
+  -- All of them first: a group that is filled while the others are kept would be emptied unseen.
+  perform from public.user_profiles as p where p.user_id = any (p_users) order by p.user_id for update;
   perform set_config('profiles_internal.normalizing', 'skip', true);
   for json_group in
     select
@@ -18,9 +20,7 @@ begin
       string_agg(
         format(
           '(%L, %s, %s)', array_to_string(t.path, '.'), profiles_internal.trait_at('g.document', t.path),
-          profiles_internal.trait_to_json(
-            t.data_type, '(' || profiles_internal.trait_from_json(t.data_type, profiles_internal.trait_at('g.document', t.path)) || ')'
-          )
+          profiles_internal.trait_to_json(t.data_type, format('g.%I', t.attribute))
         ),
         ', '
       ) as held,
@@ -32,10 +32,9 @@ begin
     execute format(
 $keep$
 with g as materialized (
-  select p.user_id, p.%1$I || '{}' as document
+  select p.*, p.%1$I || '{}' as document
   from public.user_profiles as p
   where p.user_id = any ($1) and p.%1$I is not null
-  for update
 ),
 kept as (
   select g.user_id, h.path, h.json as value
@@ -51,7 +50,6 @@ kept as (
 insert into profiles_internal.kept_json (user_id, jsonb_column, path, value)
 select k.user_id, %3$L, k.path, k.value
 from kept as k
-on conflict (user_id, jsonb_column, path) do update set value = excluded.value, kept_at = now()
 $keep$,
       json_group.name, json_group.held, json_group.name
     )

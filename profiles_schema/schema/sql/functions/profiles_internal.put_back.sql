@@ -1,5 +1,5 @@
--- Puts back what one step set aside in profiles_internal.adopted, newest first. A CHECK or NOT NULL that rows written
--- since do not keep comes back NOT VALID, or not at all, with a warning that says so.
+-- Puts back what one step set aside in profiles_internal.adopted, newest first. What cannot come back (a CHECK that rows
+-- written since do not keep comes back NOT VALID) is a warning, and its entry stays, as that of "STEP (refused)".
 create or replace function profiles_internal.put_back(p_revision text)
 returns void
 language plpgsql
@@ -17,10 +17,13 @@ begin
       when check_violation then
         execute thing.definition || ' not valid';
         raise warning 'constraint % came back NOT VALID: rows written since do not keep it', thing.object_name;
-      when not_null_violation or unique_violation or foreign_key_violation or undefined_object or duplicate_object or duplicate_table then
+      when lock_not_available or deadlock_detected then
+        raise;
+      when others then
+        update profiles_internal.adopted as a set revision = p_revision || ' (refused)' where a.id = thing.id;
         raise warning '% % could not come back (SQLSTATE %): %', thing.object_type, thing.object_name, sqlstate, thing.definition;
     end;
-    delete from profiles_internal.adopted as a where a.id = thing.id;
+    delete from profiles_internal.adopted as a where a.id = thing.id and a.revision = p_revision;
   end loop;
 end
 $put_back$;
