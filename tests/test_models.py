@@ -236,12 +236,15 @@ COLUMNS = {
         "contracted_at": TIME,
     },
     "profiles_internal.kept_json": {
+        "id": NUMBER,
         "user_id": "uuid not null",
         "jsonb_column": "text not null",
         "path": "text not null",
         "value": "jsonb not null",
         "kept_at": NOW,
+        "superseded_at": TIME,
     },
+    "profiles_internal.identity_keys": {"external_id": "text not null", "user_id": "uuid not null"},
     "profiles_internal.migration_log": {
         "id": NUMBER,
         "revision": "text not null",
@@ -274,6 +277,7 @@ INDEXES = {
     "CREATE INDEX idx_user_profiles_appearance_gin ON user_profiles USING gin (appearance_traits jsonb_path_ops)",
     "CREATE INDEX idx_user_profiles_behavioral_gin ON user_profiles USING gin (behavioral_metrics jsonb_path_ops)",
     "CREATE UNIQUE INDEX idx_user_progress_user_id ON user_progress (user_id)",
+    "CREATE INDEX ix_kept_json_user_id ON profiles_internal.kept_json (user_id)",
     "CREATE INDEX idx_user_progress_last_activity ON user_progress (last_activity_at desc)",
     "CREATE INDEX idx_sessions_user_id ON sessions (user_id, ended_at)",
     "CREATE UNIQUE INDEX idx_user_api_keys_user_id ON user_api_keys (user_id)",
@@ -288,6 +292,8 @@ INDEXES = {
 
 FOREIGN_KEYS = {
     "fk_user_profiles_user_id_users": "CASCADE",
+    "fk_identity_keys_user_id_users": "CASCADE",
+    "fk_kept_json_user_id_users": "CASCADE",
     "fk_user_progress_user_id_users": "CASCADE",
     "fk_sessions_user_id_users": "CASCADE",
     "fk_user_api_keys_user_id_users": "CASCADE",
@@ -385,7 +391,9 @@ def test_indexes_are_those_of_the_specification():
 
 def test_external_id_and_referral_code_are_unique_constraints():
     constraints = [c for t in metadata.tables.values() for c in t.constraints if isinstance(c, UniqueConstraint)]
-    assert {c.name for c in constraints} == {"uq_user_profiles_external_id", "uq_user_profiles_referral_code"}
+    assert {c.name for c in constraints} == {
+        "uq_user_profiles_external_id", "uq_user_profiles_referral_code", "uq_identity_keys_user_id"
+    }  # fmt: skip
 
 
 def test_every_foreign_key_leads_to_the_user():

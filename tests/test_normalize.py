@@ -267,7 +267,7 @@ def test_restore_refuses_where_the_table_has_such_a_column_again(wide):
     wide.script("alter table public.user_profiles add column openness_score text")
     refused = normalize(wide, "restore")
     assert refused.returncode == 1
-    assert "User_profiles has columns of the same names again: openness_score" in refused.stderr
+    assert "user_profiles has columns of the same names again: openness_score" in refused.stderr
     assert phase(wide) in {"contracted", "found"}
     wide.script("alter table public.user_profiles drop column openness_score")
     assert normalize(wide, "restore").returncode == 0
