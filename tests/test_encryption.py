@@ -65,6 +65,14 @@ def test_no_character_of_an_envelope_can_be_changed_unnoticed(data):
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize("length", [10, 11, 12])
+def test_another_spelling_of_the_same_base64_does_not_open(length):
+    envelope = RING.encrypt(SECRET[:10].ljust(length), user_id=ADA, column=COLUMN)
+    for last in set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") - {envelope[-1]}:
+        with pytest.raises(DecryptionFailed):
+            RING.decrypt(envelope[:-1] + last, user_id=ADA, column=COLUMN)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(st.text(), st.from_regex(r"psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,80}\n?", fullmatch=True)))
 def test_nothing_but_an_envelope_of_ours_opens(text):

@@ -26,7 +26,8 @@ from profiles_schema.settings import ENCRYPTION_KEYS
 OLD, NEW, OTHER = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 RING = KeyRing({"k2": NEW, "k1": OLD})
 RING_TEXT = ",".join(f"{i}:{base64.b64encode(key).decode()}" for i, key in (("k2", NEW), ("k1", OLD)))
-ADA, BOB = uuid.UUID(int=1), uuid.UUID(int=2)
+ADA = uuid.UUID(int=1)
+BOB = uuid.UUID(int=2)
 COLUMN = "openai_api_key"
 # In every value of the tests, so that one look finds it wherever it should not be.
 SECRET = "sk-geheim-"
@@ -529,6 +530,19 @@ def test_a_trigger_that_undoes_the_encryption_is_noticed_and_the_batch_rolled_ba
         list(steps(found))
     assert plain(found) == before
     assert run(found, "encrypt").returncode == 1
+
+
+def test_a_table_whose_plain_text_comes_back_after_the_commit_ends_the_run(found, monkeypatch):
+    monkeypatch.setattr(keys, "_PATIENCE_SECONDS", 0.5)
+    found.script(
+        "create function public.restore() returns trigger language plpgsql as $$begin"
+        " update public.user_api_keys set openai_api_key = old.openai_api_key where id = old.id; return null; end$$;"
+        "create constraint trigger restore after update on public.user_api_keys deferrable initially deferred"
+        " for each row when (old.openai_api_key not like 'psk1%') execute function public.restore()"
+    )
+    user = add(found, openai_api_key=SECRET)
+    assert list(steps(found))[-1].state == "completed"
+    assert row_of(found, user).openai_api_key == SECRET
 
 
 def test_plain_text_is_never_sent_to_the_server(found):

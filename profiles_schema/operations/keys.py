@@ -455,7 +455,8 @@ class _Rewrite:
         """All of them, pass after pass: rows that were in use, or came in behind us, are found by the next one."""
         progress = self.progress
         progress.total = self.count()
-        began = moved = time.monotonic()
+        began = moved = fewer = time.monotonic()
+        fewest: int | None = None
         while True:
             if self.stopped():
                 progress.state = "stopped"
@@ -473,7 +474,11 @@ class _Rewrite:
                     self._keep_to_the_rate(batch.rows, moved - started)
                 continue
             self.after = None
-            if self.count() <= len(self.left_out) or time.monotonic() > moved + _PATIENCE_SECONDS:
+            left = self.count()
+            if fewest is None or left < fewest:
+                fewest, fewer = left, time.monotonic()
+            # Somebody may hold a row for ever, or put the plain text back as soon as we are gone.
+            if left <= len(self.left_out) or time.monotonic() > fewer + _PATIENCE_SECONDS:
                 progress.state = "completed"
                 progress.eta_seconds = 0.0
                 yield progress
