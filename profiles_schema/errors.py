@@ -157,6 +157,42 @@ class ValuesDiffer(ProfilesSchemaError):
     """Columns and JSON differ; no column is dropped. See where: profiles-schema normalize verify"""
 
 
+class InvalidKeyRing(UsageError):
+    """PROFILES_ENCRYPTION_KEYS cannot be read. Write it as ID:KEY,ID:KEY; the first encrypts, all decrypt."""
+
+
+class KeyRingMissing(InvalidKeyRing):
+    """PROFILES_ENCRYPTION_KEYS is not set. Set it to what this prints: profiles-schema keys generate"""
+
+
+class TextNotEncryptable(ProfilesSchemaError):
+    """The text is too long for an envelope, which holds 2,991 bytes, or is not Unicode."""
+
+
+class DecryptionFailed(ProfilesSchemaError):
+    """A value could not be decrypted."""
+
+
+class NotAnEnvelope(DecryptionFailed):
+    """The value is not an envelope psk1.KEYID.DATA, or a damaged one."""
+
+
+class UnknownEncryptionKey(DecryptionFailed):
+    """The key that encrypted this is not in PROFILES_ENCRYPTION_KEYS. Put it back, behind the first."""
+
+
+class CiphertextMismatch(DecryptionFailed):
+    """The ciphertext belongs to another user, column or key, or was changed."""
+
+
+class EncryptionRefused(ProfilesSchemaError):
+    """The table cannot be encrypted as it is."""
+
+
+class EncryptionNotKept(ProfilesSchemaError):
+    """A row did not come back as it was written, and was rolled back."""
+
+
 class NotMigrated(ProfilesSchemaError):
     """This database is not migrated. Run: profiles-schema upgrade"""
 

@@ -30,6 +30,16 @@ LOCK_WAIT_SECONDS = 3600.0
 """How long a migrator waits for another one to finish."""
 
 
+ENCRYPTION_KEYS = "PROFILES_ENCRYPTION_KEYS"
+"""The environment variable with the key ring: ``id:base64key,...``; the first encrypts, all decrypt."""
+
+ENVELOPE_PREFIX = "psk1."
+ENVELOPE = "^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$"
+"""What an encrypted API key looks like: psk1.<id of the encryption key>.<base64url, unpadded, of nonce (12 bytes) +
+ciphertext + tag (16 bytes)>; 28 bytes at least are 38 characters at least."""
+ENVELOPE_LIMIT = 4_096
+
+
 def debug(environ: Mapping[str, str] | None = None) -> bool:
     """Whether PROFILES_DEBUG asks for tracebacks beside the one-line errors."""
     return (os.environ if environ is None else environ).get("PROFILES_DEBUG", "") not in {"", "0"}

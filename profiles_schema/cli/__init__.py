@@ -34,6 +34,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "Upgrade a copy of a database, and say what would happen.",
     ),
     "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),
+    "keys": ("profiles_schema.cli.keys:keys", "Encrypt the API keys of users, and see which are."),
     "settings": ("profiles_schema.cli.settings:settings", "Read and change the feature flag and the audit level."),
     "local": ("profiles_schema.cli.local:local", "Start, stop or show the embedded PostgreSQL."),
 }

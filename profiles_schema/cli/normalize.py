@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
+from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json, require_migrated
 from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
 
 if TYPE_CHECKING:
@@ -17,25 +17,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 50
 
-_batch_options = (
-    click.option(
-        "--batch-size", type=click.IntRange(1, 100_000), default=100, show_default=True, metavar="PROFILES",
-        help="Profiles in the first batch; later ones follow the target.",
-    ),
-    click.option(
-        "--target-ms", type=click.IntRange(5, 200), default=100, show_default=True, metavar="MS",
-        help="How long a batch should take; a sign-up waits 250 ms for a lock.",
-    ),
-    click.option(
-        "--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="PROFILES", help="Most profiles per second.",
-    ),
-)  # fmt: skip
-
-
-def _with_batch_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_batch_options):
-        command = option(command)
-    return command
+_with_batch_options = batch_options("profiles", "a sign-up waits 250 ms for a lock")
 
 
 @click.group()

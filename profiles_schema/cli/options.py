@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,36 @@ LOCK_TIMEOUT_MS = 5_000
 local_option = click.option("--local", is_flag=True, help="Work on the embedded PostgreSQL instead of DATABASE_URL.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 x_option = click.option("-x", "x", multiple=True, metavar="KEY=VALUE", help="A migration option; may be repeated.")
+
+
+def batch_options(unit: str, why: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of work in batches: --batch-size, --target-ms, --max-rate.
+
+    Args:
+        unit: What a batch holds, for example profiles.
+        why: Why a batch should be short.
+    """
+    options = (
+        click.option(
+            "--batch-size", type=click.IntRange(1, 100_000), default=100, show_default=True, metavar=unit.upper(),
+            help=f"{unit.capitalize()} in the first batch; later ones follow the target.",
+        ),
+        click.option(
+            "--target-ms", type=click.IntRange(5, 200), default=100, show_default=True, metavar="MS",
+            help=f"How long a batch should take; {why}.",
+        ),
+        click.option(
+            "--max-rate", type=click.FloatRange(min=0, min_open=True), metavar=unit.upper(),
+            help=f"Most {unit} per second.",
+        ),
+    )  # fmt: skip
+
+    def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return with_options
 
 
 def print_json(value: Any) -> None:

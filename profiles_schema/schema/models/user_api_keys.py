@@ -16,11 +16,7 @@ from profiles_schema.schema.models.base import (
     references_user,
 )
 from profiles_schema.schema.models.checks import is_an_object
-
-# psk1.<id of the encryption key>.<base64url, unpadded, of nonce (12 bytes) + ciphertext + tag (16 bytes)>:
-# 28 bytes at least are 38 characters at least.
-ENVELOPE = "^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$"
-ENVELOPE_LIMIT = 4_096
+from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT
 
 
 def is_encrypted(column: str) -> CheckConstraint:

@@ -1,0 +1,191 @@
+"""keys: encrypt the API keys of users, and see which are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json
+from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
+
+if TYPE_CHECKING:
+    from profiles_schema.operations.keys import KeysStatus, Progress
+
+_REMAINS = "plain text remains in old pages until VACUUM FULL, and in WAL and backups until the keys are replaced at the provider"
+
+_table_option = click.option(
+    "--table",
+    default="user_api_keys",
+    show_default=True,
+    metavar="NAME",
+    help="The table, with its schema if that is not public.",
+)
+
+
+@click.group()
+def keys() -> None:
+    """Make encryption keys, encrypt the API keys of users, and see which are encrypted.
+
+    PROFILES_ENCRYPTION_KEYS holds the ring, ID:KEY,ID:KEY: the first encrypts, all decrypt.
+    """
+
+
+@keys.command("generate")
+@click.option("--id", "key_id", metavar="ID", help="Its id, up to 64 of A-Z a-z 0-9 _ -; by default made of the day.")
+def generate(key_id: str | None) -> None:
+    """Print a new entry for the ring, ID:KEY, and nothing else on stdout."""
+    from profiles_schema.operations import keys as operation
+
+    click.echo(operation.generate(key_id))
+    click.echo(
+        "Keep it where your secrets are. Put it first into the ring, and leave the others in: they still decrypt.\n"
+        "Without showing it:\n"
+        '  export PROFILES_ENCRYPTION_KEYS="$(profiles-schema keys generate)'
+        '${PROFILES_ENCRYPTION_KEYS:+,$PROFILES_ENCRYPTION_KEYS}"',
+        err=True,
+    )
+
+
+@keys.command("encrypt")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
+@_table_option
+@batch_options("rows", "who uses a row of the batch waits for it")
+@local_option
+@json_option
+def encrypt(  # noqa: PLR0917 - click passes them by name
+    dry_run: bool,
+    table: str,
+    batch_size: int,
+    target_ms: int,
+    max_rate: float | None,
+    local: bool,
+    as_json: bool,
+) -> int:
+    """Encrypt API keys that stand in the table in plain text, also in a database that was never migrated.
+
+    Can be interrupted and run again at any time; envelopes are left alone. Exit 1 if something is left that is neither
+    NULL nor an envelope.
+    """
+    from profiles_schema.encryption import KeyRing
+    from profiles_schema.operations import keys as operation
+
+    ring = KeyRing.from_environment()
+    with database(local=local) as connection:
+        if dry_run:
+            plan = operation.plan(connection, ring, table=table, batch_rows=batch_size)
+            before = operation.status(connection, table=table)
+            if as_json:
+                print_json(plan | before.as_dict())
+            else:
+                _print_plan(plan["rows"], plan["seconds"], plan["locks"], before)
+            return 0
+        last = None
+        with asked_to_stop() as stopped, shown("keys encrypt", "rows", _step) as show:
+            for last in operation.encrypt(
+                connection, ring, table=table, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate,
+                stopped=stopped,
+            ):  # fmt: skip
+                show(last)
+        after = operation.status(connection, table=table)
+    if last is not None and last.state == "stopped":
+        click.echo(
+            f"stopped after {last.done} of {last.total} rows; go on with: profiles-schema keys encrypt", err=True
+        )
+        return INTERRUPTED
+    if as_json:
+        done = last or operation.Progress()
+        print_json(
+            {"encrypted": done.encrypted, "emptied": done.emptied, "failed": dict(done.failed), **after.as_dict()}
+        )
+    else:
+        _print_result(last, after)
+    return int(bool(after.unencrypted))
+
+
+def _step(progress: Progress) -> Step:
+    return Step(progress.done, progress.total, progress.rows_per_second, progress.eta_seconds, progress.state)
+
+
+def _print_plan(rows: int, seconds: list[float], locks: str, found: KeysStatus) -> None:
+    if rows:
+        plain = sum(column.plain for column in found.columns.values())
+        click.echo(f"{plain} values in plain text, in {rows} rows of {found.table}; nothing was changed")
+        click.echo(f"it should take {seconds[0]:.0f} to {seconds[1]:.0f} s")
+        click.echo(f"locks: {locks}")
+    else:
+        _print_nothing(found)
+    _print_left(found, blank="blank values would become NULL")
+
+
+def _print_result(done: Progress | None, after: KeysStatus) -> None:
+    if done is None:
+        _print_nothing(after)
+    else:
+        click.echo(f"encrypted {done.encrypted} values in {done.done} rows of {after.table}")
+        if done.emptied:
+            click.echo(f"{done.emptied} blank values became NULL")
+        for code, rows in done.failed.items():
+            click.echo(f"failed for {rows} rows: SQLSTATE {code}")
+        plain = sum(column.plain for column in after.columns.values())
+        if plain and not done.failed and not after.without_user:
+            click.echo(
+                f"{plain} values are in plain text still: their rows were in use, or came in meanwhile; run this again"
+            )
+    _print_left(after)
+    if done is not None and done.encrypted:
+        click.echo(_REMAINS)
+
+
+def _print_nothing(found: KeysStatus) -> None:
+    envelopes = sum(sum(c.envelopes.values()) + sum(c.unknown.values()) for c in found.columns.values())
+    why = "; its CHECKs admit nothing but envelopes" if found.guarded else ""
+    click.echo(f"nothing to do: {envelopes} values of {found.table} are encrypted{why}")
+
+
+def _print_left(found: KeysStatus, blank: str = "") -> None:
+    """What a person has to look at."""
+    for count, what in (
+        (sum(c.blank for c in found.columns.values()) if blank else 0, blank),
+        (sum(c.too_long for c in found.columns.values()), "values are too long for an envelope and stay as they are"),
+        (sum(c.damaged for c in found.columns.values()), "values look like damaged envelopes and stay as they are"),
+        (found.without_user, "values are of rows without user_id and stay as they are"),
+    ):
+        if count:
+            click.echo(f"{count} {what}")
+
+
+@keys.command("status")
+@_table_option
+@local_option
+@json_option
+def show_status(table: str, local: bool, as_json: bool) -> int:
+    """Count what is encrypted, and with which key; exit 1 if something is in plain text or its key is not in the ring."""
+    from profiles_schema.operations.keys import status
+
+    with database(local=local) as connection:
+        found = status(connection, table=table)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _print_status(found)
+    return int(bool(found.unencrypted or found.unknown))
+
+
+def _print_status(found: KeysStatus) -> None:
+    click.echo(f"table      {found.table}")
+    click.echo(f"ring       {', '.join(found.ring) or 'PROFILES_ENCRYPTION_KEYS is not set'}")
+    for name, column in found.columns.items():
+        words = [f"{column.null} NULL", f"{column.plain} plain text"]
+        words += [f"{rows} by key {key_id}" for key_id, rows in sorted(column.envelopes.items())]
+        words += [f"{rows} by key {key_id}, NOT IN THE RING" for key_id, rows in sorted(column.unknown.items())]
+        others = asdict(column)
+        words += [
+            f"{others[kind]} {kind.replace('_', ' ')}" for kind in ("blank", "too_long", "damaged") if others[kind]
+        ]
+        click.echo(f"{name:<18} {', '.join(words)}")
+    if found.unencrypted:
+        click.echo("next: profiles-schema keys encrypt")
+    elif found.unknown:
+        click.echo("next: put the missing keys back into PROFILES_ENCRYPTION_KEYS, behind the first")
