@@ -14,6 +14,7 @@ from support import snapshot
 from profiles_schema.schema.catalog import differences
 
 REPOSITORY = Path(__file__).parent.parent
+VERSIONS = REPOSITORY / "alembic" / "versions"
 INVALID = "select indexrelid::regclass::text from pg_index where not indisvalid"
 HOLD_SECONDS = 4
 
@@ -38,7 +39,7 @@ def test_eight_deploys_at_once_give_the_catalog_of_one_alone(database, empty, ol
     assert empty.run(INVALID) == []
     # 0001 runs before the log exists; every other revision was applied once.
     applied = empty.run("select revision, count(*) from profiles_internal.migration_log group by 1 order by 1")
-    assert [count for _, count in applied] == [1] * 11
+    assert [count for _, count in applied] == [1] * (len(list(VERSIONS.glob("0*.py"))) - 1)
 
 
 def test_sign_ups_go_on_while_the_upgrade_waits_for_somebody_elses_lock(hosted):

@@ -510,7 +510,7 @@ as $dual_write_is_whole$
     select
     from pg_trigger as t
     join pg_proc as f on f.oid = t.tgfoid
-    where t.tgrelid = 'public.user_profiles'::regclass and t.tgname = 'zz_dual_write' and t.tgenabled in ('O', 'A')
+    where t.tgrelid = to_regclass('public.user_profiles') and t.tgname = 'zz_dual_write' and t.tgenabled in ('O', 'A')
       -- before, insert or update, for each row, without a condition
       and t.tgtype = 23 and t.tgqual is null and cardinality(t.tgattr::smallint[]) = 0
       and f.oid = to_regproc('profiles_internal.dual_write_traits')

@@ -1,9 +1,9 @@
 """Searches in preferences and in three of the JSON groups get their indexes.
 
 Why: questions such as personality_traits @> '{"attachmentStyle": "secure"}' would read every profile.
-Locks: nothing that readers or writers would notice: the indexes are built concurrently.
+Locks: nothing: a new table has them already; where they are missing they are built concurrently.
 Beside it: any code.
-Back: drops the indexes, concurrently.
+Back: nothing to do: they belong to the table, and go with it.
 """
 
 from alembic import op
@@ -39,8 +39,5 @@ create index concurrently if not exists idx_user_profiles_behavioral_gin on publ
 
 
 def downgrade() -> None:
-    with op.get_context().autocommit_block():
-        op.execute("drop index concurrently if exists public.idx_user_profiles_preferences_gin")
-        op.execute("drop index concurrently if exists public.idx_user_profiles_personality_gin")
-        op.execute("drop index concurrently if exists public.idx_user_profiles_appearance_gin")
-        op.execute("drop index concurrently if exists public.idx_user_profiles_behavioral_gin")
+    # They belong to the table, and go with it.
+    pass

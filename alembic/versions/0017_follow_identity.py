@@ -737,7 +737,7 @@ as $identity_triggers$
     ) as e (happened, event, referencing)
     union all
     select
-      'public.user_profiles'::regclass, 'fill_external_id',
+      to_regclass('public.user_profiles'), 'fill_external_id',
       'CREATE TRIGGER fill_external_id BEFORE INSERT ON public.user_profiles FOR EACH ROW WHEN ((new.external_id IS NULL))'
         ' EXECUTE FUNCTION profiles_internal.fill_external_id()'
     where not i.by_uuid

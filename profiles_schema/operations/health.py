@@ -113,7 +113,9 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings = list(_revisions(revision))
     snapshot, differences = expected.compare(connection)
     triggers = trigger_states(snapshot, differences)
-    follows = "function profiles_internal.identity_triggers()" in snapshot
+    damaged = any(what == "missing" and key.startswith(("table ", "column ")) for key, what in differences.items())
+    # Without the tables nothing can be asked.
+    follows = "function profiles_internal.identity_triggers()" in snapshot and not damaged
     if follows:
         triggers = dict(sorted((triggers | _identity_triggers(connection)).items()))
     if not findings:  # at another revision the differences are no news
@@ -122,7 +124,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _foreign_policies(snapshot)
     findings += _owners(connection)
     findings += _service_role(connection)
-    if any(what == "missing" and key.startswith(("table ", "column ")) for key, what in differences.items()):
+    if damaged:
         # What is gone is named above; nothing can be counted without it.
         return Health(revision, full, 0, 0, triggers, findings)
 

@@ -14,7 +14,7 @@ as $traits_in_place$
     string_to_array(l.path, '.')
   from profiles_internal.legacy_columns as l
   join pg_attribute as a
-    on a.attrelid = 'public.user_profiles'::regclass and not a.attisdropped
+    on a.attrelid = to_regclass('public.user_profiles') and not a.attisdropped
     and a.attname = case l.state when 'restoring' then 'restoring_' || l.column_name else l.column_name end
   where l.table_name = 'user_profiles' and l.state <> 'contracted'
   order by l.jsonb_column, l.path
