@@ -15,6 +15,7 @@ from support import Database
 
 Row = dict[str, str | None]
 NOW = "a time of the upgrade"
+STARTED = datetime.now(UTC).timestamp()
 
 RENAMED = {
     "a": {"user_profiles": {"id": "user_id"}},
@@ -34,7 +35,7 @@ REQUIRED = {
         "timezone": "UTC", "language": "en", "is_active": "true", "email_verified": "false", "is_anonymous": "false",
         "login_count": "0", "message_count": "0", "created_at": NOW, "updated_at": NOW,
     },
-    "user_progress": {"average_accuracy": "0", "created_at": NOW, "updated_at": NOW},
+    "user_progress": {"average_accuracy": "0.00", "created_at": NOW, "updated_at": NOW},
     "user_api_keys": {"is_active": "true", "validation": "{}", "created_at": NOW, "updated_at": NOW},
     "export_history": {"status": "pending", "records_count": "0", "retry_count": "0", "created_at": NOW, "updated_at": NOW},
     "user_profile_audit_logs": {"retry_count": "0", "metadata": "{}", "created_at": NOW},
@@ -116,7 +117,7 @@ def as_array(value: str) -> str:
 def moment(value: str | None) -> float:
     """Seconds since the epoch of a timestamp's text, or infinite; for the order of ages."""
     if value in {None, NOW}:
-        return datetime.now(UTC).timestamp()
+        return STARTED
     assert value is not None
     if "infinity" in value:
         return float(value.replace("infinity", "inf"))
@@ -184,6 +185,18 @@ def usernames(rows: dict[str, Row]) -> dict[str, str]:
     return chosen
 
 
+def only_the_oldest(wanted: dict[str, Row], before: dict[str, Row], column: str) -> None:
+    """Of several with the same value the oldest keeps it; an unknown age is none."""
+    holders: dict[str, list[str]] = defaultdict(list)
+    for key, row in before.items():
+        if row[column] is not None:
+            holders[str(row[column])].append(key)
+    for keys in holders.values():
+        keys.sort(key=lambda key: (before[key]["created_at"] is None, moment(before[key]["created_at"]), key))
+        for key in keys[1:]:
+            wanted[key][column] = None
+
+
 # Progress
 
 
@@ -204,7 +217,7 @@ def _progress(sessions: list[Any]) -> Row:
         return sum(getattr(s, column, None) or 0 for s in sessions)
 
     def last(column: str) -> str | None:
-        ends = [s.ended_at for s in sessions if (getattr(s, column, 1) or 0) > 0]
+        ends = [s.ended_at for s in sessions if not column or (getattr(s, column) or 0) > 0]
         return _stamp(max(ends)) if ends else None
 
     minutes = [
@@ -229,7 +242,7 @@ def _progress(sessions: list[Any]) -> Row:
         "total_time_spent_minutes": str(sum(max(0, m) for m in minutes)),
         "average_accuracy": f"{100 * correct / asked:.2f}" if asked else "0.00",
         "average_completion_time_seconds": "0",
-        "last_activity_at": last("id"),
+        "last_activity_at": last(""),
         "last_description_at": last("descriptions_generated"),
         "last_qa_session_at": last("qa_attempts"),
         "last_vocabulary_practice_at": last("vocabulary_learned"),
@@ -306,6 +319,7 @@ def _values(
     kept = _kept(database, target)
     zones = {row[0] for row in database.administrator.run("select name from pg_timezone_names")}
     counted = progress(database) if ours == "user_progress" else {}
+    owners = {str(row["id"]): row["user_id"] for row in after.values()}
     wanted: dict[str, Row] = {}
     asides: set[tuple[str, str, str]] = set()
     for old_key, now in after.items():
@@ -322,13 +336,14 @@ def _values(
         wanted[key] = want
     before = {key: dict(row) for key, row in wanted.items()}
     for key, want in wanted.items():
-        now_user = after_user(after, key)
         for name in list(want):
             want[name] = fitted(ours, name, want[name], zones)
         if ours == "user_profile_audit_logs" and want["user_id"] not in found.users:
             want["user_id"] = None
-        if ours == "user_progress" and now_user in counted:
-            want |= counted[now_user]
+        if ours == "user_progress" and owners[key] in counted:
+            want.update(counted[str(owners[key])])
+    if "referral_code" in next(iter(wanted.values())):
+        only_the_oldest(wanted, before, "referral_code")
     if ours == "user_profiles":
         yield from _profiles(database, shape, after, wanted, before)
 
@@ -363,21 +378,6 @@ def _values(
     names = {c["name"]: c["now"] for c in data["columns"]}
     if names != {c: after_name(shape, table, c) for c in columns}:
         yield f"{target}: recorded names {names}"
-
-
-def after_user(after: dict[str, Row], key: str) -> str | None:
-    """Whose row it is."""
-    return next((row["user_id"] for row in after.values() if row["id"] == key), None) if len(after) < 0 else _owners(after)[key]
-
-
-_OWNERS: dict[int, dict[str, str | None]] = {}
-
-
-def _owners(after: dict[str, Row]) -> dict[str, str | None]:
-    if id(after) not in _OWNERS:
-        _OWNERS.clear()
-        _OWNERS[id(after)] = {str(row["id"]): row["user_id"] for row in after.values()}
-    return _OWNERS[id(after)]
 
 
 def _profiles(
@@ -436,7 +436,7 @@ def state(database: Database, shape: str) -> dict[str, dict[str, Row]]:
 
     Times of an upgrade and ids that it made up are left out.
     """
-    left_out: Callable[[str], bool] = (lambda name: name in {"user_id"}) if shape == "e" else (lambda _: False)
+    left_out: Callable[[str], bool] = (lambda name: name == "user_id") if shape == "e" else (lambda _: False)
     tables = {ours: shapes.values(database, ours) for ours in shapes.adopted_tables(shape).values()}
     return {
         ours: {

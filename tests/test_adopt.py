@@ -3,6 +3,7 @@
 import os
 import re
 import uuid
+from collections import Counter
 
 import adoption_oracle as oracle
 import pytest
@@ -102,9 +103,16 @@ def policies(database):
     return {key: value for key, value in found.items() if ours.match(key)}
 
 
+def beside_sessions(catalog):
+    """All but the learning sessions of the application, which stay as they are; our triggers come to them."""
+    return {k: v for k, v in catalog.items() if "public.sessions" not in k or k.startswith("trigger ")}
+
+
 def own(shape):
     return re.compile(
-        "|".join(rf"(column|comment|constraint|index) ({OWN[part]})" for part in shape.split("+"))
+        # A comment on a column of ours that bears none is nobody's loss.
+        r"comment public\.user_\w+\.\w+$|"
+        + "|".join(rf"(column|comment|constraint|index) ({OWN[part]})" for part in shape.split("+"))
         + r"|(function|grant function|trigger) \S*(dual_write|keep_traits)\S*.*"
         * (shape == "e")
     )
@@ -131,10 +139,10 @@ def somebody(database, number=0):
 def test_an_adopted_database_has_the_catalog_of_a_new_one(adopted, new, shape):
     database = adopted(shape)
     found, wanted = snapshot(database) | policies(database), new(shape)
+    if "c" in shape:
+        found, wanted = beside_sessions(found), beside_sessions(wanted)
     assert differences(wanted, found, extras=False) == []
-    more = [key for key in found if key not in wanted and not own(shape).match(key)]
-    # The application's own learning sessions stay as they are.
-    assert [key for key in more if "public.sessions" not in key] == []
+    assert [key for key in found if key not in wanted and not own(shape).match(key)] == []
     assert drift(database) == []
 
 
@@ -157,12 +165,11 @@ def test_health_is_content_and_counts_what_is_in_quarantine(adopted, shape):
     database = adopted(shape)
     with database.engine.connect() as connection:
         health = examine(connection, full=True)
-    left = len(quarantined(database))
     assert (health.missing, health.coverage) == (0, 1.0)
-    said = [finding for finding in health.findings if "quarantine" in finding.message]
-    assert len(said) == (1 if left else 0)
-    assert all(str(left) in finding.message for finding in said)
-    assert [finding.code for finding in health.problems if finding not in said] == []
+    said = {finding.message for finding in health.findings if finding.code == "quarantine"}
+    left = Counter(row.table_name for row in quarantined(database))
+    assert said == {f"{rows} rows of {table} stand in profiles_internal.quarantine." for table, rows in left.items()}
+    assert {finding.code for finding in health.problems} <= {"quarantine"}
 
 
 @pytest.mark.parametrize("shape", ["e"])
