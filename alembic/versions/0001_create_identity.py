@@ -511,7 +511,7 @@ revoke all on function profiles_internal.function_text(oid) from public, anon, a
     )
     op.execute(
         r"""
--- The statement that makes a policy as it is, on the table of another name if one is given.
+-- The statements that make a policy as it is, on the table of another name if one is given.
 create or replace function profiles_internal.policy_text(p_policy oid, p_table text default null)
 returns text
 language sql
@@ -527,6 +527,8 @@ as $policy_text$
     'using (' || pg_get_expr(y.polqual, y.polrelid) || ')',
     'with check (' || pg_get_expr(y.polwithcheck, y.polrelid) || ')'
   )
+    || coalesce('; comment on policy ' || quote_ident(y.polname) || ' on ' || coalesce(p_table, y.polrelid::regclass::text)
+      || ' is ' || quote_literal(obj_description(y.oid, 'pg_policy')), '')
   from pg_policy as y
   where y.oid = p_policy
 $policy_text$;
@@ -548,6 +550,8 @@ as $trigger_text$
       format('; alter table %s %s trigger %I', coalesce(p_table, t.tgrelid::regclass::text),
         case t.tgenabled when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname)
     end
+    || coalesce('; comment on trigger ' || quote_ident(t.tgname) || ' on ' || coalesce(p_table, t.tgrelid::regclass::text)
+      || ' is ' || quote_literal(obj_description(t.oid, 'pg_trigger')), '')
   from pg_trigger as t
   where t.oid = p_trigger
 $trigger_text$;
@@ -1068,7 +1072,7 @@ begin
     group by r.who, b.is_grantable, a.attname
   )
   select jsonb_build_object('seq', 34, 'action', 'set aside', 'object', target, 'found', 'rights and comments', 'wanted', 'ours',
-    'statement', (
+    'statement', nullif(concat_ws('; ', (
       select string_agg(
         format('revoke %1$s on table %2$s from %3$s; grant %1$s (%4$s) on table %2$s to %3$s', k.kind, target, g.who,
           (select string_agg(quote_ident(c.value ->> 'found_name'), ', ') from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'found_name' is not null)),
@@ -1076,7 +1080,11 @@ begin
       from give as g
       cross join unnest(array['insert', 'update']) as k (kind)
       where g.column_name is null and k.kind = any (g.kinds) and g.who in ('public', 'anon', 'authenticated')
-    ),
+    ), (
+      select string_agg(format('comment on column %s.%I is null', target, x.value ->> 'found_name'), '; ')
+      from jsonb_array_elements(p_context -> 'columns') as x
+      where x.value ->> 'wanted_type' is not null and col_description(relation, (x.value ->> 'found_position')::integer) is not null
+    )), ''),
     'undo', concat_ws('; ',
       format('revoke all on table %s from public, anon, authenticated, service_role', target),
       (
@@ -1855,13 +1863,13 @@ begin
     if step.action = 'stop' then
       refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
     end if;
-    continue when refusals is not null or step.statement is null;
+    continue when refusals is not null;
     if step.undo is not null then
       insert into profiles_internal.adopted (revision, object_type, object_name, definition)
       values (p_revision, step.action, step.object, step.undo);
     end if;
     begin
-      execute step.statement;
+      execute coalesce(step.statement, 'select 1');
     exception when others then
       if sqlstate in ('55P03', '40P01', '57014') then
         raise;

@@ -37,13 +37,13 @@ begin
     if step.action = 'stop' then
       refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
     end if;
-    continue when refusals is not null or step.statement is null;
+    continue when refusals is not null;
     if step.undo is not null then
       insert into profiles_internal.adopted (revision, object_type, object_name, definition)
       values (p_revision, step.action, step.object, step.undo);
     end if;
     begin
-      execute step.statement;
+      execute coalesce(step.statement, 'select 1');
     exception when others then
       if sqlstate in ('55P03', '40P01', '57014') then
         raise;

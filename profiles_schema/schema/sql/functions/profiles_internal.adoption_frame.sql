@@ -82,7 +82,7 @@ begin
     group by r.who, b.is_grantable, a.attname
   )
   select jsonb_build_object('seq', 34, 'action', 'set aside', 'object', target, 'found', 'rights and comments', 'wanted', 'ours',
-    'statement', (
+    'statement', nullif(concat_ws('; ', (
       select string_agg(
         format('revoke %1$s on table %2$s from %3$s; grant %1$s (%4$s) on table %2$s to %3$s', k.kind, target, g.who,
           (select string_agg(quote_ident(c.value ->> 'found_name'), ', ') from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'found_name' is not null)),
@@ -90,7 +90,11 @@ begin
       from give as g
       cross join unnest(array['insert', 'update']) as k (kind)
       where g.column_name is null and k.kind = any (g.kinds) and g.who in ('public', 'anon', 'authenticated')
-    ),
+    ), (
+      select string_agg(format('comment on column %s.%I is null', target, x.value ->> 'found_name'), '; ')
+      from jsonb_array_elements(p_context -> 'columns') as x
+      where x.value ->> 'wanted_type' is not null and col_description(relation, (x.value ->> 'found_position')::integer) is not null
+    )), ''),
     'undo', concat_ws('; ',
       format('revoke all on table %s from public, anon, authenticated, service_role', target),
       (

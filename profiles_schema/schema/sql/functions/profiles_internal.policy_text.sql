@@ -1,4 +1,4 @@
--- The statement that makes a policy as it is, on the table of another name if one is given.
+-- The statements that make a policy as it is, on the table of another name if one is given.
 create or replace function profiles_internal.policy_text(p_policy oid, p_table text default null)
 returns text
 language sql
@@ -14,6 +14,8 @@ as $policy_text$
     'using (' || pg_get_expr(y.polqual, y.polrelid) || ')',
     'with check (' || pg_get_expr(y.polwithcheck, y.polrelid) || ')'
   )
+    || coalesce('; comment on policy ' || quote_ident(y.polname) || ' on ' || coalesce(p_table, y.polrelid::regclass::text)
+      || ' is ' || quote_literal(obj_description(y.oid, 'pg_policy')), '')
   from pg_policy as y
   where y.oid = p_policy
 $policy_text$;

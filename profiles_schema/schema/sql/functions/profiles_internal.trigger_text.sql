@@ -10,6 +10,8 @@ as $trigger_text$
       format('; alter table %s %s trigger %I', coalesce(p_table, t.tgrelid::regclass::text),
         case t.tgenabled when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname)
     end
+    || coalesce('; comment on trigger ' || quote_ident(t.tgname) || ' on ' || coalesce(p_table, t.tgrelid::regclass::text)
+      || ' is ' || quote_literal(obj_description(t.oid, 'pg_trigger')), '')
   from pg_trigger as t
   where t.oid = p_trigger
 $trigger_text$;
