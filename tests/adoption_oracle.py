@@ -128,22 +128,26 @@ def moment(value: str | None) -> float:
     return datetime.fromisoformat(value + ":00" if re.search(r"[+-]\d\d$", value) else value).timestamp()
 
 
-def converted(table: str, column: str, value: str | None, shape: str) -> tuple[str | None, bool]:
+def converted(table: str, column: str, value: str | None, times: dict[str, str]) -> tuple[str | None, bool]:
     """The value in the type that ours has, and whether the way back gives another one."""
-    if shape != "e" or table != "user_profiles" or column not in {"created_at", "updated_at"} or value is None:
+    if table != "user_profiles" or column not in {"created_at", "updated_at"} or value is None or not times:
         return value, False
-    seconds = int(value)
-    if seconds > 9224318015999:
+    if int(value) > 9224318015999:
         return "infinity", True
-    if seconds < -210866803200:
+    if int(value) < -210866803200:
         return "-infinity", True
-    when = datetime(1970, 1, 1, tzinfo=UTC)
-    if -60000000000 < seconds < 253402300800:
-        return (when + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S+00"), False
-    # A calendar repeats itself after 400 years, which Python's does not reach.
-    cycles, rest = divmod(seconds, 146097 * 86400)
-    then = when + timedelta(seconds=rest)
-    return f"{then.year + 400 * cycles}{then.strftime('-%m-%d %H:%M:%S+00')}", False
+    return times[value], False
+
+
+def times_of(database: Database, rows: dict[str, Row]) -> dict[str, str]:
+    """What the epoch seconds of shape E are as timestamps."""
+    seconds = {row[name] for row in rows.values() for name in ("created_at", "updated_at")} - {None}
+    known = [value for value in seconds if -210866803200 <= int(str(value)) <= 9224318015999]
+    return dict(
+        database.administrator.run(
+            "select x, to_timestamp(x::double precision)::text from unnest(cast(:known as text[])) as x", known=known
+        )
+    )
 
 
 # Usernames
@@ -293,7 +297,9 @@ def _table(database: Database, found: Found, shape: str, table: str, ours: str) 
     for key in sorted({*leaving, *kept_aside}):
         if key not in kept_aside or key not in leaving:
             yield f"{target} {key}: {'not ' if key not in kept_aside else ''}in quarantine ({leaving.get(key)})"
-        elif kept_aside[key].reason != leaving[key] or json.loads(kept_aside[key].data) != found.documents[table][key]:
+        elif kept_aside[key].reason != leaving[key] or not _same_row(
+            json.loads(kept_aside[key].data), found.documents[table][key]
+        ):
             yield f"{target} {key}: quarantined as {kept_aside[key].reason}, expected {leaving[key]}, or with other values"
     staying = {key: row for key, row in before.items() if key not in leaving}
     for key in staying:
@@ -308,6 +314,11 @@ def _table(database: Database, found: Found, shape: str, table: str, ours: str) 
     yield from _values(database, found, shape, table, ours, {k: by_old_key[k] for k in staying if k in by_old_key})
 
 
+def _same_row(kept: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether the document of a quarantined row is the row; JSON columns without a value are left out of it."""
+    return {**dict.fromkeys(found), **kept} == found
+
+
 def _users(database: Database) -> set[str]:
     return {row[0] for row in database.administrator.run("select id::text from auth.users")}
 
@@ -319,6 +330,7 @@ def _values(
     kept = _kept(database, target)
     zones = {row[0] for row in database.administrator.run("select name from pg_timezone_names")}
     counted = progress(database) if ours == "user_progress" else {}
+    times = times_of(database, found.rows[table]) if shape == "e" else {}
     owners = {str(row["id"]): row["user_id"] for row in after.values()}
     wanted: dict[str, Row] = {}
     asides: set[tuple[str, str, str]] = set()
@@ -327,7 +339,7 @@ def _values(
         want: Row = {}
         for column, value in found.rows[table][old_key].items():
             name = after_name(shape, table, column)
-            changed, lossy = converted(ours, name, value, shape)
+            changed, lossy = converted(ours, name, value, times)
             if lossy:
                 asides.add((name, key, "found value"))
                 if (name, key, "found value") not in kept or kept[name, key, "found value"]["old"] != value:
@@ -431,27 +443,33 @@ def _short(value: str | None) -> str:
     return repr(value) if value is None or len(value) < 60 else f"{value[:40]!r}… ({len(value)})"
 
 
-def state(database: Database, shape: str) -> dict[str, dict[str, Row]]:
-    """The rows of our tables, of what came with adoption and of quarantine, so that two upgrades can be compared.
+def state(database: Database, found: Found, shape: str) -> dict[str, dict[str, Row]]:
+    """The rows of our tables and of quarantine, so that two upgrades can be compared.
 
-    Times of an upgrade and ids that it made up are left out.
+    Left out: times of an upgrade, ids that it made up, and of profiles that it made what the old shape has no place for.
     """
-    left_out: Callable[[str], bool] = (lambda name: name == "user_id") if shape == "e" else (lambda _: False)
-    tables = {ours: shapes.values(database, ours) for ours in shapes.adopted_tables(shape).values()}
-    return {
-        ours: {
-            key: {name: value for name, value in row.items() if not left_out(name) and not _recent(value)}
-            for key, row in rows.items()
-        }
-        for ours, rows in tables.items()
-    } | {
-        "quarantine": {
-            f"{row.table_name} {row.key}": {"reason": row.reason, "row": row.data}
-            for row in database.administrator.run(
-                "select table_name, row_data ->> 'id' as key, row_data::text as data, reason from profiles_internal.quarantine"
-            )
-        }
+    state: dict[str, dict[str, Row]] = {}
+    for table, ours in shapes.adopted_tables(shape).items():
+        before = found.rows[table]
+        names = {after_name(shape, table, column) for column in next(iter(before.values()))} - {"id", "legacy_id"}
+        owners = {row.get("user_id", row["id"]) for row in before.values()}
+        state[ours] = {}
+        for key, row in shapes.values(database, ours).items():
+            kept = {name: value for name, value in row.items() if not _recent(value)}
+            user = str(kept.pop("user_id") if shape == "e" else kept["user_id"])
+            if shape == "e":
+                kept["username"] = str(kept["username"]).replace(user.replace("-", "")[-8:], "SUFFIX")
+            elif ours == "user_profiles" and user not in owners:
+                state[ours][user] = {name: value for name, value in kept.items() if name in names}
+                continue
+            state[ours][key] = kept
+    state["quarantine"] = {
+        f"{row.table_name} {row.key}": {"reason": row.reason, "row": row.data}
+        for row in database.administrator.run(
+            "select table_name, row_data ->> 'id' as key, row_data::text as data, reason from profiles_internal.quarantine"
+        )
     }
+    return state
 
 
 def _recent(value: str | None) -> bool:
