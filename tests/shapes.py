@@ -31,6 +31,15 @@ ADOPTED = {
 }
 OPTIONS: dict[str, dict[str, str]] = {"b": {"adopt_table": "profiles"}}
 
+# What columns are called afterwards.
+RENAMED: dict[str, dict[str, dict[str, str]]] = {
+    "a": {"user_profiles": {"id": "user_id"}},
+    "b": {"profiles": {"id": "user_id", "full_name": "display_name"}},
+    "c": {},
+    "d": {"user_profiles": {"id": "legacy_id"}},
+    "e": {"user_profiles": {"user_id": "external_id"}},
+}
+
 
 def adopted_tables(shape: str) -> dict[str, str]:
     """The tables of a shape, or of several (``a+c``), that are taken over; and what each is called afterwards."""
@@ -294,6 +303,8 @@ class Found:
     contents: Contents
     more: dict[str, str]
     users: set[str]
+    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
+    types: dict[str, dict[str, str]] = field(default_factory=dict)
     rows: dict[str, dict[str, dict[str, str | None]]] = field(default_factory=dict)
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -336,7 +347,10 @@ def look(database: Database, shape: str) -> Found:
         besides = more(connection)
     users = {row[0] for row in database.administrator.run("select id::text from auth.users")} if shape != "e" else set()
     found = Found(whole, besides, users)
+    for part in shape.split("+"):
+        found.renamed |= RENAMED[part]
     for table in adopted_tables(shape):
+        found.types[table] = types(database, table)
         found.rows[table] = values(database, table)
         found.documents[table] = documents(database, table)
     return found
@@ -372,23 +386,28 @@ def changes_seen(connection: Connection, found: Found) -> list[str]:
     ]  # fmt: skip
 
 
-def values(database: Database, table: str, schema: str = "public", key: str = "id") -> dict[str, dict[str, str | None]]:
+def types(database: Database, table: str) -> dict[str, str]:
+    """The type of every column of a table."""
+    return dict(
+        database.administrator.run(
+            "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+            " where attrelid = cast(:table as regclass) and attnum > 0 and not attisdropped order by attnum",
+            table=f"public.{table}",
+        )
+    )
+
+
+def values(database: Database, table: str) -> dict[str, dict[str, str | None]]:
     """All rows of a table by their key, every value as its text."""
     administrator = database.administrator
-    columns = [
-        row[0]
-        for row in administrator.run(
-            "select attname from pg_attribute where attrelid = cast(:table as regclass) and attnum > 0 and not attisdropped order by attnum",
-            table=f"{schema}.{table}",
-        )
-    ]
-    texts = ", ".join(f't."{name}"::text' for name in columns)
+    columns = list(types(database, table))
+    texts = ", ".join(f"t.{contents._ident(name)}::text".replace("%", "%%") for name in columns)
     with administrator.engine.begin() as connection:
         connection.exec_driver_sql(
             "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local extra_float_digits = 1"
         )
-        rows = connection.exec_driver_sql(f"select {texts} from only {schema}.{table} as t")
-        place = columns.index(key)
+        rows = connection.exec_driver_sql(f"select {texts} from only public.{table} as t")
+        place = columns.index("id")
         return {row[place]: dict(zip(columns, row, strict=True)) for row in rows}
 
 
