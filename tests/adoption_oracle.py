@@ -421,7 +421,7 @@ def _profiles(
             want["email"] = addresses[str(row["user_id"])]
         if shape[0] in "ab":
             want["id"] = row["user_id"]
-        if shape[0] == "d":
+        if "legacy_id" in row:
             want["id"] = row["legacy_id"]
         if shape == "e" and row["user_id"] not in addresses:
             yield f"public.user_profiles {key}: no user was made"

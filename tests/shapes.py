@@ -221,7 +221,7 @@ select md5('export ' || w.id || g)::uuid, w.id, (array['vocabulary', '', 'Übung
   (array[null, -7, 9000000000, 0])[1 + g % 4], pg_temp.url(g), pg_temp.json(g), pg_temp.json(g / 3), pg_temp.words(g, 100), pg_temp.counter(g / 5),
   pg_temp.time(g), pg_temp.time(g / 2), pg_temp.counter(g / 3), pg_temp.time(g / 7), pg_temp.time(g / 2), pg_temp.time(g / 3)
 from (
-  select g, pg_temp.person(g % 100 + 1) as id from generate_series(1, {rows}) as g
+  select g, pg_temp.person(g % least({rows}, 100) + 1) as id from generate_series(1, {rows}) as g
   union all select g, pg_temp.stray(g) from generate_series(1, {strays}) as g
 ) as w;
 insert into public.export_downloads (export_id, taken_at)
@@ -242,7 +242,7 @@ from (
   union all select g, null from generate_series(1, {strays}) as g
 ) as w;
 insert into public.user_profile_audit_logs (id, user_id, action, origin, error_message, retry_count, metadata, created_at)
-select md5('audit ' || g)::uuid, pg_temp.person(g % 200 + 1), (array['created', 'updated', 'failed', 'skipped'])[1 + g % 4],
+select md5('audit ' || g)::uuid, pg_temp.person(g % least({rows}, 200) + 1), (array['created', 'updated', 'failed', 'skipped'])[1 + g % 4],
   (array['trigger', 'manual', 'backfill', 'registration'])[1 + g % 4], pg_temp.words(g, 100), pg_temp.counter(g),
   case when g % 499 > 10 then pg_temp.json(g) end, pg_temp.time(g)
 from generate_series(1, {rows}) as g;
