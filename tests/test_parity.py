@@ -1,6 +1,7 @@
 """Two roads, one database: all migrations, and the models with the live SQL files."""
 
 import json
+import re
 from pathlib import Path
 
 from sqlalchemy import text
@@ -96,6 +97,50 @@ def test_no_function_of_ours_is_open_to_public_and_each_pins_its_search_path(dat
         assert "search_path=pg_catalog, pg_temp" in settings, name
         assert rights is not None, name
         assert not any(entry.startswith("=") for entry in rights.strip("{}").split(",")), name
+
+
+SHAPE = """
+select c.relname, s.kind, s.name, s.definition, s.not_null, s.default_value
+from pg_class as c
+cross join lateral (
+  select 1 as place, a.attnum::integer as position, 'column' as kind, a.attname::text as name,
+    format_type(a.atttypid, a.atttypmod) as definition, a.attnotnull as not_null,
+    pg_get_expr(d.adbin, d.adrelid) as default_value
+  from pg_attribute as a left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+  union all
+  select 2, 0, case k.contype when 'p' then 'primary key' when 'u' then 'unique' when 'c' then 'check' else 'foreign key' end,
+    k.conname, pg_get_constraintdef(k.oid), null, null
+  from pg_constraint as k where k.conrelid = c.oid and k.contype in ('p', 'u', 'c', 'f')
+  union all
+  select 3, 0, 'index', i.relname, pg_get_indexdef(i.oid), null, null
+  from pg_index as x join pg_class as i on i.oid = x.indexrelid
+  where x.indrelid = c.oid and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = c.oid)
+  union all
+  select 4, 0, 'comment', c.relname, obj_description(c.oid, 'pg_class'), null, null
+) as s
+where c.oid = any (cast(:tables as regclass[]))
+order by array_position(cast(:tables as regclass[]), c.oid), s.place, s.position, s.kind, s.name collate "C"
+"""
+ADOPTED = [f"public.{name}" for name in ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")]
+
+
+def test_adoption_compares_with_the_tables_as_they_are(database, request):
+    def literal(value):
+        if value is None or isinstance(value, bool):
+            return {None: "null", True: "true", False: "false"}[value]
+        return "'" + value.replace("'", "''") + "'"
+
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("set search_path = pg_catalog, pg_temp")
+        rows = connection.execute(text(SHAPE), {"tables": ADOPTED}).all()
+    path = Path(objects.__file__).parent / "sql" / "functions" / "profiles_internal.wanted_shape.sql"
+    lines = ",\n".join(f"    ({', '.join(literal(value) for value in row)})" for row in rows)
+    found = path.read_text(encoding="utf-8")
+    wanted = re.sub(r"(?s)(?<=  values\n).*?(?=\n\$wanted_shape)", lambda _: lines, found)
+    if request.config.getoption("--update-catalog"):
+        path.write_text(wanted, encoding="utf-8")
+    assert found == wanted, "run: make snapshot, and put it into the revision"
 
 
 def test_the_shipped_fingerprints_are_those_of_head(database, request):

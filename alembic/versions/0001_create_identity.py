@@ -18,205 +18,6 @@ downgrade_drops = ("auth.users",)
 def upgrade() -> None:
     op.execute(
         r"""
--- Nothing is changed before this has looked: a table of one of our names in another shape stops the upgrade.
-do $preflight$
-declare
-  problems text;
-begin
-  select string_agg(format('%s (%s)', p.table_name, p.what), '; ' order by p.table_name)
-  into problems
-  from (
-    select w.table_name, string_agg(
-      case when a.attname is null then 'no column ' || w.column_name
-        else format('%s is %s instead of %s', w.column_name, format_type(a.atttypid, a.atttypmod), w.type_name) end,
-      ', ' order by w.column_name
-    ) as what
-    from (values
-      ('user_profiles', 'id', 'text'),
-      ('user_profiles', 'user_id', 'uuid'),
-      ('user_profiles', 'external_id', 'text'),
-      ('user_profiles', 'username', 'text'),
-      ('user_profiles', 'display_name', 'text'),
-      ('user_profiles', 'first_name', 'text'),
-      ('user_profiles', 'last_name', 'text'),
-      ('user_profiles', 'email', 'text'),
-      ('user_profiles', 'phone', 'text'),
-      ('user_profiles', 'bio', 'text'),
-      ('user_profiles', 'company_name', 'text'),
-      ('user_profiles', 'target_audience', 'text'),
-      ('user_profiles', 'business_context', 'text'),
-      ('user_profiles', 'master_system_prompt', 'text'),
-      ('user_profiles', 'avatar_emoji', 'text'),
-      ('user_profiles', 'avatar_url', 'text'),
-      ('user_profiles', 'profile_picture_url', 'text'),
-      ('user_profiles', 'logo_url', 'text'),
-      ('user_profiles', 'profile_visibility', 'text'),
-      ('user_profiles', 'role', 'text'),
-      ('user_profiles', 'referral_code', 'text'),
-      ('user_profiles', 'key_metrics', 'jsonb'),
-      ('user_profiles', 'preferences', 'jsonb'),
-      ('user_profiles', 'notification_settings', 'jsonb'),
-      ('user_profiles', 'timezone', 'text'),
-      ('user_profiles', 'language', 'text'),
-      ('user_profiles', 'is_active', 'boolean'),
-      ('user_profiles', 'email_verified', 'boolean'),
-      ('user_profiles', 'is_anonymous', 'boolean'),
-      ('user_profiles', 'last_login', 'timestamp with time zone'),
-      ('user_profiles', 'login_count', 'integer'),
-      ('user_profiles', 'first_seen_at', 'bigint'),
-      ('user_profiles', 'last_interaction_at', 'bigint'),
-      ('user_profiles', 'last_analyzed_at', 'bigint'),
-      ('user_profiles', 'last_photo_analyzed_at', 'bigint'),
-      ('user_profiles', 'message_count', 'integer'),
-      ('user_profiles', 'personality_traits', 'jsonb'),
-      ('user_profiles', 'appearance_traits', 'jsonb'),
-      ('user_profiles', 'behavioral_metrics', 'jsonb'),
-      ('user_profiles', 'cultural_attributes', 'jsonb'),
-      ('user_profiles', 'analysis_summary', 'jsonb'),
-      ('user_profiles', 'metadata', 'jsonb'),
-      ('user_profiles', 'created_at', 'timestamp with time zone'),
-      ('user_profiles', 'updated_at', 'timestamp with time zone'),
-      ('user_progress', 'id', 'uuid'),
-      ('user_progress', 'user_id', 'uuid'),
-      ('user_progress', 'total_sessions', 'integer'),
-      ('user_progress', 'total_descriptions', 'integer'),
-      ('user_progress', 'total_images', 'integer'),
-      ('user_progress', 'total_questions_answered', 'integer'),
-      ('user_progress', 'total_correct_answers', 'integer'),
-      ('user_progress', 'total_vocabulary_learned', 'integer'),
-      ('user_progress', 'total_answer_seconds', 'integer'),
-      ('user_progress', 'total_time_spent_minutes', 'integer'),
-      ('user_progress', 'average_accuracy', 'numeric(5, 2)'),
-      ('user_progress', 'average_completion_time_seconds', 'integer'),
-      ('user_progress', 'last_activity_at', 'timestamp with time zone'),
-      ('user_progress', 'last_description_at', 'timestamp with time zone'),
-      ('user_progress', 'last_qa_session_at', 'timestamp with time zone'),
-      ('user_progress', 'last_vocabulary_practice_at', 'timestamp with time zone'),
-      ('user_progress', 'last_active_on', 'date'),
-      ('user_progress', 'current_streak_days', 'integer'),
-      ('user_progress', 'longest_streak_days', 'integer'),
-      ('user_progress', 'total_points', 'integer'),
-      ('user_progress', 'mastered_words_count', 'integer'),
-      ('user_progress', 'learning_words_count', 'integer'),
-      ('user_progress', 'new_words_count', 'integer'),
-      ('user_progress', 'created_at', 'timestamp with time zone'),
-      ('user_progress', 'updated_at', 'timestamp with time zone'),
-      ('user_api_keys', 'id', 'uuid'),
-      ('user_api_keys', 'user_id', 'uuid'),
-      ('user_api_keys', 'openai_api_key', 'text'),
-      ('user_api_keys', 'unsplash_api_key', 'text'),
-      ('user_api_keys', 'anthropic_api_key', 'text'),
-      ('user_api_keys', 'last_validated_at', 'timestamp with time zone'),
-      ('user_api_keys', 'is_active', 'boolean'),
-      ('user_api_keys', 'validation', 'jsonb'),
-      ('user_api_keys', 'created_at', 'timestamp with time zone'),
-      ('user_api_keys', 'updated_at', 'timestamp with time zone'),
-      ('export_history', 'id', 'uuid'),
-      ('export_history', 'user_id', 'uuid'),
-      ('export_history', 'export_type', 'character varying(50)'),
-      ('export_history', 'export_format', 'character varying(20)'),
-      ('export_history', 'status', 'character varying(20)'),
-      ('export_history', 'records_count', 'integer'),
-      ('export_history', 'file_size_bytes', 'bigint'),
-      ('export_history', 'file_url', 'text'),
-      ('export_history', 'filters', 'jsonb'),
-      ('export_history', 'data', 'jsonb'),
-      ('export_history', 'error_message', 'text'),
-      ('export_history', 'retry_count', 'integer'),
-      ('export_history', 'started_at', 'timestamp with time zone'),
-      ('export_history', 'completed_at', 'timestamp with time zone'),
-      ('export_history', 'processing_time_seconds', 'integer'),
-      ('export_history', 'expires_at', 'timestamp with time zone'),
-      ('export_history', 'created_at', 'timestamp with time zone'),
-      ('export_history', 'updated_at', 'timestamp with time zone'),
-      ('user_profile_audit_logs', 'id', 'uuid'),
-      ('user_profile_audit_logs', 'user_id', 'uuid'),
-      ('user_profile_audit_logs', 'action', 'text'),
-      ('user_profile_audit_logs', 'origin', 'text'),
-      ('user_profile_audit_logs', 'actor', 'uuid'),
-      ('user_profile_audit_logs', 'changed', 'text[]'),
-      ('user_profile_audit_logs', 'error_code', 'text'),
-      ('user_profile_audit_logs', 'error_message', 'text'),
-      ('user_profile_audit_logs', 'retry_count', 'integer'),
-      ('user_profile_audit_logs', 'metadata', 'jsonb'),
-      ('user_profile_audit_logs', 'created_at', 'timestamp with time zone')
-    ) as w (table_name, column_name, type_name)
-    left join pg_attribute as a
-      on a.attrelid = to_regclass('public.' || w.table_name) and a.attname = w.column_name and not a.attisdropped and a.attnum > 0
-    where to_regclass('public.' || w.table_name) is not null
-      and (a.attname is null or format_type(a.atttypid, a.atttypmod) <> w.type_name)
-    group by w.table_name
-  ) as p;
-  if problems is not null then
-    raise exception 'tables with our names exist already, in another shape: %', problems
-      using hint = 'Nothing was changed. Rename them or move them to another schema, then run the upgrade again.';
-  end if;
-
-  -- The right columns alone do not make a table ours: without its key, or with policies of somebody's, it would be open.
-  select string_agg(p.table_name || ' ' || p.what, '; ' order by p.table_name, p.what)
-  into problems
-  from (
-    select c.relname as table_name, unnest(array_remove(array[
-      case when c.relkind <> 'r' then 'is no ordinary table' end,
-      case when not exists (select from pg_constraint as k where k.conrelid = c.oid and k.contype = 'p') then 'has no primary key' end,
-      case when not exists (select from pg_constraint as k where k.conrelid = c.oid and k.contype = 'f' and k.confrelid = to_regclass('auth.users'))
-        then 'does not refer to auth.users' end,
-      case when exists (select from pg_policy as y where y.polrelid = c.oid) then 'has policies of its own' end
-    ], null)) as what
-    from pg_class as c
-    where c.oid in (
-      to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.user_api_keys'),
-      to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs')
-    )
-  ) as p;
-  if problems is not null then
-    raise exception 'tables with our names exist already, and cannot be taken over as they are: %', problems
-      using hint = 'Nothing was changed. Rename them or move them to another schema, then run the upgrade again.';
-  end if;
-
-  select string_agg(f.oid::regprocedure::text, ', ' order by f.oid::regprocedure::text)
-  into problems
-  from pg_proc as f
-  where f.pronamespace = 'public'::regnamespace
-    and f.proname in (
-      'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
-      'get_user_profile_stats', 'update_my_profile_v2'
-    );
-  if problems is not null then
-    raise exception 'functions with our names exist already: %', problems
-      using hint = 'Nothing was changed. Rename them or move them to another schema, then run the upgrade again.';
-  end if;
-
-  if not has_schema_privilege('public', 'create') then
-    raise exception 'role % may not create tables in schema public', current_user
-      using errcode = 'insufficient_privilege',
-        hint = format('Nothing was changed. An administrator runs: grant create on schema public to %I;', current_user);
-  end if;
-
-  if to_regclass('auth.users') is not null and to_regprocedure('auth.uid()') is null then
-    raise exception 'auth.users exists, but the function auth.uid() does not'
-      using hint = 'Nothing was changed. Row level security asks auth.uid() who is calling: create it, then run the upgrade again.';
-  end if;
-
-  if to_regclass('public.sessions') is not null and current_setting('profiles_schema.sessions', true) = 'require'
-    and (
-      select count(*) from pg_attribute as a
-      where a.attrelid = to_regclass('public.sessions') and not a.attisdropped
-        and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated',
-          'images_processed', 'qa_attempts', 'vocabulary_learned')
-        and (a.attname <> 'user_id' or a.atttypid = 'uuid'::regtype)
-        and (a.attname not in ('started_at', 'ended_at') or a.atttypid = 'timestamptz'::regtype)
-    ) < 9
-  then
-    raise exception 'the table sessions is not one of learning sessions, and -x sessions=require asks for one'
-      using hint = 'Nothing was changed. Rename that table, or leave the option away: then there is no roll-up.';
-  end if;
-end
-$preflight$;
-"""
-    )
-    op.execute(
-        r"""
 -- The roles of the API belong to the whole server: made only where missing, never dropped, and another database may be
 -- making them at this very moment.
 do $roles$
@@ -289,6 +90,2064 @@ begin
   end loop;
 end
 $memberships$;
+"""
+    )
+    op.execute(
+        r"""
+-- The tables as the revisions make them, for adoption to compare with: columns, constraints, indexes, table comments.
+-- Made from the models by `make snapshot`.
+create or replace function profiles_internal.wanted_shape()
+returns table (table_name text, kind text, name text, definition text, not_null boolean, default_value text)
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $wanted_shape$
+  values
+    ('user_profiles', 'column', 'id', 'text', true, '(gen_random_uuid())::text'),
+    ('user_profiles', 'column', 'user_id', 'uuid', true, null),
+    ('user_profiles', 'column', 'external_id', 'text', false, null),
+    ('user_profiles', 'column', 'username', 'text', true, null),
+    ('user_profiles', 'column', 'display_name', 'text', false, null),
+    ('user_profiles', 'column', 'first_name', 'text', false, null),
+    ('user_profiles', 'column', 'last_name', 'text', false, null),
+    ('user_profiles', 'column', 'email', 'text', false, null),
+    ('user_profiles', 'column', 'phone', 'text', false, null),
+    ('user_profiles', 'column', 'bio', 'text', false, null),
+    ('user_profiles', 'column', 'company_name', 'text', false, null),
+    ('user_profiles', 'column', 'target_audience', 'text', false, null),
+    ('user_profiles', 'column', 'business_context', 'text', false, null),
+    ('user_profiles', 'column', 'master_system_prompt', 'text', false, null),
+    ('user_profiles', 'column', 'avatar_emoji', 'text', false, '''👶''::text'),
+    ('user_profiles', 'column', 'avatar_url', 'text', false, null),
+    ('user_profiles', 'column', 'profile_picture_url', 'text', false, null),
+    ('user_profiles', 'column', 'logo_url', 'text', false, null),
+    ('user_profiles', 'column', 'profile_visibility', 'text', true, '''public''::text'),
+    ('user_profiles', 'column', 'role', 'text', true, '''user''::text'),
+    ('user_profiles', 'column', 'referral_code', 'text', false, null),
+    ('user_profiles', 'column', 'key_metrics', 'jsonb', true, '''[]''::jsonb'),
+    ('user_profiles', 'column', 'preferences', 'jsonb', true, '''{}''::jsonb'),
+    ('user_profiles', 'column', 'notification_settings', 'jsonb', true, '''{}''::jsonb'),
+    ('user_profiles', 'column', 'timezone', 'text', true, '''UTC''::text'),
+    ('user_profiles', 'column', 'language', 'text', true, '''en''::text'),
+    ('user_profiles', 'column', 'is_active', 'boolean', true, 'true'),
+    ('user_profiles', 'column', 'email_verified', 'boolean', true, 'false'),
+    ('user_profiles', 'column', 'is_anonymous', 'boolean', true, 'false'),
+    ('user_profiles', 'column', 'last_login', 'timestamp with time zone', false, null),
+    ('user_profiles', 'column', 'login_count', 'integer', true, '0'),
+    ('user_profiles', 'column', 'first_seen_at', 'bigint', true, '(EXTRACT(epoch FROM now()))::bigint'),
+    ('user_profiles', 'column', 'last_interaction_at', 'bigint', true, '(EXTRACT(epoch FROM now()))::bigint'),
+    ('user_profiles', 'column', 'last_analyzed_at', 'bigint', false, null),
+    ('user_profiles', 'column', 'last_photo_analyzed_at', 'bigint', false, null),
+    ('user_profiles', 'column', 'message_count', 'integer', true, '0'),
+    ('user_profiles', 'column', 'personality_traits', 'jsonb', false, null),
+    ('user_profiles', 'column', 'appearance_traits', 'jsonb', false, null),
+    ('user_profiles', 'column', 'behavioral_metrics', 'jsonb', false, null),
+    ('user_profiles', 'column', 'cultural_attributes', 'jsonb', false, null),
+    ('user_profiles', 'column', 'analysis_summary', 'jsonb', false, null),
+    ('user_profiles', 'column', 'metadata', 'jsonb', false, null),
+    ('user_profiles', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
+    ('user_profiles', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
+    ('user_profiles', 'check', 'ck_user_profiles_analysis_summary_is_object', 'CHECK ((jsonb_typeof(analysis_summary) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_appearance_traits_is_object', 'CHECK ((jsonb_typeof(appearance_traits) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_avatar_emoji_up_to_32_characters', 'CHECK ((char_length(avatar_emoji) <= 32))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_avatar_url_is_a_web_address', 'CHECK (((avatar_url ~ ''^https?://''::text) AND (char_length(avatar_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_behavioral_metrics_is_object', 'CHECK ((jsonb_typeof(behavioral_metrics) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_bio_up_to_4000_characters', 'CHECK ((char_length(bio) <= 4000))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_business_context_up_to_20000_characters', 'CHECK ((char_length(business_context) <= 20000))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_company_name_up_to_200_characters', 'CHECK ((char_length(company_name) <= 200))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_cultural_attributes_is_object', 'CHECK ((jsonb_typeof(cultural_attributes) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_display_name_up_to_200_characters', 'CHECK ((char_length(display_name) <= 200))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_first_name_up_to_200_characters', 'CHECK ((char_length(first_name) <= 200))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_key_metrics_is_array_up_to_64_kb', 'CHECK (((jsonb_typeof(key_metrics) = ''array''::text) AND (octet_length((key_metrics)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_language_is_a_bcp_47_tag', 'CHECK (((language ~ ''^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$''::text) AND (char_length(language) <= 35)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_last_name_up_to_200_characters', 'CHECK ((char_length(last_name) <= 200))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_login_count_not_negative', 'CHECK ((login_count >= 0))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_logo_url_is_a_web_address', 'CHECK (((logo_url ~ ''^https?://''::text) AND (char_length(logo_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_master_system_prompt_up_to_20000_characters', 'CHECK ((char_length(master_system_prompt) <= 20000))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_message_count_not_negative', 'CHECK ((message_count >= 0))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_metadata_is_object', 'CHECK ((jsonb_typeof(metadata) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_notification_settings_is_object_up_to_64_kb', 'CHECK (((jsonb_typeof(notification_settings) = ''object''::text) AND (octet_length((notification_settings)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_personality_traits_is_object', 'CHECK ((jsonb_typeof(personality_traits) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_phone_up_to_40_characters', 'CHECK ((char_length(phone) <= 40))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_preferences_is_object_up_to_64_kb', 'CHECK (((jsonb_typeof(preferences) = ''object''::text) AND (octet_length((preferences)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_profile_picture_url_is_a_web_address', 'CHECK (((profile_picture_url ~ ''^https?://''::text) AND (char_length(profile_picture_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_profile_visibility_is_known', 'CHECK ((profile_visibility = ANY (ARRAY[''public''::text, ''private''::text])))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_target_audience_up_to_20000_characters', 'CHECK ((char_length(target_audience) <= 20000))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_username_is_3_to_32_of_a_z_0_9', 'CHECK ((username ~ ''^[a-z0-9_.-]{3,32}$''::text))', null, null),
+    ('user_profiles', 'foreign key', 'fk_user_profiles_user_id_users', 'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE', null, null),
+    ('user_profiles', 'primary key', 'pk_user_profiles', 'PRIMARY KEY (id)', null, null),
+    ('user_profiles', 'unique', 'uq_user_profiles_external_id', 'UNIQUE (external_id)', null, null),
+    ('user_profiles', 'unique', 'uq_user_profiles_referral_code', 'UNIQUE (referral_code)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_appearance_gin', 'CREATE INDEX idx_user_profiles_appearance_gin ON public.user_profiles USING gin (appearance_traits jsonb_path_ops)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_behavioral_gin', 'CREATE INDEX idx_user_profiles_behavioral_gin ON public.user_profiles USING gin (behavioral_metrics jsonb_path_ops)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_last_analyzed', 'CREATE INDEX idx_user_profiles_last_analyzed ON public.user_profiles USING btree (last_analyzed_at)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_personality_gin', 'CREATE INDEX idx_user_profiles_personality_gin ON public.user_profiles USING gin (personality_traits jsonb_path_ops)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_preferences_gin', 'CREATE INDEX idx_user_profiles_preferences_gin ON public.user_profiles USING gin (preferences jsonb_path_ops)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_updated_at', 'CREATE INDEX idx_user_profiles_updated_at ON public.user_profiles USING btree (updated_at DESC)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_user_id', 'CREATE UNIQUE INDEX idx_user_profiles_user_id ON public.user_profiles USING btree (user_id)', null, null),
+    ('user_profiles', 'index', 'idx_user_profiles_username_lower', 'CREATE UNIQUE INDEX idx_user_profiles_username_lower ON public.user_profiles USING btree (lower(username))', null, null),
+    ('user_profiles', 'comment', 'user_profiles', 'One profile per user, made by a trigger at sign-up', null, null),
+    ('user_progress', 'column', 'id', 'uuid', true, 'gen_random_uuid()'),
+    ('user_progress', 'column', 'user_id', 'uuid', true, null),
+    ('user_progress', 'column', 'total_sessions', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_descriptions', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_images', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_questions_answered', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_correct_answers', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_vocabulary_learned', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_answer_seconds', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_time_spent_minutes', 'integer', true, '0'),
+    ('user_progress', 'column', 'average_accuracy', 'numeric(5,2)', true, '0'),
+    ('user_progress', 'column', 'average_completion_time_seconds', 'integer', true, '0'),
+    ('user_progress', 'column', 'last_activity_at', 'timestamp with time zone', false, null),
+    ('user_progress', 'column', 'last_description_at', 'timestamp with time zone', false, null),
+    ('user_progress', 'column', 'last_qa_session_at', 'timestamp with time zone', false, null),
+    ('user_progress', 'column', 'last_vocabulary_practice_at', 'timestamp with time zone', false, null),
+    ('user_progress', 'column', 'last_active_on', 'date', false, null),
+    ('user_progress', 'column', 'current_streak_days', 'integer', true, '0'),
+    ('user_progress', 'column', 'longest_streak_days', 'integer', true, '0'),
+    ('user_progress', 'column', 'total_points', 'integer', true, '0'),
+    ('user_progress', 'column', 'mastered_words_count', 'integer', true, '0'),
+    ('user_progress', 'column', 'learning_words_count', 'integer', true, '0'),
+    ('user_progress', 'column', 'new_words_count', 'integer', true, '0'),
+    ('user_progress', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
+    ('user_progress', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
+    ('user_progress', 'check', 'ck_user_progress_learning_words_count_not_negative', 'CHECK ((learning_words_count >= 0))', null, null),
+    ('user_progress', 'check', 'ck_user_progress_mastered_words_count_not_negative', 'CHECK ((mastered_words_count >= 0))', null, null),
+    ('user_progress', 'check', 'ck_user_progress_new_words_count_not_negative', 'CHECK ((new_words_count >= 0))', null, null),
+    ('user_progress', 'check', 'ck_user_progress_rolled_up_not_negative', 'CHECK ((LEAST(total_sessions, total_descriptions, total_images, total_questions_answered, total_correct_answers, total_vocabulary_learned, total_answer_seconds, total_time_spent_minutes, average_completion_time_seconds, current_streak_days, longest_streak_days) >= 0))', null, null),
+    ('user_progress', 'check', 'ck_user_progress_total_points_not_negative', 'CHECK ((total_points >= 0))', null, null),
+    ('user_progress', 'foreign key', 'fk_user_progress_user_id_users', 'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE', null, null),
+    ('user_progress', 'primary key', 'pk_user_progress', 'PRIMARY KEY (id)', null, null),
+    ('user_progress', 'index', 'idx_user_progress_last_activity', 'CREATE INDEX idx_user_progress_last_activity ON public.user_progress USING btree (last_activity_at DESC)', null, null),
+    ('user_progress', 'index', 'idx_user_progress_user_id', 'CREATE UNIQUE INDEX idx_user_progress_user_id ON public.user_progress USING btree (user_id)', null, null),
+    ('user_progress', 'comment', 'user_progress', 'Totals per user, rolled up from ended sessions by a trigger', null, null),
+    ('user_api_keys', 'column', 'id', 'uuid', true, 'gen_random_uuid()'),
+    ('user_api_keys', 'column', 'user_id', 'uuid', true, null),
+    ('user_api_keys', 'column', 'openai_api_key', 'text', false, null),
+    ('user_api_keys', 'column', 'unsplash_api_key', 'text', false, null),
+    ('user_api_keys', 'column', 'anthropic_api_key', 'text', false, null),
+    ('user_api_keys', 'column', 'last_validated_at', 'timestamp with time zone', false, null),
+    ('user_api_keys', 'column', 'is_active', 'boolean', true, 'true'),
+    ('user_api_keys', 'column', 'validation', 'jsonb', true, '''{}''::jsonb'),
+    ('user_api_keys', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
+    ('user_api_keys', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
+    ('user_api_keys', 'check', 'ck_user_api_keys_anthropic_api_key_is_encrypted', 'CHECK (((anthropic_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text) AND (char_length(anthropic_api_key) <= 4096)))', null, null),
+    ('user_api_keys', 'check', 'ck_user_api_keys_openai_api_key_is_encrypted', 'CHECK (((openai_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text) AND (char_length(openai_api_key) <= 4096)))', null, null),
+    ('user_api_keys', 'check', 'ck_user_api_keys_unsplash_api_key_is_encrypted', 'CHECK (((unsplash_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text) AND (char_length(unsplash_api_key) <= 4096)))', null, null),
+    ('user_api_keys', 'check', 'ck_user_api_keys_validation_is_object', 'CHECK ((jsonb_typeof(validation) = ''object''::text))', null, null),
+    ('user_api_keys', 'foreign key', 'fk_user_api_keys_user_id_users', 'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE', null, null),
+    ('user_api_keys', 'primary key', 'pk_user_api_keys', 'PRIMARY KEY (id)', null, null),
+    ('user_api_keys', 'index', 'idx_user_api_keys_user_id', 'CREATE UNIQUE INDEX idx_user_api_keys_user_id ON public.user_api_keys USING btree (user_id)', null, null),
+    ('user_api_keys', 'comment', 'user_api_keys', 'Keys of users at other providers, encrypted before they reach the database', null, null),
+    ('export_history', 'column', 'id', 'uuid', true, 'gen_random_uuid()'),
+    ('export_history', 'column', 'user_id', 'uuid', true, null),
+    ('export_history', 'column', 'export_type', 'character varying(50)', true, null),
+    ('export_history', 'column', 'export_format', 'character varying(20)', true, null),
+    ('export_history', 'column', 'status', 'character varying(20)', true, '''pending''::character varying'),
+    ('export_history', 'column', 'records_count', 'integer', true, '0'),
+    ('export_history', 'column', 'file_size_bytes', 'bigint', false, null),
+    ('export_history', 'column', 'file_url', 'text', false, null),
+    ('export_history', 'column', 'filters', 'jsonb', false, null),
+    ('export_history', 'column', 'data', 'jsonb', false, null),
+    ('export_history', 'column', 'error_message', 'text', false, null),
+    ('export_history', 'column', 'retry_count', 'integer', true, '0'),
+    ('export_history', 'column', 'started_at', 'timestamp with time zone', false, null),
+    ('export_history', 'column', 'completed_at', 'timestamp with time zone', false, null),
+    ('export_history', 'column', 'processing_time_seconds', 'integer', false, null),
+    ('export_history', 'column', 'expires_at', 'timestamp with time zone', false, null),
+    ('export_history', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
+    ('export_history', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
+    ('export_history', 'check', 'ck_export_history_file_size_bytes_not_negative', 'CHECK ((file_size_bytes >= 0))', null, null),
+    ('export_history', 'check', 'ck_export_history_filters_is_object_up_to_64_kb', 'CHECK (((jsonb_typeof(filters) = ''object''::text) AND (octet_length((filters)::text) <= 65536)))', null, null),
+    ('export_history', 'check', 'ck_export_history_records_count_not_negative', 'CHECK ((records_count >= 0))', null, null),
+    ('export_history', 'check', 'ck_export_history_retry_count_not_negative', 'CHECK ((retry_count >= 0))', null, null),
+    ('export_history', 'check', 'ck_export_history_status_is_known', 'CHECK (((status)::text = ANY (ARRAY[''pending''::text, ''processing''::text, ''completed''::text, ''failed''::text, ''expired''::text])))', null, null),
+    ('export_history', 'foreign key', 'fk_export_history_user_id_users', 'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE', null, null),
+    ('export_history', 'primary key', 'pk_export_history', 'PRIMARY KEY (id)', null, null),
+    ('export_history', 'index', 'idx_export_history_created_at', 'CREATE INDEX idx_export_history_created_at ON public.export_history USING btree (created_at DESC)', null, null),
+    ('export_history', 'index', 'idx_export_history_expires_at', 'CREATE INDEX idx_export_history_expires_at ON public.export_history USING btree (expires_at) WHERE (expires_at IS NOT NULL)', null, null),
+    ('export_history', 'index', 'idx_export_history_export_type', 'CREATE INDEX idx_export_history_export_type ON public.export_history USING btree (export_type)', null, null),
+    ('export_history', 'index', 'idx_export_history_status', 'CREATE INDEX idx_export_history_status ON public.export_history USING btree (status)', null, null),
+    ('export_history', 'index', 'idx_export_history_user_id', 'CREATE INDEX idx_export_history_user_id ON public.export_history USING btree (user_id, created_at DESC)', null, null),
+    ('export_history', 'comment', 'export_history', 'Exports that users asked for, from pending to expired', null, null),
+    ('user_profile_audit_logs', 'column', 'id', 'uuid', true, 'gen_random_uuid()'),
+    ('user_profile_audit_logs', 'column', 'user_id', 'uuid', false, null),
+    ('user_profile_audit_logs', 'column', 'action', 'text', true, null),
+    ('user_profile_audit_logs', 'column', 'origin', 'text', true, null),
+    ('user_profile_audit_logs', 'column', 'actor', 'uuid', false, null),
+    ('user_profile_audit_logs', 'column', 'changed', 'text[]', false, null),
+    ('user_profile_audit_logs', 'column', 'error_code', 'text', false, null),
+    ('user_profile_audit_logs', 'column', 'error_message', 'text', false, null),
+    ('user_profile_audit_logs', 'column', 'retry_count', 'integer', true, '0'),
+    ('user_profile_audit_logs', 'column', 'metadata', 'jsonb', true, '''{}''::jsonb'),
+    ('user_profile_audit_logs', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
+    ('user_profile_audit_logs', 'check', 'ck_user_profile_audit_logs_action_is_known', 'CHECK ((action = ANY (ARRAY[''created''::text, ''updated''::text, ''failed''::text, ''skipped''::text, ''repaired''::text, ''deleted''::text])))', null, null),
+    ('user_profile_audit_logs', 'check', 'ck_user_profile_audit_logs_origin_is_known', 'CHECK ((origin = ANY (ARRAY[''trigger''::text, ''manual''::text, ''backfill''::text, ''registration''::text, ''sync''::text, ''normalize''::text])))', null, null),
+    ('user_profile_audit_logs', 'check', 'ck_user_profile_audit_logs_retry_count_not_negative', 'CHECK ((retry_count >= 0))', null, null),
+    ('user_profile_audit_logs', 'foreign key', 'fk_user_profile_audit_logs_user_id_users', 'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE SET NULL', null, null),
+    ('user_profile_audit_logs', 'primary key', 'pk_user_profile_audit_logs', 'PRIMARY KEY (id)', null, null),
+    ('user_profile_audit_logs', 'index', 'idx_user_profile_audit_logs_failures', 'CREATE INDEX idx_user_profile_audit_logs_failures ON public.user_profile_audit_logs USING btree (created_at DESC) WHERE (action = ANY (ARRAY[''failed''::text, ''skipped''::text]))', null, null),
+    ('user_profile_audit_logs', 'index', 'idx_user_profile_audit_logs_user_id', 'CREATE INDEX idx_user_profile_audit_logs_user_id ON public.user_profile_audit_logs USING btree (user_id, created_at DESC)', null, null),
+    ('user_profile_audit_logs', 'comment', 'user_profile_audit_logs', 'What happened to profiles: who, by which road, which columns; failures with their SQLSTATE', null, null)
+$wanted_shape$;
+
+revoke all on function profiles_internal.wanted_shape() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What becomes of a value that our CHECKs refuse: one row per column. "wrong" and "fitted" are expressions over the
+-- table's own columns; {table} in them stands for the table. The first rule of a column that applies is taken. The old
+-- value is kept in profiles_internal.adopted.
+create or replace function profiles_internal.adoption_rules()
+returns table (place integer, table_name text, column_name text, wrong text, fitted text, rule text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_rules$
+  -- Texts are cut.
+  select 10, 'user_profiles', l.column_name,
+    format('char_length(%I) > %s', l.column_name, l.most), format('left(%I, %s)', l.column_name, l.most),
+    format('more than %s characters: cut', l.most)
+  from (values
+    ('display_name', 200), ('first_name', 200), ('last_name', 200), ('company_name', 200), ('phone', 40), ('bio', 4000),
+    ('target_audience', 20000), ('business_context', 20000), ('master_system_prompt', 20000), ('avatar_emoji', 32)
+  ) as l (column_name, most)
+  union all
+  -- An address is whole or worthless.
+  select 20, 'user_profiles', u.column_name,
+    format('not (%1$I ~ ''^https?://'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
+    'no web address of up to 2048 characters: null'
+  from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
+  union all
+  select 30, 'user_profiles', j.column_name,
+    format('jsonb_typeof(%1$I) <> ''object'' or octet_length(%1$I::text) > 65536', j.column_name), '''{}''::jsonb',
+    'no object of up to 64 kB: {}'
+  from unnest(array['preferences', 'notification_settings']) as j (column_name)
+  union all
+  select 30, 'user_profiles', g.column_name, format('jsonb_typeof(%I) <> ''object''', g.column_name), 'null::jsonb', 'no object: null'
+  from unnest(array[
+    'personality_traits', 'appearance_traits', 'behavioral_metrics', 'cultural_attributes', 'analysis_summary', 'metadata'
+  ]) as g (column_name)
+  union all
+  select 40, c.table_name, c.column_name, format('%I < 0', c.column_name), '0', 'below zero: 0'
+  from (values
+    ('user_profiles', 'login_count'), ('user_profiles', 'message_count'),
+    ('user_progress', 'total_sessions'), ('user_progress', 'total_descriptions'), ('user_progress', 'total_images'),
+    ('user_progress', 'total_questions_answered'), ('user_progress', 'total_correct_answers'),
+    ('user_progress', 'total_vocabulary_learned'), ('user_progress', 'total_answer_seconds'),
+    ('user_progress', 'total_time_spent_minutes'), ('user_progress', 'average_completion_time_seconds'),
+    ('user_progress', 'current_streak_days'), ('user_progress', 'longest_streak_days'), ('user_progress', 'total_points'),
+    ('user_progress', 'mastered_words_count'), ('user_progress', 'learning_words_count'), ('user_progress', 'new_words_count'),
+    ('export_history', 'records_count'), ('export_history', 'retry_count'), ('user_profile_audit_logs', 'retry_count')
+  ) as c (table_name, column_name)
+  union all
+  select * from (values
+    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and octet_length(jsonb_build_array(key_metrics)::text) <= 65536$rule$,
+      'jsonb_build_array(key_metrics)', 'no array: an array of it'),
+    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or octet_length(key_metrics::text) > 65536$rule$,
+      '''[]''::jsonb', 'no array of up to 64 kB: []'),
+    -- What nobody understands is shown to nobody.
+    (52, 'user_profiles', 'profile_visibility', $rule$profile_visibility is null or profile_visibility not in ('public', 'private')$rule$,
+      '''private''', 'neither public nor private: private'),
+    (53, 'user_profiles', 'language', $rule$language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' and replace(language, '_', '-') ~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' and char_length(language) <= 35$rule$,
+      'replace(language, ''_'', ''-'')', 'underscores in a language tag: hyphens'),
+    (54, 'user_profiles', 'language', $rule$not (language ~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' and char_length(language) <= 35)$rule$,
+      '''en''', 'no language tag: en'),
+    (55, 'user_profiles', 'timezone', 'timezone not in (select z.name from pg_timezone_names as z)', '''UTC''', 'no known time zone: UTC'),
+    (56, 'user_profiles', 'referral_code',
+      '(referral_code, id) in (select r.code, r.id from (select x.referral_code as code, x.id, row_number() over (partition by x.referral_code order by x.created_at, x.id) as n from {table} as x where x.referral_code is not null) as r where r.n > 1)',
+      'null::text', 'somebody older has this referral code: null'),
+    (57, 'user_profiles', 'external_id',
+      '(external_id, id) in (select r.code, r.id from (select x.external_id as code, x.id, row_number() over (partition by x.external_id order by x.created_at, x.id) as n from {table} as x where x.external_id is not null) as r where r.n > 1)',
+      'null::text', 'somebody older has this outside id: null'),
+    (58, 'user_api_keys', 'validation', 'jsonb_typeof(validation) <> ''object''', '''{}''::jsonb', 'no object: {}'),
+    (60, 'export_history', 'status', $rule$status not in ('pending', 'processing', 'completed', 'failed', 'expired')$rule$,
+      '''failed''::character varying(20)', 'no known status: failed'),
+    (61, 'export_history', 'file_size_bytes', 'file_size_bytes < 0', 'null::bigint', 'below zero: null'),
+    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or octet_length(filters::text) > 65536$rule$,
+      'null::jsonb', 'no object of up to 64 kB: null'),
+    (70, 'user_profile_audit_logs', 'user_id', 'user_id is not null and not exists (select from auth.users as u where u.id = user_id)',
+      'null::uuid', 'no such user: null'),
+    (71, 'user_profile_audit_logs', 'action', $rule$action is null or action not in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted')$rule$,
+      '''skipped''', 'no known action: skipped'),
+    (72, 'user_profile_audit_logs', 'origin', $rule$origin is null or origin not in ('trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize')$rule$,
+      '''manual''', 'no known origin: manual')
+  ) as r (place, table_name, column_name, wrong, fitted, rule)
+$adoption_rules$;
+
+revoke all on function profiles_internal.adoption_rules() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What hangs on a column besides its own table: views, policies of other tables, generated columns, triggers that name it,
+-- functions with a parsed body, foreign keys that point to it. All of them follow a rename; none allows another type.
+create or replace function profiles_internal.column_readers(p_table regclass, p_column text)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $column_readers$
+  select coalesce(array_agg(distinct d.what order by d.what), '{}')
+  from pg_attribute as a
+  cross join lateral (
+    select 'view ' || w.ev_class::regclass::text as what
+    from pg_depend as x join pg_rewrite as w on w.oid = x.objid
+    where x.classid = 'pg_rewrite'::regclass and x.refclassid = 'pg_class'::regclass
+      and x.refobjid = a.attrelid and x.refobjsubid = a.attnum and w.ev_class <> a.attrelid
+    union all
+    select 'policy "' || y.polname || '" on ' || y.polrelid::regclass
+    from pg_depend as x join pg_policy as y on y.oid = x.objid
+    where x.classid = 'pg_policy'::regclass and x.refclassid = 'pg_class'::regclass
+      and x.refobjid = a.attrelid and x.refobjsubid = a.attnum and y.polrelid <> a.attrelid
+    union all
+    select 'generated column ' || g.attname
+    from pg_depend as x
+    join pg_attrdef as f on f.oid = x.objid
+    join pg_attribute as g on g.attrelid = f.adrelid and g.attnum = f.adnum and g.attgenerated <> ''
+    where x.classid = 'pg_attrdef'::regclass and x.refclassid = 'pg_class'::regclass
+      and x.refobjid = a.attrelid and x.refobjsubid = a.attnum and g.attnum <> a.attnum
+    union all
+    select 'trigger ' || t.tgname
+    from pg_depend as x join pg_trigger as t on t.oid = x.objid
+    where x.classid = 'pg_trigger'::regclass and x.refclassid = 'pg_class'::regclass
+      and x.refobjid = a.attrelid and x.refobjsubid = a.attnum and not t.tgisinternal
+    union all
+    select 'function ' || x.objid::regprocedure
+    from pg_depend as x
+    where x.classid = 'pg_proc'::regclass and x.refclassid = 'pg_class'::regclass
+      and x.refobjid = a.attrelid and x.refobjsubid = a.attnum
+    union all
+    select 'foreign key ' || k.conname || ' of ' || k.conrelid::regclass
+    from pg_constraint as k
+    where k.contype = 'f' and k.confrelid = a.attrelid and a.attnum = any (k.confkey) and k.conparentid = 0
+  ) as d
+  where a.attrelid = p_table and a.attname = p_column
+$column_readers$;
+
+revoke all on function profiles_internal.column_readers(regclass, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The tables that a function's text inserts into, updates or deletes from: those of ours, or all others.
+create or replace function profiles_internal.written_tables(p_function oid, p_ours boolean)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $written_tables$
+  select coalesce(array_agg(distinct w.name order by w.name), '{}')
+  from pg_proc as f
+  cross join lateral regexp_matches(
+    regexp_replace(f.prosrc, '--[^\n]*', '', 'g'),
+    '\m(insert\s+into|delete\s+from|update)\s+(only\s+)?("?\w+"?(\."?\w+"?)?)(?=[\s(;])', 'gi'
+  ) as m (words)
+  cross join lateral (select regexp_replace(replace(lower(m.words[3]), '"', ''), '^public\.', '')) as w (name)
+  where f.oid = p_function
+    and w.name not in ('set', 'of', 'or', 'skip', 'nowait')
+    and p_ours = (w.name = any (array[
+      'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
+      nullif(current_setting('profiles_schema.adopt_table', true), '')
+    ]))
+$written_tables$;
+
+revoke all on function profiles_internal.written_tables(oid, boolean) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Whether a trigger function does what ours do: keeps updated_at and nothing else, or writes one of our tables. What its
+-- text says is all there is to go by.
+create or replace function profiles_internal.acts_beside_ours(p_function oid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $acts_beside_ours$
+  select f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0) and (
+    regexp_replace(f.prosrc, '--[^\n]*', '', 'g')
+      ~* '^\s*begin\s+new\.updated_at\s*:?=[^;]+;\s*return\s+new\s*;\s*end\s*;?\s*$'
+    or cardinality(profiles_internal.written_tables(p_function, true)) > 0
+    -- What an earlier step of the same upgrade has emptied.
+    or f.prosrc like '%profiles_schema: set aside%'
+  )
+  from pg_proc as f
+  where f.oid = p_function
+$acts_beside_ours$;
+
+revoke all on function profiles_internal.acts_beside_ours(oid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The statements that make a function as it is: its text, its comment and who may call it.
+create or replace function profiles_internal.function_text(p_function oid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function_text$
+  select concat_ws('; ',
+    rtrim(pg_get_functiondef(f.oid)),
+    case when f.proacl is not null then format('revoke all on function %s from public', f.oid::regprocedure) end,
+    (
+      select string_agg(
+        format('grant execute on function %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
+      )
+      from aclexplode(f.proacl) as a
+      where a.grantee <> f.proowner
+    ),
+    'comment on function ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
+  )
+  from pg_proc as f
+  where f.oid = p_function
+$function_text$;
+
+revoke all on function profiles_internal.function_text(oid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The statements that make a policy as it is, on the table of another name if one is given.
+create or replace function profiles_internal.policy_text(p_policy oid, p_table text default null)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $policy_text$
+  select concat_ws(' ',
+    format('create policy %I on %s as %s for %s to %s', y.polname, coalesce(p_table, y.polrelid::regclass::text),
+      case when y.polpermissive then 'permissive' else 'restrictive' end,
+      case y.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+      (select string_agg(case when r.role = 0 then 'public' else quote_ident(pg_get_userbyid(r.role)) end, ', ') from unnest(y.polroles) as r (role))
+    ),
+    'using (' || pg_get_expr(y.polqual, y.polrelid) || ')',
+    'with check (' || pg_get_expr(y.polwithcheck, y.polrelid) || ')'
+  )
+    || coalesce('; comment on policy ' || quote_ident(y.polname) || ' on ' || coalesce(p_table, y.polrelid::regclass::text)
+      || ' is ' || quote_literal(obj_description(y.oid, 'pg_policy')), '')
+  from pg_policy as y
+  where y.oid = p_policy
+$policy_text$;
+
+revoke all on function profiles_internal.policy_text(oid, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The statements that make a trigger as it is, on the table of another name if one is given.
+create or replace function profiles_internal.trigger_text(p_trigger oid, p_table text default null)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $trigger_text$
+  select replace(pg_get_triggerdef(t.oid), ' ON ' || t.tgrelid::regclass || ' ', ' ON ' || coalesce(p_table, t.tgrelid::regclass::text) || ' ')
+    || case t.tgenabled when 'O' then '' else
+      format('; alter table %s %s trigger %I', coalesce(p_table, t.tgrelid::regclass::text),
+        case t.tgenabled when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname)
+    end
+    || coalesce('; comment on trigger ' || quote_ident(t.tgname) || ' on ' || coalesce(p_table, t.tgrelid::regclass::text)
+      || ' is ' || quote_literal(obj_description(t.oid, 'pg_trigger')), '')
+  from pg_trigger as t
+  where t.oid = p_trigger
+$trigger_text$;
+
+revoke all on function profiles_internal.trigger_text(oid, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The columns of a table that is taken over: what each is called afterwards, and how its values get there and back.
+-- "source" is an expression over {column} as found, "back" one over {column} as it is afterwards; both are null for a
+-- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
+-- wanted_type.
+--
+-- A renamed column takes its foreign keys, views and policies along; so the uuid that identifies a person stays the same
+-- column, whatever it is called, and only what is new is new:
+--   no user_id: the key (a uuid) is the user's id, and becomes user_id;
+--   a user_id that is no uuid is the id of an outside system, and becomes external_id;
+--   a key of another type than ours that something hangs on becomes legacy_id.
+create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
+returns table (
+  name text, found_name text, found_type text, found_not_null boolean, found_default text, found_generated boolean,
+  wanted_type text, wanted_not_null boolean, wanted_default text, source text, back text, found_position integer
+)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_columns$
+declare
+  types jsonb;
+  renames jsonb := '{}';
+  user_type text;
+  id_type text;
+  all_uuids boolean := false;
+begin
+  select jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)) into types
+  from pg_attribute as a
+  where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped;
+  user_type := types ->> 'user_id';
+  id_type := types ->> 'id';
+
+  if p_table = 'user_profiles' then
+    if user_type is null and id_type is not null then
+      renames := renames || '{"id": "user_id"}';
+    elsif user_type <> 'uuid' and not types ? 'external_id' then
+      execute format(
+        'select coalesce(bool_and(t.user_id::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$''), false) from %s as t where t.user_id is not null',
+        p_found
+      ) into all_uuids;
+      if not all_uuids then
+        renames := renames || '{"user_id": "external_id"}';
+      end if;
+    end if;
+    if types ? 'full_name' and not types ? 'display_name' then
+      renames := renames || '{"full_name": "display_name"}';
+    end if;
+  end if;
+  if id_type is not null and not renames ? 'id' and not types ? 'legacy_id' and (
+    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and cardinality(profiles_internal.column_readers(p_found, 'id')) > 0)
+    or (p_table <> 'user_profiles' and id_type <> 'uuid' and (
+      id_type !~ '^(text|character)' or cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
+    ))
+  ) then
+    renames := renames || '{"id": "legacy_id"}';
+  end if;
+
+  return query
+  with found as (
+    select
+      a.attname::text as found_name, coalesce(renames ->> a.attname, a.attname) as name, a.attnum::integer as found_position,
+      format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
+      case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
+      a.attidentity <> '' as has_identity, y.typcategory as category
+    from pg_attribute as a
+    join pg_type as y on y.oid = a.atttypid
+    left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped
+  ),
+  wanted as (
+    select w.name, w.definition as wanted_type, w.not_null, w.default_value
+    from profiles_internal.wanted_shape() as w
+    where w.table_name = p_table and w.kind = 'column'
+  )
+  select
+    coalesce(f.name, w.name), f.found_name, f.found_type, f.not_null,
+    coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
+    w.wanted_type, w.not_null, w.default_value,
+    case
+      when f.found_type = w.wanted_type or f.name is null then null
+      when w.wanted_type = 'timestamp with time zone' then case
+        when f.found_type = 'timestamp without time zone' then '{column} at time zone ''UTC'''
+        when f.found_type = 'date' then '{column}::timestamp at time zone ''UTC'''
+        when f.category = 'N' then 'case when {column} > 9224318015999 then ''infinity'' when {column} < -210866803200 then ''-infinity'' '
+          'else to_timestamp({column}::double precision) end'
+        else '{column}::timestamp with time zone'
+      end
+      when w.wanted_type = 'boolean' and f.category = 'N' then '({column} <> 0)'
+      when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then 'to_jsonb({column})'
+      when w.wanted_type ~ '^character varying' then '{column}::text::' || w.wanted_type
+      else '{column}::' || w.wanted_type
+    end,
+    case
+      when f.found_type = w.wanted_type or f.name is null then null
+      when w.wanted_type = 'timestamp with time zone' then case
+        when f.found_type = 'timestamp without time zone' then '{column} at time zone ''UTC'''
+        when f.found_type = 'date' then '({column} at time zone ''UTC'')::date'
+        when f.category = 'N' then 'case when isfinite({column}) then extract(epoch from {column}) end::' || f.found_type
+        else '{column}::' || f.found_type
+      end
+      when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
+      when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
+      else '{column}::text::' || f.found_type
+    end,
+    f.found_position
+  from found as f
+  full join wanted as w on w.name = f.name
+  order by f.found_position nulls last, w.name;
+end
+$adoption_columns$;
+
+revoke all on function profiles_internal.adoption_columns(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What the steps of adoption need to know about one table, gathered once:
+--   table, found (its name today), target (its name afterwards), by (the revision that takes it over),
+--   columns (adoption_columns, as an array), by_name (the same, by the name afterwards),
+--   own (users are made by us), makes_users (a user is made for every row), user (the user's id, over t, the table
+--   as found), names (regular expression of our tables' names).
+create or replace function profiles_internal.adoption_context(p_table text, p_found regclass)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_context$
+declare
+  columns jsonb;
+  by_name jsonb;
+  user_column jsonb;
+begin
+  select jsonb_agg(to_jsonb(c) order by c.found_position, c.name), jsonb_object_agg(c.name, to_jsonb(c))
+  into columns, by_name
+  from profiles_internal.adoption_columns(p_table, p_found) as c;
+  user_column := by_name -> 'user_id';
+  return jsonb_build_object(
+    'table', p_table,
+    'found', p_found::text,
+    'target', 'public.' || p_table,
+    'by', (
+      select r.revision
+      from (values
+        ('user_profiles', '0003_create_user_profiles'), ('user_progress', '0004_create_user_progress'),
+        ('user_api_keys', '0005_create_user_api_keys'), ('export_history', '0006_create_export_history'),
+        ('user_profile_audit_logs', '0007_create_audit_logs')
+      ) as r (table_name, revision)
+      where r.table_name = p_table
+    ),
+    'columns', columns,
+    'by_name', by_name,
+    'own', to_regclass('auth.users') is null
+      or coalesce(obj_description(to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%',
+    'makes_users', p_table = 'user_profiles' and user_column ->> 'found_name' is null
+      and by_name -> 'external_id' ->> 'found_name' is not null,
+    'user', case when user_column ->> 'found_name' is not null
+      then replace(coalesce(user_column ->> 'source', '{column}'), '{column}', 't.' || quote_ident(user_column ->> 'found_name')) end
+  );
+end
+$adoption_context$;
+
+revoke all on function profiles_internal.adoption_context(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The table that a revision would take over instead of creating one: of our name, or of the one that -x adopt-table
+-- gives for user_profiles. Null where there is none, or where the revisions have made or taken over it already.
+create or replace function profiles_internal.table_to_adopt(p_table text)
+returns regclass
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $table_to_adopt$
+  select c.oid::regclass
+  from pg_class as c
+  cross join lateral (
+    select nullif(current_setting('profiles_schema.adopt_table', true), '') as other_name
+  ) as o
+  where c.oid = coalesce(
+      to_regclass('public.' || p_table),
+      case when p_table = 'user_profiles' then to_regclass('public.' || quote_ident(o.other_name)) end
+    )
+    and obj_description(c.oid, 'pg_class') is distinct from (
+      select w.definition from profiles_internal.wanted_shape() as w where w.table_name = p_table and w.kind = 'comment'
+    )
+$table_to_adopt$;
+
+revoke all on function profiles_internal.table_to_adopt(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Why a table cannot be taken over as it is: what the catalog alone can say. One step of action 'stop' each.
+create or replace function profiles_internal.adoption_stops(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_stops$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+begin
+  return query
+  select jsonb_build_object('seq', 0, 'action', 'stop', 'object', target, 'found', s.found, 'wanted', s.wanted, 'remedy', s.remedy)
+  from pg_class as c
+  cross join lateral (values
+    (c.relkind <> 'r', 'no ordinary table', 'an ordinary table',
+      format('Rename %s, or move it to another schema.', relation)),
+    (exists (select from pg_inherits as i where c.oid in (i.inhrelid, i.inhparent)), 'part of an inheritance',
+      'a table of its own', format('Take %s out of the inheritance.', relation)),
+    (not pg_has_role(c.relowner, 'usage'), 'owned by ' || pg_get_userbyid(c.relowner), 'owned by ' || current_user,
+      format('Run the upgrade as %I, or as that role: alter table %s owner to %I;', pg_get_userbyid(c.relowner), relation, current_user)),
+    (c.relkind = 'r' and exists (select from pg_rewrite as w where w.ev_class = c.oid), 'rewrite rules', 'none',
+      format('Drop the rules of %s: they act instead of what is written.', relation)),
+    (c.relreplident = 'i', 'an index as replica identity', 'the default one',
+      format('alter table %s replica identity default;', relation)),
+    (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
+      format('Say whose rows they are: alter table %s add column user_id uuid;', relation))
+  ) as s (applies, found, wanted, remedy)
+  where c.oid = relation and s.applies;
+
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target || '.' || (c.value ->> 'name'),
+    'found', c.value ->> 'found_type', 'wanted', c.value ->> 'wanted_type', 'remedy', s.remedy)
+  from jsonb_array_elements(p_context -> 'columns') as c
+  cross join lateral (
+    select profiles_internal.column_readers(relation, c.value ->> 'found_name') as readers
+    where c.value ->> 'found_name' is not null and c.value ->> 'wanted_type' is not null
+  ) as r
+  cross join lateral (values
+    ((c.value ->> 'found_generated')::boolean,
+      format('alter table %s alter column %I drop expression;', relation, c.value ->> 'found_name')),
+    (c.value ->> 'source' is not null and cardinality(r.readers) > 0,
+      'Its type has to change, and these hang on it: ' || array_to_string(r.readers, ', ')
+        || '. Drop them, and create them again after the upgrade.'),
+    (c.value ->> 'source' is not null and c.value ->> 'back' is null,
+      format('There is no way back from %s. Change it yourself, or rename the column.', c.value ->> 'wanted_type'))
+  ) as s (applies, remedy)
+  where s.applies;
+
+  -- A name of ours that something else has.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'public.' || w.name,
+    'found', coalesce('an index of ' || x.indrelid::regclass, 'a relation of that name'), 'wanted', 'free, for ' || target,
+    'remedy', 'Rename it: that name is needed.')
+  from profiles_internal.wanted_shape() as w
+  join pg_class as i on i.relname = w.name and i.relnamespace = 'public'::regnamespace
+  left join pg_index as x on x.indexrelid = i.oid
+  where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique', 'primary key') and x.indrelid is distinct from relation;
+
+  -- Triggers that stay must not stumble over what changes.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', format('reads %s', c.value ->> 'found_name'), 'wanted', 'nothing that changes',
+    'remedy', format('%s reads a column whose name or type changes. Drop the trigger, and create it again, adapted, after the upgrade.', t.tgfoid::regprocedure))
+  from pg_trigger as t
+  join pg_proc as f on f.oid = t.tgfoid
+  join jsonb_array_elements(p_context -> 'columns') as c
+    on (c.value ->> 'found_name' <> c.value ->> 'name' or c.value ->> 'source' is not null)
+    and f.prosrc ~* ('\m(new|old)\.' || (c.value ->> 'found_name') || '\M')
+  where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- Whoever reads the table past row level security today, and would not tomorrow.
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', format('role %s', r.rolname), 'found', format('uses %s', relation),
+    'wanted', 'row level security',
+    'remedy', format('From now on row level security hides the rows of %s from %I. To let it act as service_role: grant service_role to %I;', target, r.rolname, r.rolname))
+  from pg_class as c
+  join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
+  where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
+    and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
+end
+$adoption_stops$;
+
+revoke all on function profiles_internal.adoption_stops(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What the rows of a table need, counted in as few passes as there are kinds of rules:
+--   total; fits (rule and hits, for columns that were found); names (usernames that break the rule or are not alone);
+--   reasons (why rows cannot stay, and how many); aside (their sum); misplaced (an SQL query of row_id and reason);
+--   broken (columns whose values do not convert, with the SQLSTATE); plain_keys.
+create or replace function profiles_internal.adoption_counts(p_context jsonb)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_counts$
+declare
+  relation constant regclass := p_context ->> 'found';
+  table_name constant text := p_context ->> 'table';
+  by_name constant jsonb := p_context -> 'by_name';
+  user_id constant text := p_context ->> 'user';
+  as_wanted constant text := (
+    select string_agg(
+      format('%s as %I',
+        case
+          when c.value ->> 'found_name' is null and c.value ->> 'name' = 'id' then 'ctid::text'
+          when c.value ->> 'found_name' is null then 'null::' || (c.value ->> 'wanted_type')
+          else replace(coalesce(c.value ->> 'source', '{column}'), '{column}', quote_ident(c.value ->> 'found_name'))
+        end,
+        c.value ->> 'name'),
+      ', ')
+    from jsonb_array_elements(p_context -> 'columns') as c
+  );
+  rules jsonb;
+  hits bigint[];
+  reasons text;
+  misplaced text;
+  aside jsonb;
+  broken jsonb := '[]';
+  names bigint;
+  plain_keys bigint;
+  tested record;
+begin
+  select coalesce(jsonb_agg(to_jsonb(r) order by r.column_name, r.place), '[]') into rules
+  from (
+    select u.place, u.column_name, u.wrong, u.fitted, u.rule
+    from profiles_internal.adoption_rules() as u
+    where u.table_name = p_context ->> 'table' and by_name -> u.column_name ->> 'found_name' is not null
+      and (u.column_name <> 'user_id' or to_regclass('auth.users') is not null)
+    union all
+    select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
+    from jsonb_each(by_name) as c
+    where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is not null
+      and c.value ->> 'found_name' is not null and c.key <> 'id'
+  ) as r;
+
+  begin
+    execute format(
+      'with s as (select %s from %s) select array[count(*)%s] from s', as_wanted, relation,
+      (
+        select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')), '' order by r.ordinality)
+        from jsonb_array_elements(rules) with ordinality as r
+      )
+    ) into hits;
+  exception when data_exception or cannot_coerce or datatype_mismatch or undefined_function then
+    -- Some column does not convert: which one, is found one by one.
+    for tested in
+      select c.value ->> 'name' as name, replace(c.value ->> 'source', '{column}', quote_ident(c.value ->> 'found_name')) as source
+      from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null
+    loop
+      begin
+        execute format('select count(%s) from %s', tested.source, relation);
+      exception when others then
+        broken := broken || jsonb_build_object('column', tested.name, 'code', sqlstate);
+      end;
+    end loop;
+    if broken = '[]' then
+      raise;
+    end if;
+    return jsonb_build_object('broken', broken);
+  end;
+
+  if by_name -> 'username' ->> 'found_name' is not null then
+    execute format(
+      'with s as (select %s from %s) select count(*) from (select username ~ ''^[a-z0-9_.-]{3,32}$'' as fits, '
+        || 'row_number() over (partition by lower(username) order by username collate "C" desc) as nth from s) as n where fits is not true or nth > 1',
+      as_wanted, relation
+    ) into names;
+  elsif table_name = 'user_profiles' then
+    names := hits[1];
+  end if;
+
+  if table_name = 'user_api_keys' then
+    execute format(
+      'with s as (select %s from %s) select count(*) from s where least(openai_api_key ~ form, unsplash_api_key ~ form, anthropic_api_key ~ form) = false',
+      as_wanted || ', ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$'' as form', relation
+    ) into plain_keys;
+  end if;
+
+  -- Rows that cannot stay. The log keeps its rows and forgets the user.
+  if table_name <> 'user_profile_audit_logs' then
+    reasons := concat_ws(' ',
+      case when user_id is not null then 'when adopted_user is null then ''no user_id''' end,
+      case when user_id is not null and not (p_context ->> 'own')::boolean
+        then 'when not exists (select from auth.users as x where x.id = adopted_user) then ''no user in auth.users''' end,
+      case when user_id is not null and table_name <> 'export_history' then 'when adopted_nth > 1 then ''second row of the same user''' end,
+      (
+        select string_agg(
+          format('when r.%I is null then %L', c.value ->> 'found_name', 'no ' || c.key), ' '
+        )
+        from jsonb_each(by_name) as c
+        where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is null
+          and c.value ->> 'found_name' is not null and not (c.value ->> 'found_not_null')::boolean
+          and c.key not in ('id', 'user_id', 'username')
+      )
+    );
+  end if;
+  if reasons <> '' then
+    misplaced := format(
+      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as adopted_user, row_number() over (partition by %s order by %s t.ctid) as adopted_nth from {table} as t) as r',
+      reasons, coalesce(user_id, 'null::uuid'), coalesce(user_id, 't.ctid'),
+      (
+        select string_agg(format('t.%I, ', c.value ->> 'found_name'), '' order by c.key)
+        from jsonb_each(by_name) as c where c.key in ('created_at', 'id') and c.value ->> 'found_name' is not null
+      )
+    );
+    execute format(
+      'select coalesce(jsonb_agg(to_jsonb(g)), ''[]'') from (select m.reason, count(*) as hits from (%s) as m where m.reason is not null group by m.reason order by m.reason) as g',
+      replace(misplaced, '{table}', relation::text)
+    ) into aside;
+  end if;
+
+  return jsonb_build_object(
+    'total', hits[1],
+    'fits', (
+      select coalesce(jsonb_agg(r.value || jsonb_build_object('hits', hits[1 + r.ordinality]) order by r.ordinality), '[]')
+      from jsonb_array_elements(rules) with ordinality as r where hits[1 + r.ordinality] > 0
+    ),
+    'names', coalesce(names, 0),
+    'plain_keys', coalesce(plain_keys, 0),
+    'reasons', coalesce(aside, '[]'),
+    'aside', (select coalesce(sum((g.value ->> 'hits')::bigint), 0) from jsonb_array_elements(aside) as g),
+    'misplaced', misplaced,
+    'broken', broken
+  );
+end
+$adoption_counts$;
+
+revoke all on function profiles_internal.adoption_counts(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What is done around the columns and keys of a table that is taken over: its name, its triggers, who may do what, the
+-- policies in the way, and the rows that cannot stay.
+create or replace function profiles_internal.adoption_frame(p_context jsonb, p_counts jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_frame$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+  old_name constant text := (select c.relname from pg_class as c where c.oid = relation);
+  aside constant bigint := p_counts ->> 'aside';
+  states text;
+  identity text;
+begin
+  if relation::text <> target then
+    return next jsonb_build_object('seq', 20, 'action', 'rename', 'object', relation, 'found', relation, 'wanted', target,
+      'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s rename to %I', relation, p_context ->> 'table'),
+      'undo', format('alter table %s rename to %I', target, old_name));
+    return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
+      'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
+  end if;
+
+  -- Triggers rest while rows are converted. Those that stay come back as they were.
+  select string_agg(
+    format('alter table %s %s trigger %I', target,
+      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+    '; ' order by t.tgname)
+  into states
+  from pg_trigger as t
+  where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+  if states is not null then
+    return next jsonb_build_object('seq', 37, 'action', 'set aside', 'object', target, 'found', 'triggers of the application',
+      'wanted', 'at rest while rows are converted', 'lock', 'SHARE ROW EXCLUSIVE',
+      'statement', format('alter table %s disable trigger user', target), 'undo', states);
+    return next jsonb_build_object('seq', 981, 'action', 'create', 'object', target, 'found', 'triggers at rest', 'wanted', 'as they were',
+      'lock', 'SHARE ROW EXCLUSIVE', 'statement', states, 'undo', format('alter table %s disable trigger user', target));
+  end if;
+  return query
+  select jsonb_build_object('seq', 36, 'action', 'set aside', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('drop trigger %I on %s', t.tgname, target), 'undo', profiles_internal.trigger_text(t.oid, target))
+  from pg_trigger as t
+  where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- A publication tells rows apart by their key, and for a moment there is none.
+  select case c.relreplident when 'f' then 'full' when 'n' then 'nothing' else 'default' end into identity
+  from pg_class as c
+  where c.oid = relation and exists (
+    select from pg_publication as p
+    where p.puballtables
+      or exists (select from pg_publication_rel as x where x.prpubid = p.oid and x.prrelid = relation)
+      or exists (select from pg_publication_namespace as x where x.pnpubid = p.oid and x.pnnspid = c.relnamespace)
+  );
+  if identity <> 'full' then
+    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || identity,
+      'wanted', 'full, while rows are converted', 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, identity));
+    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', identity,
+      'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s replica identity %s', target, identity), 'undo', format('alter table %s replica identity full', target));
+  end if;
+
+  -- Rights, comments and row level security. Until ours come the API roles keep what they may do, to the columns of
+  -- today alone: nobody gets to write a role or an id because a column of that name is new.
+  return query
+  with give as (
+    select r.who, a.is_grantable, array_agg(lower(a.privilege_type) order by a.privilege_type) as kinds, null::text as column_name
+    from pg_class as c
+    cross join lateral aclexplode(c.relacl) as a
+    cross join lateral (select case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end) as r (who)
+    where c.oid = relation and a.grantee <> c.relowner
+    group by r.who, a.is_grantable
+    union all
+    select r.who, b.is_grantable, array_agg(lower(b.privilege_type) order by b.privilege_type), a.attname
+    from pg_attribute as a
+    cross join lateral aclexplode(a.attacl) as b
+    cross join lateral (select case when b.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(b.grantee)) end) as r (who)
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    group by r.who, b.is_grantable, a.attname
+  )
+  select jsonb_build_object('seq', 34, 'action', 'set aside', 'object', target, 'found', 'rights and comments', 'wanted', 'ours',
+    'statement', nullif(concat_ws('; ', (
+      select string_agg(
+        format('revoke %1$s on table %2$s from %3$s; grant %1$s (%4$s) on table %2$s to %3$s', k.kind, target, g.who,
+          (select string_agg(quote_ident(c.value ->> 'found_name'), ', ') from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'found_name' is not null)),
+        '; ')
+      from give as g
+      cross join unnest(array['insert', 'update']) as k (kind)
+      where g.column_name is null and k.kind = any (g.kinds) and g.who in ('public', 'anon', 'authenticated')
+    ), (
+      select string_agg(format('comment on column %s.%I is null', target, x.value ->> 'found_name'), '; ')
+      from jsonb_array_elements(p_context -> 'columns') as x
+      where x.value ->> 'wanted_type' is not null and col_description(relation, (x.value ->> 'found_position')::integer) is not null
+    )), ''),
+    'undo', concat_ws('; ',
+      format('revoke all on table %s from public, anon, authenticated, service_role', target),
+      (
+        select string_agg(format('grant %s on table %s to %s%s',
+          case when g.column_name is null then array_to_string(g.kinds, ', ')
+            else (select string_agg(format('%s (%I)', x.kind, g.column_name), ', ') from unnest(g.kinds) as x (kind)) end,
+          target, g.who, case when g.is_grantable then ' with grant option' else '' end), '; ')
+        from give as g
+      ),
+      case when not c.relrowsecurity then format('alter table %s disable row level security', target) end,
+      case when c.relforcerowsecurity then format('alter table %s force row level security', target) end,
+      format('comment on table %s is %s', target, coalesce(quote_literal(obj_description(relation, 'pg_class')), 'null')),
+      (
+        select string_agg(format('comment on column %s.%I is %s', target, x.value ->> 'found_name',
+          coalesce(quote_literal(col_description(relation, (x.value ->> 'found_position')::integer)), 'null')), '; ')
+        from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'found_name' is not null and x.value ->> 'wanted_type' is not null
+      )
+    ))
+  from pg_class as c
+  where c.oid = relation;
+  if (select c.relforcerowsecurity from pg_class as c where c.oid = relation) then
+    return next jsonb_build_object('seq', 35, 'action', 'relax', 'object', target, 'found', 'row security forced on the owner', 'wanted', 'not forced',
+      'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target));
+  end if;
+
+  -- Policies that a change of type would trip over. The others are replaced when ours come.
+  return query
+  select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
+    'found', 'reads a column that changes its type', 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target))
+  from pg_policy as y
+  where y.polrelid = relation and exists (
+    select from pg_depend as d
+    join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+    join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
+    where d.classid = 'pg_policy'::regclass and d.objid = y.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = relation
+      and c.value ->> 'source' is not null
+  );
+
+  -- Rows that cannot stay.
+  return query
+  select jsonb_build_object('seq', 44, 'action', 'quarantine', 'object', target, 'found', g.value ->> 'reason',
+    'wanted', 'profiles_internal.quarantine', 'rows', g.value -> 'hits')
+  from jsonb_array_elements(p_counts -> 'reasons') as g;
+  if aside > 0 then
+    return query
+    select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
+      'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.00005,
+      'statement', format(
+        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t) as row_data, m.reason) '
+        'insert into profiles_internal.quarantine (table_name, row_data, reason) select %3$L, g.row_data, g.reason from gone as g',
+        target, replace(p_counts ->> 'misplaced', '{table}', target), target),
+      'undo', format(
+        'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
+        'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
+        'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
+        target,
+        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg('r.' || quote_ident(c.value ->> 'found_name'), ', '), target))
+    from jsonb_array_elements(p_context -> 'columns') as c
+    where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
+  end if;
+end
+$adoption_frame$;
+
+revoke all on function profiles_internal.adoption_frame(jsonb, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What becomes of the constraints and indexes of a table that is taken over, and of the foreign keys that point to it.
+-- One that says what ours says only gets our name. One over columns of ours that says something else is set aside: it
+-- could refuse what we write. The rest is the application's own, and stays.
+-- Definitions are compared as they read after the columns were renamed.
+create or replace function profiles_internal.adoption_keys(p_context jsonb, p_counts jsonb)
+returns setof jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_keys$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+  aside constant bigint := p_counts ->> 'aside';
+  taken text[] := '{}';
+  key_goes boolean := aside > 0;
+  theirs record;
+  our_name text;
+  left_behind bigint;
+  legacy boolean := false;
+begin
+  for theirs in
+    select
+      k.conname::text as name, k.contype as kind, pg_get_constraintdef(k.oid) as definition, c.columns,
+      case
+        when k.contype in ('p', 'u') then regexp_replace(pg_get_constraintdef(k.oid), '\([^)]*\)', '(' || c.listed || ')')
+        when k.contype = 'f' then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.listed || ')')
+        else pg_get_constraintdef(k.oid)
+      end as afterwards,
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null
+      ) as touches_ours,
+      not exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is null
+      ) as ours_alone,
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'source' is not null
+      ) as retyped
+    from pg_constraint as k
+    cross join lateral (
+      select
+        coalesce(array_agg(x.value ->> 'name' order by n.place), '{}') as columns,
+        string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as listed
+      from unnest(k.conkey) with ordinality as n (attnum, place)
+      join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = n.attnum
+      join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+    ) as c
+    where k.conrelid = relation and k.contype in ('p', 'u', 'c', 'f', 'x')
+    order by k.conname collate "C"
+  loop
+    select w.name into our_name
+    from profiles_internal.wanted_shape() as w
+    where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key')
+      and w.definition = theirs.afterwards and w.name <> all (taken)
+      and (w.name = theirs.name or not exists (select from pg_constraint as k where k.conrelid = relation and k.conname = w.name));
+    if found and not (theirs.kind = 'f' and theirs.retyped) then
+      taken := taken || our_name;
+      if our_name <> theirs.name then
+        return next jsonb_build_object('seq', 51, 'action', 'rename', 'object', format('%s.%s', target, theirs.name),
+          'found', theirs.definition, 'wanted', our_name, 'lock', 'ACCESS EXCLUSIVE',
+          'statement', format('alter table %s rename constraint %I to %I', target, theirs.name, our_name),
+          'undo', format('alter table %s rename constraint %I to %I', target, our_name, theirs.name));
+      end if;
+    elsif theirs.kind = 'p'
+      or theirs.kind = 'u' and theirs.ours_alone
+      or theirs.kind in ('c', 'x') and theirs.touches_ours
+      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
+    then
+      key_goes := key_goes or theirs.kind in ('p', 'u');
+      return next jsonb_build_object('seq', case theirs.kind when 'f' then 40 else 42 end,
+        'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
+        'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+        'statement', format('alter table %s drop constraint %I', target, theirs.name),
+        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
+    end if;
+  end loop;
+
+  for theirs in
+    select
+      i.relname::text as name, x.indisunique as is_unique,
+      replace(pg_get_indexdef(i.oid), ' ON ' || relation || ' ', ' ON ' || target || ' ') as definition,
+      not exists (
+        select from jsonb_array_elements(p_context -> 'columns') as c
+        join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+        where c.value ->> 'wanted_type' is null
+          and (a.attnum = any (x.indkey) or exists (
+            select from pg_depend as d
+            where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
+              and d.refobjid = relation and d.refobjsubid = a.attnum
+          ))
+      ) as ours_alone
+    from pg_index as x
+    join pg_class as i on i.oid = x.indexrelid
+    where x.indrelid = relation and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = relation)
+    order by i.relname collate "C"
+  loop
+    select w.name into our_name
+    from profiles_internal.wanted_shape() as w
+    where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken)
+      and regexp_replace(w.definition, ' INDEX \S+ ON ', ' INDEX ON ') = regexp_replace(theirs.definition, ' INDEX \S+ ON ', ' INDEX ON ')
+      and (w.name = theirs.name or not exists (
+        select from pg_index as x join pg_class as i on i.oid = x.indexrelid where x.indrelid = relation and i.relname = w.name
+      ));
+    if found then
+      taken := taken || our_name;
+      if our_name <> theirs.name then
+        return next jsonb_build_object('seq', 52, 'action', 'rename', 'object', 'public.' || theirs.name, 'found', theirs.definition,
+          'wanted', our_name, 'lock', 'SHARE UPDATE EXCLUSIVE',
+          'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
+          'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
+      end if;
+    elsif theirs.is_unique and theirs.ours_alone or exists (
+      select from profiles_internal.wanted_shape() as w
+      where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
+    ) then
+      key_goes := key_goes or theirs.is_unique;
+      return next jsonb_build_object('seq', 43, 'action', 'set aside', 'object', 'public.' || theirs.name, 'found', theirs.definition,
+        'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+        'statement', format('drop index public.%I', theirs.name), 'undo', theirs.definition);
+    end if;
+  end loop;
+
+  -- Ours, where they are missing.
+  return query
+  select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
+    'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
+    'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
+    'seconds', (p_counts ->> 'total')::bigint * case when w.kind = 'check' then 0.0000005 else 0.000004 end,
+    'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
+    'undo', format('alter table %s drop constraint %I', target, w.name)
+      || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
+        then format('; alter table %s alter column id drop not null', target) else '' end)
+  from profiles_internal.wanted_shape() as w
+  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name <> all (taken);
+  return query
+  select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005, 'statement', w.definition,
+    'undo', format('drop index if exists public.%I', w.name))
+  from profiles_internal.wanted_shape() as w
+  where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
+
+  -- Foreign keys of other tables, where the key they point to is made anew, or rows behind them go.
+  if not key_goes then
+    return;
+  end if;
+  for theirs in
+    select
+      k.conname::text as name, k.conrelid::regclass::text as table_name, pg_get_constraintdef(k.oid) as definition, c.refers_to, c.matches
+    from pg_constraint as k
+    cross join lateral (
+      select
+        string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as refers_to,
+        string_agg(format('r.%I = x.%I', a.attname, b.attname), ' and ' order by n.place) as matches
+      from unnest(k.confkey, k.conkey) with ordinality as n (attnum, other_attnum, place)
+      join pg_attribute as a on a.attrelid = k.confrelid and a.attnum = n.attnum
+      join pg_attribute as b on b.attrelid = k.conrelid and b.attnum = n.other_attnum
+      join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+    ) as c
+    where k.contype = 'f' and k.confrelid = relation and k.conrelid <> relation and k.conparentid = 0
+    order by k.conrelid::regclass::text collate "C", k.conname collate "C"
+  loop
+    left_behind := 0;
+    if aside > 0 then
+      execute format(
+        'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
+        theirs.table_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
+      ) into left_behind;
+    end if;
+    legacy := legacy or theirs.refers_to = 'legacy_id';
+    return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
+      'found', theirs.definition, 'wanted', 'made anew below', 'lock', 'ACCESS EXCLUSIVE on both tables',
+      'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
+      'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
+        regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
+    theirs.definition := regexp_replace(theirs.definition, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
+    if left_behind > 0 and theirs.definition !~ 'NOT VALID$' then
+      theirs.definition := theirs.definition || ' NOT VALID';
+    end if;
+    return next jsonb_build_object('seq', 970, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
+      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.definition,
+      'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
+      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.definition),
+      'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
+  end loop;
+  if legacy then
+    return next jsonb_build_object('seq', 952, 'action', 'create', 'object', target || '.legacy_id', 'found', 'referred to', 'wanted', 'unique',
+      'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s add constraint %I unique (legacy_id)', target, (p_context ->> 'table') || '_legacy_id_key'),
+      'undo', format('alter table %s drop constraint %I', target, (p_context ->> 'table') || '_legacy_id_key'));
+  end if;
+end
+$adoption_keys$;
+
+revoke all on function profiles_internal.adoption_keys(jsonb, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What becomes of the columns of a table that is taken over, and of the values in them.
+-- In this order: names, new columns, their values, types, values that break a rule, usernames, defaults and NOT NULL.
+-- Undone in the opposite one. A value that does not come back by itself is kept in profiles_internal.adopted.
+create or replace function profiles_internal.adoption_fields(p_context jsonb, p_counts jsonb)
+returns setof jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_fields$
+declare
+  target constant text := p_context ->> 'target';
+  revision constant text := p_context ->> 'by';
+  columns constant jsonb := p_context -> 'columns';
+  by_name constant jsonb := p_context -> 'by_name';
+  makes_users constant boolean := p_context ->> 'makes_users';
+  staying constant bigint := (p_counts ->> 'total')::bigint - (p_counts ->> 'aside')::bigint;
+  user_now constant text := replace(
+    coalesce(by_name -> 'user_id' ->> 'source', '{column}'), '{column}', 't.user_id'
+  );
+  fresh jsonb;
+  fills text;
+  fits constant jsonb := p_counts -> 'fits';
+begin
+  return query
+  select jsonb_build_object('seq', 50, 'action', 'rename', 'object', format('%s.%s', target, c.value ->> 'found_name'),
+    'found', c.value ->> 'found_type', 'wanted', c.value ->> 'name', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('alter table %s rename column %I to %I', target, c.value ->> 'found_name', c.value ->> 'name'),
+    'undo', format('alter table %s rename column %I to %I', target, c.value ->> 'name', c.value ->> 'found_name'))
+  from jsonb_array_elements(columns) as c
+  where c.value ->> 'found_name' <> c.value ->> 'name';
+
+  -- New columns: those that get a value of their own in every row, and those that get the default.
+  select jsonb_agg(to_jsonb(n) order by n.name) into fresh
+  from (
+    select c.key as name, c.value ->> 'wanted_type' as type, c.value ->> 'wanted_default' as default_value,
+      (c.value ->> 'wanted_not_null')::boolean as not_null,
+      case
+        when c.key = 'user_id' then 'gen_random_uuid()'
+        when c.key = 'id' and p_context ->> 'table' <> 'user_profiles' then 'gen_random_uuid()'
+        when c.key = 'id' and by_name ? 'legacy_id' then 't.legacy_id::text'
+        when c.key = 'id' then user_now || '::text'
+        when p_context ->> 'table' <> 'user_profiles' then null
+        -- Nobody has agreed to be shown.
+        when c.key = 'profile_visibility' then '''private'''
+        when c.key in ('first_seen_at', 'last_interaction_at') and t.moment is not null
+          then format('extract(epoch from case when isfinite(%1$s) then %1$s else now() end)::bigint', t.moment)
+        when c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and not makes_users then 'v.' || c.key
+      end as fill
+    from jsonb_each(by_name) as c
+    left join lateral (
+      select replace(coalesce(x.value ->> 'source', '{column}'), '{column}', 't.' || quote_ident(x.key)) as moment
+      from jsonb_each(by_name) as x
+      where x.key = case c.key when 'first_seen_at' then 'created_at' when 'last_interaction_at' then 'updated_at' end
+        and x.value ->> 'found_name' is not null
+    ) as t on true
+    where c.value ->> 'found_name' is null
+  ) as n;
+
+  return query
+  select jsonb_build_object('seq', 60, 'action', 'add', 'object', target, 'found', null,
+    'wanted', string_agg(n.value ->> 'name', ', '), 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('alter table %s %s', target, string_agg(
+      format('add column %I %s', n.value ->> 'name', n.value ->> 'type')
+        || case when n.value ->> 'fill' is null and n.value ->> 'default_value' is not null then ' default ' || (n.value ->> 'default_value') else '' end
+        || case when n.value ->> 'fill' is null and (n.value ->> 'not_null')::boolean and n.value ->> 'default_value' is not null then ' not null' else '' end,
+      ', ')),
+    'undo', format('alter table %s %s', target, string_agg(format('drop column %I', n.value ->> 'name'), ', ')))
+  from jsonb_array_elements(fresh) as n
+  having count(*) > 0;
+
+  -- Users for the rows, where no auth server makes them.
+  if (p_context ->> 'own')::boolean and p_context ->> 'table' <> 'user_profile_audit_logs' and staying > 0 then
+    return next jsonb_build_object('seq', case when makes_users then 71 else 65 end, 'action', 'create', 'object', 'auth.users',
+      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.000015,
+      'statement', format(
+        'insert into auth.users (id%1$s) select distinct on (%2$s) %2$s%3$s from %4$s as t where not exists (select from auth.users as u where u.id = %2$s)',
+        (select string_agg(', ' || x.key, '' order by x.key) from jsonb_each(by_name) as x
+          where p_context ->> 'table' = 'user_profiles' and x.key in ('email', 'phone', 'created_at') and x.value ->> 'found_name' is not null),
+        user_now,
+        (select string_agg(', ' || replace(coalesce(x.value ->> 'source', '{column}'), '{column}', 't.' || quote_ident(x.key)), '' order by x.key)
+          from jsonb_each(by_name) as x
+          where p_context ->> 'table' = 'user_profiles' and x.key in ('email', 'phone', 'created_at') and x.value ->> 'found_name' is not null),
+        target),
+      -- Made for rows that will have lost their user's id again.
+      'undo', case when makes_users then format('delete from auth.users as u using %s as t where u.id = t.user_id', target) end);
+  end if;
+
+  select string_agg(format('%I = %s', n.value ->> 'name', n.value ->> 'fill'), ', ') into fills
+  from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null;
+  if fills is not null then
+    return next jsonb_build_object('seq', 70, 'action', 'convert', 'object', target, 'found', 'new columns, empty',
+      'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
+      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+      'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
+        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u)]) as v where u.id = %s', user_now)
+        else '' end);
+  end if;
+
+  return query
+  select jsonb_build_object('seq', 72, 'action', 'convert', 'object', target,
+    'found', string_agg(format('%s %s', c.value ->> 'name', c.value ->> 'found_type'), ', '),
+    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+    'statement',
+      string_agg(format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
+        'select %1$L, ''found value'', %2$L, jsonb_build_object(''key'', t.id::text, ''old'', t.%3$I::text, ''new'', (%4$s)::text) from %5$s as t '
+        'where (%4$s)::text is distinct from t.%3$I::text; ',
+        revision, target || '.' || (c.value ->> 'name'), c.value ->> 'name',
+        replace(c.value ->> 'back', '{column}', '(' || replace(c.value ->> 'source', '{column}', 't.' || quote_ident(c.value ->> 'name')) || ')'), target
+      ), '')
+      || format('alter table %s %s', target, string_agg(
+        format('alter column %1$I drop default, alter column %1$I type %2$s using %3$s', c.value ->> 'name', c.value ->> 'wanted_type',
+          replace(c.value ->> 'source', '{column}', quote_ident(c.value ->> 'name'))), ', ')),
+    'undo',
+      format('alter table %s %s', target, string_agg(
+        format('alter column %1$I drop default, alter column %1$I type %2$s using %3$s', c.value ->> 'name', c.value ->> 'found_type',
+          replace(c.value ->> 'back', '{column}', quote_ident(c.value ->> 'name'))), ', '))
+      || coalesce('; ' || string_agg(format('alter table %s alter column %I set default %s', target, c.value ->> 'name', c.value ->> 'found_default'), '; ')
+        filter (where c.value ->> 'found_default' is not null), '')
+      || format('; select profiles_internal.restore_values(%L, %L, ''found value'')', revision, target))
+  from jsonb_array_elements(columns) as c
+  where c.value ->> 'source' is not null
+  having count(*) > 0;
+
+  -- Values that break a rule: all of a row at once. One line per rule says what happens; the last one does it.
+  if fits <> '[]' then
+    return query
+    select jsonb_build_object('seq', 80, 'action', 'fit', 'object', format('%s.%s', target, f.value ->> 'column_name'),
+      'found', split_part(f.value ->> 'rule', ': ', 1), 'wanted', split_part(f.value ->> 'rule', ': ', 2), 'rows', f.value -> 'hits')
+    from jsonb_array_elements(fits) as f;
+    return query
+    with rule as (
+      select f.value ->> 'column_name' as name, replace(f.value ->> 'wrong', '{table}', target) as wrong, f.value ->> 'fitted' as fitted,
+        f.ordinality as place, (f.value ->> 'hits')::bigint as hits
+      from jsonb_array_elements(fits) with ordinality as f
+    ),
+    by_column as (
+      select r.name, string_agg(format('when %s then %s', r.wrong, r.fitted), ' ' order by r.place) as cases from rule as r group by r.name
+    )
+    select jsonb_build_object('seq', 81, 'action', 'fit', 'object', target, 'found', 'values that break a rule', 'wanted', 'as said above',
+      'lock', 'ACCESS EXCLUSIVE', 'rows', (select max(r.hits) from rule as r), 'seconds', staying * 0.00001 + (select sum(r.hits) from rule as r) * 0.00003,
+      'statement', format(
+        'with was as (select id as row_key, jsonb_build_object(%1$s) as old from %2$s where %3$s), '
+        'now as (update %2$s as t set %4$s from was where t.id = was.row_key returning t.id::text as row_key, was.old, jsonb_build_object(%5$s) as new) '
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
+        'select %6$L, ''value'', %2$L || ''.'' || e.key, jsonb_build_object(''key'', n.row_key, ''old'', e.value, ''new'', n.new -> e.key) '
+        'from now as n cross join lateral jsonb_each(n.old) as e where e.value is distinct from n.new -> e.key',
+        string_agg(format('%L, %I::text', b.name, b.name), ', ' order by b.name),
+        target,
+        (select string_agg('(' || r.wrong || ')', ' or ' order by r.place) from rule as r),
+        string_agg(format('%1$I = case %2$s else t.%1$I end', b.name, b.cases), ', ' order by b.name),
+        string_agg(format('%L, t.%I::text', b.name, b.name), ', ' order by b.name),
+        revision
+      ),
+      'undo', format('select profiles_internal.restore_values(%L, %L, ''value'')', revision, target))
+    from by_column as b;
+  end if;
+
+  if (p_counts ->> 'names')::bigint > 0 then
+    return next jsonb_build_object('seq', 85, 'action', 'fit', 'object', target || '.username',
+      'found', case when by_name -> 'username' ->> 'found_name' is null then 'missing' else 'of another form, or not alone' end,
+      'wanted', 'a username by the rule of sign-up', 'lock', 'ACCESS EXCLUSIVE', 'rows', p_counts -> 'names',
+      'seconds', staying * 0.00001 + (p_counts ->> 'names')::bigint * 0.00006,
+      'statement', format('select profiles_internal.fit_usernames(%L)', revision),
+      'undo', case when by_name -> 'username' ->> 'found_name' is null
+        then format('delete from profiles_internal.adopted where revision = %L and object_type = ''value'' and object_name = %L', revision, target || '.username')
+        else format('select profiles_internal.restore_values(%L, %L, ''value'')', revision, target) end);
+  end if;
+
+  -- Defaults and NOT NULL as ours are. On a column of the application's own, NOT NULL without a default would refuse
+  -- every profile that a sign-up makes.
+  return query
+  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
+    'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'lock', 'ACCESS EXCLUSIVE',
+    'statement', d.statement, 'undo', nullif(d.undo, ''))
+  from (
+    select c.value ->> 'name' as name, string_agg(x.statement, '; ') as statement, string_agg(x.undo, '; ') as undo,
+      string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted, bool_or(x.relaxes) as relaxes
+    from jsonb_array_elements(columns) as c
+    left join jsonb_array_elements(fresh) as n on n.value ->> 'name' = c.value ->> 'name'
+    cross join lateral (
+      select format('alter table %s alter column %I ', target, c.value ->> 'name') as alter_column,
+        c.value ->> 'found_name' is not null as was_there,
+        c.value ->> 'source' is not null as retyped,
+        case when n.value is not null and n.value ->> 'fill' is null then c.value ->> 'wanted_default'
+          when c.value ->> 'source' is not null then null else c.value ->> 'found_default' end as default_now,
+        case when n.value is not null then n.value ->> 'fill' is null and (n.value ->> 'not_null')::boolean and n.value ->> 'default_value' is not null
+          else (c.value ->> 'found_not_null')::boolean end as not_null_now
+    ) as a
+    cross join lateral (
+      select a.alter_column || coalesce('set default ' || (c.value ->> 'wanted_default'), 'drop default') as statement,
+        case when a.was_there then a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
+        coalesce('default ' || (c.value ->> 'found_default'), 'no default') as found,
+        coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted, false as relaxes
+      where c.value ->> 'wanted_type' is not null and a.default_now is distinct from c.value ->> 'wanted_default'
+        and a.default_now is distinct from 'identity'
+      union all
+      select a.alter_column || 'set not null',
+        case when a.was_there then a.alter_column || 'drop not null' end, 'nullable', 'not null', false
+      where (c.value ->> 'wanted_not_null')::boolean and not a.not_null_now and c.value ->> 'name' <> 'id'
+      union all
+      select a.alter_column || 'drop not null',
+        format('select profiles_internal.require_values(%L, %L)', target, c.value ->> 'name'), 'not null', 'nullable', true
+      where a.was_there and (c.value ->> 'found_not_null')::boolean and (
+        not (c.value ->> 'wanted_not_null')::boolean
+        or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
+      )
+    ) as x
+    group by c.value ->> 'name'
+  ) as d;
+end
+$adoption_fields$;
+
+revoke all on function profiles_internal.adoption_fields(jsonb, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The steps that take one existing table over, in no particular order ("seq" says it), or what stands against it.
+-- Everything is asked of the catalog and of the rows; nothing is assumed about which system made the table.
+create or replace function profiles_internal.adoption_of_table(p_table text, p_found regclass)
+returns setof jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_of_table$
+declare
+  rewrite_limit constant bigint := 200000;
+  seconds_per_row constant double precision := 0.00012;
+  context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
+  target constant text := context ->> 'target';
+  counts jsonb;
+  total bigint;
+begin
+  return query select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_stops(context) as s;
+  if exists (select from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop') then
+    return;
+  end if;
+
+  counts := profiles_internal.adoption_counts(context);
+  total := counts ->> 'total';
+  return query
+  select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
+  from (
+    select jsonb_build_object('object', format('%s.%s', target, b.value ->> 'column'),
+      'found', context -> 'by_name' -> (b.value ->> 'column') ->> 'found_type',
+      'wanted', context -> 'by_name' -> (b.value ->> 'column') ->> 'wanted_type',
+      'remedy', format('It holds values that do not convert (SQLSTATE %s). Mend them, or rename the column.', b.value ->> 'code')) as problem
+    from jsonb_array_elements(counts -> 'broken') as b
+    union all
+    select jsonb_build_object('object', target, 'found', 'API keys in plain text', 'wanted', 'encrypted ones', 'rows', counts -> 'plain_keys',
+      'remedy', 'Encrypt them first, in the table as it is: profiles-schema keys encrypt')
+    where (counts ->> 'plain_keys')::bigint > 0
+    union all
+    select jsonb_build_object('object', target, 'found', format('user_id %s', context -> 'by_name' -> 'external_id' ->> 'found_type'),
+      'wanted', 'user_id uuid, of auth.users', 'rows', total,
+      'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
+        'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
+    where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
+    union all
+    select jsonb_build_object('object', target, 'found', format('%s rows', total), 'wanted', format('up to %s', rewrite_limit), 'rows', total,
+      'seconds', total * seconds_per_row,
+      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(total * seconds_per_row)))
+    where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
+  ) as s;
+  if found then
+    return;
+  end if;
+
+  return query
+  select s || jsonb_build_object('revision', context -> 'by')
+  from (
+    select profiles_internal.adoption_frame(context, counts)
+    union all
+    select profiles_internal.adoption_keys(context, counts)
+    union all
+    select profiles_internal.adoption_fields(context, counts)
+    union all
+    -- Kept for whoever wants to know what was here, and for downgrade.
+    select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
+        jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
+          select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
+            'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
+          from jsonb_array_elements(context -> 'columns') as c where c.value ->> 'found_name' is not null
+        ))))
+  ) as x (s);
+end
+$adoption_of_table$;
+
+revoke all on function profiles_internal.adoption_of_table(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What acts beside ours, and is set aside when ours come: functions of our names, policies on our tables, triggers that
+-- write our tables, and counters that sessions say better.
+create or replace function profiles_internal.adoption_of_objects()
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_of_objects$
+declare
+  our_tables constant regclass[] := array_remove(array[
+    to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.user_api_keys'),
+    to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs'),
+    to_regclass('public.' || quote_ident(nullif(current_setting('profiles_schema.adopt_table', true), '')))
+  ], null);
+begin
+  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there.
+  return query
+  select jsonb_strip_nulls(s.step)
+  from pg_trigger as t
+  join pg_proc as f on f.oid = t.tgfoid
+  cross join lateral (
+    select
+      pg_has_role(f.proowner, 'usage') as may_change,
+      exists (select from pg_trigger as o where o.tgfoid = f.oid and o.tgrelid <> t.tgrelid) as is_shared,
+      profiles_internal.written_tables(f.oid, false) as others,
+      pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') as may_drop,
+      (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses
+  ) as a
+  cross join lateral (
+    select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
+      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', case
+        when not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
+        when a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
+        else format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
+      end) as step
+    where not a.may_change or a.is_shared or cardinality(a.others) > 0
+    union all
+    select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
+      'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
+      'lock', 'SHARE ROW EXCLUSIVE on auth.users',
+      'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
+        E'begin\n  /* profiles_schema: set aside */\n  return coalesce(new, old);\nend'),
+      'undo', profiles_internal.function_text(f.oid))
+    where a.may_change and not a.is_shared and cardinality(a.others) = 0 and f.prosrc not like '%profiles_schema: set aside%'
+    union all
+    select jsonb_build_object('revision', '0011_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
+      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
+      'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
+        || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
+      'undo', profiles_internal.function_text(f.oid) || '; ' || profiles_internal.trigger_text(t.oid))
+    where a.may_change and not a.is_shared and cardinality(a.others) = 0
+  ) as s
+  where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
+    and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
+    and (cardinality(profiles_internal.written_tables(f.oid, true)) > 0 or f.prosrc like '%profiles_schema: set aside%');
+
+  -- Functions of our names.
+  return query
+  select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
+    'action', case when u.used_by is null then 'set aside' else 'stop' end,
+    'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
+    'statement', case when u.used_by is null then format('drop function %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
+    'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
+      'Its callers find ours of that name: the same arguments, its own rights and result.'))
+  from pg_proc as f
+  cross join lateral (
+    select case
+      when not pg_has_role(f.proowner, 'usage') then format('It belongs to role %I, and', pg_get_userbyid(f.proowner))
+      else (
+        select string_agg(distinct pg_describe_object(d.classid, d.objid, d.objsubid), ', ')
+        from pg_depend as d
+        where d.refclassid = 'pg_proc'::regclass and d.refobjid = f.oid and d.deptype in ('n', 'a')
+      )
+    end as used_by
+  ) as u
+  where f.pronamespace = 'public'::regnamespace
+    and f.proname in (
+      'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
+      'get_user_profile_stats', 'update_my_profile_v2'
+    )
+    and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
+
+  -- Policies.
+  return query
+  select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
+    'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
+    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
+    'undo', profiles_internal.policy_text(y.oid))
+  from pg_policy as y
+  where y.polrelid = any (our_tables) and y.polname not like 'Owners can %' and y.polname <> 'Service role can do what its grants allow';
+
+  -- Triggers on sessions that count progress.
+  return query
+  select jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', 'set aside',
+    'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
+    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid))
+  from pg_trigger as t
+  join pg_proc as f on f.oid = t.tgfoid
+  where t.tgrelid = to_regclass('public.sessions') and not t.tgisinternal
+    and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
+    and 'user_progress' = any (profiles_internal.written_tables(f.oid, true));
+end
+$adoption_of_objects$;
+
+revoke all on function profiles_internal.adoption_of_objects() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The plan by which an upgrade takes over tables that are there already: a row per step, in the order in which they are
+-- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0001 refuses by it, and the
+-- revisions carry it out (profiles_internal.adopt).
+-- Tables that the revisions have made or taken over already are left out: they bear our comment.
+create or replace function profiles_internal.adoption_plan(p_revision text default null)
+returns table (
+  seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
+  seconds double precision, statement text, undo text, remedy text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_plan$
+declare
+  other_name constant text := nullif(current_setting('profiles_schema.adopt_table', true), '');
+  steps jsonb := '[]';
+  planned record;
+  relation regclass;
+begin
+  for planned in
+    select w.name as table_name, w.definition as our_comment, r.revision
+    from profiles_internal.wanted_shape() as w
+    join (values
+      (1, 'user_profiles', '0003_create_user_profiles'), (2, 'user_progress', '0004_create_user_progress'),
+      (3, 'user_api_keys', '0005_create_user_api_keys'), (4, 'export_history', '0006_create_export_history'),
+      (5, 'user_profile_audit_logs', '0007_create_audit_logs')
+    ) as r (place, table_name, revision) on r.table_name = w.name
+    where w.kind = 'comment' and (p_revision is null or p_revision = r.revision)
+    order by r.place
+  loop
+    relation := profiles_internal.table_to_adopt(planned.table_name);
+    if planned.table_name = 'user_profiles' and other_name is not null and (
+      relation is null and obj_description(to_regclass('public.user_profiles'), 'pg_class') is distinct from planned.our_comment
+      or relation is not null and relation is distinct from to_regclass('public.' || quote_ident(other_name))
+    ) then
+      steps := steps || jsonb_build_object('seq', 0, 'revision', planned.revision, 'action', 'stop', 'object', 'public.' || other_name,
+        'found', case when relation is null then 'no such table' else 'public.user_profiles exists, too' end,
+        'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
+    elsif relation is not null then
+      steps := steps || coalesce(
+        (select jsonb_agg(s) from profiles_internal.adoption_of_table(planned.table_name, relation) as s), '[]'
+      );
+    end if;
+  end loop;
+
+  steps := steps || coalesce((
+    select jsonb_agg(s) from profiles_internal.adoption_of_objects() as s
+    where p_revision is null or s ->> 'revision' = p_revision
+  ), '[]');
+
+  return query
+  select (row_number() over (order by x.action <> 'stop', x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
+    x.wanted, x.action, x.lock, x."rows", x.seconds, x.statement, x.undo, x.remedy
+  from rows from (jsonb_to_recordset(steps) as (
+    seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
+    seconds double precision, statement text, undo text, remedy text
+  )) with ordinality as x
+  order by 1;
+end
+$adoption_plan$;
+
+revoke all on function profiles_internal.adoption_plan(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Carries out what the plan says for one revision, in its transaction, and notes how each step is taken back.
+-- The plan is made anew, under the locks: what the rows need is known only then.
+create or replace function profiles_internal.adopt(p_revision text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adopt$
+declare
+  relation constant regclass := profiles_internal.table_to_adopt((
+    select r.table_name
+    from (values
+      ('0003_create_user_profiles', 'user_profiles'), ('0004_create_user_progress', 'user_progress'),
+      ('0005_create_user_api_keys', 'user_api_keys'), ('0006_create_export_history', 'export_history'),
+      ('0007_create_audit_logs', 'user_profile_audit_logs')
+    ) as r (revision, table_name)
+    where r.revision = p_revision
+  ));
+  step record;
+  refusals text;
+begin
+  -- Sign-ups first, then the table: the trigger of a sign-up asks for the two in this order.
+  if exists (
+    select from profiles_internal.adoption_of_objects() as s
+    where s ->> 'revision' = p_revision and s ->> 'lock' like '%auth.users'
+  ) then
+    begin
+      lock table auth.users in share row exclusive mode;
+    exception when insufficient_privilege then
+      null;
+    end;
+  end if;
+  if relation is not null then
+    execute format('lock table %s in access exclusive mode', relation);
+  end if;
+
+  for step in select * from profiles_internal.adoption_plan(p_revision) as p order by p.seq loop
+    if step.action = 'stop' then
+      refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
+    end if;
+    continue when refusals is not null;
+    if step.undo is not null then
+      insert into profiles_internal.adopted (revision, object_type, object_name, definition)
+      values (p_revision, step.action, step.object, step.undo);
+    end if;
+    begin
+      execute coalesce(step.statement, 'select 1');
+    exception when others then
+      if sqlstate in ('55P03', '40P01', '57014') then
+        raise;
+      end if;
+      raise exception 'adopting % failed at "%" (%): %', step.object, step.action, coalesce(step.wanted, step.found), sqlerrm
+        using errcode = sqlstate, hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+    end;
+  end loop;
+  if refusals is not null then
+    raise exception 'this cannot be taken over as it is: %', refusals
+      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+  end if;
+
+  for step in
+    select a.object_name as name, a.data -> 'rows' as found_rows,
+      (select count(*) from profiles_internal.adopted as v where v.revision = p_revision and v.object_type in ('value', 'found value')) as changed,
+      (select count(*) from profiles_internal.quarantine as q where q.table_name = a.object_name) as aside
+    from profiles_internal.adopted as a
+    where a.revision = p_revision and a.object_type = 'table'
+  loop
+    raise notice '%: % rows taken over, % values changed (the old ones are in profiles_internal.adopted), % rows in quarantine',
+      step.name, step.found_rows, step.changed, step.aside;
+  end loop;
+end
+$adopt$;
+
+revoke all on function profiles_internal.adopt(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Gives rows their old values back, where nobody has written another one since.
+create or replace function profiles_internal.restore_values(p_revision text, p_table text, p_type text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $restore_values$
+declare
+  changed record;
+begin
+  for changed in
+    select a.attname as name, format_type(a.atttypid, a.atttypmod) as type
+    from pg_attribute as a
+    where a.attrelid = to_regclass(p_table) and a.attnum > 0 and not a.attisdropped and exists (
+      select from profiles_internal.adopted as k
+      where k.revision = p_revision and k.object_type = p_type and k.object_name = p_table || '.' || a.attname
+    )
+  loop
+    execute format(
+      'update %1$s as t set %2$I = (k.data ->> ''old'')::%3$s from profiles_internal.adopted as k '
+      'where k.revision = %4$L and k.object_type = %5$L and k.object_name = %6$L '
+      'and t.id::text = k.data ->> ''key'' and t.%2$I::text is not distinct from k.data ->> ''new''',
+      p_table, changed.name, changed.type, p_revision, p_type, p_table || '.' || changed.name
+    );
+    delete from profiles_internal.adopted as k
+    where k.revision = p_revision and k.object_type = p_type and k.object_name = p_table || '.' || changed.name;
+  end loop;
+end
+$restore_values$;
+
+revoke all on function profiles_internal.restore_values(text, text, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Makes a column NOT NULL again on the way back. Rows that were written since may have left it empty: an outside id gets
+-- the user's id instead; for the rest the column stays as it is, with a warning.
+create or replace function profiles_internal.require_values(p_table regclass, p_column text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $require_values$
+declare
+  missing bigint;
+begin
+  if p_column = 'external_id' then
+    execute format('update %s as t set external_id = t.user_id::text where t.external_id is null', p_table);
+  end if;
+  execute format('select count(*) from %s as t where t.%I is null', p_table, p_column) into missing;
+  if missing > 0 then
+    raise warning '%.% stays nullable: % rows written since have no value there', p_table, p_column, missing;
+  else
+    execute format('alter table %s alter column %I set not null', p_table, p_column);
+  end if;
+end
+$require_values$;
+
+revoke all on function profiles_internal.require_values(regclass, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Gives every profile of an adopted table a username that keeps our rule and is its own. One that keeps the rule stays,
+-- reserved or not. Another is made by the rule of sign-up (profile_values) from the old one, or from the email.
+-- Of several who end up with the same, whoever had exactly that one keeps it, else the oldest; the others get the choices
+-- that a sign-up has when a name is taken, and in the end a random one.
+create or replace function profiles_internal.fit_usernames(p_revision text)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $fit_usernames$
+declare
+  renamed bigint;
+begin
+  with wish as materialized (
+    select
+      p.id, p.created_at, p.username as old,
+      case when p.username ~ '^[a-z0-9_.-]{3,32}$' then p.username else v.first_username end as name,
+      v.second_username, v.third_username
+    from public.user_profiles as p
+    cross join lateral profiles_internal.profile_values(array[
+      jsonb_build_object('id', p.user_id, 'email', coalesce(split_part(p.username, '@', 1), split_part(p.email, '@', 1)) || '@')
+    ]) as v
+  ),
+  first as materialized (
+    select w.*, row_number() over (partition by w.name order by w.old is not distinct from w.name desc, w.created_at, w.id) as nth
+    from wish as w
+  ),
+  second as materialized (
+    select f.*, f.second_username in (select x.name from first as x where x.nth = 1)
+      or row_number() over (partition by f.second_username order by f.created_at, f.id) > 1 as taken
+    from first as f where f.nth > 1
+  ),
+  third as materialized (
+    select s.*, s.third_username in (select x.name from first as x where x.nth = 1 union all select x.second_username from second as x where not x.taken)
+      or row_number() over (partition by s.third_username order by s.created_at, s.id) > 1 as taken_too
+    from second as s where s.taken
+  ),
+  chosen as (
+    select f.id, f.old, f.name from first as f where f.nth = 1
+    union all
+    select s.id, s.old, s.second_username from second as s where not s.taken
+    union all
+    select t.id, t.old, case when t.taken_too then replace(gen_random_uuid()::text, '-', '') else t.third_username end from third as t
+  ),
+  done as (
+    update public.user_profiles as p
+    set username = c.name
+    from chosen as c
+    where p.id = c.id and p.username is distinct from c.name
+    returning p.id, c.old, p.username as new
+  )
+  insert into profiles_internal.adopted (revision, object_type, object_name, data)
+  select p_revision, 'value', 'public.user_profiles.username', jsonb_build_object('key', d.id, 'old', d.old, 'new', d.new)
+  from done as d;
+  get diagnostics renamed = row_count;
+  return renamed;
+end
+$fit_usernames$;
+
+revoke all on function profiles_internal.fit_usernames(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Counts the progress of an adopted table anew where there are sessions to count from: sums kept by hand drift. Figures
+-- that change are kept in profiles_internal.adopted. Users without any ended session keep theirs.
+create or replace function profiles_internal.recount_adopted(p_revision text)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $recount_adopted$
+declare
+  users uuid[];
+  before jsonb;
+  figure record;
+  changed bigint := 0;
+  hits bigint;
+begin
+  if to_regproc('profiles_internal.roll_up_sessions') is null or not exists (
+    select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_progress'
+  ) then
+    return 0;
+  end if;
+  users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null and s.user_id is not null);
+  select jsonb_object_agg(p.id, to_jsonb(p)) into before from public.user_progress as p where p.user_id = any (users);
+  perform profiles_internal.recount_progress(users);
+  for figure in
+    select a.attname as name, format_type(a.atttypid, a.atttypmod) as type
+    from pg_attribute as a
+    where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped and a.attname <> 'updated_at'
+  loop
+    execute format(
+      'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
+      'select $1, ''value'', %1$L, jsonb_build_object(''key'', p.id, ''old'', (b.value ->> %2$L)::%3$s::text, ''new'', p.%2$I::text) '
+      'from public.user_progress as p join jsonb_each($2) as b on b.key = p.id::text where (b.value ->> %2$L)::%3$s is distinct from p.%2$I',
+      'public.user_progress.' || figure.name, figure.name, figure.type
+    ) using p_revision, before;
+    get diagnostics hits = row_count;
+    changed := changed + hits;
+  end loop;
+  insert into profiles_internal.adopted (revision, object_type, object_name, definition)
+  values (p_revision, 'convert', 'public.user_progress',
+    format('select profiles_internal.restore_values(%L, %L, %L)', p_revision, 'public.user_progress', 'value'));
+  return changed;
+end
+$recount_adopted$;
+
+revoke all on function profiles_internal.recount_adopted(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Takes back what one revision did to things that it found, newest first. A CHECK, UNIQUE or foreign key that rows written
+-- since do not keep comes back NOT VALID, or not at all, with a warning; anything else that fails stops the downgrade.
+create or replace function profiles_internal.put_back_adopted(p_revision text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $put_back_adopted$
+declare
+  step record;
+begin
+  for step in
+    select a.* from profiles_internal.adopted as a
+    where a.revision = p_revision and a.definition is not null
+    order by a.id desc
+  loop
+    begin
+      execute step.definition;
+    exception
+      when check_violation or foreign_key_violation then
+        execute step.definition || ' not valid';
+        raise warning '% came back NOT VALID: rows written since do not keep it', step.object_name;
+      when unique_violation then
+        raise warning '% did not come back, since rows written since do not keep it: %', step.object_name, step.definition;
+    end;
+  end loop;
+  delete from profiles_internal.adopted as a where a.revision = p_revision;
+end
+$put_back_adopted$;
+
+revoke all on function profiles_internal.put_back_adopted(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Nothing is changed before this has looked. All that came before it goes with this transaction.
+do $preflight$
+declare
+  problems text;
+begin
+  -- What exists already is taken over. What stands against that, all of it, and before anything else:
+  select string_agg(format(E'\n  %s: %s. Wanted: %s. %s', s.object, s.found, s.wanted, s.remedy), '' order by s.seq)
+  into problems
+  from profiles_internal.adoption_plan() as s
+  where s.action = 'stop';
+  if problems is not null then
+    raise exception 'what exists already cannot be taken over as it is:%', problems
+      using hint = 'Nothing was changed. The whole plan: profiles-schema adopt --dry-run';
+  end if;
+
+  if not has_schema_privilege('public', 'create') then
+    raise exception 'role % may not create tables in schema public', current_user
+      using errcode = 'insufficient_privilege',
+        hint = format('Nothing was changed. An administrator runs: grant create on schema public to %I;', current_user);
+  end if;
+
+  if to_regclass('auth.users') is not null and to_regprocedure('auth.uid()') is null then
+    raise exception 'auth.users exists, but the function auth.uid() does not'
+      using hint = 'Nothing was changed. Row level security asks auth.uid() who is calling: create it, then run the upgrade again.';
+  end if;
+
+  if to_regclass('public.sessions') is not null and current_setting('profiles_schema.sessions', true) = 'require'
+    and (
+      select count(*) from pg_attribute as a
+      where a.attrelid = to_regclass('public.sessions') and not a.attisdropped
+        and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated',
+          'images_processed', 'qa_attempts', 'vocabulary_learned')
+        and (a.attname <> 'user_id' or a.atttypid = 'uuid'::regtype)
+        and (a.attname not in ('started_at', 'ended_at') or a.atttypid = 'timestamptz'::regtype)
+    ) < 9
+  then
+    raise exception 'the table sessions is not one of learning sessions, and -x sessions=require asks for one'
+      using hint = 'Nothing was changed. Rename that table, or leave the option away: then there is no roll-up.';
+  end if;
+end
+$preflight$;
 """
     )
     op.execute(
@@ -484,5 +2343,34 @@ begin
   end if;
 end
 $keep_data$;
+"""
+    )
+    op.execute(
+        r"""
+drop function profiles_internal.put_back_adopted(text);
+drop function profiles_internal.recount_adopted(text);
+drop function profiles_internal.fit_usernames(text);
+drop function profiles_internal.require_values(regclass, text);
+drop function profiles_internal.restore_values(text, text, text);
+drop function profiles_internal.adopt(text);
+drop function profiles_internal.adoption_plan(text);
+drop function profiles_internal.adoption_of_objects();
+drop function profiles_internal.adoption_of_table(text, regclass);
+drop function profiles_internal.adoption_fields(jsonb, jsonb);
+drop function profiles_internal.adoption_keys(jsonb, jsonb);
+drop function profiles_internal.adoption_frame(jsonb, jsonb);
+drop function profiles_internal.adoption_counts(jsonb);
+drop function profiles_internal.adoption_stops(jsonb);
+drop function profiles_internal.table_to_adopt(text);
+drop function profiles_internal.adoption_context(text, regclass);
+drop function profiles_internal.adoption_columns(text, regclass);
+drop function profiles_internal.trigger_text(oid, text);
+drop function profiles_internal.policy_text(oid, text);
+drop function profiles_internal.function_text(oid);
+drop function profiles_internal.acts_beside_ours(oid);
+drop function profiles_internal.written_tables(oid, boolean);
+drop function profiles_internal.column_readers(regclass, text);
+drop function profiles_internal.adoption_rules();
+drop function profiles_internal.wanted_shape();
 """
     )

@@ -18,6 +18,12 @@ downgrade_drops = ("public.user_profiles",)
 def upgrade() -> None:
     op.execute(
         r"""
+-- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
+select profiles_internal.adopt('0003_create_user_profiles');
+"""
+    )
+    op.execute(
+        r"""
 create table if not exists public.user_profiles (
   id text default (gen_random_uuid())::text not null,
   user_id uuid not null,
@@ -161,7 +167,9 @@ begin
       execute format('lock table %s in access exclusive mode', table_name);
       execute format('select count(*) from %s', table_name) into row_count;
       if row_count > 0 then
-        holding := holding || format('%s (%s rows)', table_name, row_count);
+        holding := holding || format('%s (%s rows%s)', table_name, row_count, case when exists (
+          select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = table_name
+        ) then '; of those it loses the columns that were added' else '' end);
       end if;
     end if;
   end loop;
@@ -175,6 +183,17 @@ $keep_data$;
     )
     op.execute(
         r"""
-drop table public.user_profiles;
+do $go_back$
+begin
+  if exists (
+    select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+  ) then
+    perform profiles_internal.put_back_adopted('0003_create_user_profiles');
+  else
+    drop table public.user_profiles;
+    perform profiles_internal.put_back_adopted('0003_create_user_profiles');
+  end if;
+end
+$go_back$;
 """
     )

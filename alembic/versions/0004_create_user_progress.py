@@ -18,6 +18,12 @@ downgrade_drops = ("public.user_progress", "public.sessions")
 def upgrade() -> None:
     op.execute(
         r"""
+-- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
+select profiles_internal.adopt('0004_create_user_progress');
+"""
+    )
+    op.execute(
+        r"""
 create table if not exists public.user_progress (
   id uuid default gen_random_uuid() not null,
   user_id uuid not null,
@@ -140,7 +146,11 @@ begin
   if own_sessions then
     drop table public.sessions;
   end if;
-  drop table public.user_progress;
+  if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_progress') then
+    perform profiles_internal.put_back_adopted('0004_create_user_progress');
+  else
+    drop table public.user_progress;
+  end if;
 end
 $keep_data$;
 """

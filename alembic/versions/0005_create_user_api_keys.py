@@ -18,6 +18,12 @@ downgrade_drops = ("public.user_api_keys",)
 def upgrade() -> None:
     op.execute(
         r"""
+-- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
+select profiles_internal.adopt('0005_create_user_api_keys');
+"""
+    )
+    op.execute(
+        r"""
 create table if not exists public.user_api_keys (
   id uuid default gen_random_uuid() not null,
   user_id uuid not null,
@@ -68,7 +74,9 @@ begin
       execute format('lock table %s in access exclusive mode', table_name);
       execute format('select count(*) from %s', table_name) into row_count;
       if row_count > 0 then
-        holding := holding || format('%s (%s rows)', table_name, row_count);
+        holding := holding || format('%s (%s rows%s)', table_name, row_count, case when exists (
+          select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = table_name
+        ) then '; of those it loses the columns that were added' else '' end);
       end if;
     end if;
   end loop;
@@ -82,6 +90,14 @@ $keep_data$;
     )
     op.execute(
         r"""
-drop table public.user_api_keys;
+do $go_back$
+begin
+  if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_api_keys') then
+    perform profiles_internal.put_back_adopted('0005_create_user_api_keys');
+  else
+    drop table public.user_api_keys;
+  end if;
+end
+$go_back$;
 """
     )

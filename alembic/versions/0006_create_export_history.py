@@ -18,6 +18,12 @@ downgrade_drops = ("public.export_history",)
 def upgrade() -> None:
     op.execute(
         r"""
+-- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
+select profiles_internal.adopt('0006_create_export_history');
+"""
+    )
+    op.execute(
+        r"""
 create table if not exists public.export_history (
   id uuid default gen_random_uuid() not null,
   user_id uuid not null,
@@ -85,7 +91,9 @@ begin
       execute format('lock table %s in access exclusive mode', table_name);
       execute format('select count(*) from %s', table_name) into row_count;
       if row_count > 0 then
-        holding := holding || format('%s (%s rows)', table_name, row_count);
+        holding := holding || format('%s (%s rows%s)', table_name, row_count, case when exists (
+          select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = table_name
+        ) then '; of those it loses the columns that were added' else '' end);
       end if;
     end if;
   end loop;
@@ -99,6 +107,14 @@ $keep_data$;
     )
     op.execute(
         r"""
-drop table public.export_history;
+do $go_back$
+begin
+  if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.export_history') then
+    perform profiles_internal.put_back_adopted('0006_create_export_history');
+  else
+    drop table public.export_history;
+  end if;
+end
+$go_back$;
 """
     )

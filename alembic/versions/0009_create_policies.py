@@ -17,6 +17,12 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
+-- Policies that were here before are set aside in the transaction that brings ours: no moment without either.
+select profiles_internal.adopt('0009_create_policies');
+"""
+    )
+    op.execute(
+        r"""
 -- Who may do what with user_profiles. First everything is taken away by name: hosted default privileges survive a
 -- revoke from PUBLIC. Then rights are given one by one.
 revoke all on table public.user_profiles from public, anon, authenticated, service_role;
@@ -228,5 +234,7 @@ begin
   end if;
 end
 $close_sessions$;
+
+select profiles_internal.put_back_adopted('0009_create_policies');
 """
     )

@@ -17,6 +17,12 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
+-- Triggers that were here before and count progress are set aside in the transaction that brings ours.
+select profiles_internal.adopt('0010_create_table_triggers');
+"""
+    )
+    op.execute(
+        r"""
 -- Before a profile is inserted with an explicit NULL id: some object mappers send one for "not set", which a column
 -- default never sees.
 create or replace function profiles_internal.fill_missing_profile_id()
@@ -459,6 +465,12 @@ end
 $only_where$
 """
     )
+    op.execute(
+        r"""
+-- Sums that were kept by hand have drifted.
+select profiles_internal.recount_adopted('0010_create_table_triggers');
+"""
+    )
 
 
 def downgrade() -> None:
@@ -485,5 +497,7 @@ drop trigger require_known_timezone on public.user_profiles;
 drop function profiles_internal.require_known_timezone();
 drop trigger fill_missing_profile_id on public.user_profiles;
 drop function profiles_internal.fill_missing_profile_id();
+
+select profiles_internal.put_back_adopted('0010_create_table_triggers');
 """
     )

@@ -17,6 +17,12 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
+-- Sign-up triggers that were here before, empty since the tables changed, go.
+select profiles_internal.adopt('0011_create_sign_up_triggers');
+"""
+    )
+    op.execute(
+        r"""
 -- After users have signed up (one, or a whole import): every one of them gets a profile and a progress row.
 --
 -- Guarantees: the sign-up commits, whatever goes wrong in here. What went wrong is a row in
@@ -247,5 +253,7 @@ begin
   end loop;
 end
 $drop_sign_up_triggers$;
+
+select profiles_internal.put_back_adopted('0011_create_sign_up_triggers');
 """
     )

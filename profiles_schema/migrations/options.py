@@ -12,7 +12,7 @@ from profiles_schema.settings import DEADLINE_SECONDS, LOCK_TIMEOUT_MS, LOCK_WAI
 # Key: (pattern of its value, the value in words)
 _KNOWN: Mapping[str, tuple[str, str]] = {
     "adopt-rewrite": (r"yes|no", "yes or no"),
-    "adopt-table": (r".+", "a table name"),
+    "adopt-table": (r".+", "the name of a table in schema public"),
     "allow-data-loss": (r"yes|no", "yes or no"),
     "app-role": (r".+", "a role name"),
     "backfill": (r"inline|defer|auto", "inline, defer or auto"),

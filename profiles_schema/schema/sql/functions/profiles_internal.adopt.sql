@@ -1,0 +1,73 @@
+-- Carries out what the plan says for one revision, in its transaction, and notes how each step is taken back.
+-- The plan is made anew, under the locks: what the rows need is known only then.
+create or replace function profiles_internal.adopt(p_revision text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adopt$
+declare
+  relation constant regclass := profiles_internal.table_to_adopt((
+    select r.table_name
+    from (values
+      ('0003_create_user_profiles', 'user_profiles'), ('0004_create_user_progress', 'user_progress'),
+      ('0005_create_user_api_keys', 'user_api_keys'), ('0006_create_export_history', 'export_history'),
+      ('0007_create_audit_logs', 'user_profile_audit_logs')
+    ) as r (revision, table_name)
+    where r.revision = p_revision
+  ));
+  step record;
+  refusals text;
+begin
+  -- Sign-ups first, then the table: the trigger of a sign-up asks for the two in this order.
+  if exists (
+    select from profiles_internal.adoption_of_objects() as s
+    where s ->> 'revision' = p_revision and s ->> 'lock' like '%auth.users'
+  ) then
+    begin
+      lock table auth.users in share row exclusive mode;
+    exception when insufficient_privilege then
+      null;
+    end;
+  end if;
+  if relation is not null then
+    execute format('lock table %s in access exclusive mode', relation);
+  end if;
+
+  for step in select * from profiles_internal.adoption_plan(p_revision) as p order by p.seq loop
+    if step.action = 'stop' then
+      refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
+    end if;
+    continue when refusals is not null;
+    if step.undo is not null then
+      insert into profiles_internal.adopted (revision, object_type, object_name, definition)
+      values (p_revision, step.action, step.object, step.undo);
+    end if;
+    begin
+      execute coalesce(step.statement, 'select 1');
+    exception when others then
+      if sqlstate in ('55P03', '40P01', '57014') then
+        raise;
+      end if;
+      raise exception 'adopting % failed at "%" (%): %', step.object, step.action, coalesce(step.wanted, step.found), sqlerrm
+        using errcode = sqlstate, hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+    end;
+  end loop;
+  if refusals is not null then
+    raise exception 'this cannot be taken over as it is: %', refusals
+      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+  end if;
+
+  for step in
+    select a.object_name as name, a.data -> 'rows' as found_rows,
+      (select count(*) from profiles_internal.adopted as v where v.revision = p_revision and v.object_type in ('value', 'found value')) as changed,
+      (select count(*) from profiles_internal.quarantine as q where q.table_name = a.object_name) as aside
+    from profiles_internal.adopted as a
+    where a.revision = p_revision and a.object_type = 'table'
+  loop
+    raise notice '%: % rows taken over, % values changed (the old ones are in profiles_internal.adopted), % rows in quarantine',
+      step.name, step.found_rows, step.changed, step.aside;
+  end loop;
+end
+$adopt$;
+
+revoke all on function profiles_internal.adopt(text) from public, anon, authenticated, service_role;

@@ -1,0 +1,112 @@
+-- The columns of a table that is taken over: what each is called afterwards, and how its values get there and back.
+-- "source" is an expression over {column} as found, "back" one over {column} as it is afterwards; both are null for a
+-- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
+-- wanted_type.
+--
+-- A renamed column takes its foreign keys, views and policies along; so the uuid that identifies a person stays the same
+-- column, whatever it is called, and only what is new is new:
+--   no user_id: the key (a uuid) is the user's id, and becomes user_id;
+--   a user_id that is no uuid is the id of an outside system, and becomes external_id;
+--   a key of another type than ours that something hangs on becomes legacy_id.
+create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
+returns table (
+  name text, found_name text, found_type text, found_not_null boolean, found_default text, found_generated boolean,
+  wanted_type text, wanted_not_null boolean, wanted_default text, source text, back text, found_position integer
+)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_columns$
+declare
+  types jsonb;
+  renames jsonb := '{}';
+  user_type text;
+  id_type text;
+  all_uuids boolean := false;
+begin
+  select jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)) into types
+  from pg_attribute as a
+  where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped;
+  user_type := types ->> 'user_id';
+  id_type := types ->> 'id';
+
+  if p_table = 'user_profiles' then
+    if user_type is null and id_type is not null then
+      renames := renames || '{"id": "user_id"}';
+    elsif user_type <> 'uuid' and not types ? 'external_id' then
+      execute format(
+        'select coalesce(bool_and(t.user_id::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$''), false) from %s as t where t.user_id is not null',
+        p_found
+      ) into all_uuids;
+      if not all_uuids then
+        renames := renames || '{"user_id": "external_id"}';
+      end if;
+    end if;
+    if types ? 'full_name' and not types ? 'display_name' then
+      renames := renames || '{"full_name": "display_name"}';
+    end if;
+  end if;
+  if id_type is not null and not renames ? 'id' and not types ? 'legacy_id' and (
+    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and cardinality(profiles_internal.column_readers(p_found, 'id')) > 0)
+    or (p_table <> 'user_profiles' and id_type <> 'uuid' and (
+      id_type !~ '^(text|character)' or cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
+    ))
+  ) then
+    renames := renames || '{"id": "legacy_id"}';
+  end if;
+
+  return query
+  with found as (
+    select
+      a.attname::text as found_name, coalesce(renames ->> a.attname, a.attname) as name, a.attnum::integer as found_position,
+      format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
+      case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
+      a.attidentity <> '' as has_identity, y.typcategory as category
+    from pg_attribute as a
+    join pg_type as y on y.oid = a.atttypid
+    left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped
+  ),
+  wanted as (
+    select w.name, w.definition as wanted_type, w.not_null, w.default_value
+    from profiles_internal.wanted_shape() as w
+    where w.table_name = p_table and w.kind = 'column'
+  )
+  select
+    coalesce(f.name, w.name), f.found_name, f.found_type, f.not_null,
+    coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
+    w.wanted_type, w.not_null, w.default_value,
+    case
+      when f.found_type = w.wanted_type or f.name is null then null
+      when w.wanted_type = 'timestamp with time zone' then case
+        when f.found_type = 'timestamp without time zone' then '{column} at time zone ''UTC'''
+        when f.found_type = 'date' then '{column}::timestamp at time zone ''UTC'''
+        when f.category = 'N' then 'case when {column} > 9224318015999 then ''infinity'' when {column} < -210866803200 then ''-infinity'' '
+          'else to_timestamp({column}::double precision) end'
+        else '{column}::timestamp with time zone'
+      end
+      when w.wanted_type = 'boolean' and f.category = 'N' then '({column} <> 0)'
+      when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then 'to_jsonb({column})'
+      when w.wanted_type ~ '^character varying' then '{column}::text::' || w.wanted_type
+      else '{column}::' || w.wanted_type
+    end,
+    case
+      when f.found_type = w.wanted_type or f.name is null then null
+      when w.wanted_type = 'timestamp with time zone' then case
+        when f.found_type = 'timestamp without time zone' then '{column} at time zone ''UTC'''
+        when f.found_type = 'date' then '({column} at time zone ''UTC'')::date'
+        when f.category = 'N' then 'case when isfinite({column}) then extract(epoch from {column}) end::' || f.found_type
+        else '{column}::' || f.found_type
+      end
+      when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
+      when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
+      else '{column}::text::' || f.found_type
+    end,
+    f.found_position
+  from found as f
+  full join wanted as w on w.name = f.name
+  order by f.found_position nulls last, w.name;
+end
+$adoption_columns$;
+
+revoke all on function profiles_internal.adoption_columns(text, regclass) from public, anon, authenticated, service_role;

@@ -1,0 +1,163 @@
+-- What is done around the columns and keys of a table that is taken over: its name, its triggers, who may do what, the
+-- policies in the way, and the rows that cannot stay.
+create or replace function profiles_internal.adoption_frame(p_context jsonb, p_counts jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_frame$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+  old_name constant text := (select c.relname from pg_class as c where c.oid = relation);
+  aside constant bigint := p_counts ->> 'aside';
+  states text;
+  identity text;
+begin
+  if relation::text <> target then
+    return next jsonb_build_object('seq', 20, 'action', 'rename', 'object', relation, 'found', relation, 'wanted', target,
+      'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s rename to %I', relation, p_context ->> 'table'),
+      'undo', format('alter table %s rename to %I', target, old_name));
+    return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
+      'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
+  end if;
+
+  -- Triggers rest while rows are converted. Those that stay come back as they were.
+  select string_agg(
+    format('alter table %s %s trigger %I', target,
+      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+    '; ' order by t.tgname)
+  into states
+  from pg_trigger as t
+  where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+  if states is not null then
+    return next jsonb_build_object('seq', 37, 'action', 'set aside', 'object', target, 'found', 'triggers of the application',
+      'wanted', 'at rest while rows are converted', 'lock', 'SHARE ROW EXCLUSIVE',
+      'statement', format('alter table %s disable trigger user', target), 'undo', states);
+    return next jsonb_build_object('seq', 981, 'action', 'create', 'object', target, 'found', 'triggers at rest', 'wanted', 'as they were',
+      'lock', 'SHARE ROW EXCLUSIVE', 'statement', states, 'undo', format('alter table %s disable trigger user', target));
+  end if;
+  return query
+  select jsonb_build_object('seq', 36, 'action', 'set aside', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('drop trigger %I on %s', t.tgname, target), 'undo', profiles_internal.trigger_text(t.oid, target))
+  from pg_trigger as t
+  where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- A publication tells rows apart by their key, and for a moment there is none.
+  select case c.relreplident when 'f' then 'full' when 'n' then 'nothing' else 'default' end into identity
+  from pg_class as c
+  where c.oid = relation and exists (
+    select from pg_publication as p
+    where p.puballtables
+      or exists (select from pg_publication_rel as x where x.prpubid = p.oid and x.prrelid = relation)
+      or exists (select from pg_publication_namespace as x where x.pnpubid = p.oid and x.pnnspid = c.relnamespace)
+  );
+  if identity <> 'full' then
+    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || identity,
+      'wanted', 'full, while rows are converted', 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, identity));
+    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', identity,
+      'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s replica identity %s', target, identity), 'undo', format('alter table %s replica identity full', target));
+  end if;
+
+  -- Rights, comments and row level security. Until ours come the API roles keep what they may do, to the columns of
+  -- today alone: nobody gets to write a role or an id because a column of that name is new.
+  return query
+  with give as (
+    select r.who, a.is_grantable, array_agg(lower(a.privilege_type) order by a.privilege_type) as kinds, null::text as column_name
+    from pg_class as c
+    cross join lateral aclexplode(c.relacl) as a
+    cross join lateral (select case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end) as r (who)
+    where c.oid = relation and a.grantee <> c.relowner
+    group by r.who, a.is_grantable
+    union all
+    select r.who, b.is_grantable, array_agg(lower(b.privilege_type) order by b.privilege_type), a.attname
+    from pg_attribute as a
+    cross join lateral aclexplode(a.attacl) as b
+    cross join lateral (select case when b.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(b.grantee)) end) as r (who)
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    group by r.who, b.is_grantable, a.attname
+  )
+  select jsonb_build_object('seq', 34, 'action', 'set aside', 'object', target, 'found', 'rights and comments', 'wanted', 'ours',
+    'statement', nullif(concat_ws('; ', (
+      select string_agg(
+        format('revoke %1$s on table %2$s from %3$s; grant %1$s (%4$s) on table %2$s to %3$s', k.kind, target, g.who,
+          (select string_agg(quote_ident(c.value ->> 'found_name'), ', ') from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'found_name' is not null)),
+        '; ')
+      from give as g
+      cross join unnest(array['insert', 'update']) as k (kind)
+      where g.column_name is null and k.kind = any (g.kinds) and g.who in ('public', 'anon', 'authenticated')
+    ), (
+      select string_agg(format('comment on column %s.%I is null', target, x.value ->> 'found_name'), '; ')
+      from jsonb_array_elements(p_context -> 'columns') as x
+      where x.value ->> 'wanted_type' is not null and col_description(relation, (x.value ->> 'found_position')::integer) is not null
+    )), ''),
+    'undo', concat_ws('; ',
+      format('revoke all on table %s from public, anon, authenticated, service_role', target),
+      (
+        select string_agg(format('grant %s on table %s to %s%s',
+          case when g.column_name is null then array_to_string(g.kinds, ', ')
+            else (select string_agg(format('%s (%I)', x.kind, g.column_name), ', ') from unnest(g.kinds) as x (kind)) end,
+          target, g.who, case when g.is_grantable then ' with grant option' else '' end), '; ')
+        from give as g
+      ),
+      case when not c.relrowsecurity then format('alter table %s disable row level security', target) end,
+      case when c.relforcerowsecurity then format('alter table %s force row level security', target) end,
+      format('comment on table %s is %s', target, coalesce(quote_literal(obj_description(relation, 'pg_class')), 'null')),
+      (
+        select string_agg(format('comment on column %s.%I is %s', target, x.value ->> 'found_name',
+          coalesce(quote_literal(col_description(relation, (x.value ->> 'found_position')::integer)), 'null')), '; ')
+        from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'found_name' is not null and x.value ->> 'wanted_type' is not null
+      )
+    ))
+  from pg_class as c
+  where c.oid = relation;
+  if (select c.relforcerowsecurity from pg_class as c where c.oid = relation) then
+    return next jsonb_build_object('seq', 35, 'action', 'relax', 'object', target, 'found', 'row security forced on the owner', 'wanted', 'not forced',
+      'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target));
+  end if;
+
+  -- Policies that a change of type would trip over. The others are replaced when ours come.
+  return query
+  select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
+    'found', 'reads a column that changes its type', 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target))
+  from pg_policy as y
+  where y.polrelid = relation and exists (
+    select from pg_depend as d
+    join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+    join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
+    where d.classid = 'pg_policy'::regclass and d.objid = y.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = relation
+      and c.value ->> 'source' is not null
+  );
+
+  -- Rows that cannot stay.
+  return query
+  select jsonb_build_object('seq', 44, 'action', 'quarantine', 'object', target, 'found', g.value ->> 'reason',
+    'wanted', 'profiles_internal.quarantine', 'rows', g.value -> 'hits')
+  from jsonb_array_elements(p_counts -> 'reasons') as g;
+  if aside > 0 then
+    return query
+    select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
+      'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.00005,
+      'statement', format(
+        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t) as row_data, m.reason) '
+        'insert into profiles_internal.quarantine (table_name, row_data, reason) select %3$L, g.row_data, g.reason from gone as g',
+        target, replace(p_counts ->> 'misplaced', '{table}', target), target),
+      'undo', format(
+        'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
+        'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
+        'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
+        target,
+        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg('r.' || quote_ident(c.value ->> 'found_name'), ', '), target))
+    from jsonb_array_elements(p_context -> 'columns') as c
+    where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
+  end if;
+end
+$adoption_frame$;
+
+revoke all on function profiles_internal.adoption_frame(jsonb, jsonb) from public, anon, authenticated, service_role;

@@ -1,0 +1,196 @@
+-- What becomes of the constraints and indexes of a table that is taken over, and of the foreign keys that point to it.
+-- One that says what ours says only gets our name. One over columns of ours that says something else is set aside: it
+-- could refuse what we write. The rest is the application's own, and stays.
+-- Definitions are compared as they read after the columns were renamed.
+create or replace function profiles_internal.adoption_keys(p_context jsonb, p_counts jsonb)
+returns setof jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_keys$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+  aside constant bigint := p_counts ->> 'aside';
+  taken text[] := '{}';
+  key_goes boolean := aside > 0;
+  theirs record;
+  our_name text;
+  left_behind bigint;
+  legacy boolean := false;
+begin
+  for theirs in
+    select
+      k.conname::text as name, k.contype as kind, pg_get_constraintdef(k.oid) as definition, c.columns,
+      case
+        when k.contype in ('p', 'u') then regexp_replace(pg_get_constraintdef(k.oid), '\([^)]*\)', '(' || c.listed || ')')
+        when k.contype = 'f' then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.listed || ')')
+        else pg_get_constraintdef(k.oid)
+      end as afterwards,
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null
+      ) as touches_ours,
+      not exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is null
+      ) as ours_alone,
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'source' is not null
+      ) as retyped
+    from pg_constraint as k
+    cross join lateral (
+      select
+        coalesce(array_agg(x.value ->> 'name' order by n.place), '{}') as columns,
+        string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as listed
+      from unnest(k.conkey) with ordinality as n (attnum, place)
+      join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = n.attnum
+      join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+    ) as c
+    where k.conrelid = relation and k.contype in ('p', 'u', 'c', 'f', 'x')
+    order by k.conname collate "C"
+  loop
+    select w.name into our_name
+    from profiles_internal.wanted_shape() as w
+    where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key')
+      and w.definition = theirs.afterwards and w.name <> all (taken)
+      and (w.name = theirs.name or not exists (select from pg_constraint as k where k.conrelid = relation and k.conname = w.name));
+    if found and not (theirs.kind = 'f' and theirs.retyped) then
+      taken := taken || our_name;
+      if our_name <> theirs.name then
+        return next jsonb_build_object('seq', 51, 'action', 'rename', 'object', format('%s.%s', target, theirs.name),
+          'found', theirs.definition, 'wanted', our_name, 'lock', 'ACCESS EXCLUSIVE',
+          'statement', format('alter table %s rename constraint %I to %I', target, theirs.name, our_name),
+          'undo', format('alter table %s rename constraint %I to %I', target, our_name, theirs.name));
+      end if;
+    elsif theirs.kind = 'p'
+      or theirs.kind = 'u' and theirs.ours_alone
+      or theirs.kind in ('c', 'x') and theirs.touches_ours
+      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
+    then
+      key_goes := key_goes or theirs.kind in ('p', 'u');
+      return next jsonb_build_object('seq', case theirs.kind when 'f' then 40 else 42 end,
+        'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
+        'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+        'statement', format('alter table %s drop constraint %I', target, theirs.name),
+        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
+    end if;
+  end loop;
+
+  for theirs in
+    select
+      i.relname::text as name, x.indisunique as is_unique,
+      replace(pg_get_indexdef(i.oid), ' ON ' || relation || ' ', ' ON ' || target || ' ') as definition,
+      not exists (
+        select from jsonb_array_elements(p_context -> 'columns') as c
+        join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+        where c.value ->> 'wanted_type' is null
+          and (a.attnum = any (x.indkey) or exists (
+            select from pg_depend as d
+            where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
+              and d.refobjid = relation and d.refobjsubid = a.attnum
+          ))
+      ) as ours_alone
+    from pg_index as x
+    join pg_class as i on i.oid = x.indexrelid
+    where x.indrelid = relation and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = relation)
+    order by i.relname collate "C"
+  loop
+    select w.name into our_name
+    from profiles_internal.wanted_shape() as w
+    where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken)
+      and regexp_replace(w.definition, ' INDEX \S+ ON ', ' INDEX ON ') = regexp_replace(theirs.definition, ' INDEX \S+ ON ', ' INDEX ON ')
+      and (w.name = theirs.name or not exists (
+        select from pg_index as x join pg_class as i on i.oid = x.indexrelid where x.indrelid = relation and i.relname = w.name
+      ));
+    if found then
+      taken := taken || our_name;
+      if our_name <> theirs.name then
+        return next jsonb_build_object('seq', 52, 'action', 'rename', 'object', 'public.' || theirs.name, 'found', theirs.definition,
+          'wanted', our_name, 'lock', 'SHARE UPDATE EXCLUSIVE',
+          'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
+          'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
+      end if;
+    elsif theirs.is_unique and theirs.ours_alone or exists (
+      select from profiles_internal.wanted_shape() as w
+      where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
+    ) then
+      key_goes := key_goes or theirs.is_unique;
+      return next jsonb_build_object('seq', 43, 'action', 'set aside', 'object', 'public.' || theirs.name, 'found', theirs.definition,
+        'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
+        'statement', format('drop index public.%I', theirs.name), 'undo', theirs.definition);
+    end if;
+  end loop;
+
+  -- Ours, where they are missing.
+  return query
+  select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
+    'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
+    'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
+    'seconds', (p_counts ->> 'total')::bigint * case when w.kind = 'check' then 0.0000005 else 0.000004 end,
+    'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
+    'undo', format('alter table %s drop constraint %I', target, w.name)
+      || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
+        then format('; alter table %s alter column id drop not null', target) else '' end)
+  from profiles_internal.wanted_shape() as w
+  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name <> all (taken);
+  return query
+  select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005, 'statement', w.definition,
+    'undo', format('drop index if exists public.%I', w.name))
+  from profiles_internal.wanted_shape() as w
+  where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
+
+  -- Foreign keys of other tables, where the key they point to is made anew, or rows behind them go.
+  if not key_goes then
+    return;
+  end if;
+  for theirs in
+    select
+      k.conname::text as name, k.conrelid::regclass::text as table_name, pg_get_constraintdef(k.oid) as definition, c.refers_to, c.matches
+    from pg_constraint as k
+    cross join lateral (
+      select
+        string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as refers_to,
+        string_agg(format('r.%I = x.%I', a.attname, b.attname), ' and ' order by n.place) as matches
+      from unnest(k.confkey, k.conkey) with ordinality as n (attnum, other_attnum, place)
+      join pg_attribute as a on a.attrelid = k.confrelid and a.attnum = n.attnum
+      join pg_attribute as b on b.attrelid = k.conrelid and b.attnum = n.other_attnum
+      join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+    ) as c
+    where k.contype = 'f' and k.confrelid = relation and k.conrelid <> relation and k.conparentid = 0
+    order by k.conrelid::regclass::text collate "C", k.conname collate "C"
+  loop
+    left_behind := 0;
+    if aside > 0 then
+      execute format(
+        'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
+        theirs.table_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
+      ) into left_behind;
+    end if;
+    legacy := legacy or theirs.refers_to = 'legacy_id';
+    return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
+      'found', theirs.definition, 'wanted', 'made anew below', 'lock', 'ACCESS EXCLUSIVE on both tables',
+      'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
+      'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
+        regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
+    theirs.definition := regexp_replace(theirs.definition, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
+    if left_behind > 0 and theirs.definition !~ 'NOT VALID$' then
+      theirs.definition := theirs.definition || ' NOT VALID';
+    end if;
+    return next jsonb_build_object('seq', 970, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
+      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.definition,
+      'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
+      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.definition),
+      'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
+  end loop;
+  if legacy then
+    return next jsonb_build_object('seq', 952, 'action', 'create', 'object', target || '.legacy_id', 'found', 'referred to', 'wanted', 'unique',
+      'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s add constraint %I unique (legacy_id)', target, (p_context ->> 'table') || '_legacy_id_key'),
+      'undo', format('alter table %s drop constraint %I', target, (p_context ->> 'table') || '_legacy_id_key'));
+  end if;
+end
+$adoption_keys$;
+
+revoke all on function profiles_internal.adoption_keys(jsonb, jsonb) from public, anon, authenticated, service_role;

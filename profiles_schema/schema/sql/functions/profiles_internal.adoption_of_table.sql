@@ -1,0 +1,74 @@
+-- The steps that take one existing table over, in no particular order ("seq" says it), or what stands against it.
+-- Everything is asked of the catalog and of the rows; nothing is assumed about which system made the table.
+create or replace function profiles_internal.adoption_of_table(p_table text, p_found regclass)
+returns setof jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_of_table$
+declare
+  rewrite_limit constant bigint := 200000;
+  seconds_per_row constant double precision := 0.00012;
+  context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
+  target constant text := context ->> 'target';
+  counts jsonb;
+  total bigint;
+begin
+  return query select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_stops(context) as s;
+  if exists (select from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop') then
+    return;
+  end if;
+
+  counts := profiles_internal.adoption_counts(context);
+  total := counts ->> 'total';
+  return query
+  select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
+  from (
+    select jsonb_build_object('object', format('%s.%s', target, b.value ->> 'column'),
+      'found', context -> 'by_name' -> (b.value ->> 'column') ->> 'found_type',
+      'wanted', context -> 'by_name' -> (b.value ->> 'column') ->> 'wanted_type',
+      'remedy', format('It holds values that do not convert (SQLSTATE %s). Mend them, or rename the column.', b.value ->> 'code')) as problem
+    from jsonb_array_elements(counts -> 'broken') as b
+    union all
+    select jsonb_build_object('object', target, 'found', 'API keys in plain text', 'wanted', 'encrypted ones', 'rows', counts -> 'plain_keys',
+      'remedy', 'Encrypt them first, in the table as it is: profiles-schema keys encrypt')
+    where (counts ->> 'plain_keys')::bigint > 0
+    union all
+    select jsonb_build_object('object', target, 'found', format('user_id %s', context -> 'by_name' -> 'external_id' ->> 'found_type'),
+      'wanted', 'user_id uuid, of auth.users', 'rows', total,
+      'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
+        'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
+    where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
+    union all
+    select jsonb_build_object('object', target, 'found', format('%s rows', total), 'wanted', format('up to %s', rewrite_limit), 'rows', total,
+      'seconds', total * seconds_per_row,
+      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(total * seconds_per_row)))
+    where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
+  ) as s;
+  if found then
+    return;
+  end if;
+
+  return query
+  select s || jsonb_build_object('revision', context -> 'by')
+  from (
+    select profiles_internal.adoption_frame(context, counts)
+    union all
+    select profiles_internal.adoption_keys(context, counts)
+    union all
+    select profiles_internal.adoption_fields(context, counts)
+    union all
+    -- Kept for whoever wants to know what was here, and for downgrade.
+    select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
+        jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
+          select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
+            'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
+          from jsonb_array_elements(context -> 'columns') as c where c.value ->> 'found_name' is not null
+        ))))
+  ) as x (s);
+end
+$adoption_of_table$;
+
+revoke all on function profiles_internal.adoption_of_table(text, regclass) from public, anon, authenticated, service_role;

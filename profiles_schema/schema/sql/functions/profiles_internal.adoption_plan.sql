@@ -1,0 +1,61 @@
+-- The plan by which an upgrade takes over tables that are there already: a row per step, in the order in which they are
+-- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0001 refuses by it, and the
+-- revisions carry it out (profiles_internal.adopt).
+-- Tables that the revisions have made or taken over already are left out: they bear our comment.
+create or replace function profiles_internal.adoption_plan(p_revision text default null)
+returns table (
+  seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
+  seconds double precision, statement text, undo text, remedy text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_plan$
+declare
+  other_name constant text := nullif(current_setting('profiles_schema.adopt_table', true), '');
+  steps jsonb := '[]';
+  planned record;
+  relation regclass;
+begin
+  for planned in
+    select w.name as table_name, w.definition as our_comment, r.revision
+    from profiles_internal.wanted_shape() as w
+    join (values
+      (1, 'user_profiles', '0003_create_user_profiles'), (2, 'user_progress', '0004_create_user_progress'),
+      (3, 'user_api_keys', '0005_create_user_api_keys'), (4, 'export_history', '0006_create_export_history'),
+      (5, 'user_profile_audit_logs', '0007_create_audit_logs')
+    ) as r (place, table_name, revision) on r.table_name = w.name
+    where w.kind = 'comment' and (p_revision is null or p_revision = r.revision)
+    order by r.place
+  loop
+    relation := profiles_internal.table_to_adopt(planned.table_name);
+    if planned.table_name = 'user_profiles' and other_name is not null and (
+      relation is null and obj_description(to_regclass('public.user_profiles'), 'pg_class') is distinct from planned.our_comment
+      or relation is not null and relation is distinct from to_regclass('public.' || quote_ident(other_name))
+    ) then
+      steps := steps || jsonb_build_object('seq', 0, 'revision', planned.revision, 'action', 'stop', 'object', 'public.' || other_name,
+        'found', case when relation is null then 'no such table' else 'public.user_profiles exists, too' end,
+        'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
+    elsif relation is not null then
+      steps := steps || coalesce(
+        (select jsonb_agg(s) from profiles_internal.adoption_of_table(planned.table_name, relation) as s), '[]'
+      );
+    end if;
+  end loop;
+
+  steps := steps || coalesce((
+    select jsonb_agg(s) from profiles_internal.adoption_of_objects() as s
+    where p_revision is null or s ->> 'revision' = p_revision
+  ), '[]');
+
+  return query
+  select (row_number() over (order by x.action <> 'stop', x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
+    x.wanted, x.action, x.lock, x."rows", x.seconds, x.statement, x.undo, x.remedy
+  from rows from (jsonb_to_recordset(steps) as (
+    seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
+    seconds double precision, statement text, undo text, remedy text
+  )) with ordinality as x
+  order by 1;
+end
+$adoption_plan$;
+
+revoke all on function profiles_internal.adoption_plan(text) from public, anon, authenticated, service_role;

@@ -1,0 +1,84 @@
+-- Why a table cannot be taken over as it is: what the catalog alone can say. One step of action 'stop' each.
+create or replace function profiles_internal.adoption_stops(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_stops$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+begin
+  return query
+  select jsonb_build_object('seq', 0, 'action', 'stop', 'object', target, 'found', s.found, 'wanted', s.wanted, 'remedy', s.remedy)
+  from pg_class as c
+  cross join lateral (values
+    (c.relkind <> 'r', 'no ordinary table', 'an ordinary table',
+      format('Rename %s, or move it to another schema.', relation)),
+    (exists (select from pg_inherits as i where c.oid in (i.inhrelid, i.inhparent)), 'part of an inheritance',
+      'a table of its own', format('Take %s out of the inheritance.', relation)),
+    (not pg_has_role(c.relowner, 'usage'), 'owned by ' || pg_get_userbyid(c.relowner), 'owned by ' || current_user,
+      format('Run the upgrade as %I, or as that role: alter table %s owner to %I;', pg_get_userbyid(c.relowner), relation, current_user)),
+    (c.relkind = 'r' and exists (select from pg_rewrite as w where w.ev_class = c.oid), 'rewrite rules', 'none',
+      format('Drop the rules of %s: they act instead of what is written.', relation)),
+    (c.relreplident = 'i', 'an index as replica identity', 'the default one',
+      format('alter table %s replica identity default;', relation)),
+    (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
+      format('Say whose rows they are: alter table %s add column user_id uuid;', relation))
+  ) as s (applies, found, wanted, remedy)
+  where c.oid = relation and s.applies;
+
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target || '.' || (c.value ->> 'name'),
+    'found', c.value ->> 'found_type', 'wanted', c.value ->> 'wanted_type', 'remedy', s.remedy)
+  from jsonb_array_elements(p_context -> 'columns') as c
+  cross join lateral (
+    select profiles_internal.column_readers(relation, c.value ->> 'found_name') as readers
+    where c.value ->> 'found_name' is not null and c.value ->> 'wanted_type' is not null
+  ) as r
+  cross join lateral (values
+    ((c.value ->> 'found_generated')::boolean,
+      format('alter table %s alter column %I drop expression;', relation, c.value ->> 'found_name')),
+    (c.value ->> 'source' is not null and cardinality(r.readers) > 0,
+      'Its type has to change, and these hang on it: ' || array_to_string(r.readers, ', ')
+        || '. Drop them, and create them again after the upgrade.'),
+    (c.value ->> 'source' is not null and c.value ->> 'back' is null,
+      format('There is no way back from %s. Change it yourself, or rename the column.', c.value ->> 'wanted_type'))
+  ) as s (applies, remedy)
+  where s.applies;
+
+  -- A name of ours that something else has.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'public.' || w.name,
+    'found', coalesce('an index of ' || x.indrelid::regclass, 'a relation of that name'), 'wanted', 'free, for ' || target,
+    'remedy', 'Rename it: that name is needed.')
+  from profiles_internal.wanted_shape() as w
+  join pg_class as i on i.relname = w.name and i.relnamespace = 'public'::regnamespace
+  left join pg_index as x on x.indexrelid = i.oid
+  where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique', 'primary key') and x.indrelid is distinct from relation;
+
+  -- Triggers that stay must not stumble over what changes.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', format('reads %s', c.value ->> 'found_name'), 'wanted', 'nothing that changes',
+    'remedy', format('%s reads a column whose name or type changes. Drop the trigger, and create it again, adapted, after the upgrade.', t.tgfoid::regprocedure))
+  from pg_trigger as t
+  join pg_proc as f on f.oid = t.tgfoid
+  join jsonb_array_elements(p_context -> 'columns') as c
+    on (c.value ->> 'found_name' <> c.value ->> 'name' or c.value ->> 'source' is not null)
+    and f.prosrc ~* ('\m(new|old)\.' || (c.value ->> 'found_name') || '\M')
+  where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- Whoever reads the table past row level security today, and would not tomorrow.
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', format('role %s', r.rolname), 'found', format('uses %s', relation),
+    'wanted', 'row level security',
+    'remedy', format('From now on row level security hides the rows of %s from %I. To let it act as service_role: grant service_role to %I;', target, r.rolname, r.rolname))
+  from pg_class as c
+  join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
+  where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
+    and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
+end
+$adoption_stops$;
+
+revoke all on function profiles_internal.adoption_stops(jsonb) from public, anon, authenticated, service_role;

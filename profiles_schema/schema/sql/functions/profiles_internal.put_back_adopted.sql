@@ -1,0 +1,30 @@
+-- Takes back what one revision did to things that it found, newest first. A CHECK, UNIQUE or foreign key that rows written
+-- since do not keep comes back NOT VALID, or not at all, with a warning; anything else that fails stops the downgrade.
+create or replace function profiles_internal.put_back_adopted(p_revision text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $put_back_adopted$
+declare
+  step record;
+begin
+  for step in
+    select a.* from profiles_internal.adopted as a
+    where a.revision = p_revision and a.definition is not null
+    order by a.id desc
+  loop
+    begin
+      execute step.definition;
+    exception
+      when check_violation or foreign_key_violation then
+        execute step.definition || ' not valid';
+        raise warning '% came back NOT VALID: rows written since do not keep it', step.object_name;
+      when unique_violation then
+        raise warning '% did not come back, since rows written since do not keep it: %', step.object_name, step.definition;
+    end;
+  end loop;
+  delete from profiles_internal.adopted as a where a.revision = p_revision;
+end
+$put_back_adopted$;
+
+revoke all on function profiles_internal.put_back_adopted(text) from public, anon, authenticated, service_role;

@@ -1,0 +1,23 @@
+-- Makes a column NOT NULL again on the way back. Rows that were written since may have left it empty: an outside id gets
+-- the user's id instead; for the rest the column stays as it is, with a warning.
+create or replace function profiles_internal.require_values(p_table regclass, p_column text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $require_values$
+declare
+  missing bigint;
+begin
+  if p_column = 'external_id' then
+    execute format('update %s as t set external_id = t.user_id::text where t.external_id is null', p_table);
+  end if;
+  execute format('select count(*) from %s as t where t.%I is null', p_table, p_column) into missing;
+  if missing > 0 then
+    raise warning '%.% stays nullable: % rows written since have no value there', p_table, p_column, missing;
+  else
+    execute format('alter table %s alter column %I set not null', p_table, p_column);
+  end if;
+end
+$require_values$;
+
+revoke all on function profiles_internal.require_values(regclass, text) from public, anon, authenticated, service_role;
