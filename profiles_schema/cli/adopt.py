@@ -17,7 +17,7 @@ from profiles_schema.cli.options import database, json_option, local_option, pri
 if TYPE_CHECKING:
     from profiles_schema.operations.adopt import Plan, Step
 
-_NARROWEST, _WIDEST = 80, 132
+_NARROWEST, _UNKNOWN, _WIDEST = 80, 100, 132
 _HEADS = ("action", "object", "found", "wanted", "lock", "rows", "about")
 _FLEXIBLE = (1, 2, 3)
 _LEAST = 10
@@ -60,7 +60,7 @@ def adopt(dry_run: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> int:
     if as_json:
         print_json(result.as_dict())
     else:
-        width = min(max(shutil.get_terminal_size((_WIDEST, 24)).columns, _NARROWEST), _WIDEST)
+        width = min(max(shutil.get_terminal_size((_UNKNOWN, 24)).columns, _NARROWEST), _WIDEST)
         for line in _told(result, width, x, local=local):
             click.echo(line)
     return int(bool(result.stoppers))
@@ -260,6 +260,8 @@ def _notes(result: Plan, width: int) -> Iterator[str]:
 
 
 def _sum(result: Plan) -> str:
+    if result.finished:
+        return "There is nothing to adopt: this database is past the revisions that take tables over."
     if not (result.steps or result.stoppers):
         return "There is nothing to adopt: nothing here stands where the upgrade puts its own."
     if result.stoppers:
@@ -279,6 +281,9 @@ def _next(result: Plan, x: Sequence[str], *, local: bool) -> Iterator[str]:
     options = " ".join([*(f"-x {shlex.quote(pair)}" for pair in x), *(["--local"] if local else [])])
     if result.stoppers:
         yield f"next: mend that, then profiles-schema adopt --dry-run {options}".rstrip()
+        return
+    if result.finished:
+        yield f"next: profiles-schema health {'--local' if local else ''}".rstrip()
         return
     if result.steps and not local:
         yield f"try it on a copy: profiles-schema rehearse --source URL {options}".rstrip()

@@ -22,13 +22,14 @@ from profiles_schema.migrations.paths import config
 from profiles_schema.migrations.session import settings
 from profiles_schema.operations.health import current_revision
 from profiles_schema.schema import objects
-from profiles_schema.schema.models.base import metadata
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 LOCK_TIMEOUT_MS: Final = 5_000
 _POLL_SECONDS = 0.2
 _PROFILES = "0003_create_user_profiles"
+_LAST = "0011_create_sign_up_triggers"
 _PLAN: Final = f"{INTERNAL_SCHEMA}.adoption_plan"
+_SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
 _CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")
 _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
 
@@ -72,6 +73,8 @@ class Plan:
     stoppers: list[Step] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     notes: list[Step] = field(default_factory=list)
+    finished: bool = False
+    """Whether all revisions that take anything over are behind this database."""
 
     @property
     def tables(self) -> dict[str, int]:
@@ -137,7 +140,7 @@ def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
         rows = connection.execute(text(f"select p.* from {_PLAN}() as p order by p.seq")).mappings()
         # What ran will not run again, whatever was added since.
         steps = [step for step in _steps(rows) if step.revision not in done]
-        steps += _candidates(connection, steps, done)
+        steps += [*_candidates(connection, steps, done), *_consequences(connection, steps)]
     finally:
         if not (connection.closed or connection.invalidated):
             connection.rollback()
@@ -145,6 +148,7 @@ def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
         stoppers=[step for step in steps if step.action == "stop"],
         steps=[step for step in steps if step.action != "stop" and (step.action != "note" or step.takes_over)],
         notes=[step for step in steps if step.action == "note" and not step.takes_over],
+        finished=_LAST in done,
     )
 
 
@@ -154,24 +158,75 @@ def _steps(rows: Any) -> Iterator[Step]:
         yield Step(**{name: values[name] for name in Step.__dataclass_fields__})
 
 
+def _note(seq: int, revision: str, name: str, **words: str) -> Step:
+    empty = dict.fromkeys(("lock", "rows", "seconds", "statement", "undo"))
+    return Step(seq=seq, revision=revision, object=name, action="note", **empty, **words)  # type: ignore[arg-type]
+
+
 def _candidates(connection: Connection, steps: Sequence[Step], done: frozenset[str]) -> Iterator[Step]:
     """Tables under another name that may be the one of profiles; whether they are, only people know."""
     if _PROFILES in done or any(step.revision == _PROFILES and step.object.startswith("public.") for step in steps):
         return
     names = connection.scalars(
         text(
-            "select c.relname from pg_class as c join pg_constraint as p on p.conrelid = c.oid and p.contype = 'p'"
+            "select quote_ident(c.relname) from pg_class as c join pg_constraint as p on p.conrelid = c.oid and p.contype = 'p'"
             " join pg_constraint as f on f.conrelid = c.oid and f.contype = 'f' and f.conkey = p.conkey"
             " where f.confrelid = to_regclass('auth.users') and c.relkind = 'r' and c.relnamespace = 'public'::regnamespace"
-            ' and c.relname <> all (cast(:ours as text[])) order by c.relname collate "C"'
-        ),
-        {"ours": [table.name for table in metadata.tables.values()]},
-    ).all()
-    for place, name in enumerate(names, start=len(steps) + 1):
-        yield Step(
-            place, _PROFILES, f"public.{name}", "one row per user", "left alone", "note", None, None, None, None, None,
-            f"If it is the table of profiles, it can be taken over: -x adopt-table={name}",
-        )  # fmt: skip
+            f" and c.relname not in (select w.table_name from {_SHAPE}() as w) and c.relname <> 'sessions' order by 1"
+        )
+    )
+    for name in names:
+        yield _note(
+            0,
+            _PROFILES,
+            f"public.{name}",
+            found="one row per user",
+            wanted="left alone",
+            remedy=f"If it is the table of profiles, it can be taken over: -x adopt-table={name}",
+        )
+
+
+def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]:
+    """What users could do by the rights and policies that go, and cannot do by ours."""
+    policies = [step for step in steps if step.action == "set aside" and step.object.startswith("policy ")]
+    if policies:
+        tables = ", ".join(sorted({step.object.rpartition(" on ")[2] for step in policies}))
+        yield _note(
+            policies[0].seq,
+            policies[0].revision,
+            f"{len(policies)} {'policy' if len(policies) == 1 else 'policies'} on {tables}",
+            found="of the application",
+            wanted="set aside",
+            remedy="By ours, users see and change their own rows only. Of others' profiles they read what get_public_profile"
+            " gives; what else they could do by these needs a policy and rights of its own, after the upgrade.",
+        )
+    for step in steps:
+        if not step.takes_over:
+            continue
+        renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
+        columns = connection.scalars(
+            text(
+                "select quote_ident(a.attname) from pg_attribute as a where a.attrelid = to_regclass(:table) and a.attnum > 0"
+                f" and not a.attisdropped and a.attname not in (select w.name from {_SHAPE}() as w where w.kind = 'column'"
+                "  and 'public.' || w.table_name = :ours) and exists (select from pg_roles as r where r.rolname = 'authenticated' and has_column_privilege(r.oid, a.attrelid, a.attnum, 'update')) order by a.attnum"
+            ),
+            {"table": renamed or step.object, "ours": step.object},
+        ).all()
+        gone = {
+            s.object.rpartition(".")[2]
+            for s in steps
+            if s.action == "rename" and s.object.startswith(f"{step.object}.")
+        }
+        own = ", ".join(name for name in columns if name not in gone)
+        if own:
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found="columns of the application",
+                wanted="read by users, and no longer written by them",
+                remedy=f"To let them, after the upgrade: grant update ({own}) on {step.object} to authenticated;",
+            )
 
 
 def _done(connection: Connection) -> frozenset[str]:

@@ -426,7 +426,7 @@ def _set_aside(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield Finding(
             "quarantine",
             "notice",
-            f"{row.rows}{more} rows of {row.table_name} stand in profiles_internal.quarantine: {row.reasons}.",
+            f"Rows of {row.table_name} stand in profiles_internal.quarantine, {row.rows}{more}: {row.reasons}.",
             "bring them back, or delete them: docs/adopting.md, Rows in quarantine",
             row.rows,
         )
@@ -456,7 +456,7 @@ def _set_aside(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield Finding(
             "adopted",
             "notice",
-            f"{row.hits}{' or more' if row.hits == most else ''} values of {row.table_name} were changed when it was taken over;"
+            f"Values of {row.table_name} were changed when it was taken over, {row.hits}{' or more' if row.hits == most else ''};"
             " the old ones are in profiles_internal.adopted.",
             "have a look: docs/adopting.md, What was changed",
             row.hits,
