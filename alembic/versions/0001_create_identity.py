@@ -1135,15 +1135,21 @@ begin
     select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
       'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.00005,
       'statement', format(
-        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t) as row_data, m.reason) '
+        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t)%4$s as row_data, m.reason) '
         'insert into profiles_internal.quarantine (table_name, row_data, reason) select %3$L, g.row_data, g.reason from gone as g',
-        target, replace(p_counts ->> 'misplaced', '{table}', target), target),
+        target, replace(p_counts ->> 'misplaced', '{table}', target), target,
+        -- A JSON null and no value at all would look the same.
+        ' - array_remove(array[' || string_agg(format('case when t.%1$I is null then %2$L end', c.value ->> 'found_name', c.value ->> 'found_name'), ', ')
+          filter (where c.value ->> 'found_type' in ('json', 'jsonb')) || ']::text[], null)'),
       'undo', format(
         'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
         'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
         'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
         target,
-        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg('r.' || quote_ident(c.value ->> 'found_name'), ', '), target))
+        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg(
+          case when c.value ->> 'found_type' in ('json', 'jsonb') then format('(q.row_data -> %L)::%s', c.value ->> 'found_name', c.value ->> 'found_type')
+            else 'r.' || quote_ident(c.value ->> 'found_name') end,
+          ', '), target))
     from jsonb_array_elements(p_context -> 'columns') as c
     where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
   end if;
@@ -1279,18 +1285,26 @@ begin
     end if;
   end loop;
 
-  -- Ours, where they are missing.
+  -- Ours, where they are missing; all CHECKs in one statement, which reads the table once.
   return query
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
-    'seconds', (p_counts ->> 'total')::bigint * case when w.kind = 'check' then 0.0000005 else 0.000004 end,
+    'seconds', (p_counts ->> 'total')::bigint * 0.000004,
     'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
         then format('; alter table %s alter column id drop not null', target) else '' end)
   from profiles_internal.wanted_shape() as w
-  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name <> all (taken);
+  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
+  return query
+  select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
+    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
+    'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
+    'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
+  from profiles_internal.wanted_shape() as w
+  where w.table_name = p_context ->> 'table' and w.kind = 'check' and w.name <> all (taken)
+  having count(*) > 0;
   return query
   select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
     'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005, 'statement', w.definition,
@@ -1526,16 +1540,13 @@ begin
   -- Defaults and NOT NULL as ours are. On a column of the application's own, NOT NULL without a default would refuse
   -- every profile that a sign-up makes.
   return query
-  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
-    'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'lock', 'ACCESS EXCLUSIVE',
-    'statement', d.statement, 'undo', nullif(d.undo, ''))
-  from (
-    select c.value ->> 'name' as name, string_agg(x.statement, '; ') as statement, string_agg(x.undo, '; ') as undo,
+  with changed as (
+    select c.value ->> 'name' as name, string_agg(x.statement, ', ') as statement, string_agg(x.undo, '; ') as undo,
       string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted, bool_or(x.relaxes) as relaxes
     from jsonb_array_elements(columns) as c
     left join jsonb_array_elements(fresh) as n on n.value ->> 'name' = c.value ->> 'name'
     cross join lateral (
-      select format('alter table %s alter column %I ', target, c.value ->> 'name') as alter_column,
+      select format('alter column %I ', c.value ->> 'name') as alter_column, format('alter table %s ', target) as alter_table,
         c.value ->> 'found_name' is not null as was_there,
         c.value ->> 'source' is not null as retyped,
         case when n.value is not null and n.value ->> 'fill' is null then c.value ->> 'wanted_default'
@@ -1545,14 +1556,14 @@ begin
     ) as a
     cross join lateral (
       select a.alter_column || coalesce('set default ' || (c.value ->> 'wanted_default'), 'drop default') as statement,
-        case when a.was_there then a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
+        case when a.was_there then a.alter_table || a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
         coalesce('default ' || (c.value ->> 'found_default'), 'no default') as found,
         coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted, false as relaxes
       where c.value ->> 'wanted_type' is not null and a.default_now is distinct from c.value ->> 'wanted_default'
         and a.default_now is distinct from 'identity'
       union all
       select a.alter_column || 'set not null',
-        case when a.was_there then a.alter_column || 'drop not null' end, 'nullable', 'not null', false
+        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null', false
       where (c.value ->> 'wanted_not_null')::boolean and not a.not_null_now and c.value ->> 'name' <> 'id'
       union all
       select a.alter_column || 'drop not null',
@@ -1563,7 +1574,15 @@ begin
       )
     ) as x
     group by c.value ->> 'name'
-  ) as d;
+  )
+  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
+    'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'undo', d.undo)
+  from changed as d
+  union all
+  select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000005, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+  from changed as d
+  having count(*) > 0;
 end
 $adoption_fields$;
 
@@ -1988,15 +2007,20 @@ begin
     select w.*, row_number() over (partition by w.name order by w.old is not distinct from w.name desc, w.created_at, w.id) as nth
     from wish as w
   ),
+  -- Joins, since a sub-select over names that no longer fit into work_mem would be read once per row.
   second as materialized (
-    select f.*, f.second_username in (select x.name from first as x where x.nth = 1)
-      or row_number() over (partition by f.second_username order by f.created_at, f.id) > 1 as taken
-    from first as f where f.nth > 1
+    select f.*, x.name is not null or row_number() over (partition by f.second_username order by f.created_at, f.id) > 1 as taken
+    from first as f
+    left join first as x on x.nth = 1 and x.name = f.second_username
+    where f.nth > 1
   ),
   third as materialized (
-    select s.*, s.third_username in (select x.name from first as x where x.nth = 1 union all select x.second_username from second as x where not x.taken)
+    select s.*, x.name is not null or y.id is not null
       or row_number() over (partition by s.third_username order by s.created_at, s.id) > 1 as taken_too
-    from second as s where s.taken
+    from second as s
+    left join first as x on x.nth = 1 and x.name = s.third_username
+    left join second as y on not y.taken and y.second_username = s.third_username
+    where s.taken
   ),
   chosen as (
     select f.id, f.old, f.name from first as f where f.nth = 1
@@ -2046,11 +2070,14 @@ begin
   end if;
   users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null and s.user_id is not null);
   select jsonb_object_agg(p.id, to_jsonb(p)) into before from public.user_progress as p where p.user_id = any (users);
+  -- Nobody has changed anything.
+  alter table public.user_progress disable trigger keep_updated_at;
   perform profiles_internal.recount_progress(users);
+  alter table public.user_progress enable trigger keep_updated_at;
   for figure in
     select a.attname as name, format_type(a.atttypid, a.atttypmod) as type
     from pg_attribute as a
-    where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped and a.attname <> 'updated_at'
+    where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped
   loop
     execute format(
       'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
