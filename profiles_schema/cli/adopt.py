@@ -131,16 +131,18 @@ def _title(result: Plan, revision: str, table: Step | None) -> str:
 
 
 def _summaries_left_out(steps: Iterable[Step]) -> list[Step]:
-    """Without the steps that only carry out what others say one by one; those get the lock."""
-    steps = [step for step in steps if not step.takes_over]
-    explained = {step.action for step in steps if step.statement is None}
-    summaries = [step for step in steps if step.action in explained and step.statement and step.object == step.table]
-    locks = {step.action: step.lock for step in summaries}
-    return [
-        step if step.statement else replace(step, lock=locks.get(step.action))
-        for step in steps
-        if step not in summaries
-    ]
+    """Without the steps that carry out what those right before them say one by one; these get the lock instead."""
+    result: list[Step] = []
+    said: list[Step] = []
+    for step in steps:
+        if step.statement is None:
+            said.append(step)
+        elif not step.takes_over:
+            result += [replace(each, lock=step.lock) for each in said]
+            if not said or step.object != step.table:
+                result.append(step)
+            said = []
+    return [*result, *said]
 
 
 def _merged(steps: Iterable[Step], table: str) -> list[Step]:
