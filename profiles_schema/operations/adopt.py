@@ -34,6 +34,13 @@ _CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")
 _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
 
 
+_RENAMED: Final = {
+    "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
+    " to name {new}; text literals still fit. One that inserts has to give user_id.",
+    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}.",
+}
+
+
 @dataclass(frozen=True)
 class Step:
     """One row of the plan; ``statement`` does it, ``undo`` takes it back, ``remedy`` is for people.
@@ -187,7 +194,8 @@ def _candidates(connection: Connection, steps: Sequence[Step], done: frozenset[s
 
 
 def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]:
-    """What users could do by the rights and policies that go, and cannot do by ours."""
+    """What statements, and what users by the rights and policies that go, cannot do afterwards."""
+    yield from _other_columns(steps)
     policies = [step for step in steps if step.action == "set aside" and step.object.startswith("policy ")]
     if policies:
         tables = ", ".join(sorted({step.object.rpartition(" on ")[2] for step in policies}))
@@ -226,6 +234,37 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
                 found="columns of the application",
                 wanted="read by users, and no longer written by them",
                 remedy=f"To let them, after the upgrade: grant update ({own}) on {step.object} to authenticated;",
+            )
+
+
+def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
+    """Columns that statements of the application know under another name, or as another type."""
+    through_a_view = {step.wanted for step in steps if re.match(r"alter table \S+ rename to ", step.statement or "")}
+    for step in steps:
+        if step.table in through_a_view or step.table is None:
+            continue
+        column = step.object.rpartition(".")[2]
+        if step.action == "rename" and "rename column" in (step.statement or ""):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found=f"{column} {step.found}",
+                wanted=f"{step.wanted} {step.found}",
+                remedy=_RENAMED.get(column, "Statements that name {old} have to name {new}.").format(
+                    old=column, new=step.wanted
+                ),
+            )
+        elif (
+            step.action == "convert" and "alter column" in (step.statement or "") and " type " in (step.statement or "")
+        ):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found=step.found or "",
+                wanted=step.wanted or "",
+                remedy="Statements that write these columns, or compare them, as the old type have to be changed.",
             )
 
 
