@@ -122,7 +122,10 @@ cross join lateral (
 where c.oid = any (cast(:tables as regclass[]))
 order by array_position(cast(:tables as regclass[]), c.oid), s.place, s.position, s.kind, s.name collate "C"
 """
-ADOPTED = [f"public.{name}" for name in ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")]
+ADOPTED = [
+    f"public.{name}"
+    for name in ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
+]
 
 
 def test_adoption_compares_with_the_tables_as_they_are(database, request):
