@@ -98,6 +98,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.recount_adopted"),
     SqlObject("functions", "profiles_internal.put_back_adopted"),
     SqlObject("functions", "profiles_internal.profile_values"),
+    SqlObject("functions", "profiles_internal.old_name_rights"),
     SqlObject("functions", "profiles_internal.install_profiles_view"),
     SqlObject("functions", "profiles_internal.create_profiles"),
     SqlObject("functions", "profiles_internal.record_events"),
@@ -168,6 +169,11 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.identity_window"),
     SqlObject("functions", "profiles_internal.take_keys"),
     SqlObject("functions", "profiles_internal.gone_keys"),
+    SqlObject("functions", "profiles_internal.fit_username"),
+    SqlObject("functions", "profiles_internal.set_trait"),
+    SqlObject("functions", "profiles_internal.old_profile_columns"),
+    SqlObject("functions", "profiles_internal.install_old_profiles"),
+    SqlObject("functions", "profiles_internal.remove_old_profiles"),
 )
 
 GENERATED = (

@@ -20,7 +20,7 @@ declare
   found jsonb;
   shown text;
   written text;
-  rights text;
+  given record;
 begin
   select a.data ->> 'found_as', a.data -> 'columns' into old_name, found
   from profiles_internal.adopted as a
@@ -37,36 +37,14 @@ begin
   from jsonb_array_elements(found) as c
   join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;
 
-  -- Roles of the application's own have the rights that they have on the table. Its owner has all.
-  select string_agg(format('grant %s on %s to %s', kinds, old_name, who), '; ') into rights
-  from (
-    select who, string_agg(kind, ', ') as kinds
-    from (
-      select quote_ident(pg_get_userbyid(g.grantee)) as who, g.kind
-      from pg_class as t
-      cross join lateral (
-        select e.grantee, lower(e.privilege_type) as kind from aclexplode(t.relacl) as e where e.grantee <> t.relowner
-        union
-        select t.relowner, k.kind from unnest(array['select', 'insert', 'update', 'delete']) as k (kind)
-        union
-        select e.grantee, format('%s (%I)', lower(e.privilege_type), c.value ->> 'name')
-        from pg_attribute as a
-        cross join lateral aclexplode(a.attacl) as e
-        join jsonb_array_elements(found) as c on c.value ->> 'now' = a.attname
-        where a.attrelid = t.oid and not a.attisdropped
-      ) as g
-      where t.oid = relation and g.grantee <> 0 and g.kind !~ '^(maintain|truncate|references|trigger)'
-        and pg_get_userbyid(g.grantee) not in ('anon', 'authenticated', 'service_role', current_user)
-    ) as one
-    group by who
-  ) as each_role;
-
   execute format('create view %s with (security_invoker = true) as select %s from public.user_profiles as p', old_name, shown);
   execute format('comment on view %s is %L', old_name, 'profiles-schema: user_profiles under its old name');
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
   execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
-  execute coalesce(rights, 'select 1');
+  for given in select r.* from profiles_internal.old_name_rights(found) as r loop
+    execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
+  end loop;
   insert into profiles_internal.adopted (revision, object_type, object_name, definition)
   values ('0003_create_user_profiles', 'view', old_name, format('drop view if exists %s', old_name));
   return old_name;

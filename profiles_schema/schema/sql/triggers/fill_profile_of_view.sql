@@ -27,7 +27,13 @@ begin
   end if;
 
   select p.username into username_now from public.user_profiles as p where p.user_id = new.user_id;
-  if found then
+  if not found then
+    -- Of two upserts that make one profile, the second waits here, and then finds it: behind this it would fail on a key
+    -- that its ON CONFLICT does not name.
+    perform pg_advisory_xact_lock(hashtextextended('profiles_internal.fill_profile_of_view ' || new.user_id, 0));
+    select p.username into username_now from public.user_profiles as p where p.user_id = new.user_id;
+  end if;
+  if username_now is not null then
     new.username := coalesce(new.username, username_now);
   else
     select v.* into known
