@@ -140,6 +140,8 @@ def conversions(database: Database, found: Found, table: str, ours: str) -> Conv
             back = f"case when isfinite(y) then extract(epoch from y) end::{old}"
         elif new.startswith("timestamp with"):
             there, back = "(x::timestamp) at time zone 'UTC'", "y at time zone 'UTC'"
+        elif new == "boolean":
+            there, back = f"x::{old} <> 0", f"y::integer::{old}"
         elif "json" in new + old:
             back = f"y::text::{old}"
         elif not old.startswith(("character", "text", "bigint", "smallint")):
