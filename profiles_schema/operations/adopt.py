@@ -239,7 +239,7 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
 
 def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
     """Columns that statements of the application know under another name, or as another type."""
-    through_a_view = {step.wanted for step in steps if re.match(r"alter table \S+ rename to ", step.statement or "")}
+    through_a_view = {step.wanted for step in steps if re.match(r"alter table .+ rename to ", step.statement or "")}
     for step in steps:
         if step.table in through_a_view or step.table is None:
             continue
