@@ -450,7 +450,7 @@ as $written_tables$
     and w.name not in ('set', 'of', 'or', 'skip', 'nowait')
     and p_ours = (w.name = any (array[
       'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
-      nullif(current_setting('profiles_schema.adopt_table', true), '')
+      coalesce(current_setting('profiles_schema.adopt_table', true), '')
     ]))
 $written_tables$;
 
@@ -492,15 +492,15 @@ set search_path = pg_catalog, pg_temp
 as $function_text$
   select concat_ws('; ',
     rtrim(pg_get_functiondef(f.oid)),
-    case when f.proacl is not null then format('revoke all on function %s from public', f.oid::regprocedure) end,
+    case when f.proacl is not null then format('revoke all on routine %s from public', f.oid::regprocedure) end,
     (
       select string_agg(
-        format('grant execute on function %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
+        format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
       )
       from aclexplode(f.proacl) as a
       where a.grantee <> f.proowner
     ),
-    'comment on function ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
+    'comment on routine ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
   )
   from pg_proc as f
   where f.oid = p_function
@@ -888,15 +888,20 @@ begin
     select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
     where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is not null
-      and c.value ->> 'found_name' is not null and c.key <> 'id'
+      and c.value ->> 'found_name' is not null and c.key not in ('id', 'profile_visibility')
   ) as r;
 
   begin
     execute format(
-      'with s as (select %s from %s) select array[count(*)%s] from s', as_wanted, relation,
+      'with s as (select %s from %s) select array[count(*)%s%s] from s', as_wanted, relation,
       (
         select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')), '' order by r.ordinality)
         from jsonb_array_elements(rules) with ordinality as r
+      ),
+      -- A column that nobody asks for would not be converted at all.
+      (
+        select string_agg(format(', count(%I)', c.value ->> 'name'), '')
+        from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null
       )
     ) into hits;
   exception when data_exception or cannot_coerce or datatype_mismatch or undefined_function then
@@ -1744,7 +1749,7 @@ begin
   select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
     'action', case when u.used_by is null then 'set aside' else 'stop' end,
     'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
-    'statement', case when u.used_by is null then format('drop function %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
+    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
     'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
       'Its callers find ours of that name: the same arguments, its own rights and result.'))
   from pg_proc as f
@@ -1758,7 +1763,7 @@ begin
       )
     end as used_by
   ) as u
-  where f.pronamespace = 'public'::regnamespace
+  where f.pronamespace = 'public'::regnamespace and f.prokind <> 'a'
     and f.proname in (
       'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
       'get_user_profile_stats', 'update_my_profile_v2'

@@ -44,15 +44,20 @@ begin
     select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
     where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is not null
-      and c.value ->> 'found_name' is not null and c.key <> 'id'
+      and c.value ->> 'found_name' is not null and c.key not in ('id', 'profile_visibility')
   ) as r;
 
   begin
     execute format(
-      'with s as (select %s from %s) select array[count(*)%s] from s', as_wanted, relation,
+      'with s as (select %s from %s) select array[count(*)%s%s] from s', as_wanted, relation,
       (
         select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')), '' order by r.ordinality)
         from jsonb_array_elements(rules) with ordinality as r
+      ),
+      -- A column that nobody asks for would not be converted at all.
+      (
+        select string_agg(format(', count(%I)', c.value ->> 'name'), '')
+        from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null
       )
     ) into hits;
   exception when data_exception or cannot_coerce or datatype_mismatch or undefined_function then
