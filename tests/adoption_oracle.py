@@ -17,13 +17,6 @@ Row = dict[str, str | None]
 NOW = "a time of the upgrade"
 STARTED = datetime.now(UTC).timestamp()
 
-RENAMED = {
-    "a": {"user_profiles": {"id": "user_id"}},
-    "b": {"profiles": {"id": "user_id", "full_name": "display_name"}},
-    "c": {},
-    "d": {"user_profiles": {"id": "legacy_id"}},
-    "e": {"user_profiles": {"user_id": "external_id"}},
-}
 LONGEST = {
     "display_name": 200, "first_name": 200, "last_name": 200, "company_name": 200, "phone": 40, "bio": 4000,
     "target_audience": 20000, "business_context": 20000, "master_system_prompt": 20000, "avatar_emoji": 32,
@@ -60,11 +53,9 @@ ROLLED_UP = {
 RESERVED = {"admin", "support", "user", "help", "root", "info"}
 
 
-def after_name(shape: str, table: str, column: str) -> str:
+def after_name(found: Found, table: str, column: str) -> str:
     """What a column is called after adoption."""
-    for part in shape.split("+"):
-        column = RENAMED[part].get(table, {}).get(column, column)
-    return column
+    return found.renamed.get(table, {}).get(column, column)
 
 
 def is_object(value: str) -> bool:
@@ -128,26 +119,37 @@ def moment(value: str | None) -> float:
     return datetime.fromisoformat(value + ":00" if re.search(r"[+-]\d\d$", value) else value).timestamp()
 
 
-def converted(table: str, column: str, value: str | None, times: dict[str, str]) -> tuple[str | None, bool]:
-    """The value in the type that ours has, and whether the way back gives another one."""
-    if table != "user_profiles" or column not in {"created_at", "updated_at"} or value is None or not times:
-        return value, False
-    if int(value) > 9224318015999:
-        return "infinity", True
-    if int(value) < -210866803200:
-        return "-infinity", True
-    return times[value], False
+Conversions = dict[str, dict[str | None, tuple[str | None, str | None]]]
 
 
-def times_of(database: Database, rows: dict[str, Row]) -> dict[str, str]:
-    """What the epoch seconds of shape E are as timestamps."""
-    seconds = {row[name] for row in rows.values() for name in ("created_at", "updated_at")} - {None}
-    known = [value for value in seconds if -210866803200 <= int(str(value)) <= 9224318015999]
-    return dict(
-        database.administrator.run(
-            "select x, to_timestamp(x::double precision)::text from unnest(cast(:known as text[])) as x", known=known
+def conversions(database: Database, found: Found, table: str, ours: str) -> Conversions:
+    """Of columns whose type is another one now: what every value found is in it, and what that is on the way back."""
+    now = shapes.types(database, ours)
+    result: Conversions = {}
+    for column, old in found.types[table].items():
+        name = after_name(found, table, column)
+        new = now[name]
+        if new == old:
+            continue
+        there, back = f"(x::{old})::{new}", f"y::{old}"
+        if new.startswith("timestamp with") and old in {"bigint", "integer", "numeric"}:
+            there = (
+                f"case when x::{old} > 9224318015999 then 'infinity' when x::{old} < -210866803200 then '-infinity'"
+                " else to_timestamp(x::double precision) end"
+            )
+            back = f"case when isfinite(y) then extract(epoch from y) end::{old}"
+        elif new.startswith("timestamp with"):
+            there, back = "(x::timestamp) at time zone 'UTC'", "y at time zone 'UTC'"
+        elif "json" in new + old:
+            back = f"y::text::{old}"
+        elif not old.startswith(("character", "text", "bigint", "smallint")):
+            there, back = f"x::{new}", f"y::text::{old}"
+        values = sorted({str(row[column]) for row in found.rows[table].values() if row[column] is not None})
+        rows = database.administrator.run(
+            f"select x, y::text as there, ({back})::text as back from (select x, {there} as y from unnest(cast(:xs as text[])) as x) as v", xs=values
         )
-    )
+        result[name] = {row.x: (row.there, row.back) for row in rows} | {None: (None, None)}
+    return result
 
 
 # Usernames
@@ -264,14 +266,25 @@ def _stamp(when: datetime) -> str:
 # The whole
 
 
-def reason(database: Database, table: str, row: Row, found: Found, shape: str) -> str | None:
-    """Why a row cannot stay; None where it can."""
-    if shape == "e" or table == "user_profile_audit_logs":
-        return None
-    user = row["id"] if "user_id" not in row else row["user_id"]
-    if user is None:
-        return "no user_id"
-    return None if user in found.users else "no user in auth.users"
+def reasons(found: Found, shape: str, table: str, ours: str) -> dict[str, str]:
+    """Why rows cannot stay, by their keys as found."""
+    if shape == "e" or ours == "user_profile_audit_logs":
+        return {}
+    leaving: dict[str, str] = {}
+    first: set[str] = set()
+    rows = found.rows[table]
+    for key in sorted(rows, key=lambda k: (rows[k].get("created_at") is None, moment(rows[k].get("created_at")), k)):
+        user = rows[key]["user_id" if "user_id" in rows[key] else "id"]
+        user = user and user.lower()
+        if user is None:
+            leaving[key] = "no user_id"
+        elif user not in found.users:
+            leaving[key] = "no user in auth.users"
+        elif user in first and ours != "export_history":
+            leaving[key] = "second row of the same user"
+        else:
+            first.add(user)
+    return leaving
 
 
 def unexplained(database: Database, found: Found, shape: str) -> list[str]:
@@ -282,14 +295,14 @@ def unexplained(database: Database, found: Found, shape: str) -> list[str]:
 def _table(database: Database, found: Found, shape: str, table: str, ours: str) -> Iterator[str]:
     before = found.rows[table]
     after = shapes.values(database, ours)
-    key_now = after_name(shape, table, "id")
+    key_now = after_name(found, table, "id")
     by_old_key = {row[key_now]: row for row in after.values()}
     target = f"public.{ours}"
 
     # Rows that could not stay.
-    leaving = {key: why for key, row in before.items() if (why := reason(database, table, row, found, shape))}
+    leaving = reasons(found, shape, table, ours)
     kept_aside = {
-        json.loads(row.data)["id"]: row
+        str(json.loads(row.data)["id"]): row
         for row in database.administrator.run(
             "select row_data::text as data, reason from profiles_internal.quarantine where table_name = :name", name=target
         )
@@ -330,7 +343,7 @@ def _values(
     kept = _kept(database, target)
     zones = {row[0] for row in database.administrator.run("select name from pg_timezone_names")}
     counted = progress(database) if ours == "user_progress" else {}
-    times = times_of(database, found.rows[table]) if shape == "e" else {}
+    conversion = conversions(database, found, table, ours)
     owners = {str(row["id"]): row["user_id"] for row in after.values()}
     wanted: dict[str, Row] = {}
     asides: set[tuple[str, str, str]] = set()
@@ -338,9 +351,9 @@ def _values(
         key = str(now["id"])
         want: Row = {}
         for column, value in found.rows[table][old_key].items():
-            name = after_name(shape, table, column)
-            changed, lossy = converted(ours, name, value, times)
-            if lossy:
+            name = after_name(found, table, column)
+            changed, back = conversion.get(name, {}).get(value, (value, value))
+            if back != value:
                 asides.add((name, key, "found value"))
                 if (name, key, "found value") not in kept or kept[name, key, "found value"]["old"] != value:
                     yield f"{target}.{name} of {key}: {value} is not kept"
@@ -388,7 +401,7 @@ def _values(
         yield f"{target}: recorded with {data['rows']} rows"
     columns = next(iter(found.rows[table].values()))
     names = {c["name"]: c["now"] for c in data["columns"]}
-    if names != {c: after_name(shape, table, c) for c in columns}:
+    if names != {c: after_name(found, table, c) for c in columns}:
         yield f"{target}: recorded names {names}"
 
 
@@ -408,7 +421,7 @@ def _profiles(
             want["email"] = addresses[str(row["user_id"])]
         if shape[0] in "ab":
             want["id"] = row["user_id"]
-        if shape[0] == "d":
+        if "legacy_id" in row:
             want["id"] = row["legacy_id"]
         if shape == "e" and row["user_id"] not in addresses:
             yield f"public.user_profiles {key}: no user was made"
@@ -451,7 +464,7 @@ def state(database: Database, found: Found, shape: str) -> dict[str, dict[str, R
     state: dict[str, dict[str, Row]] = {}
     for table, ours in shapes.adopted_tables(shape).items():
         before = found.rows[table]
-        names = {after_name(shape, table, column) for column in next(iter(before.values()))} - {"id", "legacy_id"}
+        names = {after_name(found, table, column) for column in next(iter(before.values()))} - {"id", "legacy_id"}
         owners = {row.get("user_id", row["id"]) for row in before.values()}
         state[ours] = {}
         for key, row in shapes.values(database, ours).items():
