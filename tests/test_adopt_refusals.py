@@ -182,7 +182,10 @@ def test_a_second_row_of_a_user_goes_to_quarantine(found):
     )
     database.upgrade()
     explained(database)
-    assert database.value("select count(*) from profiles_internal.quarantine where reason = 'second row of the same user'") == 7
+    assert (
+        database.value("select count(*) from profiles_internal.quarantine where reason = 'second row of the same user'")
+        == 7
+    )
     given_back(database, more=PROFILES)
 
 
@@ -206,7 +209,10 @@ def test_keys_and_users_of_other_types_are_taken_over(found):
     )
     database.upgrade()
     explained(database, export_history={"id": "legacy_id"})
-    assert database.value("select count(*) from public.export_downloads") == database.found.contents.tables["public.export_downloads"].rows
+    assert (
+        database.value("select count(*) from public.export_downloads")
+        == database.found.contents.tables["public.export_downloads"].rows
+    )
     given_back(database, more=PROFILES)
 
 
@@ -375,7 +381,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("shape", "more", "objects"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+@pytest.mark.parametrize(
+    ("shape", "more", "objects"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
 def test_what_cannot_be_taken_over_is_refused_before_the_first_change(found, shape, more, objects):
     database = found(shape, more)
     message = refusal(database)
