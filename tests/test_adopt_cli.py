@@ -423,7 +423,7 @@ def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkey
         migrator.exec_driver_sql(f"select pg_advisory_lock({LOCK_CLASS}, 1)")
         code, stderr = said(capsys, monkeypatch, old)
     assert code == 1
-    assert stderr.startswith("error: Another migration is still running.")
+    assert stderr.startswith("error: A migration is running, or another plan of one.")
 
 
 def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):

@@ -333,7 +333,9 @@ def _exclude_migrators(connection: Connection) -> None:
     give_up = time.monotonic() + LOCK_TIMEOUT_MS / 1000
     while not connection.scalar(text(f"select pg_try_advisory_xact_lock({LOCK_CLASS}, {LOCK_OBJECT})")):
         if time.monotonic() > give_up:
-            raise MigrationLockTimeout
+            raise MigrationLockTimeout(
+                "A migration is running, or another plan of one. Wait until it has finished, then run this again."
+            )
         time.sleep(_POLL_SECONDS)
 
 
