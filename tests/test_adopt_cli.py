@@ -273,6 +273,29 @@ def test_stoppers_come_first_with_their_remedy_and_the_command_on_a_line_of_its_
     assert lines[-1] == "next: mend that, then profiles-schema adopt --dry-run"
 
 
+def test_what_row_level_security_hides_is_not_taken_for_missing(old):
+    """Without this, every profile would seem to be without a user, and go to quarantine."""
+    old.script("alter table public.user_profiles force row level security")
+    old.administrator.run("alter role project_owner nobypassrls")
+    try:
+        stoppers = planned(old).stoppers
+        refused = shown(old).stdout
+    finally:
+        old.administrator.run("alter role project_owner bypassrls")
+    assert [(stopper.found, stopper.remedy) for stopper in stoppers] == [
+        (
+            "row level security hides rows from project_owner",
+            "Let the owner see them: alter table public.user_profiles no force row level security;",
+        ),
+        (
+            "row level security hides auth.users from project_owner",
+            "An administrator runs: alter role project_owner bypassrls;",
+        ),
+    ]
+    assert "\n      alter role project_owner bypassrls;\n" in refused
+    assert planned(old).stoppers == []
+
+
 def test_what_stops_the_plan_stops_the_upgrade(old):
     old.script(PARTITIONED)
     found = json.loads(shown(old, "--json").stdout)["stoppers"]
