@@ -16,10 +16,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import InsufficientPrivilege, MigrationLockTimeout
+from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.locking import LOCK_CLASS, LOCK_OBJECT
 from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.paths import config
-from profiles_schema.migrations.session import settings
+from profiles_schema.migrations.session import notice_a_dead_client, settings
 from profiles_schema.operations.health import current_revision
 from profiles_schema.schema import objects
 from profiles_schema.settings import INTERNAL_SCHEMA
@@ -137,9 +138,15 @@ def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
     """
     wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms"}
     connection.rollback()
+    with interruptible():
+        return _plan(connection, wanted)
+
+
+def _plan(connection: Connection, wanted: Mapping[str, str]) -> Plan:
     try:
         for name, value in wanted.items():
             connection.execute(text("select set_config(:name, :value, true)"), {"name": name, "value": value})
+        notice_a_dead_client(connection)
         done = _done(connection)
         if connection.scalar(text("select to_regproc(:name) is null"), {"name": _PLAN}):
             _prepare(connection)
@@ -326,7 +333,9 @@ def _exclude_migrators(connection: Connection) -> None:
     give_up = time.monotonic() + LOCK_TIMEOUT_MS / 1000
     while not connection.scalar(text(f"select pg_try_advisory_xact_lock({LOCK_CLASS}, {LOCK_OBJECT})")):
         if time.monotonic() > give_up:
-            raise MigrationLockTimeout
+            raise MigrationLockTimeout(
+                "A migration is running, or another plan of one. Wait until it has finished, then run this again."
+            )
         time.sleep(_POLL_SECONDS)
 
 
