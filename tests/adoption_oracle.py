@@ -146,7 +146,8 @@ def conversions(database: Database, found: Found, table: str, ours: str) -> Conv
             there, back = f"x::{new}", f"y::text::{old}"
         values = sorted({str(row[column]) for row in found.rows[table].values() if row[column] is not None})
         rows = database.administrator.run(
-            f"select x, y::text as there, ({back})::text as back from (select x, {there} as y from unnest(cast(:xs as text[])) as x) as v", xs=values
+            f"select x, y::text as there, ({back})::text as back from (select x, {there} as y from unnest(cast(:xs as text[])) as x) as v",
+            xs=values,
         )
         result[name] = {row.x: (row.there, row.back) for row in rows} | {None: (None, None)}
     return result
@@ -289,7 +290,11 @@ def reasons(found: Found, shape: str, table: str, ours: str) -> dict[str, str]:
 
 def unexplained(database: Database, found: Found, shape: str) -> list[str]:
     """Everything that no rule explains, a line each; an empty list when all rows are accounted for."""
-    return [line for table, ours in shapes.adopted_tables(shape).items() for line in _table(database, found, shape, table, ours)]
+    return [
+        line
+        for table, ours in shapes.adopted_tables(shape).items()
+        for line in _table(database, found, shape, table, ours)
+    ]
 
 
 def _table(database: Database, found: Found, shape: str, table: str, ours: str) -> Iterator[str]:
@@ -304,7 +309,8 @@ def _table(database: Database, found: Found, shape: str, table: str, ours: str) 
     kept_aside = {
         str(json.loads(row.data)["id"]): row
         for row in database.administrator.run(
-            "select row_data::text as data, reason from profiles_internal.quarantine where table_name = :name", name=target
+            "select row_data::text as data, reason from profiles_internal.quarantine where table_name = :name",
+            name=target,
         )
     }
     for key in sorted({*leaving, *kept_aside}):
@@ -425,7 +431,10 @@ def _profiles(
             want["id"] = row["legacy_id"]
         if shape == "e" and row["user_id"] not in addresses:
             yield f"public.user_profiles {key}: no user was made"
-    people = {key: {**want, "user_id": rows[key]["user_id"], "username": before[key].get("username")} for key, want in wanted.items()}
+    people = {
+        key: {**want, "user_id": rows[key]["user_id"], "username": before[key].get("username")}
+        for key, want in wanted.items()
+    }
     if len({row["user_id"] for row in rows.values()}) != len(rows):
         yield "public.user_profiles: two rows of one user"
     for key, name in usernames(people).items():

@@ -113,8 +113,7 @@ def own(shape):
         # A comment on a column of ours that bears none is nobody's loss.
         r"comment public\.user_\w+\.\w+$|"
         + "|".join(rf"(column|comment|constraint|index) ({OWN[part]})" for part in shape.split("+"))
-        + r"|(function|grant function|trigger) \S*(dual_write|keep_traits)\S*.*"
-        * (shape == "e")
+        + r"|(function|grant function|trigger) \S*(dual_write|keep_traits)\S*.*" * (shape == "e")
     )
 
 
@@ -187,7 +186,9 @@ def test_a_sign_up_makes_a_profile(adopted, shape):
     database = adopted(shape)
     before = database.administrator.value("select count(*) from public.user_profiles")
     if shape == "e":
-        user = database.value("select public.create_user(email => 'new@example.org', external_id => '99999999999999999')")
+        user = database.value(
+            "select public.create_user(email => 'new@example.org', external_id => '99999999999999999')"
+        )
     else:
         user = database.sign_up("new+tag@example.org", raw_user_meta_data={"full_name": "New"})
     profile = database.administrator.profile(user)
@@ -195,9 +196,12 @@ def test_a_sign_up_makes_a_profile(adopted, shape):
     assert profile.username.startswith("new")
     assert database.administrator.value("select count(*) from public.user_profiles") == before + 1
     assert database.administrator.value("select count(*) from public.user_progress where user_id = :u", u=user) == 1
-    assert database.administrator.value(
-        "select count(*) from public.user_profile_audit_logs where user_id = :u and action = 'failed'", u=user
-    ) == 0
+    assert (
+        database.administrator.value(
+            "select count(*) from public.user_profile_audit_logs where user_id = :u and action = 'failed'", u=user
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("shape", ALL)
@@ -243,7 +247,11 @@ def added(database):
     tables = shapes.adopted_tables(database.shape)
     return {
         f"public.{table}": len(database.found.users - {row[owner] for row in database.found.rows[table].values()})
-        for table, owner in (("user_profiles", "id" if "a" in database.shape else "user_id"), ("profiles", "id"), ("user_progress", "user_id"))
+        for table, owner in (
+            ("user_profiles", "id" if "a" in database.shape else "user_id"),
+            ("profiles", "id"),
+            ("user_progress", "user_id"),
+        )
         if table in tables and database.shape != "e"
     }
 
@@ -280,14 +288,18 @@ def test_what_was_written_since_comes_back_in_the_old_shape(adopted, shape):
     for user in (fitted, somebody(database)):
         with database.engine.begin() as connection:
             connection.exec_driver_sql("set local role service_role")
-            connection.exec_driver_sql(f"update public.user_profiles set {text} = 'written since' where user_id = '{user}'")
+            connection.exec_driver_sql(
+                f"update public.user_profiles set {text} = 'written since' where user_id = '{user}'"
+            )
     column, now = {"d": ("user_id", "user_id"), "e": ("user_id", "external_id")}.get(shape[0], ("id", "user_id"))
     keys = [
         database.administrator.value(f"select {now} from public.user_profiles where user_id = :u", u=user)
         for user in (fitted, somebody(database))
     ]
     if shape == "e":
-        made = database.value("select public.create_user(email => 'new@example.org', external_id => '99999999999999999')")
+        made = database.value(
+            "select public.create_user(email => 'new@example.org', external_id => '99999999999999999')"
+        )
     else:
         made = database.sign_up("new@example.org", raw_user_meta_data={"full_name": "New", "first_name": "New"})
     if "c" in shape:
@@ -297,7 +309,10 @@ def test_what_was_written_since_comes_back_in_the_old_shape(adopted, shape):
     database.downgrade("base", allow_data_loss="yes")
     assert shapes.changes(database, database.found) == []
     for key in keys:
-        assert database.administrator.value(f"select {text} from public.{table} where {column} = :key", key=key) == "written since"
+        assert (
+            database.administrator.value(f"select {text} from public.{table} where {column} = :key", key=key)
+            == "written since"
+        )
     key = "99999999999999999" if shape == "e" else made
     [row] = database.administrator.run(f"select * from public.{table} where {column} = :key", key=key)
     assert row.updated_at is not None

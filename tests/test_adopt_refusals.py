@@ -35,11 +35,15 @@ def refusal(database, **options):
     before = database.administrator.run(roles)
     with pytest.raises(MigrationFailed) as refused:
         database.upgrade(**{**shapes.options(database.shape), **options})
-    left = [line for line in shapes.changes(database, database.found) if not line.startswith("schema profiles_internal:")]
+    left = [
+        line for line in shapes.changes(database, database.found) if not line.startswith("schema profiles_internal:")
+    ]
     assert left == []
     assert [str(change) for change in shapes.row_changes(database, database.found)] == []
     assert database.administrator.run(roles) == before
-    relations = "select relname from pg_class where relnamespace = to_regnamespace('profiles_internal') and relkind = 'r'"
+    relations = (
+        "select relname from pg_class where relnamespace = to_regnamespace('profiles_internal') and relkind = 'r'"
+    )
     assert [row[0] for row in database.administrator.run(relations)] == ["alembic_version"]
     assert database.administrator.value("select count(*) from profiles_internal.alembic_version") == 0
     return str(refused.value)
@@ -186,7 +190,10 @@ def test_a_second_row_of_a_user_goes_to_quarantine(found):
     )
     database.upgrade()
     explained(database)
-    assert database.value("select count(*) from profiles_internal.quarantine where reason = 'second row of the same user'") == 7
+    assert (
+        database.value("select count(*) from profiles_internal.quarantine where reason = 'second row of the same user'")
+        == 7
+    )
     given_back(database, more=PROFILES)
 
 
@@ -210,7 +217,10 @@ def test_keys_and_users_of_other_types_are_taken_over(found):
     )
     database.upgrade()
     explained(database, export_history={"id": "legacy_id"})
-    assert database.value("select count(*) from public.export_downloads") == database.found.contents.tables["public.export_downloads"].rows
+    assert (
+        database.value("select count(*) from public.export_downloads")
+        == database.found.contents.tables["public.export_downloads"].rows
+    )
     given_back(database, more=PROFILES)
 
 
@@ -379,7 +389,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("shape", "more", "objects"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+@pytest.mark.parametrize(
+    ("shape", "more", "objects"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
 def test_what_cannot_be_taken_over_is_refused_before_the_first_change(found, shape, more, objects):
     database = found(shape, more)
     message = refusal(database)

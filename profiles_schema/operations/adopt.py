@@ -37,7 +37,8 @@ _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
 _RENAMED: Final = {
     "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
     " to name {new}; text literals still fit. One that inserts has to give user_id.",
-    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}.",
+    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to run"
+    " with search_path = profiles_compat, public: a view there keeps the old shape (for all but INSERT ... ON CONFLICT).",
 }
 
 
@@ -241,7 +242,9 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
 
 def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
     """Columns that statements of the application know under another name, or as another type."""
-    through_a_view = {step.wanted for step in steps if re.match(r"alter table \S+ rename to ", step.statement or "")}
+    renamed = {step.wanted for step in steps if re.match(r"alter table .+ rename to ", step.statement or "")}
+    outside_ids = any(step.action == "rename" and step.wanted == "external_id" for step in steps)
+    through_a_view = set() if outside_ids else renamed
     for step in steps:
         if step.table in through_a_view or step.table is None:
             continue
