@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 m ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test matrix lint format revision judges snapshot docs wheel chaos bench clean
+.PHONY: help setup up down demo-adopt test matrix lint format revision judges snapshot docs wheel chaos bench clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ up: $(READY) ## Set up, then migrate the embedded PostgreSQL, look at its health
 
 down: $(READY) ## Stop the embedded PostgreSQL; its data stay
 	@$(BIN)/profiles-schema local stop
+
+demo-adopt: $(READY) ## Show how tables that are there already are taken over: before, the plan, after
+	@$(BIN)/python examples/adopt/demo.py
 
 test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, with branch coverage
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)

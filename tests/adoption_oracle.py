@@ -17,13 +17,6 @@ Row = dict[str, str | None]
 NOW = "a time of the upgrade"
 STARTED = datetime.now(UTC).timestamp()
 
-RENAMED = {
-    "a": {"user_profiles": {"id": "user_id"}},
-    "b": {"profiles": {"id": "user_id", "full_name": "display_name"}},
-    "c": {},
-    "d": {"user_profiles": {"id": "legacy_id"}},
-    "e": {"user_profiles": {"user_id": "external_id"}},
-}
 LONGEST = {
     "display_name": 200, "first_name": 200, "last_name": 200, "company_name": 200, "phone": 40, "bio": 4000,
     "target_audience": 20000, "business_context": 20000, "master_system_prompt": 20000, "avatar_emoji": 32,
@@ -60,11 +53,9 @@ ROLLED_UP = {
 RESERVED = {"admin", "support", "user", "help", "root", "info"}
 
 
-def after_name(shape: str, table: str, column: str) -> str:
+def after_name(found: Found, table: str, column: str) -> str:
     """What a column is called after adoption."""
-    for part in shape.split("+"):
-        column = RENAMED[part].get(table, {}).get(column, column)
-    return column
+    return found.renamed.get(table, {}).get(column, column)
 
 
 def is_object(value: str) -> bool:
@@ -128,22 +119,37 @@ def moment(value: str | None) -> float:
     return datetime.fromisoformat(value + ":00" if re.search(r"[+-]\d\d$", value) else value).timestamp()
 
 
-def converted(table: str, column: str, value: str | None, shape: str) -> tuple[str | None, bool]:
-    """The value in the type that ours has, and whether the way back gives another one."""
-    if shape != "e" or table != "user_profiles" or column not in {"created_at", "updated_at"} or value is None:
-        return value, False
-    seconds = int(value)
-    if seconds > 9224318015999:
-        return "infinity", True
-    if seconds < -210866803200:
-        return "-infinity", True
-    when = datetime(1970, 1, 1, tzinfo=UTC)
-    if -60000000000 < seconds < 253402300800:
-        return (when + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S+00"), False
-    # A calendar repeats itself after 400 years, which Python's does not reach.
-    cycles, rest = divmod(seconds, 146097 * 86400)
-    then = when + timedelta(seconds=rest)
-    return f"{then.year + 400 * cycles}{then.strftime('-%m-%d %H:%M:%S+00')}", False
+Conversions = dict[str, dict[str | None, tuple[str | None, str | None]]]
+
+
+def conversions(database: Database, found: Found, table: str, ours: str) -> Conversions:
+    """Of columns whose type is another one now: what every value found is in it, and what that is on the way back."""
+    now = shapes.types(database, ours)
+    result: Conversions = {}
+    for column, old in found.types[table].items():
+        name = after_name(found, table, column)
+        new = now[name]
+        if new == old:
+            continue
+        there, back = f"(x::{old})::{new}", f"y::{old}"
+        if new.startswith("timestamp with") and old in {"bigint", "integer", "numeric"}:
+            there = (
+                f"case when x::{old} > 9224318015999 then 'infinity' when x::{old} < -210866803200 then '-infinity'"
+                " else to_timestamp(x::double precision) end"
+            )
+            back = f"case when isfinite(y) then extract(epoch from y) end::{old}"
+        elif new.startswith("timestamp with"):
+            there, back = "(x::timestamp) at time zone 'UTC'", "y at time zone 'UTC'"
+        elif "json" in new + old:
+            back = f"y::text::{old}"
+        elif not old.startswith(("character", "text", "bigint", "smallint")):
+            there, back = f"x::{new}", f"y::text::{old}"
+        values = sorted({str(row[column]) for row in found.rows[table].values() if row[column] is not None})
+        rows = database.administrator.run(
+            f"select x, y::text as there, ({back})::text as back from (select x, {there} as y from unnest(cast(:xs as text[])) as x) as v", xs=values
+        )
+        result[name] = {row.x: (row.there, row.back) for row in rows} | {None: (None, None)}
+    return result
 
 
 # Usernames
@@ -260,14 +266,25 @@ def _stamp(when: datetime) -> str:
 # The whole
 
 
-def reason(database: Database, table: str, row: Row, found: Found, shape: str) -> str | None:
-    """Why a row cannot stay; None where it can."""
-    if shape == "e" or table == "user_profile_audit_logs":
-        return None
-    user = row["id"] if "user_id" not in row else row["user_id"]
-    if user is None:
-        return "no user_id"
-    return None if user in found.users else "no user in auth.users"
+def reasons(found: Found, shape: str, table: str, ours: str) -> dict[str, str]:
+    """Why rows cannot stay, by their keys as found."""
+    if shape == "e" or ours == "user_profile_audit_logs":
+        return {}
+    leaving: dict[str, str] = {}
+    first: set[str] = set()
+    rows = found.rows[table]
+    for key in sorted(rows, key=lambda k: (rows[k].get("created_at") is None, moment(rows[k].get("created_at")), k)):
+        user = rows[key]["user_id" if "user_id" in rows[key] else "id"]
+        user = user and user.lower()
+        if user is None:
+            leaving[key] = "no user_id"
+        elif user not in found.users:
+            leaving[key] = "no user in auth.users"
+        elif user in first and ours != "export_history":
+            leaving[key] = "second row of the same user"
+        else:
+            first.add(user)
+    return leaving
 
 
 def unexplained(database: Database, found: Found, shape: str) -> list[str]:
@@ -278,14 +295,14 @@ def unexplained(database: Database, found: Found, shape: str) -> list[str]:
 def _table(database: Database, found: Found, shape: str, table: str, ours: str) -> Iterator[str]:
     before = found.rows[table]
     after = shapes.values(database, ours)
-    key_now = after_name(shape, table, "id")
+    key_now = after_name(found, table, "id")
     by_old_key = {row[key_now]: row for row in after.values()}
     target = f"public.{ours}"
 
     # Rows that could not stay.
-    leaving = {key: why for key, row in before.items() if (why := reason(database, table, row, found, shape))}
+    leaving = reasons(found, shape, table, ours)
     kept_aside = {
-        json.loads(row.data)["id"]: row
+        str(json.loads(row.data)["id"]): row
         for row in database.administrator.run(
             "select row_data::text as data, reason from profiles_internal.quarantine where table_name = :name", name=target
         )
@@ -293,7 +310,9 @@ def _table(database: Database, found: Found, shape: str, table: str, ours: str) 
     for key in sorted({*leaving, *kept_aside}):
         if key not in kept_aside or key not in leaving:
             yield f"{target} {key}: {'not ' if key not in kept_aside else ''}in quarantine ({leaving.get(key)})"
-        elif kept_aside[key].reason != leaving[key] or json.loads(kept_aside[key].data) != found.documents[table][key]:
+        elif kept_aside[key].reason != leaving[key] or not _same_row(
+            json.loads(kept_aside[key].data), found.documents[table][key]
+        ):
             yield f"{target} {key}: quarantined as {kept_aside[key].reason}, expected {leaving[key]}, or with other values"
     staying = {key: row for key, row in before.items() if key not in leaving}
     for key in staying:
@@ -308,6 +327,11 @@ def _table(database: Database, found: Found, shape: str, table: str, ours: str) 
     yield from _values(database, found, shape, table, ours, {k: by_old_key[k] for k in staying if k in by_old_key})
 
 
+def _same_row(kept: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether the document of a quarantined row is the row; JSON columns without a value are left out of it."""
+    return {**dict.fromkeys(found), **kept} == found
+
+
 def _users(database: Database) -> set[str]:
     return {row[0] for row in database.administrator.run("select id::text from auth.users")}
 
@@ -319,6 +343,7 @@ def _values(
     kept = _kept(database, target)
     zones = {row[0] for row in database.administrator.run("select name from pg_timezone_names")}
     counted = progress(database) if ours == "user_progress" else {}
+    conversion = conversions(database, found, table, ours)
     owners = {str(row["id"]): row["user_id"] for row in after.values()}
     wanted: dict[str, Row] = {}
     asides: set[tuple[str, str, str]] = set()
@@ -326,9 +351,9 @@ def _values(
         key = str(now["id"])
         want: Row = {}
         for column, value in found.rows[table][old_key].items():
-            name = after_name(shape, table, column)
-            changed, lossy = converted(ours, name, value, shape)
-            if lossy:
+            name = after_name(found, table, column)
+            changed, back = conversion.get(name, {}).get(value, (value, value))
+            if back != value:
                 asides.add((name, key, "found value"))
                 if (name, key, "found value") not in kept or kept[name, key, "found value"]["old"] != value:
                     yield f"{target}.{name} of {key}: {value} is not kept"
@@ -376,7 +401,7 @@ def _values(
         yield f"{target}: recorded with {data['rows']} rows"
     columns = next(iter(found.rows[table].values()))
     names = {c["name"]: c["now"] for c in data["columns"]}
-    if names != {c: after_name(shape, table, c) for c in columns}:
+    if names != {c: after_name(found, table, c) for c in columns}:
         yield f"{target}: recorded names {names}"
 
 
@@ -396,7 +421,7 @@ def _profiles(
             want["email"] = addresses[str(row["user_id"])]
         if shape[0] in "ab":
             want["id"] = row["user_id"]
-        if shape[0] == "d":
+        if "legacy_id" in row:
             want["id"] = row["legacy_id"]
         if shape == "e" and row["user_id"] not in addresses:
             yield f"public.user_profiles {key}: no user was made"
@@ -431,27 +456,33 @@ def _short(value: str | None) -> str:
     return repr(value) if value is None or len(value) < 60 else f"{value[:40]!r}… ({len(value)})"
 
 
-def state(database: Database, shape: str) -> dict[str, dict[str, Row]]:
-    """The rows of our tables, of what came with adoption and of quarantine, so that two upgrades can be compared.
+def state(database: Database, found: Found, shape: str) -> dict[str, dict[str, Row]]:
+    """The rows of our tables and of quarantine, so that two upgrades can be compared.
 
-    Times of an upgrade and ids that it made up are left out.
+    Left out: times of an upgrade, ids that it made up, and of profiles that it made what the old shape has no place for.
     """
-    left_out: Callable[[str], bool] = (lambda name: name == "user_id") if shape == "e" else (lambda _: False)
-    tables = {ours: shapes.values(database, ours) for ours in shapes.adopted_tables(shape).values()}
-    return {
-        ours: {
-            key: {name: value for name, value in row.items() if not left_out(name) and not _recent(value)}
-            for key, row in rows.items()
-        }
-        for ours, rows in tables.items()
-    } | {
-        "quarantine": {
-            f"{row.table_name} {row.key}": {"reason": row.reason, "row": row.data}
-            for row in database.administrator.run(
-                "select table_name, row_data ->> 'id' as key, row_data::text as data, reason from profiles_internal.quarantine"
-            )
-        }
+    state: dict[str, dict[str, Row]] = {}
+    for table, ours in shapes.adopted_tables(shape).items():
+        before = found.rows[table]
+        names = {after_name(found, table, column) for column in next(iter(before.values()))} - {"id", "legacy_id"}
+        owners = {row.get("user_id", row["id"]) for row in before.values()}
+        state[ours] = {}
+        for key, row in shapes.values(database, ours).items():
+            kept = {name: value for name, value in row.items() if not _recent(value)}
+            user = str(kept.pop("user_id") if shape == "e" else kept["user_id"])
+            if shape == "e":
+                kept["username"] = str(kept["username"]).replace(user.replace("-", "")[-8:], "SUFFIX")
+            elif ours == "user_profiles" and user not in owners:
+                state[ours][user] = {name: value for name, value in kept.items() if name in names}
+                continue
+            state[ours][key] = kept
+    state["quarantine"] = {
+        f"{row.table_name} {row.key}": {"reason": row.reason, "row": row.data}
+        for row in database.administrator.run(
+            "select table_name, row_data ->> 'id' as key, row_data::text as data, reason from profiles_internal.quarantine"
+        )
     }
+    return state
 
 
 def _recent(value: str | None) -> bool:

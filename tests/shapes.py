@@ -31,6 +31,15 @@ ADOPTED = {
 }
 OPTIONS: dict[str, dict[str, str]] = {"b": {"adopt_table": "profiles"}}
 
+# What columns are called afterwards.
+RENAMED: dict[str, dict[str, dict[str, str]]] = {
+    "a": {"user_profiles": {"id": "user_id"}},
+    "b": {"profiles": {"id": "user_id", "full_name": "display_name"}},
+    "c": {},
+    "d": {"user_profiles": {"id": "legacy_id"}},
+    "e": {"user_profiles": {"user_id": "external_id"}},
+}
+
 
 def adopted_tables(shape: str) -> dict[str, str]:
     """The tables of a shape, or of several (``a+c``), that are taken over; and what each is called afterwards."""
@@ -212,7 +221,7 @@ select md5('export ' || w.id || g)::uuid, w.id, (array['vocabulary', '', 'Übung
   (array[null, -7, 9000000000, 0])[1 + g % 4], pg_temp.url(g), pg_temp.json(g), pg_temp.json(g / 3), pg_temp.words(g, 100), pg_temp.counter(g / 5),
   pg_temp.time(g), pg_temp.time(g / 2), pg_temp.counter(g / 3), pg_temp.time(g / 7), pg_temp.time(g / 2), pg_temp.time(g / 3)
 from (
-  select g, pg_temp.person(g % 100 + 1) as id from generate_series(1, {rows}) as g
+  select g, pg_temp.person(g % least({rows}, 100) + 1) as id from generate_series(1, {rows}) as g
   union all select g, pg_temp.stray(g) from generate_series(1, {strays}) as g
 ) as w;
 insert into public.export_downloads (export_id, taken_at)
@@ -233,7 +242,7 @@ from (
   union all select g, null from generate_series(1, {strays}) as g
 ) as w;
 insert into public.user_profile_audit_logs (id, user_id, action, origin, error_message, retry_count, metadata, created_at)
-select md5('audit ' || g)::uuid, pg_temp.person(g % 200 + 1), (array['created', 'updated', 'failed', 'skipped'])[1 + g % 4],
+select md5('audit ' || g)::uuid, pg_temp.person(g % least({rows}, 200) + 1), (array['created', 'updated', 'failed', 'skipped'])[1 + g % 4],
   (array['trigger', 'manual', 'backfill', 'registration'])[1 + g % 4], pg_temp.words(g, 100), pg_temp.counter(g),
   case when g % 499 > 10 then pg_temp.json(g) end, pg_temp.time(g)
 from generate_series(1, {rows}) as g;
@@ -294,6 +303,8 @@ class Found:
     contents: Contents
     more: dict[str, str]
     users: set[str]
+    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
+    types: dict[str, dict[str, str]] = field(default_factory=dict)
     rows: dict[str, dict[str, dict[str, str | None]]] = field(default_factory=dict)
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -336,7 +347,10 @@ def look(database: Database, shape: str) -> Found:
         besides = more(connection)
     users = {row[0] for row in database.administrator.run("select id::text from auth.users")} if shape != "e" else set()
     found = Found(whole, besides, users)
+    for part in shape.split("+"):
+        found.renamed |= RENAMED[part]
     for table in adopted_tables(shape):
+        found.types[table] = types(database, table)
         found.rows[table] = values(database, table)
         found.documents[table] = documents(database, table)
     return found
@@ -372,23 +386,28 @@ def changes_seen(connection: Connection, found: Found) -> list[str]:
     ]  # fmt: skip
 
 
-def values(database: Database, table: str, schema: str = "public", key: str = "id") -> dict[str, dict[str, str | None]]:
+def types(database: Database, table: str) -> dict[str, str]:
+    """The type of every column of a table."""
+    return dict(
+        database.administrator.run(
+            "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+            " where attrelid = cast(:table as regclass) and attnum > 0 and not attisdropped order by attnum",
+            table=f"public.{table}",
+        )
+    )
+
+
+def values(database: Database, table: str) -> dict[str, dict[str, str | None]]:
     """All rows of a table by their key, every value as its text."""
     administrator = database.administrator
-    columns = [
-        row[0]
-        for row in administrator.run(
-            "select attname from pg_attribute where attrelid = cast(:table as regclass) and attnum > 0 and not attisdropped order by attnum",
-            table=f"{schema}.{table}",
-        )
-    ]
-    texts = ", ".join(f't."{name}"::text' for name in columns)
+    columns = list(types(database, table))
+    texts = ", ".join(f"t.{contents._ident(name)}::text".replace("%", "%%") for name in columns)
     with administrator.engine.begin() as connection:
         connection.exec_driver_sql(
             "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local extra_float_digits = 1"
         )
-        rows = connection.exec_driver_sql(f"select {texts} from only {schema}.{table} as t")
-        place = columns.index(key)
+        rows = connection.exec_driver_sql(f"select {texts} from only public.{table} as t")
+        place = columns.index("id")
         return {row[place]: dict(zip(columns, row, strict=True)) for row in rows}
 
 

@@ -450,7 +450,7 @@ as $written_tables$
     and w.name not in ('set', 'of', 'or', 'skip', 'nowait')
     and p_ours = (w.name = any (array[
       'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
-      nullif(current_setting('profiles_schema.adopt_table', true), '')
+      coalesce(current_setting('profiles_schema.adopt_table', true), '')
     ]))
 $written_tables$;
 
@@ -492,15 +492,15 @@ set search_path = pg_catalog, pg_temp
 as $function_text$
   select concat_ws('; ',
     rtrim(pg_get_functiondef(f.oid)),
-    case when f.proacl is not null then format('revoke all on function %s from public', f.oid::regprocedure) end,
+    case when f.proacl is not null then format('revoke all on routine %s from public', f.oid::regprocedure) end,
     (
       select string_agg(
-        format('grant execute on function %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
+        format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
       )
       from aclexplode(f.proacl) as a
       where a.grantee <> f.proowner
     ),
-    'comment on function ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
+    'comment on routine ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
   )
   from pg_proc as f
   where f.oid = p_function
@@ -893,10 +893,15 @@ begin
 
   begin
     execute format(
-      'with s as (select %s from %s) select array[count(*)%s] from s', as_wanted, relation,
+      'with s as (select %s from %s) select array[count(*)%s%s] from s', as_wanted, relation,
       (
         select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')), '' order by r.ordinality)
         from jsonb_array_elements(rules) with ordinality as r
+      ),
+      -- A column that nobody asks for would not be converted at all.
+      (
+        select string_agg(format(', count(%I)', c.value ->> 'name'), '')
+        from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null
       )
     ) into hits;
   exception when data_exception or cannot_coerce or datatype_mismatch or undefined_function then
@@ -1232,6 +1237,13 @@ begin
       or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
     then
       key_goes := key_goes or theirs.kind in ('p', 'u');
+      return query
+      select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
+        'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and create it again after the upgrade.', w.ev_class::regclass))
+      from pg_depend as d
+      join pg_constraint as k on k.oid = d.refobjid and k.conrelid = relation and k.conname = theirs.name
+      join pg_rewrite as w on w.oid = d.objid
+      where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_constraint'::regclass;
       return next jsonb_build_object('seq', case theirs.kind when 'f' then 40 else 42 end,
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
@@ -1318,25 +1330,32 @@ begin
   end if;
   for theirs in
     select
-      k.conname::text as name, k.conrelid::regclass::text as table_name, pg_get_constraintdef(k.oid) as definition, c.refers_to, c.matches
+      k.conname::text as name, c.refers_to, c.matches, k.conrelid::regclass::text as found_name,
+      case when k.conrelid = relation then target else k.conrelid::regclass::text end as table_name,
+      pg_get_constraintdef(k.oid) as definition,
+      case when k.conrelid = relation
+        then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.refers_from || ')')
+        else pg_get_constraintdef(k.oid) end as afterwards
     from pg_constraint as k
     cross join lateral (
       select
         string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as refers_to,
+        string_agg(quote_ident(coalesce(y.value ->> 'name', b.attname)), ', ' order by n.place) as refers_from,
         string_agg(format('r.%I = x.%I', a.attname, b.attname), ' and ' order by n.place) as matches
       from unnest(k.confkey, k.conkey) with ordinality as n (attnum, other_attnum, place)
       join pg_attribute as a on a.attrelid = k.confrelid and a.attnum = n.attnum
       join pg_attribute as b on b.attrelid = k.conrelid and b.attnum = n.other_attnum
       join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+      left join jsonb_array_elements(p_context -> 'columns') as y on k.conrelid = relation and y.value ->> 'found_name' = b.attname
     ) as c
-    where k.contype = 'f' and k.confrelid = relation and k.conrelid <> relation and k.conparentid = 0
+    where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
     left_behind := 0;
     if aside > 0 then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
-        theirs.table_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
+        theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';
@@ -1345,14 +1364,14 @@ begin
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
       'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
         regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
-    theirs.definition := regexp_replace(theirs.definition, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
-    if left_behind > 0 and theirs.definition !~ 'NOT VALID$' then
-      theirs.definition := theirs.definition || ' NOT VALID';
+    theirs.afterwards := regexp_replace(theirs.afterwards, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
+    if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
+      theirs.afterwards := theirs.afterwards || ' NOT VALID';
     end if;
     return next jsonb_build_object('seq', 970, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
-      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.definition,
+      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
-      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.definition),
+      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
       'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then
@@ -1730,7 +1749,7 @@ begin
   select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
     'action', case when u.used_by is null then 'set aside' else 'stop' end,
     'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
-    'statement', case when u.used_by is null then format('drop function %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
+    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
     'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
       'Its callers find ours of that name: the same arguments, its own rights and result.'))
   from pg_proc as f
@@ -1744,7 +1763,7 @@ begin
       )
     end as used_by
   ) as u
-  where f.pronamespace = 'public'::regnamespace
+  where f.pronamespace = 'public'::regnamespace and f.prokind <> 'a'
     and f.proname in (
       'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
       'get_user_profile_stats', 'update_my_profile_v2'

@@ -386,6 +386,42 @@ revoke all on function profiles_internal.profile_values(jsonb[]) from public, an
     )
     op.execute(
         r"""
+-- Which roles of the application's own have rights on user_profiles, and which these are on a view of it whose columns bear
+-- their old names (p_columns, as an adopted table keeps them). The owner of the table has all. The roles of the API are
+-- left out: what they may do is ours to say.
+create or replace function profiles_internal.old_name_rights(p_columns jsonb)
+returns table (who text, rights text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $old_name_rights$
+  with given as (
+    select t.relowner as grantee, k.kind
+    from pg_class as t cross join unnest(array['select', 'insert', 'update', 'delete']) as k (kind)
+    where t.oid = to_regclass('public.user_profiles')
+    union
+    select e.grantee, lower(e.privilege_type)
+    from pg_class as t cross join lateral aclexplode(t.relacl) as e
+    where t.oid = to_regclass('public.user_profiles')
+    union
+    select e.grantee, format('%s (%I)', lower(e.privilege_type), c.value ->> 'name')
+    from pg_attribute as a
+    cross join lateral aclexplode(a.attacl) as e
+    join jsonb_array_elements(p_columns) as c on c.value ->> 'now' = a.attname
+    where a.attrelid = to_regclass('public.user_profiles') and not a.attisdropped
+  )
+  select quote_ident(r.rolname), string_agg(g.kind, ', ' order by g.kind)
+  from given as g
+  join pg_roles as r on r.oid = g.grantee
+  where g.kind ~ '^(select|insert|update|delete)' and r.rolname not in ('anon', 'authenticated', 'service_role', current_user)
+  group by r.rolname
+$old_name_rights$;
+
+revoke all on function profiles_internal.old_name_rights(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- profiles_internal is closed. One can enter it only to reach the functions that the callable functions of public
 -- lead to; each of those carries its own grant, in its own file.
 revoke all on schema profiles_internal from public, anon, authenticated, service_role;
@@ -395,11 +431,71 @@ revoke all on all sequences in schema profiles_internal from public, anon, authe
 grant usage on schema profiles_internal to anon, authenticated, service_role;
 """
     )
+    op.execute(
+        r"""
+-- Where user_profiles was found under another name: a view of that name, with the columns of that table under their old
+-- names, so that statements written for it go on working. It is updatable by itself, INSERT … ON CONFLICT included, and
+-- runs with the rights of whoever asks. Returns its name; null where none is needed.
+-- A table whose user_id was an outside id gets a view of another kind, from install_old_profiles.
+-- Runs in the transaction that renames the table; at downgrade the view goes before the table gets its name back.
+create or replace function profiles_internal.install_profiles_view()
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $install_profiles_view$
+declare
+  relation constant regclass := to_regclass('public.user_profiles');
+  -- What a person may write, user_id being the id here; updated_at is taken and not kept.
+  writable constant text[] := array[
+    'user_id', 'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
+    'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
+    'notification_settings', 'timezone', 'language', 'updated_at'
+  ];
+  old_name text;
+  found jsonb;
+  shown text;
+  written text;
+  given record;
+begin
+  select a.data ->> 'found_as', a.data -> 'columns' into old_name, found
+  from profiles_internal.adopted as a
+  where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+  order by a.id desc limit 1;
+  if relation is null or old_name is null or old_name = 'public.user_profiles' or found @> '[{"name": "user_id", "now": "external_id"}]' then
+    return null;
+  end if;
+
+  select
+    string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer),
+    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (where a.attname = any (writable))
+  into shown, written
+  from jsonb_array_elements(found) as c
+  join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;
+
+  execute format('create view %s with (security_invoker = true) as select %s from public.user_profiles as p', old_name, shown);
+  execute format('comment on view %s is %L', old_name, 'profiles-schema: user_profiles under its old name');
+  execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
+  execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
+  execute format('grant select, insert, update, delete on table %s to service_role', old_name);
+  for given in select r.* from profiles_internal.old_name_rights(found) as r loop
+    execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
+  end loop;
+  insert into profiles_internal.adopted (revision, object_type, object_name, definition)
+  values ('0003_create_user_profiles', 'view', old_name, format('drop view if exists %s', old_name));
+  return old_name;
+end
+$install_profiles_view$;
+
+revoke all on function profiles_internal.install_profiles_view() from public, anon, authenticated, service_role;
+"""
+    )
 
 
 def downgrade() -> None:
     op.execute(
         r"""
+drop function profiles_internal.install_profiles_view();
+drop function profiles_internal.old_name_rights(jsonb);
 drop function profiles_internal.profile_values(jsonb[]);
 drop table profiles_internal.health_samples;
 drop table profiles_internal.migration_log;

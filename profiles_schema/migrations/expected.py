@@ -31,11 +31,20 @@ def load() -> Fingerprints:
     return found
 
 
-def fingerprints(snapshot: Snapshot) -> Fingerprints:
-    """The fingerprints of a database at head that has everything: an identity and sessions of its own."""
+def fingerprints(snapshot: Snapshot, with_view: Snapshot) -> Fingerprints:
+    """The fingerprints of a database at head that has everything: an identity and sessions of its own.
+
+    Args:
+        snapshot: Of such a database.
+        with_view: Of the same, where user_profiles was found under another name.
+    """
     result: Fingerprints = {where.name: {} for where in Where}
     for key, value in snapshot.items():
         result[_condition(key).name][key] = _fingerprint(value)
+    # Of a right that is there either way, both values are known.
+    result[Where.PROFILES_VIEW.name] = {
+        key: _fingerprint(value) for key, value in with_view.items() if snapshot.get(key) != value
+    }
     return result
 
 
@@ -53,11 +62,10 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
     anything else that is there besides ours is the application's.
     """
     found = take_snapshot(connection, every_table(), public_functions(), ["profiles_internal", "auth"])
+    known = load()
+    # The narrower condition comes later and decides.
     expected = {
-        key: value
-        for condition, keys in load().items()
-        if holds(connection, Where[condition])
-        for key, value in keys.items()
+        key: value for where in Where if holds(connection, where) for key, value in known.get(where.name, {}).items()
     }
     problems = {}
     for key, value in expected.items():
@@ -77,7 +85,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
 def _must_be_ours(connection: Connection, key: str, value: str) -> bool:
     if key.partition(" ")[2] in objects.GENERATED:
         return False
-    if _condition(key) is not Where.EVERYWHERE and not holds(connection, _condition(key)):
+    if _condition(key) not in {Where.EVERYWHERE, Where.PROFILES_VIEW} and not holds(connection, _condition(key)):
         return False
     if key.startswith("trigger "):
         return " profiles_internal." in value
@@ -95,6 +103,8 @@ def _condition(key: str) -> Where:
         return Where.EVERYWHERE
     if re.match(r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", subject):
         return Where.OWN_IDENTITY
+    if "fill_profile_of_view" in subject:
+        return Where.PROFILES_VIEW
     if "roll_up_" in subject:
         return Where.USABLE_SESSIONS
     if re.match(r"public\.sessions\b", subject):

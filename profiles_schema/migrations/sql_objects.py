@@ -208,7 +208,7 @@ def _is_left_to_us(key: str, declared: Snapshot, found: Snapshot) -> bool:
 
 
 def _redirect(sql: str, redirected: dict[str, str]) -> str:
-    """Point the statements of a file, but not the bodies of its functions, at the temporary tables."""
+    """Point the statements of a file, also in its DO blocks, but not the bodies of its functions, at the temporary tables."""
 
     def plain(part: str) -> str:
         for name, actual in redirected.items():
@@ -217,7 +217,8 @@ def _redirect(sql: str, redirected: dict[str, str]) -> str:
 
     parts, end = [], 0
     for quoted in _DOLLAR_QUOTED.finditer(sql):
-        parts += [plain(sql[end : quoted.start()]), quoted[0]]
+        is_block = re.search(r"\bdo \Z", sql[: quoted.start()])
+        parts += [plain(sql[end : quoted.start()]), plain(quoted[0]) if is_block else quoted[0]]
         end = quoted.end()
     return "".join([*parts, plain(sql[end:])])
 

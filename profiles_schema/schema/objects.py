@@ -25,6 +25,10 @@ class Where(Enum):
         "coalesce(pg_catalog.obj_description(pg_catalog.to_regclass('public.sessions'), 'pg_class'), '')"
         " like 'profiles-schema:%'"
     )
+    PROFILES_VIEW = (
+        "exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class')"
+        " = 'profiles-schema: user_profiles under its old name')"
+    )
     USABLE_SESSIONS = (
         "(select count(*) from pg_catalog.pg_attribute as a"
         " where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped"
@@ -94,6 +98,8 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.recount_adopted"),
     SqlObject("functions", "profiles_internal.put_back_adopted"),
     SqlObject("functions", "profiles_internal.profile_values"),
+    SqlObject("functions", "profiles_internal.old_name_rights"),
+    SqlObject("functions", "profiles_internal.install_profiles_view"),
     SqlObject("functions", "profiles_internal.create_profiles"),
     SqlObject("functions", "profiles_internal.record_events"),
     SqlObject("functions", "profiles_internal.describe_failure"),
@@ -163,6 +169,11 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.identity_window"),
     SqlObject("functions", "profiles_internal.take_keys"),
     SqlObject("functions", "profiles_internal.gone_keys"),
+    SqlObject("functions", "profiles_internal.fit_username"),
+    SqlObject("functions", "profiles_internal.set_trait"),
+    SqlObject("functions", "profiles_internal.old_profile_columns"),
+    SqlObject("functions", "profiles_internal.install_old_profiles"),
+    SqlObject("functions", "profiles_internal.remove_old_profiles"),
 )
 
 GENERATED = (
@@ -187,6 +198,7 @@ POLICIES = (
 
 TRIGGERS = (
     SqlObject("triggers", "fill_missing_profile_id"),
+    SqlObject("triggers", "fill_profile_of_view", Where.PROFILES_VIEW),
     SqlObject("triggers", "require_known_timezone"),
     SqlObject("triggers", "refuse_reserved_username"),
     SqlObject("triggers", "keep_updated_at"),

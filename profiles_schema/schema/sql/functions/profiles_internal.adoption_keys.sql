@@ -69,6 +69,13 @@ begin
       or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
     then
       key_goes := key_goes or theirs.kind in ('p', 'u');
+      return query
+      select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
+        'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and create it again after the upgrade.', w.ev_class::regclass))
+      from pg_depend as d
+      join pg_constraint as k on k.oid = d.refobjid and k.conrelid = relation and k.conname = theirs.name
+      join pg_rewrite as w on w.oid = d.objid
+      where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_constraint'::regclass;
       return next jsonb_build_object('seq', case theirs.kind when 'f' then 40 else 42 end,
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
@@ -155,25 +162,32 @@ begin
   end if;
   for theirs in
     select
-      k.conname::text as name, k.conrelid::regclass::text as table_name, pg_get_constraintdef(k.oid) as definition, c.refers_to, c.matches
+      k.conname::text as name, c.refers_to, c.matches, k.conrelid::regclass::text as found_name,
+      case when k.conrelid = relation then target else k.conrelid::regclass::text end as table_name,
+      pg_get_constraintdef(k.oid) as definition,
+      case when k.conrelid = relation
+        then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.refers_from || ')')
+        else pg_get_constraintdef(k.oid) end as afterwards
     from pg_constraint as k
     cross join lateral (
       select
         string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as refers_to,
+        string_agg(quote_ident(coalesce(y.value ->> 'name', b.attname)), ', ' order by n.place) as refers_from,
         string_agg(format('r.%I = x.%I', a.attname, b.attname), ' and ' order by n.place) as matches
       from unnest(k.confkey, k.conkey) with ordinality as n (attnum, other_attnum, place)
       join pg_attribute as a on a.attrelid = k.confrelid and a.attnum = n.attnum
       join pg_attribute as b on b.attrelid = k.conrelid and b.attnum = n.other_attnum
       join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+      left join jsonb_array_elements(p_context -> 'columns') as y on k.conrelid = relation and y.value ->> 'found_name' = b.attname
     ) as c
-    where k.contype = 'f' and k.confrelid = relation and k.conrelid <> relation and k.conparentid = 0
+    where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
     left_behind := 0;
     if aside > 0 then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
-        theirs.table_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
+        theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';
@@ -182,14 +196,14 @@ begin
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
       'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
         regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
-    theirs.definition := regexp_replace(theirs.definition, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
-    if left_behind > 0 and theirs.definition !~ 'NOT VALID$' then
-      theirs.definition := theirs.definition || ' NOT VALID';
+    theirs.afterwards := regexp_replace(theirs.afterwards, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
+    if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
+      theirs.afterwards := theirs.afterwards || ' NOT VALID';
     end if;
     return next jsonb_build_object('seq', 970, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
-      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.definition,
+      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
-      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.definition),
+      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
       'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then

@@ -7,15 +7,15 @@ set search_path = pg_catalog, pg_temp
 as $function_text$
   select concat_ws('; ',
     rtrim(pg_get_functiondef(f.oid)),
-    case when f.proacl is not null then format('revoke all on function %s from public', f.oid::regprocedure) end,
+    case when f.proacl is not null then format('revoke all on routine %s from public', f.oid::regprocedure) end,
     (
       select string_agg(
-        format('grant execute on function %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
+        format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
       )
       from aclexplode(f.proacl) as a
       where a.grantee <> f.proowner
     ),
-    'comment on function ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
+    'comment on routine ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
   )
   from pg_proc as f
   where f.oid = p_function

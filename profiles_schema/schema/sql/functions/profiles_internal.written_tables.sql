@@ -16,7 +16,7 @@ as $written_tables$
     and w.name not in ('set', 'of', 'or', 'skip', 'nowait')
     and p_ours = (w.name = any (array[
       'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
-      nullif(current_setting('profiles_schema.adopt_table', true), '')
+      coalesce(current_setting('profiles_schema.adopt_table', true), '')
     ]))
 $written_tables$;
 
