@@ -492,7 +492,7 @@ set search_path = pg_catalog, pg_temp
 as $function_text$
   select concat_ws('; ',
     rtrim(pg_get_functiondef(f.oid)),
-    case when f.proacl is not null then format('revoke all on routine %s from public', f.oid::regprocedure) end,
+    case when f.proacl is not null then format('revoke all on routine %s from public, anon, authenticated, service_role', f.oid::regprocedure) end,
     (
       select string_agg(
         format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
@@ -1323,6 +1323,39 @@ begin
     'undo', format('drop index if exists public.%I', w.name))
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
+
+  -- What somebody has written on a constraint or an index goes with it, and comes back with it.
+  return query
+  with comment as (
+    select k.conrelid <> relation as is_others,
+      format('do $comment$ begin if exists (select from pg_catalog.pg_constraint as k where k.conrelid = %1$L::regclass and k.conname = %2$L) '
+        'then comment on constraint %2$I on %1$s is %3$L; end if; end $comment$',
+        case when k.conrelid = relation then target else k.conrelid::regclass::text end, k.conname, d.description) as statement
+    from pg_constraint as k
+    join pg_description as d on d.classoid = 'pg_constraint'::regclass and d.objoid = k.oid
+    where k.conrelid = relation or k.contype = 'f' and k.confrelid = relation
+    union all
+    select false, format('do $comment$ begin if to_regclass(%1$L) is not null then comment on index %1$s is %2$L; end if; end $comment$',
+      format('%I.%I', n.nspname, i.relname), d.description)
+    from pg_index as x
+    join pg_class as i on i.oid = x.indexrelid
+    join pg_namespace as n on n.oid = i.relnamespace
+    join pg_description as d on d.classoid = 'pg_class'::regclass and d.objoid = i.oid and d.objsubid = 0
+    where x.indrelid = relation
+  )
+  select s.step
+  from (
+    select string_agg(c.statement, '; ' order by c.statement) as all_of_them,
+      string_agg(c.statement, '; ' order by c.statement) filter (where c.is_others) as of_others
+    from comment as c
+  ) as a
+  cross join lateral (values
+    (a.all_of_them, jsonb_build_object('seq', 32, 'action', 'note', 'object', target, 'found', 'comments on constraints and indexes', 'wanted', 'kept',
+      'undo', a.all_of_them)),
+    (a.of_others, jsonb_build_object('seq', 985, 'action', 'note', 'object', target, 'found', 'comments on foreign keys of other tables',
+      'wanted', 'as they were', 'statement', a.of_others))
+  ) as s (statement, step)
+  where s.statement is not null;
 
   -- Foreign keys of other tables, where the key they point to is made anew, or rows behind them go.
   if not key_goes then

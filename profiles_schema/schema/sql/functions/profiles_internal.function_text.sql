@@ -7,7 +7,7 @@ set search_path = pg_catalog, pg_temp
 as $function_text$
   select concat_ws('; ',
     rtrim(pg_get_functiondef(f.oid)),
-    case when f.proacl is not null then format('revoke all on routine %s from public', f.oid::regprocedure) end,
+    case when f.proacl is not null then format('revoke all on routine %s from public, anon, authenticated, service_role', f.oid::regprocedure) end,
     (
       select string_agg(
         format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
