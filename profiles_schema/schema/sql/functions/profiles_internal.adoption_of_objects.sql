@@ -80,14 +80,17 @@ begin
     )
     and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
 
-  -- Policies.
+  -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
   select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
     'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
     'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
     'undo', profiles_internal.policy_text(y.oid))
   from pg_policy as y
-  where y.polrelid = any (our_tables) and y.polname not like 'Owners can %' and y.polname <> 'Service role can do what its grants allow';
+  where y.polrelid = any (our_tables) and not (
+    (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
+    and to_regproc('profiles_internal.keep_updated_at') is not null
+  );
 
   -- Triggers on sessions that count progress.
   return query

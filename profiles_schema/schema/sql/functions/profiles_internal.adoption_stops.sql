@@ -47,6 +47,38 @@ begin
   ) as s (applies, remedy)
   where s.applies;
 
+  -- Rights that we could not take from the roles of the API: only who gave them can.
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('rights given by %s', pg_get_userbyid(a.grantor)),
+    'wanted', 'rights given by the owner', 'remedy',
+    format('They would outlast ours. Take them back: set role %I; revoke all on %s from %s; reset role;', pg_get_userbyid(a.grantor), relation,
+      case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end))
+  from pg_class as c
+  cross join lateral (
+    select x.grantor, x.grantee from aclexplode(c.relacl) as x
+    union all
+    select x.grantor, x.grantee from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  where c.oid = relation and a.grantor <> c.relowner
+    and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated', 'service_role'));
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s has the rights of %s', m.rolname, pg_get_userbyid(a.grantee)),
+    'wanted', 'rights of its own', 'remedy',
+    format('It could write columns that are not for users to write. Take one of the two away: revoke %1$I from %2$I; or: revoke insert, update, delete on %3$s from %1$I;',
+      pg_get_userbyid(a.grantee), m.rolname, relation))
+  from pg_class as c
+  cross join lateral (
+    select x.grantee, x.privilege_type from aclexplode(c.relacl) as x
+    union all
+    select x.grantee, x.privilege_type from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  join pg_roles as m on m.rolname in ('anon', 'authenticated')
+  where c.oid = relation and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
+    and pg_get_userbyid(a.grantee) not in ('anon', 'authenticated', 'service_role')
+    and a.grantee not in (0, c.relowner) and pg_has_role(m.oid, a.grantee, 'usage');
+
   -- A name of ours that something else has.
   return query
   select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'public.' || w.name,
