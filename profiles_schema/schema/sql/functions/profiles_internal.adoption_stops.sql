@@ -98,8 +98,20 @@ begin
   join pg_proc as f on f.oid = t.tgfoid
   join jsonb_array_elements(p_context -> 'columns') as c
     on (c.value ->> 'found_name' <> c.value ->> 'name' or c.value ->> 'source' is not null)
-    and f.prosrc ~* ('\m(new|old)\.' || (c.value ->> 'found_name') || '\M')
+    and exists (
+      select from profiles_internal.reached_functions(f.oid) as r
+      where r.body ~* ('\m(new|old)"?\s*\.\s*"?' || (c.value ->> 'found_name') || '\M')
+    )
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- Triggers that go must do nothing that ours do not do.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
+    'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', ')))
+  from pg_trigger as t
+  cross join lateral (select profiles_internal.written_tables(t.tgfoid, false) as others) as w
+  where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid) and cardinality(w.others) > 0;
 
   -- Whoever reads the table past row level security today, and would not tomorrow.
   return query
