@@ -119,25 +119,3 @@ def test_the_old_application_goes_on_and_fails_only_as_announced(found):
     assert application.lost() == []
     missing = "select count(*) from auth.users as u where not exists (select from public.user_profiles as p where p.user_id = u.id)"
     assert found.administrator.value(missing) == 0
-
-
-def test_who_signed_up_meanwhile_waits_for_no_deferred_job(hosted_open):
-    shapes.create(hosted_open, "a")
-    shapes.fill(hosted_open, "a", 20)
-    hosted_open.upgrade("0011_create_sign_up_triggers")
-    # So many without progress that a job has to make it; two of them signed up while no trigger made profiles.
-    hosted_open.administrator.script(
-        "set session_replication_role = replica;"
-        "insert into auth.users (id) select md5('more' || g)::uuid from generate_series(1, 100001) as g;"
-        "insert into public.user_profiles (id, user_id, username)"
-        " select u.id::text, u.id, 'more' || row_number() over () from auth.users as u"
-        " where u.id not in (select p.user_id from public.user_profiles as p)"
-        " and u.id not in (md5('more1')::uuid, md5('more2')::uuid)"
-    )
-    hosted_open.upgrade()
-    assert [tuple(row) for row in hosted_open.run("select kind, state from profiles_internal.jobs")] == [
-        ("backfill", "pending")
-    ]
-    missing = "select count(*) from auth.users as u where not exists (select from public.user_profiles as p where p.user_id = u.id)"
-    assert hosted_open.administrator.value(missing) == 0
-    assert hosted_open.administrator.value("select count(*) from public.user_progress") < 100
