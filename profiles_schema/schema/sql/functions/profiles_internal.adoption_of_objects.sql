@@ -78,7 +78,8 @@ begin
       'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
       'get_user_profile_stats', 'update_my_profile_v2'
     )
-    and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
+    -- Ours, once they are there.
+    and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
 
   -- Policies.
   return query
@@ -87,7 +88,11 @@ begin
     'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
     'undo', profiles_internal.policy_text(y.oid))
   from pg_policy as y
-  where y.polrelid = any (our_tables) and y.polname not like 'Owners can %' and y.polname <> 'Service role can do what its grants allow';
+  where y.polrelid = any (our_tables) and (
+    -- Ours, once they are there.
+    to_regproc('profiles_internal.keep_updated_at') is null
+    or y.polname not like 'Owners can %' and y.polname <> 'Service role can do what its grants allow'
+  );
 
   -- Triggers on sessions that count progress.
   return query
