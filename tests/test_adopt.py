@@ -12,6 +12,7 @@ from pytest_postgresql import factories
 from sqlalchemy.exc import ProgrammingError
 from support import Database, Server, drift, snapshot
 
+from profiles_schema.errors import DataLossRefused
 from profiles_schema.operations import normalize
 from profiles_schema.operations.health import examine
 from profiles_schema.schema.catalog import differences
@@ -166,7 +167,7 @@ def test_the_oracle_sees_what_is_not_accounted_for(adopted):
         "update public.user_profiles set first_name = 'x' where id = (select max(id) from public.user_profiles)",
         "delete from public.user_profiles where id = (select min(id) from public.user_profiles where referral_code is not null)",
         "update public.export_history set status = 'expired' where id = (select id from public.export_history where status = 'completed' limit 1)",
-        "update public.user_progress set total_points = total_points + 1 where total_points = 3",
+        "update public.user_progress set total_points = 17 where id = (select id from public.user_progress where total_points = 0 limit 1)",
         "delete from profiles_internal.quarantine where id = (select min(id) from profiles_internal.quarantine)",
         "delete from profiles_internal.adopted where id = (select max(id) from profiles_internal.adopted where object_type = 'value')",
         "update profiles_internal.quarantine set reason = 'no reason' where id = (select max(id) from profiles_internal.quarantine)",
@@ -294,6 +295,17 @@ def added(database):
     }
 
 
+def test_downgrade_drops_nothing_without_the_flag(adopted):
+    database = adopted("c")
+    with database.engine.begin() as connection:
+        found = shapes.contents.catalog(connection, [*shapes.SCHEMAS, "profiles_internal"])
+    with pytest.raises(DataLossRefused, match=r"public\.user_profiles \(\d+ rows\)"):
+        database.downgrade("base")
+    with database.engine.begin() as connection:
+        assert shapes.contents.catalog(connection, [*shapes.SCHEMAS, "profiles_internal"]) == found
+    assert oracle.unexplained(database, database.found, "c") == []
+
+
 @pytest.mark.parametrize("shape", ALL)
 def test_downgrade_gives_everything_back_as_found_and_upgrade_takes_it_again(adopted, shape):
     database = adopted(shape)
@@ -399,6 +411,6 @@ def test_rows_that_the_old_shape_cannot_hold_leave_a_key_unproved(adopted, caplo
     changed = shapes.changes(database, database.found)
     assert {line.split(":")[0] for line in changed} == {
         "constraint public.user_progress.user_progress_user_id_fkey",
-        "validity of user_progress_user_id_fkey of user_progress",
+        "validity of user_progress_user_id_fkey of public.user_progress",
     }
     assert "came back NOT VALID" in caplog.text
