@@ -169,7 +169,7 @@ def test_the_oracle_sees_what_is_not_accounted_for(adopted):
         "update public.export_history set status = 'expired' where id = (select id from public.export_history where status = 'completed' limit 1)",
         "update public.user_progress set total_points = 17 where id = (select id from public.user_progress where total_points = 0 limit 1)",
         "delete from profiles_internal.quarantine where id = (select min(id) from profiles_internal.quarantine)",
-        "delete from profiles_internal.adopted where id = (select max(id) from profiles_internal.adopted where object_type = 'value')",
+        "delete from profiles_internal.adopted where id = (select max(id) from profiles_internal.adopted where object_name = 'public.user_profiles.referral_code')",
         "update profiles_internal.quarantine set reason = 'no reason' where id = (select max(id) from profiles_internal.quarantine)",
     ):
         before = len(oracle.unexplained(database, database.found, "d+c"))

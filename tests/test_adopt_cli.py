@@ -273,6 +273,29 @@ def test_stoppers_come_first_with_their_remedy_and_the_command_on_a_line_of_its_
     assert lines[-1] == "next: mend that, then profiles-schema adopt --dry-run"
 
 
+def test_what_row_level_security_hides_is_not_taken_for_missing(old):
+    """Without this, every profile would seem to be without a user, and go to quarantine."""
+    old.script("alter table public.user_profiles force row level security")
+    old.administrator.run("alter role project_owner nobypassrls")
+    try:
+        stoppers = planned(old).stoppers
+        refused = shown(old).stdout
+    finally:
+        old.administrator.run("alter role project_owner bypassrls")
+    assert [(stopper.found, stopper.remedy) for stopper in stoppers] == [
+        (
+            "row level security hides rows from project_owner",
+            "Let the owner see them: alter table public.user_profiles no force row level security;",
+        ),
+        (
+            "row level security hides auth.users from project_owner",
+            "An administrator runs: alter role project_owner bypassrls;",
+        ),
+    ]
+    assert "\n      alter role project_owner bypassrls;\n" in refused
+    assert planned(old).stoppers == []
+
+
 def test_what_stops_the_plan_stops_the_upgrade(old):
     old.script(PARTITIONED)
     found = json.loads(shown(old, "--json").stdout)["stoppers"]
@@ -326,6 +349,10 @@ def test_no_step_is_lost_on_the_way_to_the_terminal(old):
 
     steps = of(planned(old).steps, revision="0003_create_user_profiles")
     merged = _merged(_summaries_left_out(steps), "public.user_profiles")
+    assert [line.lock for line in merged if line.found in {"no user in auth.users", "rights and comments"}] == [
+        None,
+        "ACCESS EXCLUSIVE",
+    ]
     counted = sum(
         int(line.object.split()[0])
         if re.match(r"\d+ (?:constraints|indexes|policies)", line.object)
@@ -419,7 +446,32 @@ def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkey
         migrator.exec_driver_sql(f"select pg_advisory_lock({LOCK_CLASS}, 1)")
         code, stderr = said(capsys, monkeypatch, old)
     assert code == 1
-    assert stderr.startswith("error: Another migration is still running.")
+    assert stderr.startswith("error: A migration is running, or another plan of one.")
+
+
+def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
+    old.upgrade("0002_create_internal_tables")
+    old.administrator.script(
+        "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
+        " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"
+        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text) language plpgsql'
+        " as $$ begin perform count(*) from public.user_profiles; perform pg_sleep(60); return; end $$"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "profiles_schema", "adopt", "--dry-run"],
+        env=os.environ | {"DATABASE_URL": old.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    sleeping = "select count(*) from pg_stat_activity where datname = :name and query like '%adoption_plan() as p%' and pid <> pg_backend_pid()"
+    try:
+        while not old.administrator.value(sleeping, name=old.name):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, stderr.strip()) == (130, "error: interrupted")
+    assert old.administrator.value(sleeping, name=old.name) == 0
 
 
 # What health says afterwards

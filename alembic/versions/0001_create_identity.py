@@ -432,7 +432,41 @@ revoke all on function profiles_internal.column_readers(regclass, text) from pub
     )
     op.execute(
         r"""
--- The tables that a function's text inserts into, updates or deletes from: those of ours, or all others.
+-- A function and those of the application's that it calls, directly or through others: what their texts name, and a bracket.
+create or replace function profiles_internal.reached_functions(p_function oid)
+returns table (function_id oid, body text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $reached_functions$
+  with recursive written as materialized (
+    -- What a comment says is not done.
+    select f.oid, f.proname,
+      regexp_replace(regexp_replace(coalesce(pg_get_function_sqlbody(f.oid), f.prosrc), '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g') as body
+    from pg_proc as f
+    join pg_language as l on l.oid = f.prolang
+    where f.pronamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+      and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
+      and l.lanname not in ('internal', 'c')
+  ),
+  reached as (
+    select w.oid, w.body from written as w where w.oid = p_function
+    union
+    select w.oid, w.body
+    from reached as r
+    cross join lateral regexp_matches(r.body, '("[^"]+"|\w+)\s*\(', 'g') as m (words)
+    join written as w on w.proname in (lower(m.words[1]), trim(m.words[1], '"'))
+  )
+  select r.oid, r.body from reached as r
+$reached_functions$;
+
+revoke all on function profiles_internal.reached_functions(oid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The tables that a function writes, itself or through others that it calls: those of ours, or all others. Their texts are
+-- all there is to go by.
 create or replace function profiles_internal.written_tables(p_function oid, p_ours boolean)
 returns text[]
 language sql
@@ -440,17 +474,16 @@ stable
 set search_path = pg_catalog, pg_temp
 as $written_tables$
   select coalesce(array_agg(distinct w.name order by w.name), '{}')
-  from pg_proc as f
+  from profiles_internal.reached_functions(p_function) as f
   cross join lateral regexp_matches(
-    regexp_replace(f.prosrc, '--[^\n]*', '', 'g'),
-    '\m(insert\s+into|delete\s+from|update)\s+(only\s+)?("?\w+"?(\."?\w+"?)?)(?=[\s(;])', 'gi'
+    f.body,
+    '\m(insert\s+into|delete\s+from|merge\s+into|truncate(?:\s+table)?|update)\s+(only\s+)?((?:"[^"]+"|\w+)(?:\s*\.\s*(?:"[^"]+"|\w+))?)(?=[\s(;]|$)', 'gi'
   ) as m (words)
-  cross join lateral (select regexp_replace(replace(lower(m.words[3]), '"', ''), '^public\.', '')) as w (name)
-  where f.oid = p_function
-    and w.name not in ('set', 'of', 'or', 'skip', 'nowait')
+  cross join lateral (select regexp_replace(regexp_replace(replace(lower(m.words[3]), '"', ''), '\s*\.\s*', '.'), '^public\.', '')) as w (name)
+  where w.name not in ('set', 'of', 'or', 'on', 'skip', 'nowait', 'loop', 'into', 'limit', 'returning', 'then')
     and p_ours = (w.name = any (array[
       'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
-      coalesce(current_setting('profiles_schema.adopt_table', true), '')
+      lower(coalesce(current_setting('profiles_schema.adopt_table', true), ''))
     ]))
 $written_tables$;
 
@@ -483,7 +516,7 @@ revoke all on function profiles_internal.acts_beside_ours(oid) from public, anon
     )
     op.execute(
         r"""
--- The statements that make a function as it is: its text, its comment and who may call it.
+-- The statements that make a function as it is: its text, its comment, its owner and who may call it.
 create or replace function profiles_internal.function_text(p_function oid)
 returns text
 language sql
@@ -495,12 +528,15 @@ as $function_text$
     case when f.proacl is not null then format('revoke all on routine %s from public, anon, authenticated, service_role', f.oid::regprocedure) end,
     (
       select string_agg(
-        format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
+        format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end)
+          || case when a.is_grantable then ' with grant option' else '' end, '; '
       )
       from aclexplode(f.proacl) as a
       where a.grantee <> f.proowner
     ),
-    'comment on routine ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
+    'comment on routine ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc')),
+    -- One with its owner's rights must not come back with more of them.
+    case when pg_get_userbyid(f.proowner) <> current_user then format('alter routine %s owner to %I', f.oid::regprocedure, pg_get_userbyid(f.proowner)) end
   )
   from pg_proc as f
   where f.oid = p_function
@@ -780,7 +816,12 @@ begin
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
-      format('Say whose rows they are: alter table %s add column user_id uuid;', relation))
+      format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
+    -- What cannot be seen would be taken for what is not there.
+    (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',
+      format('Let the owner see them: alter table %s no force row level security;', relation)),
+    (row_security_active(to_regclass('auth.users')), 'row level security hides auth.users from ' || current_user, 'all users seen',
+      format('An administrator runs: alter role %I bypassrls;', current_user))
   ) as s (applies, found, wanted, remedy)
   where c.oid = relation and s.applies;
 
@@ -803,6 +844,38 @@ begin
   ) as s (applies, remedy)
   where s.applies;
 
+  -- Rights that we could not take from the roles of the API: only who gave them can.
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('rights given by %s', pg_get_userbyid(a.grantor)),
+    'wanted', 'rights given by the owner', 'remedy',
+    format('They would outlast ours. Take them back: set role %I; revoke all on %s from %s; reset role;', pg_get_userbyid(a.grantor), relation,
+      case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end))
+  from pg_class as c
+  cross join lateral (
+    select x.grantor, x.grantee from aclexplode(c.relacl) as x
+    union all
+    select x.grantor, x.grantee from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  where c.oid = relation and a.grantor <> c.relowner
+    and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated', 'service_role'));
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s has the rights of %s', m.rolname, pg_get_userbyid(a.grantee)),
+    'wanted', 'rights of its own', 'remedy',
+    format('It could write columns that are not for users to write. Take one of the two away: revoke %1$I from %2$I; or: revoke insert, update, delete on %3$s from %1$I;',
+      pg_get_userbyid(a.grantee), m.rolname, relation))
+  from pg_class as c
+  cross join lateral (
+    select x.grantee, x.privilege_type from aclexplode(c.relacl) as x
+    union all
+    select x.grantee, x.privilege_type from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  join pg_roles as m on m.rolname in ('anon', 'authenticated')
+  where c.oid = relation and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
+    and pg_get_userbyid(a.grantee) not in ('anon', 'authenticated', 'service_role')
+    and a.grantee not in (0, c.relowner) and pg_has_role(m.oid, a.grantee, 'usage');
+
   -- A name of ours that something else has.
   return query
   select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'public.' || w.name,
@@ -822,8 +895,20 @@ begin
   join pg_proc as f on f.oid = t.tgfoid
   join jsonb_array_elements(p_context -> 'columns') as c
     on (c.value ->> 'found_name' <> c.value ->> 'name' or c.value ->> 'source' is not null)
-    and f.prosrc ~* ('\m(new|old)\.' || (c.value ->> 'found_name') || '\M')
+    and exists (
+      select from profiles_internal.reached_functions(f.oid) as r
+      where r.body ~* ('\m(new|old)"?\s*\.\s*"?' || (c.value ->> 'found_name') || '\M')
+    )
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- Triggers that go must do nothing that ours do not do.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
+    'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', ')))
+  from pg_trigger as t
+  cross join lateral (select profiles_internal.written_tables(t.tgfoid, false) as others) as w
+  where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid) and cardinality(w.others) > 0;
 
   -- Whoever reads the table past row level security today, and would not tomorrow.
   return query
@@ -877,6 +962,17 @@ declare
   names bigint;
   plain_keys bigint;
   tested record;
+  -- A key that nothing keeps unique.
+  key_name constant text := (
+    select c ->> 'found_name'
+    from (values (by_name -> 'id')) as v (c)
+    where c ->> 'found_name' is not null and not exists (
+      select from pg_index as x
+      join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+      where x.indrelid = relation and x.indisunique and x.indisvalid and x.indimmediate and x.indpred is null and x.indnkeyatts = 1
+        and a.attname = c ->> 'found_name' and (a.attnotnull or p_context ->> 'table' = 'user_profile_audit_logs')
+    )
+  );
 begin
   select coalesce(jsonb_agg(to_jsonb(r) order by r.column_name, r.place), '[]') into rules
   from (
@@ -942,10 +1038,11 @@ begin
   -- Rows that cannot stay. The log keeps its rows and forgets the user.
   if table_name <> 'user_profile_audit_logs' then
     reasons := concat_ws(' ',
-      case when user_id is not null then 'when adopted_user is null then ''no user_id''' end,
+      case when user_id is not null then 'when "adopted user" is null then ''no user_id''' end,
       case when user_id is not null and not (p_context ->> 'own')::boolean
-        then 'when not exists (select from auth.users as x where x.id = adopted_user) then ''no user in auth.users''' end,
-      case when user_id is not null and table_name <> 'export_history' then 'when adopted_nth > 1 then ''second row of the same user''' end,
+        then 'when not exists (select from auth.users as x where x.id = "adopted user") then ''no user in auth.users''' end,
+      case when user_id is not null and table_name <> 'export_history' then 'when "adopted nth" > 1 then ''second row of the same user''' end,
+      case when key_name is not null then format('when r.%I is null then ''no id'' when "adopted nth id" > 1 then ''second row of the same id''', key_name) end,
       (
         select string_agg(
           format('when r.%I is null then %L', c.value ->> 'found_name', 'no ' || c.key), ' '
@@ -959,12 +1056,14 @@ begin
   end if;
   if reasons <> '' then
     misplaced := format(
-      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as adopted_user, row_number() over (partition by %s order by %s t.ctid) as adopted_nth from {table} as t) as r',
+      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as "adopted user", row_number() over (partition by %s order by %s t.ctid) as "adopted nth", '
+        '%s as "adopted nth id" from {table} as t) as r',
       reasons, coalesce(user_id, 'null::uuid'), coalesce(user_id, 't.ctid'),
       (
         select string_agg(format('t.%I, ', c.value ->> 'found_name'), '' order by c.key)
         from jsonb_each(by_name) as c where c.key in ('created_at', 'id') and c.value ->> 'found_name' is not null
-      )
+      ),
+      case when key_name is null then '1' else format('row_number() over (partition by t.%I order by t.ctid)', key_name) end
     );
     execute format(
       'select coalesce(jsonb_agg(to_jsonb(g)), ''[]'') from (select m.reason, count(*) as hits from (%s) as m where m.reason is not null group by m.reason order by m.reason) as g',
@@ -1140,7 +1239,7 @@ begin
     select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
       'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.00005,
       'statement', format(
-        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t)%4$s as row_data, m.reason) '
+        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t.*)%4$s as row_data, m.reason) '
         'insert into profiles_internal.quarantine (table_name, row_data, reason) select %3$L, g.row_data, g.reason from gone as g',
         target, replace(p_counts ->> 'misplaced', '{table}', target), target,
         -- A JSON null and no value at all would look the same.
@@ -1514,7 +1613,7 @@ begin
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
       'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
-        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u)]) as v where u.id = %s', user_now)
+        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
 
@@ -1746,8 +1845,18 @@ declare
     to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs'),
     to_regclass('public.' || quote_ident(nullif(current_setting('profiles_schema.adopt_table', true), '')))
   ], null);
+  names constant text := concat_ws('|', 'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
+    nullif(regexp_replace(current_setting('profiles_schema.adopt_table', true), '(\W)', '\\\1', 'g'), ''));
+  -- Columns that will have another name or type.
+  changing constant text := coalesce((
+    select string_agg(distinct c.found_name, '|')
+    from profiles_internal.wanted_shape() as w
+    cross join lateral profiles_internal.adoption_columns(w.name, profiles_internal.table_to_adopt(w.name)) as c
+    where w.kind = 'comment' and c.found_name is not null and (c.found_name <> c.name or c.source is not null)
+  ), '$^');
 begin
-  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there.
+  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there. One whose text leaves in
+  -- doubt what else it does, or would fail from then on, stands against it: a sign-up would pay for it.
   return query
   select jsonb_strip_nulls(s.step)
   from pg_trigger as t
@@ -1756,18 +1865,48 @@ begin
     select
       pg_has_role(f.proowner, 'usage') as may_change,
       exists (select from pg_trigger as o where o.tgfoid = f.oid and o.tgrelid <> t.tgrelid) as is_shared,
+      profiles_internal.written_tables(f.oid, true) as ours,
       profiles_internal.written_tables(f.oid, false) as others,
+      f.prosrc like '%profiles_schema: set aside%' as is_empty,
       pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') as may_drop,
-      (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses
+      (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses,
+      (select string_agg(r.body, ' ') from profiles_internal.reached_functions(f.oid) as r) as body
   ) as a
   cross join lateral (
+    select
+      cardinality(a.ours) > 0 or a.is_empty as acts,
+      a.body ~* ('\m(' || names || ')\M') as names_ours,
+      a.body ~* '\mexecute\M' as is_dynamic,
+      -- It stays, and does not write our tables; but what it reads of them changes, or a trigger of a table that it writes does.
+      (
+        select min(q.what)
+        from (
+          select 'reads columns that change' as what
+          where a.body ~* ('\m(' || names || ')\M') and regexp_replace(a.body, '\m(new|old)\M"?\s*\.\s*"?\w+', '', 'gi') ~* ('\m(' || changing || ')\M')
+          union all
+          select format('writes %s, whose trigger %s writes ours', o.tgrelid::regclass, o.tgname)
+          from pg_trigger as o
+          where not o.tgisinternal and o.tgrelid <> t.tgrelid and o.tgrelid <> all (our_tables)
+            and lower(regexp_replace(replace(o.tgrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
+            and cardinality(profiles_internal.written_tables(o.tgfoid, true)) > 0
+        ) as q
+      ) as stumbles
+  ) as b
+  cross join lateral (
+    select case
+      when b.acts and not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
+      when b.acts and a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
+      when b.acts and cardinality(a.others) > 0 then format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
+      when b.acts and a.body ~* '\m(pg_notify|notify)\M' then 'It would act beside ours, but it also notifies. Move that into a trigger function of its own, which then stays.'
+      when b.acts and t.tgtype & 2 <> 0 and a.body ~* '\mnew"?\s*\.\s*"?\w+"?\s*:?=' then 'It would act beside ours, but it also changes the row of the user. Move that into a trigger function of its own, which then stays.'
+      when b.names_ours and b.is_dynamic then 'It names our tables and puts statements together as it runs, so what it does cannot be seen. Write the statements out, or drop the trigger.'
+      when not b.acts and b.stumbles is not null then format('It %s: sign-ups would fail. Drop it, and create it again, adapted, after the upgrade.', b.stumbles)
+    end as remedy
+  ) as d
+  cross join lateral (
     select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
-      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', case
-        when not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
-        when a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
-        else format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
-      end) as step
-    where not a.may_change or a.is_shared or cardinality(a.others) > 0
+      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
+    where d.remedy is not null
     union all
     select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
@@ -1775,30 +1914,35 @@ begin
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
         E'begin\n  /* profiles_schema: set aside */\n  return coalesce(new, old);\nend'),
       'undo', profiles_internal.function_text(f.oid))
-    where a.may_change and not a.is_shared and cardinality(a.others) = 0 and f.prosrc not like '%profiles_schema: set aside%'
+    where b.acts and d.remedy is null and not a.is_empty
     union all
     select jsonb_build_object('revision', '0011_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
       'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
         || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
       'undo', profiles_internal.function_text(f.oid) || '; ' || profiles_internal.trigger_text(t.oid))
-    where a.may_change and not a.is_shared and cardinality(a.others) = 0
+    -- What only the owner of auth.users could give back (disabled, or with a comment) stays, emptied.
+    where b.acts and d.remedy is null and (a.may_drop or not exists (
+      select from pg_trigger as o where o.tgfoid = f.oid and (o.tgenabled <> 'O' or obj_description(o.oid, 'pg_trigger') is not null)
+    ))
   ) as s
   where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
-    and (cardinality(profiles_internal.written_tables(f.oid, true)) > 0 or f.prosrc like '%profiles_schema: set aside%');
+    and (b.acts or b.names_ours or b.stumbles is not null);
 
   -- Functions of our names.
   return query
   select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
     'action', case when u.used_by is null then 'set aside' else 'stop' end,
     'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
-    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
+    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
+    'undo', case when f.prokind <> 'a' then profiles_internal.function_text(f.oid) end,
     'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
       'Its callers find ours of that name: the same arguments, its own rights and result.'))
   from pg_proc as f
   cross join lateral (
     select case
+      when f.prokind = 'a' then 'It is an aggregate, and nothing puts it back. Programs'
       when not pg_has_role(f.proowner, 'usage') then format('It belongs to role %I, and', pg_get_userbyid(f.proowner))
       else (
         select string_agg(distinct pg_describe_object(d.classid, d.objid, d.objsubid), ', ')
@@ -1807,7 +1951,7 @@ begin
       )
     end as used_by
   ) as u
-  where f.pronamespace = 'public'::regnamespace and f.prokind <> 'a'
+  where f.pronamespace = 'public'::regnamespace
     and f.proname in (
       'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
       'get_user_profile_stats', 'update_my_profile_v2'
@@ -1815,26 +1959,33 @@ begin
     -- Ours, once they are there.
     and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
 
-  -- Policies.
+  -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
   select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
     'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
     'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
     'undo', profiles_internal.policy_text(y.oid))
   from pg_policy as y
-  where y.polrelid = any (our_tables) and (
-    -- Ours, once they are there.
-    to_regproc('profiles_internal.keep_updated_at') is null
-    or y.polname not like 'Owners can %' and y.polname <> 'Service role can do what its grants allow'
+  where y.polrelid = any (our_tables) and not (
+    (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
+    and to_regproc('profiles_internal.keep_updated_at') is not null
   );
 
   -- Triggers on sessions that count progress.
   return query
-  select jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', 'set aside',
+  select jsonb_strip_nulls(jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
     'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
-    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid))
+    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid),
+    'remedy', a.remedy))
   from pg_trigger as t
   join pg_proc as f on f.oid = t.tgfoid
+  cross join lateral (select profiles_internal.written_tables(f.oid, false) as others) as w
+  cross join lateral (
+    select case
+      when cardinality(w.others) > 0 then format('It would count beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', '))
+      when not pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') then 'It would count beside ours, and the table belongs to somebody else, who can drop it.'
+    end as remedy
+  ) as a
   where t.tgrelid = to_regclass('public.sessions') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
     and 'user_progress' = any (profiles_internal.written_tables(f.oid, true));
@@ -1917,6 +2068,10 @@ create or replace function profiles_internal.adopt(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $adopt$
 declare
   relation constant regclass := profiles_internal.table_to_adopt((
@@ -1931,6 +2086,8 @@ declare
   step record;
   refusals text;
 begin
+  -- What is checked at commit would stand in the way of the next change of the table.
+  set constraints all immediate;
   -- Sign-ups first, then the table: the trigger of a sign-up asks for the two in this order.
   if exists (
     select from profiles_internal.adoption_of_objects() as s
@@ -1988,11 +2145,16 @@ revoke all on function profiles_internal.adopt(text) from public, anon, authenti
     )
     op.execute(
         r"""
+-- Whatever the session of the downgrade prefers, values are compared in the spelling of the upgrade.
 -- Gives rows their old values back, where nobody has written another one since.
 create or replace function profiles_internal.restore_values(p_revision text, p_table text, p_type text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $restore_values$
 declare
   changed record;
@@ -2123,6 +2285,10 @@ create or replace function profiles_internal.recount_adopted(p_revision text)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $recount_adopted$
 declare
   users uuid[];
@@ -2174,10 +2340,17 @@ create or replace function profiles_internal.put_back_adopted(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set check_function_bodies = off
 as $put_back_adopted$
 declare
   step record;
 begin
+  -- What is checked at commit would stand in the way of the next change of the table.
+  set constraints all immediate;
   for step in
     select a.* from profiles_internal.adopted as a
     where a.revision = p_revision and a.definition is not null
@@ -2464,6 +2637,7 @@ drop function profiles_internal.policy_text(oid, text);
 drop function profiles_internal.function_text(oid);
 drop function profiles_internal.acts_beside_ours(oid);
 drop function profiles_internal.written_tables(oid, boolean);
+drop function profiles_internal.reached_functions(oid);
 drop function profiles_internal.column_readers(regclass, text);
 drop function profiles_internal.adoption_rules();
 drop function profiles_internal.wanted_shape();

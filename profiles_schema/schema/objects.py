@@ -75,6 +75,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.wanted_shape"),
     SqlObject("functions", "profiles_internal.adoption_rules"),
     SqlObject("functions", "profiles_internal.column_readers"),
+    SqlObject("functions", "profiles_internal.reached_functions"),
     SqlObject("functions", "profiles_internal.written_tables"),
     SqlObject("functions", "profiles_internal.acts_beside_ours"),
     SqlObject("functions", "profiles_internal.function_text"),

@@ -91,7 +91,7 @@ begin
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
       'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
-        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u)]) as v where u.id = %s', user_now)
+        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
 

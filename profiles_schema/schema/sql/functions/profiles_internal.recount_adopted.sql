@@ -4,6 +4,10 @@ create or replace function profiles_internal.recount_adopted(p_revision text)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $recount_adopted$
 declare
   users uuid[];
