@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 m ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test matrix lint format revision judges snapshot docs wheel chaos bench clean
+.PHONY: help setup up down demo-adopt test matrix lint format revision judges snapshot docs wheel chaos bench clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ up: $(READY) ## Set up, then migrate the embedded PostgreSQL, look at its health
 
 down: $(READY) ## Stop the embedded PostgreSQL; its data stay
 	@$(BIN)/profiles-schema local stop
+
+demo-adopt: $(READY) ## Show how tables that are there already are taken over: before, the plan, after
+	@$(BIN)/python examples/adopt/demo.py
 
 test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, with branch coverage
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
@@ -71,10 +74,11 @@ docs: $(READY) ## Write docs/reference.md from the --help of every command
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
 	PYTHON=$(BIN)/python tests/wheel.sh
 
-chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill and normalize killed, cut off and poisoned
+chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill, normalize and adoption killed and cut off
 	$(BIN)/python benchmarks/same_name.py
 	$(BIN)/python tests/chaos_backfill.py
 	$(BIN)/python tests/chaos_normalize.py
+	$(BIN)/python tests/chaos_adopt.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results
 	@mkdir -p benchmarks/results

@@ -130,18 +130,14 @@ def test_the_auth_servers_own_migrations_still_work(supabase, migration):
     ("existing", "complaints"),
     [
         (
-            "create table public.user_profiles (id uuid primary key, username text)",
-            ["user_profiles", "id is uuid instead of text"],
-        ),
-        (
             "create table public.user_profiles (id uuid primary key); create table public.export_history (id uuid, status text)",
-            ["user_profiles", "export_history", "status is text instead of character varying(20)", "no column user_id"],
+            ["public.export_history: no column user_id"],
         ),
-        ("create view public.user_progress as select 1 as id", ["user_progress", "id is integer instead of uuid"]),
+        ("create view public.user_progress as select 1 as id", ["public.user_progress: no ordinary table"]),
     ],
-    ids=["uuid key", "two tables", "view"],
+    ids=["two tables", "view"],
 )
-def test_a_table_of_ours_in_another_shape_stops_the_upgrade_before_the_first_change(hosted, existing, complaints):
+def test_what_cannot_be_taken_over_stops_the_upgrade_before_the_first_change(hosted, existing, complaints):
     hosted.script(existing)
     before = hosted.run(OUTSIDE), all_of(hosted, "auth.users")
     with pytest.raises(MigrationFailed) as refused:
@@ -150,7 +146,7 @@ def test_a_table_of_ours_in_another_shape_stops_the_upgrade_before_the_first_cha
         assert complaint in str(refused.value)
     assert "Nothing was changed." in str(refused.value)
     assert (hosted.run(OUTSIDE), all_of(hosted, "auth.users")) == before
-    assert hosted.value("select count(*) from profiles_internal.alembic_version") == 0
+    assert hosted.value("select to_regnamespace('profiles_internal') is null")
 
 
 def test_a_table_in_our_shape_is_taken_with_its_rows(hosted):

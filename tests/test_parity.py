@@ -122,7 +122,10 @@ cross join lateral (
 where c.oid = any (cast(:tables as regclass[]))
 order by array_position(cast(:tables as regclass[]), c.oid), s.place, s.position, s.kind, s.name collate "C"
 """
-ADOPTED = [f"public.{name}" for name in ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")]
+ADOPTED = [
+    f"public.{name}"
+    for name in ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
+]
 
 
 def test_adoption_compares_with_the_tables_as_they_are(database, request):
@@ -150,9 +153,7 @@ def test_the_shipped_fingerprints_are_those_of_head(database, empty, request):
 
     def seen(where):
         with where.engine.connect() as connection:
-            return take_snapshot(
-                connection, expected.every_table(), public_functions(), ["profiles_internal", "auth"]
-            )
+            return take_snapshot(connection, expected.every_table(), public_functions(), ["profiles_internal", "auth"])
 
     wanted = expected.fingerprints(seen(database), seen(empty))
     if request.config.getoption("--update-catalog"):

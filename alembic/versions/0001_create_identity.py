@@ -432,7 +432,41 @@ revoke all on function profiles_internal.column_readers(regclass, text) from pub
     )
     op.execute(
         r"""
--- The tables that a function's text inserts into, updates or deletes from: those of ours, or all others.
+-- A function and those of the application's that it calls, directly or through others: what their texts name, and a bracket.
+create or replace function profiles_internal.reached_functions(p_function oid)
+returns table (function_id oid, body text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $reached_functions$
+  with recursive written as materialized (
+    -- What a comment says is not done.
+    select f.oid, f.proname,
+      regexp_replace(regexp_replace(coalesce(pg_get_function_sqlbody(f.oid), f.prosrc), '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g') as body
+    from pg_proc as f
+    join pg_language as l on l.oid = f.prolang
+    where f.pronamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+      and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
+      and l.lanname not in ('internal', 'c')
+  ),
+  reached as (
+    select w.oid, w.body from written as w where w.oid = p_function
+    union
+    select w.oid, w.body
+    from reached as r
+    cross join lateral regexp_matches(r.body, '("[^"]+"|\w+)\s*\(', 'g') as m (words)
+    join written as w on w.proname in (lower(m.words[1]), trim(m.words[1], '"'))
+  )
+  select r.oid, r.body from reached as r
+$reached_functions$;
+
+revoke all on function profiles_internal.reached_functions(oid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The tables that a function writes, itself or through others that it calls: those of ours, or all others. Their texts are
+-- all there is to go by.
 create or replace function profiles_internal.written_tables(p_function oid, p_ours boolean)
 returns text[]
 language sql
@@ -440,17 +474,16 @@ stable
 set search_path = pg_catalog, pg_temp
 as $written_tables$
   select coalesce(array_agg(distinct w.name order by w.name), '{}')
-  from pg_proc as f
+  from profiles_internal.reached_functions(p_function) as f
   cross join lateral regexp_matches(
-    regexp_replace(f.prosrc, '--[^\n]*', '', 'g'),
-    '\m(insert\s+into|delete\s+from|update)\s+(only\s+)?("?\w+"?(\."?\w+"?)?)(?=[\s(;])', 'gi'
+    f.body,
+    '\m(insert\s+into|delete\s+from|merge\s+into|truncate(?:\s+table)?|update)\s+(only\s+)?((?:"[^"]+"|\w+)(?:\s*\.\s*(?:"[^"]+"|\w+))?)(?=[\s(;]|$)', 'gi'
   ) as m (words)
-  cross join lateral (select regexp_replace(replace(lower(m.words[3]), '"', ''), '^public\.', '')) as w (name)
-  where f.oid = p_function
-    and w.name not in ('set', 'of', 'or', 'skip', 'nowait')
+  cross join lateral (select regexp_replace(regexp_replace(replace(lower(m.words[3]), '"', ''), '\s*\.\s*', '.'), '^public\.', '')) as w (name)
+  where w.name not in ('set', 'of', 'or', 'on', 'skip', 'nowait', 'loop', 'into', 'limit', 'returning', 'then')
     and p_ours = (w.name = any (array[
       'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
-      nullif(current_setting('profiles_schema.adopt_table', true), '')
+      lower(coalesce(current_setting('profiles_schema.adopt_table', true), ''))
     ]))
 $written_tables$;
 
@@ -483,7 +516,7 @@ revoke all on function profiles_internal.acts_beside_ours(oid) from public, anon
     )
     op.execute(
         r"""
--- The statements that make a function as it is: its text, its comment and who may call it.
+-- The statements that make a function as it is: its text, its comment, its owner and who may call it.
 create or replace function profiles_internal.function_text(p_function oid)
 returns text
 language sql
@@ -492,15 +525,18 @@ set search_path = pg_catalog, pg_temp
 as $function_text$
   select concat_ws('; ',
     rtrim(pg_get_functiondef(f.oid)),
-    case when f.proacl is not null then format('revoke all on function %s from public', f.oid::regprocedure) end,
+    case when f.proacl is not null then format('revoke all on routine %s from public, anon, authenticated, service_role', f.oid::regprocedure) end,
     (
       select string_agg(
-        format('grant execute on function %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '; '
+        format('grant execute on routine %s to %s', f.oid::regprocedure, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end)
+          || case when a.is_grantable then ' with grant option' else '' end, '; '
       )
       from aclexplode(f.proacl) as a
       where a.grantee <> f.proowner
     ),
-    'comment on function ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc'))
+    'comment on routine ' || f.oid::regprocedure || ' is ' || quote_literal(obj_description(f.oid, 'pg_proc')),
+    -- One with its owner's rights must not come back with more of them.
+    case when pg_get_userbyid(f.proowner) <> current_user then format('alter routine %s owner to %I', f.oid::regprocedure, pg_get_userbyid(f.proowner)) end
   )
   from pg_proc as f
   where f.oid = p_function
@@ -780,7 +816,12 @@ begin
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
-      format('Say whose rows they are: alter table %s add column user_id uuid;', relation))
+      format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
+    -- What cannot be seen would be taken for what is not there.
+    (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',
+      format('Let the owner see them: alter table %s no force row level security;', relation)),
+    (row_security_active(to_regclass('auth.users')), 'row level security hides auth.users from ' || current_user, 'all users seen',
+      format('An administrator runs: alter role %I bypassrls;', current_user))
   ) as s (applies, found, wanted, remedy)
   where c.oid = relation and s.applies;
 
@@ -803,6 +844,38 @@ begin
   ) as s (applies, remedy)
   where s.applies;
 
+  -- Rights that we could not take from the roles of the API: only who gave them can.
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('rights given by %s', pg_get_userbyid(a.grantor)),
+    'wanted', 'rights given by the owner', 'remedy',
+    format('They would outlast ours. Take them back: set role %I; revoke all on %s from %s; reset role;', pg_get_userbyid(a.grantor), relation,
+      case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end))
+  from pg_class as c
+  cross join lateral (
+    select x.grantor, x.grantee from aclexplode(c.relacl) as x
+    union all
+    select x.grantor, x.grantee from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  where c.oid = relation and a.grantor <> c.relowner
+    and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated', 'service_role'));
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s has the rights of %s', m.rolname, pg_get_userbyid(a.grantee)),
+    'wanted', 'rights of its own', 'remedy',
+    format('It could write columns that are not for users to write. Take one of the two away: revoke %1$I from %2$I; or: revoke insert, update, delete on %3$s from %1$I;',
+      pg_get_userbyid(a.grantee), m.rolname, relation))
+  from pg_class as c
+  cross join lateral (
+    select x.grantee, x.privilege_type from aclexplode(c.relacl) as x
+    union all
+    select x.grantee, x.privilege_type from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  join pg_roles as m on m.rolname in ('anon', 'authenticated')
+  where c.oid = relation and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
+    and pg_get_userbyid(a.grantee) not in ('anon', 'authenticated', 'service_role')
+    and a.grantee not in (0, c.relowner) and pg_has_role(m.oid, a.grantee, 'usage');
+
   -- A name of ours that something else has.
   return query
   select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'public.' || w.name,
@@ -822,8 +895,20 @@ begin
   join pg_proc as f on f.oid = t.tgfoid
   join jsonb_array_elements(p_context -> 'columns') as c
     on (c.value ->> 'found_name' <> c.value ->> 'name' or c.value ->> 'source' is not null)
-    and f.prosrc ~* ('\m(new|old)\.' || (c.value ->> 'found_name') || '\M')
+    and exists (
+      select from profiles_internal.reached_functions(f.oid) as r
+      where r.body ~* ('\m(new|old)"?\s*\.\s*"?' || (c.value ->> 'found_name') || '\M')
+    )
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- Triggers that go must do nothing that ours do not do.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
+    'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', ')))
+  from pg_trigger as t
+  cross join lateral (select profiles_internal.written_tables(t.tgfoid, false) as others) as w
+  where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid) and cardinality(w.others) > 0;
 
   -- Whoever reads the table past row level security today, and would not tomorrow.
   return query
@@ -877,6 +962,17 @@ declare
   names bigint;
   plain_keys bigint;
   tested record;
+  -- A key that nothing keeps unique.
+  key_name constant text := (
+    select c ->> 'found_name'
+    from (values (by_name -> 'id')) as v (c)
+    where c ->> 'found_name' is not null and not exists (
+      select from pg_index as x
+      join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+      where x.indrelid = relation and x.indisunique and x.indisvalid and x.indimmediate and x.indpred is null and x.indnkeyatts = 1
+        and a.attname = c ->> 'found_name' and (a.attnotnull or p_context ->> 'table' = 'user_profile_audit_logs')
+    )
+  );
 begin
   select coalesce(jsonb_agg(to_jsonb(r) order by r.column_name, r.place), '[]') into rules
   from (
@@ -888,15 +984,20 @@ begin
     select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
     where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is not null
-      and c.value ->> 'found_name' is not null and c.key <> 'id'
+      and c.value ->> 'found_name' is not null and c.key not in ('id', 'profile_visibility')
   ) as r;
 
   begin
     execute format(
-      'with s as (select %s from %s) select array[count(*)%s] from s', as_wanted, relation,
+      'with s as (select %s from %s) select array[count(*)%s%s] from s', as_wanted, relation,
       (
         select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')), '' order by r.ordinality)
         from jsonb_array_elements(rules) with ordinality as r
+      ),
+      -- A column that nobody asks for would not be converted at all.
+      (
+        select string_agg(format(', count(%I)', c.value ->> 'name'), '')
+        from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null
       )
     ) into hits;
   exception when data_exception or cannot_coerce or datatype_mismatch or undefined_function then
@@ -937,10 +1038,11 @@ begin
   -- Rows that cannot stay. The log keeps its rows and forgets the user.
   if table_name <> 'user_profile_audit_logs' then
     reasons := concat_ws(' ',
-      case when user_id is not null then 'when adopted_user is null then ''no user_id''' end,
+      case when user_id is not null then 'when "adopted user" is null then ''no user_id''' end,
       case when user_id is not null and not (p_context ->> 'own')::boolean
-        then 'when not exists (select from auth.users as x where x.id = adopted_user) then ''no user in auth.users''' end,
-      case when user_id is not null and table_name <> 'export_history' then 'when adopted_nth > 1 then ''second row of the same user''' end,
+        then 'when not exists (select from auth.users as x where x.id = "adopted user") then ''no user in auth.users''' end,
+      case when user_id is not null and table_name <> 'export_history' then 'when "adopted nth" > 1 then ''second row of the same user''' end,
+      case when key_name is not null then format('when r.%I is null then ''no id'' when "adopted nth id" > 1 then ''second row of the same id''', key_name) end,
       (
         select string_agg(
           format('when r.%I is null then %L', c.value ->> 'found_name', 'no ' || c.key), ' '
@@ -954,12 +1056,14 @@ begin
   end if;
   if reasons <> '' then
     misplaced := format(
-      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as adopted_user, row_number() over (partition by %s order by %s t.ctid) as adopted_nth from {table} as t) as r',
+      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as "adopted user", row_number() over (partition by %s order by %s t.ctid) as "adopted nth", '
+        '%s as "adopted nth id" from {table} as t) as r',
       reasons, coalesce(user_id, 'null::uuid'), coalesce(user_id, 't.ctid'),
       (
         select string_agg(format('t.%I, ', c.value ->> 'found_name'), '' order by c.key)
         from jsonb_each(by_name) as c where c.key in ('created_at', 'id') and c.value ->> 'found_name' is not null
-      )
+      ),
+      case when key_name is null then '1' else format('row_number() over (partition by t.%I order by t.ctid)', key_name) end
     );
     execute format(
       'select coalesce(jsonb_agg(to_jsonb(g)), ''[]'') from (select m.reason, count(*) as hits from (%s) as m where m.reason is not null group by m.reason order by m.reason) as g',
@@ -1135,15 +1239,21 @@ begin
     select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
       'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.00005,
       'statement', format(
-        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t) as row_data, m.reason) '
+        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t.*)%4$s as row_data, m.reason) '
         'insert into profiles_internal.quarantine (table_name, row_data, reason) select %3$L, g.row_data, g.reason from gone as g',
-        target, replace(p_counts ->> 'misplaced', '{table}', target), target),
+        target, replace(p_counts ->> 'misplaced', '{table}', target), target,
+        -- A JSON null and no value at all would look the same.
+        ' - array_remove(array[' || string_agg(format('case when t.%1$I is null then %2$L end', c.value ->> 'found_name', c.value ->> 'found_name'), ', ')
+          filter (where c.value ->> 'found_type' in ('json', 'jsonb')) || ']::text[], null)'),
       'undo', format(
         'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
         'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
         'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
         target,
-        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg('r.' || quote_ident(c.value ->> 'found_name'), ', '), target))
+        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg(
+          case when c.value ->> 'found_type' in ('json', 'jsonb') then format('(q.row_data -> %L)::%s', c.value ->> 'found_name', c.value ->> 'found_type')
+            else 'r.' || quote_ident(c.value ->> 'found_name') end,
+          ', '), target))
     from jsonb_array_elements(p_context -> 'columns') as c
     where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
   end if;
@@ -1226,6 +1336,13 @@ begin
       or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
     then
       key_goes := key_goes or theirs.kind in ('p', 'u');
+      return query
+      select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
+        'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and create it again after the upgrade.', w.ev_class::regclass))
+      from pg_depend as d
+      join pg_constraint as k on k.oid = d.refobjid and k.conrelid = relation and k.conname = theirs.name
+      join pg_rewrite as w on w.oid = d.objid
+      where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_constraint'::regclass;
       return next jsonb_build_object('seq', case theirs.kind when 'f' then 40 else 42 end,
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
@@ -1279,18 +1396,26 @@ begin
     end if;
   end loop;
 
-  -- Ours, where they are missing.
+  -- Ours, where they are missing; all CHECKs in one statement, which reads the table once.
   return query
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
-    'seconds', (p_counts ->> 'total')::bigint * case when w.kind = 'check' then 0.0000005 else 0.000004 end,
+    'seconds', (p_counts ->> 'total')::bigint * 0.000004,
     'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
         then format('; alter table %s alter column id drop not null', target) else '' end)
   from profiles_internal.wanted_shape() as w
-  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name <> all (taken);
+  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
+  return query
+  select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
+    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
+    'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
+    'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
+  from profiles_internal.wanted_shape() as w
+  where w.table_name = p_context ->> 'table' and w.kind = 'check' and w.name <> all (taken)
+  having count(*) > 0;
   return query
   select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
     'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005, 'statement', w.definition,
@@ -1298,31 +1423,71 @@ begin
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
 
+  -- What somebody has written on a constraint or an index goes with it, and comes back with it.
+  return query
+  with comment as (
+    select k.conrelid <> relation as is_others,
+      format('do $comment$ begin if exists (select from pg_catalog.pg_constraint as k where k.conrelid = %1$L::regclass and k.conname = %2$L) '
+        'then comment on constraint %2$I on %1$s is %3$L; end if; end $comment$',
+        case when k.conrelid = relation then target else k.conrelid::regclass::text end, k.conname, d.description) as statement
+    from pg_constraint as k
+    join pg_description as d on d.classoid = 'pg_constraint'::regclass and d.objoid = k.oid
+    where k.conrelid = relation or k.contype = 'f' and k.confrelid = relation
+    union all
+    select false, format('do $comment$ begin if to_regclass(%1$L) is not null then comment on index %1$s is %2$L; end if; end $comment$',
+      format('%I.%I', n.nspname, i.relname), d.description)
+    from pg_index as x
+    join pg_class as i on i.oid = x.indexrelid
+    join pg_namespace as n on n.oid = i.relnamespace
+    join pg_description as d on d.classoid = 'pg_class'::regclass and d.objoid = i.oid and d.objsubid = 0
+    where x.indrelid = relation
+  )
+  select s.step
+  from (
+    select string_agg(c.statement, '; ' order by c.statement) as all_of_them,
+      string_agg(c.statement, '; ' order by c.statement) filter (where c.is_others) as of_others
+    from comment as c
+  ) as a
+  cross join lateral (values
+    (a.all_of_them, jsonb_build_object('seq', 32, 'action', 'note', 'object', target, 'found', 'comments on constraints and indexes', 'wanted', 'kept',
+      'undo', a.all_of_them)),
+    (a.of_others, jsonb_build_object('seq', 985, 'action', 'note', 'object', target, 'found', 'comments on foreign keys of other tables',
+      'wanted', 'as they were', 'statement', a.of_others))
+  ) as s (statement, step)
+  where s.statement is not null;
+
   -- Foreign keys of other tables, where the key they point to is made anew, or rows behind them go.
   if not key_goes then
     return;
   end if;
   for theirs in
     select
-      k.conname::text as name, k.conrelid::regclass::text as table_name, pg_get_constraintdef(k.oid) as definition, c.refers_to, c.matches
+      k.conname::text as name, c.refers_to, c.matches, k.conrelid::regclass::text as found_name,
+      case when k.conrelid = relation then target else k.conrelid::regclass::text end as table_name,
+      pg_get_constraintdef(k.oid) as definition,
+      case when k.conrelid = relation
+        then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.refers_from || ')')
+        else pg_get_constraintdef(k.oid) end as afterwards
     from pg_constraint as k
     cross join lateral (
       select
         string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as refers_to,
+        string_agg(quote_ident(coalesce(y.value ->> 'name', b.attname)), ', ' order by n.place) as refers_from,
         string_agg(format('r.%I = x.%I', a.attname, b.attname), ' and ' order by n.place) as matches
       from unnest(k.confkey, k.conkey) with ordinality as n (attnum, other_attnum, place)
       join pg_attribute as a on a.attrelid = k.confrelid and a.attnum = n.attnum
       join pg_attribute as b on b.attrelid = k.conrelid and b.attnum = n.other_attnum
       join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+      left join jsonb_array_elements(p_context -> 'columns') as y on k.conrelid = relation and y.value ->> 'found_name' = b.attname
     ) as c
-    where k.contype = 'f' and k.confrelid = relation and k.conrelid <> relation and k.conparentid = 0
+    where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
     left_behind := 0;
     if aside > 0 then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
-        theirs.table_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
+        theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';
@@ -1331,14 +1496,14 @@ begin
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
       'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
         regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
-    theirs.definition := regexp_replace(theirs.definition, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
-    if left_behind > 0 and theirs.definition !~ 'NOT VALID$' then
-      theirs.definition := theirs.definition || ' NOT VALID';
+    theirs.afterwards := regexp_replace(theirs.afterwards, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
+    if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
+      theirs.afterwards := theirs.afterwards || ' NOT VALID';
     end if;
     return next jsonb_build_object('seq', 970, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
-      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.definition,
+      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
-      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.definition),
+      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
       'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then
@@ -1448,7 +1613,7 @@ begin
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
       'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
-        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u)]) as v where u.id = %s', user_now)
+        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
 
@@ -1526,16 +1691,13 @@ begin
   -- Defaults and NOT NULL as ours are. On a column of the application's own, NOT NULL without a default would refuse
   -- every profile that a sign-up makes.
   return query
-  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
-    'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'lock', 'ACCESS EXCLUSIVE',
-    'statement', d.statement, 'undo', nullif(d.undo, ''))
-  from (
-    select c.value ->> 'name' as name, string_agg(x.statement, '; ') as statement, string_agg(x.undo, '; ') as undo,
+  with changed as (
+    select c.value ->> 'name' as name, string_agg(x.statement, ', ') as statement, string_agg(x.undo, '; ') as undo,
       string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted, bool_or(x.relaxes) as relaxes
     from jsonb_array_elements(columns) as c
     left join jsonb_array_elements(fresh) as n on n.value ->> 'name' = c.value ->> 'name'
     cross join lateral (
-      select format('alter table %s alter column %I ', target, c.value ->> 'name') as alter_column,
+      select format('alter column %I ', c.value ->> 'name') as alter_column, format('alter table %s ', target) as alter_table,
         c.value ->> 'found_name' is not null as was_there,
         c.value ->> 'source' is not null as retyped,
         case when n.value is not null and n.value ->> 'fill' is null then c.value ->> 'wanted_default'
@@ -1545,14 +1707,14 @@ begin
     ) as a
     cross join lateral (
       select a.alter_column || coalesce('set default ' || (c.value ->> 'wanted_default'), 'drop default') as statement,
-        case when a.was_there then a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
+        case when a.was_there then a.alter_table || a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
         coalesce('default ' || (c.value ->> 'found_default'), 'no default') as found,
         coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted, false as relaxes
       where c.value ->> 'wanted_type' is not null and a.default_now is distinct from c.value ->> 'wanted_default'
         and a.default_now is distinct from 'identity'
       union all
       select a.alter_column || 'set not null',
-        case when a.was_there then a.alter_column || 'drop not null' end, 'nullable', 'not null', false
+        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null', false
       where (c.value ->> 'wanted_not_null')::boolean and not a.not_null_now and c.value ->> 'name' <> 'id'
       union all
       select a.alter_column || 'drop not null',
@@ -1563,7 +1725,15 @@ begin
       )
     ) as x
     group by c.value ->> 'name'
-  ) as d;
+  )
+  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
+    'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'undo', d.undo)
+  from changed as d
+  union all
+  select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000005, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+  from changed as d
+  having count(*) > 0;
 end
 $adoption_fields$;
 
@@ -1586,9 +1756,13 @@ declare
   target constant text := context ->> 'target';
   counts jsonb;
   total bigint;
+  stopped boolean;
+  unreadable boolean;
 begin
   return query select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_stops(context) as s;
-  if exists (select from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop') then
+  select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
+  from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop';
+  if unreadable then
     return;
   end if;
 
@@ -1618,7 +1792,14 @@ begin
       'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(total * seconds_per_row)))
     where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
   ) as s;
-  if found then
+  stopped := stopped or found;
+  if stopped then
+    -- All that stands against it, at once.
+    if counts ? 'total' then
+      return query
+      select s || jsonb_build_object('revision', context -> 'by')
+      from profiles_internal.adoption_keys(context, counts) as s where s ->> 'action' = 'stop';
+    end if;
     return;
   end if;
 
@@ -1664,8 +1845,18 @@ declare
     to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs'),
     to_regclass('public.' || quote_ident(nullif(current_setting('profiles_schema.adopt_table', true), '')))
   ], null);
+  names constant text := concat_ws('|', 'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
+    nullif(regexp_replace(current_setting('profiles_schema.adopt_table', true), '(\W)', '\\\1', 'g'), ''));
+  -- Columns that will have another name or type.
+  changing constant text := coalesce((
+    select string_agg(distinct c.found_name, '|')
+    from profiles_internal.wanted_shape() as w
+    cross join lateral profiles_internal.adoption_columns(w.name, profiles_internal.table_to_adopt(w.name)) as c
+    where w.kind = 'comment' and c.found_name is not null and (c.found_name <> c.name or c.source is not null)
+  ), '$^');
 begin
-  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there.
+  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there. One whose text leaves in
+  -- doubt what else it does, or would fail from then on, stands against it: a sign-up would pay for it.
   return query
   select jsonb_strip_nulls(s.step)
   from pg_trigger as t
@@ -1674,18 +1865,48 @@ begin
     select
       pg_has_role(f.proowner, 'usage') as may_change,
       exists (select from pg_trigger as o where o.tgfoid = f.oid and o.tgrelid <> t.tgrelid) as is_shared,
+      profiles_internal.written_tables(f.oid, true) as ours,
       profiles_internal.written_tables(f.oid, false) as others,
+      f.prosrc like '%profiles_schema: set aside%' as is_empty,
       pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') as may_drop,
-      (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses
+      (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses,
+      (select string_agg(r.body, ' ') from profiles_internal.reached_functions(f.oid) as r) as body
   ) as a
   cross join lateral (
+    select
+      cardinality(a.ours) > 0 or a.is_empty as acts,
+      a.body ~* ('\m(' || names || ')\M') as names_ours,
+      a.body ~* '\mexecute\M' as is_dynamic,
+      -- It stays, and does not write our tables; but what it reads of them changes, or a trigger of a table that it writes does.
+      (
+        select min(q.what)
+        from (
+          select 'reads columns that change' as what
+          where a.body ~* ('\m(' || names || ')\M') and regexp_replace(a.body, '\m(new|old)\M"?\s*\.\s*"?\w+', '', 'gi') ~* ('\m(' || changing || ')\M')
+          union all
+          select format('writes %s, whose trigger %s writes ours', o.tgrelid::regclass, o.tgname)
+          from pg_trigger as o
+          where not o.tgisinternal and o.tgrelid <> t.tgrelid and o.tgrelid <> all (our_tables)
+            and lower(regexp_replace(replace(o.tgrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
+            and cardinality(profiles_internal.written_tables(o.tgfoid, true)) > 0
+        ) as q
+      ) as stumbles
+  ) as b
+  cross join lateral (
+    select case
+      when b.acts and not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
+      when b.acts and a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
+      when b.acts and cardinality(a.others) > 0 then format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
+      when b.acts and a.body ~* '\m(pg_notify|notify)\M' then 'It would act beside ours, but it also notifies. Move that into a trigger function of its own, which then stays.'
+      when b.acts and t.tgtype & 2 <> 0 and a.body ~* '\mnew"?\s*\.\s*"?\w+"?\s*:?=' then 'It would act beside ours, but it also changes the row of the user. Move that into a trigger function of its own, which then stays.'
+      when b.names_ours and b.is_dynamic then 'It names our tables and puts statements together as it runs, so what it does cannot be seen. Write the statements out, or drop the trigger.'
+      when not b.acts and b.stumbles is not null then format('It %s: sign-ups would fail. Drop it, and create it again, adapted, after the upgrade.', b.stumbles)
+    end as remedy
+  ) as d
+  cross join lateral (
     select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
-      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', case
-        when not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
-        when a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
-        else format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
-      end) as step
-    where not a.may_change or a.is_shared or cardinality(a.others) > 0
+      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
+    where d.remedy is not null
     union all
     select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
@@ -1693,30 +1914,35 @@ begin
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
         E'begin\n  /* profiles_schema: set aside */\n  return coalesce(new, old);\nend'),
       'undo', profiles_internal.function_text(f.oid))
-    where a.may_change and not a.is_shared and cardinality(a.others) = 0 and f.prosrc not like '%profiles_schema: set aside%'
+    where b.acts and d.remedy is null and not a.is_empty
     union all
     select jsonb_build_object('revision', '0011_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
       'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
         || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
       'undo', profiles_internal.function_text(f.oid) || '; ' || profiles_internal.trigger_text(t.oid))
-    where a.may_change and not a.is_shared and cardinality(a.others) = 0
+    -- What only the owner of auth.users could give back (disabled, or with a comment) stays, emptied.
+    where b.acts and d.remedy is null and (a.may_drop or not exists (
+      select from pg_trigger as o where o.tgfoid = f.oid and (o.tgenabled <> 'O' or obj_description(o.oid, 'pg_trigger') is not null)
+    ))
   ) as s
   where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
-    and (cardinality(profiles_internal.written_tables(f.oid, true)) > 0 or f.prosrc like '%profiles_schema: set aside%');
+    and (b.acts or b.names_ours or b.stumbles is not null);
 
   -- Functions of our names.
   return query
   select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
     'action', case when u.used_by is null then 'set aside' else 'stop' end,
     'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
-    'statement', case when u.used_by is null then format('drop function %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
+    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
+    'undo', case when f.prokind <> 'a' then profiles_internal.function_text(f.oid) end,
     'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
       'Its callers find ours of that name: the same arguments, its own rights and result.'))
   from pg_proc as f
   cross join lateral (
     select case
+      when f.prokind = 'a' then 'It is an aggregate, and nothing puts it back. Programs'
       when not pg_has_role(f.proowner, 'usage') then format('It belongs to role %I, and', pg_get_userbyid(f.proowner))
       else (
         select string_agg(distinct pg_describe_object(d.classid, d.objid, d.objsubid), ', ')
@@ -1732,22 +1958,33 @@ begin
     )
     and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
 
-  -- Policies.
+  -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
   select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
     'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
     'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
     'undo', profiles_internal.policy_text(y.oid))
   from pg_policy as y
-  where y.polrelid = any (our_tables) and y.polname not like 'Owners can %' and y.polname <> 'Service role can do what its grants allow';
+  where y.polrelid = any (our_tables) and not (
+    (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
+    and to_regproc('profiles_internal.keep_updated_at') is not null
+  );
 
   -- Triggers on sessions that count progress.
   return query
-  select jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', 'set aside',
+  select jsonb_strip_nulls(jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
     'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
-    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid))
+    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid),
+    'remedy', a.remedy))
   from pg_trigger as t
   join pg_proc as f on f.oid = t.tgfoid
+  cross join lateral (select profiles_internal.written_tables(f.oid, false) as others) as w
+  cross join lateral (
+    select case
+      when cardinality(w.others) > 0 then format('It would count beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', '))
+      when not pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') then 'It would count beside ours, and the table belongs to somebody else, who can drop it.'
+    end as remedy
+  ) as a
   where t.tgrelid = to_regclass('public.sessions') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
     and 'user_progress' = any (profiles_internal.written_tables(f.oid, true));
@@ -1830,6 +2067,10 @@ create or replace function profiles_internal.adopt(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $adopt$
 declare
   relation constant regclass := profiles_internal.table_to_adopt((
@@ -1844,6 +2085,8 @@ declare
   step record;
   refusals text;
 begin
+  -- What is checked at commit would stand in the way of the next change of the table.
+  set constraints all immediate;
   -- Sign-ups first, then the table: the trigger of a sign-up asks for the two in this order.
   if exists (
     select from profiles_internal.adoption_of_objects() as s
@@ -1901,11 +2144,16 @@ revoke all on function profiles_internal.adopt(text) from public, anon, authenti
     )
     op.execute(
         r"""
+-- Whatever the session of the downgrade prefers, values are compared in the spelling of the upgrade.
 -- Gives rows their old values back, where nobody has written another one since.
 create or replace function profiles_internal.restore_values(p_revision text, p_table text, p_type text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $restore_values$
 declare
   changed record;
@@ -1988,15 +2236,20 @@ begin
     select w.*, row_number() over (partition by w.name order by w.old is not distinct from w.name desc, w.created_at, w.id) as nth
     from wish as w
   ),
+  -- Joins, since a sub-select over names that no longer fit into work_mem would be read once per row.
   second as materialized (
-    select f.*, f.second_username in (select x.name from first as x where x.nth = 1)
-      or row_number() over (partition by f.second_username order by f.created_at, f.id) > 1 as taken
-    from first as f where f.nth > 1
+    select f.*, x.name is not null or row_number() over (partition by f.second_username order by f.created_at, f.id) > 1 as taken
+    from first as f
+    left join first as x on x.nth = 1 and x.name = f.second_username
+    where f.nth > 1
   ),
   third as materialized (
-    select s.*, s.third_username in (select x.name from first as x where x.nth = 1 union all select x.second_username from second as x where not x.taken)
+    select s.*, x.name is not null or y.id is not null
       or row_number() over (partition by s.third_username order by s.created_at, s.id) > 1 as taken_too
-    from second as s where s.taken
+    from second as s
+    left join first as x on x.nth = 1 and x.name = s.third_username
+    left join second as y on not y.taken and y.second_username = s.third_username
+    where s.taken
   ),
   chosen as (
     select f.id, f.old, f.name from first as f where f.nth = 1
@@ -2031,6 +2284,10 @@ create or replace function profiles_internal.recount_adopted(p_revision text)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $recount_adopted$
 declare
   users uuid[];
@@ -2046,11 +2303,14 @@ begin
   end if;
   users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null and s.user_id is not null);
   select jsonb_object_agg(p.id, to_jsonb(p)) into before from public.user_progress as p where p.user_id = any (users);
+  -- Nobody has changed anything.
+  alter table public.user_progress disable trigger keep_updated_at;
   perform profiles_internal.recount_progress(users);
+  alter table public.user_progress enable trigger keep_updated_at;
   for figure in
     select a.attname as name, format_type(a.atttypid, a.atttypmod) as type
     from pg_attribute as a
-    where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped and a.attname <> 'updated_at'
+    where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped
   loop
     execute format(
       'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
@@ -2079,10 +2339,17 @@ create or replace function profiles_internal.put_back_adopted(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set check_function_bodies = off
 as $put_back_adopted$
 declare
   step record;
 begin
+  -- What is checked at commit would stand in the way of the next change of the table.
+  set constraints all immediate;
   for step in
     select a.* from profiles_internal.adopted as a
     where a.revision = p_revision and a.definition is not null
@@ -2369,6 +2636,7 @@ drop function profiles_internal.policy_text(oid, text);
 drop function profiles_internal.function_text(oid);
 drop function profiles_internal.acts_beside_ours(oid);
 drop function profiles_internal.written_tables(oid, boolean);
+drop function profiles_internal.reached_functions(oid);
 drop function profiles_internal.column_readers(regclass, text);
 drop function profiles_internal.adoption_rules();
 drop function profiles_internal.wanted_shape();

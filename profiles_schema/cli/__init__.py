@@ -29,6 +29,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "profiles_schema.cli.normalize:normalize",
         "Move wide columns into JSON, prove it, drop them, bring them back.",
     ),
+    "adopt": (
+        "profiles_schema.cli.adopt:adopt",
+        "Show what an upgrade would do to tables that are there already.",
+    ),
     "rehearse": (
         "profiles_schema.cli.rehearse:rehearse",
         "Upgrade a copy of a database, and say what would happen.",

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import DataLossRefused
 from profiles_schema.schema.objects import Where
+from profiles_schema.settings import INTERNAL_SCHEMA
 
 # Tables that are dropped only where this package made them.
 _ONLY_WHERE = {"auth.users": Where.OWN_IDENTITY, "public.sessions": Where.OWN_SESSIONS}
@@ -27,16 +28,35 @@ def refuse_data_loss(connection: Connection, steps: Iterable[Any]) -> None:
         if not getattr(step, "is_upgrade", True)
         for table in getattr(step.revision.module, "downgrade_drops", ())
     )
-    holding = []
+    adopted = _adopted(connection) if tables else set()
+    holding, narrowed = [], []
     for table in tables:
         where = _ONLY_WHERE.get(table, Where.EVERYWHERE)
         if connection.scalar(text(f"select to_regclass(:table) is not null and {where.value}"), {"table": table}):
             rows = connection.scalar(text(f"select count(*) from {table}"))
-            if rows:
+            if rows and table in adopted:
+                narrowed.append(f"{table} ({rows} rows)")
+            elif rows:
                 holding.append(f"{table} ({rows} rows)")
     connection.rollback()
-    if holding:
-        raise DataLossRefused(
-            f"This downgrade would drop tables that hold rows: {', '.join(holding)}. Nothing was changed. "
-            "Save them first, then run it again with: -x allow-data-loss=yes"
+    losses = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (
+            ("drop tables that hold rows", holding),
+            ("give adopted tables back as they were found, without the columns that were added", narrowed),
         )
+        if names
+    ]
+    if losses:
+        raise DataLossRefused(
+            f"This downgrade would {'; and '.join(losses)}. Nothing was changed. "
+            "Save what you need first, then run it again with: -x allow-data-loss=yes"
+        )
+
+
+def _adopted(connection: Connection) -> set[str]:
+    if not connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.adopted') is not null")):
+        return set()
+    return set(
+        connection.scalars(text(f"select object_name from {INTERNAL_SCHEMA}.adopted where object_type = 'table'"))
+    )

@@ -305,12 +305,18 @@ class _Run:
             before = summary.count(connection)
             if not (self.steps or self.ensures_version or context.purge):
                 self._choose_identity(connection)
+                self._tidy(connection)
                 self._say_where(connection, before)
                 return
             logger.info("Before: %s.", before)
             work = _Work(self, connection, before)
             self.work = work
-            work.run()
+            try:
+                work.run()
+            except ProfilesSchemaError:
+                if not heads:
+                    self._leave_nothing(connection)
+                raise
             if not self.goes_down:
                 self._choose_identity(connection)
             self._tidy(connection)
@@ -348,14 +354,15 @@ class _Run:
             connection.rollback()
             return
         connection.rollback()
-        if not self.steps or getattr(self.steps[-1], "is_upgrade", True):
-            return
-        quote = connection.dialect.identifier_preparer.quote
-        connection.exec_driver_sql(
-            f"drop table if exists {quote(self.version_table_schema)}.{quote(self.version_table)}"
+        # Without a step: a downgrade that was cut off behind its last one.
+        down = (
+            not getattr(self.steps[-1], "is_upgrade", True)
+            if self.steps
+            else getattr(self.original, "__name__", "") == "downgrade"
         )
-        connection.exec_driver_sql(offline.drop_schema())
-        connection.commit()
+        if not down:
+            return
+        self._drop_frame(connection)
         left = connection.exec_driver_sql(
             "select pg_catalog.pg_describe_object(classid, objid, objsubid) from pg_catalog.pg_depend "
             "where refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and deptype = 'n' "
@@ -365,6 +372,25 @@ class _Run:
         connection.rollback()
         if names:
             logger.warning("Schema %s stays, for it holds: %s.", settings.INTERNAL_SCHEMA, ", ".join(names))
+
+    def _leave_nothing(self, connection: Connection) -> None:
+        """After a first upgrade that was refused: "nothing was changed" includes what the runner itself had made."""
+        if connection.closed or connection.invalidated:
+            return
+        try:
+            if not self.environment.get_context().get_current_heads():
+                connection.rollback()
+                self._drop_frame(connection)
+        except DBAPIError:
+            connection.rollback()
+
+    def _drop_frame(self, connection: Connection) -> None:
+        quote = connection.dialect.identifier_preparer.quote
+        connection.exec_driver_sql(
+            f"drop table if exists {quote(self.version_table_schema)}.{quote(self.version_table)}"
+        )
+        connection.exec_driver_sql(offline.drop_schema())
+        connection.commit()
 
 
 class _Work:

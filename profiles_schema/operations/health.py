@@ -26,6 +26,7 @@ from profiles_schema.schema.objects import Where
 WINDOW_USERS = 1_000
 FAILURES_LOOKED_AT = 10_000
 STALE_JOB_SECONDS = 300
+SET_ASIDE_LOOKED_AT = 10_000
 _SHOWN = 5
 
 ALIVE = "to_jsonb(u) ->> 'deleted_at' is null"
@@ -155,7 +156,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _not_erased(connection) if full else []
     findings += _flag(connection)
     findings += _jobs(connection)
-    findings += _set_aside(connection)
+    findings += _set_aside(connection, full=full)
     findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
     findings += _identity(connection, full=full) if follows else []
     findings += _sessions(connection)
@@ -409,17 +410,56 @@ def _jobs(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _set_aside(connection: Connection) -> Iterator[Finding]:
+def _set_aside(connection: Connection, *, full: bool) -> Iterator[Finding]:
+    """What adoption left: rows in quarantine, foreign keys that their absence breaks, values that a rule changed."""
+    most = None if full else SET_ASIDE_LOOKED_AT
     rows = connection.execute(
-        text("select q.table_name, count(*) as rows from profiles_internal.quarantine as q group by 1 order by 1")
-    )
+        text(
+            "select r.table_name, sum(r.rows)::bigint as rows, string_agg(r.reason || ' (' || r.rows || ')', ', ' order by r.rows desc, r.reason)"
+            " as reasons from (select q.table_name, q.reason, count(*) as rows from (select q.table_name, q.reason"
+            "  from profiles_internal.quarantine as q limit :most) as q group by q.table_name, q.reason) as r group by 1 order by 1"
+        ),
+        {"most": most},
+    ).all()
+    more = " or more" if most is not None and sum(row.rows for row in rows) >= most else ""
     for row in rows:
         yield Finding(
             "quarantine",
             "notice",
-            f"{row.rows} rows of {row.table_name} stand in profiles_internal.quarantine.",
-            None,
+            f"Rows of {row.table_name} stand in profiles_internal.quarantine, {row.rows}{more}: {row.reasons}.",
+            "bring them back, or delete them: docs/adopting.md, Rows in quarantine",
             row.rows,
+        )
+    for row in connection.execute(
+        text(
+            "select k.conname as name, k.conrelid::regclass::text as table_name, k.confrelid::regclass::text as refers_to,"
+            " quote_ident(k.conname) as quoted from pg_constraint as k where k.contype = 'f' and not k.convalidated"
+            " and k.confrelid in (select to_regclass('public.' || t.name) from unnest(cast(:ours as text[])) as t (name))"
+            " order by 2, 1"
+        ),
+        {"ours": ["user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs"]},
+    ):
+        yield Finding(
+            "foreign_key",
+            "notice",
+            f"The foreign key {row.name} of {row.table_name} is NOT VALID: rows may refer to what is not in {row.refers_to}.",
+            f"mend those rows, then: alter table {row.table_name} validate constraint {row.quoted}",
+        )
+    for row in connection.execute(
+        text(
+            "select a.table_name, count(*) as hits from (select regexp_replace(a.object_name, '[.][^.]*$', '') as table_name"
+            "  from profiles_internal.adopted as a where a.object_type in ('value', 'found value') limit :most) as a"
+            " group by 1 order by 1"
+        ),
+        {"most": most},
+    ):
+        yield Finding(
+            "adopted",
+            "notice",
+            f"Values of {row.table_name} were changed when it was taken over, {row.hits}{' or more' if row.hits == most else ''};"
+            " the old ones are in profiles_internal.adopted.",
+            "have a look: docs/adopting.md, What was changed",
+            row.hits,
         )
 
 

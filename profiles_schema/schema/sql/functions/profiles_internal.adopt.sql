@@ -4,6 +4,10 @@ create or replace function profiles_internal.adopt(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $adopt$
 declare
   relation constant regclass := profiles_internal.table_to_adopt((
@@ -18,6 +22,8 @@ declare
   step record;
   refusals text;
 begin
+  -- What is checked at commit would stand in the way of the next change of the table.
+  set constraints all immediate;
   -- Sign-ups first, then the table: the trigger of a sign-up asks for the two in this order.
   if exists (
     select from profiles_internal.adoption_of_objects() as s

@@ -33,6 +33,17 @@ declare
   names bigint;
   plain_keys bigint;
   tested record;
+  -- A key that nothing keeps unique.
+  key_name constant text := (
+    select c ->> 'found_name'
+    from (values (by_name -> 'id')) as v (c)
+    where c ->> 'found_name' is not null and not exists (
+      select from pg_index as x
+      join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+      where x.indrelid = relation and x.indisunique and x.indisvalid and x.indimmediate and x.indpred is null and x.indnkeyatts = 1
+        and a.attname = c ->> 'found_name' and (a.attnotnull or p_context ->> 'table' = 'user_profile_audit_logs')
+    )
+  );
 begin
   select coalesce(jsonb_agg(to_jsonb(r) order by r.column_name, r.place), '[]') into rules
   from (
@@ -44,15 +55,20 @@ begin
     select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
     where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is not null
-      and c.value ->> 'found_name' is not null and c.key <> 'id'
+      and c.value ->> 'found_name' is not null and c.key not in ('id', 'profile_visibility')
   ) as r;
 
   begin
     execute format(
-      'with s as (select %s from %s) select array[count(*)%s] from s', as_wanted, relation,
+      'with s as (select %s from %s) select array[count(*)%s%s] from s', as_wanted, relation,
       (
         select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')), '' order by r.ordinality)
         from jsonb_array_elements(rules) with ordinality as r
+      ),
+      -- A column that nobody asks for would not be converted at all.
+      (
+        select string_agg(format(', count(%I)', c.value ->> 'name'), '')
+        from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null
       )
     ) into hits;
   exception when data_exception or cannot_coerce or datatype_mismatch or undefined_function then
@@ -93,10 +109,11 @@ begin
   -- Rows that cannot stay. The log keeps its rows and forgets the user.
   if table_name <> 'user_profile_audit_logs' then
     reasons := concat_ws(' ',
-      case when user_id is not null then 'when adopted_user is null then ''no user_id''' end,
+      case when user_id is not null then 'when "adopted user" is null then ''no user_id''' end,
       case when user_id is not null and not (p_context ->> 'own')::boolean
-        then 'when not exists (select from auth.users as x where x.id = adopted_user) then ''no user in auth.users''' end,
-      case when user_id is not null and table_name <> 'export_history' then 'when adopted_nth > 1 then ''second row of the same user''' end,
+        then 'when not exists (select from auth.users as x where x.id = "adopted user") then ''no user in auth.users''' end,
+      case when user_id is not null and table_name <> 'export_history' then 'when "adopted nth" > 1 then ''second row of the same user''' end,
+      case when key_name is not null then format('when r.%I is null then ''no id'' when "adopted nth id" > 1 then ''second row of the same id''', key_name) end,
       (
         select string_agg(
           format('when r.%I is null then %L', c.value ->> 'found_name', 'no ' || c.key), ' '
@@ -110,12 +127,14 @@ begin
   end if;
   if reasons <> '' then
     misplaced := format(
-      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as adopted_user, row_number() over (partition by %s order by %s t.ctid) as adopted_nth from {table} as t) as r',
+      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as "adopted user", row_number() over (partition by %s order by %s t.ctid) as "adopted nth", '
+        '%s as "adopted nth id" from {table} as t) as r',
       reasons, coalesce(user_id, 'null::uuid'), coalesce(user_id, 't.ctid'),
       (
         select string_agg(format('t.%I, ', c.value ->> 'found_name'), '' order by c.key)
         from jsonb_each(by_name) as c where c.key in ('created_at', 'id') and c.value ->> 'found_name' is not null
-      )
+      ),
+      case when key_name is null then '1' else format('row_number() over (partition by t.%I order by t.ctid)', key_name) end
     );
     execute format(
       'select coalesce(jsonb_agg(to_jsonb(g)), ''[]'') from (select m.reason, count(*) as hits from (%s) as m where m.reason is not null group by m.reason order by m.reason) as g',

@@ -91,7 +91,7 @@ begin
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
       'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
-        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u)]) as v where u.id = %s', user_now)
+        then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
 
@@ -169,16 +169,13 @@ begin
   -- Defaults and NOT NULL as ours are. On a column of the application's own, NOT NULL without a default would refuse
   -- every profile that a sign-up makes.
   return query
-  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
-    'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'lock', 'ACCESS EXCLUSIVE',
-    'statement', d.statement, 'undo', nullif(d.undo, ''))
-  from (
-    select c.value ->> 'name' as name, string_agg(x.statement, '; ') as statement, string_agg(x.undo, '; ') as undo,
+  with changed as (
+    select c.value ->> 'name' as name, string_agg(x.statement, ', ') as statement, string_agg(x.undo, '; ') as undo,
       string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted, bool_or(x.relaxes) as relaxes
     from jsonb_array_elements(columns) as c
     left join jsonb_array_elements(fresh) as n on n.value ->> 'name' = c.value ->> 'name'
     cross join lateral (
-      select format('alter table %s alter column %I ', target, c.value ->> 'name') as alter_column,
+      select format('alter column %I ', c.value ->> 'name') as alter_column, format('alter table %s ', target) as alter_table,
         c.value ->> 'found_name' is not null as was_there,
         c.value ->> 'source' is not null as retyped,
         case when n.value is not null and n.value ->> 'fill' is null then c.value ->> 'wanted_default'
@@ -188,14 +185,14 @@ begin
     ) as a
     cross join lateral (
       select a.alter_column || coalesce('set default ' || (c.value ->> 'wanted_default'), 'drop default') as statement,
-        case when a.was_there then a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
+        case when a.was_there then a.alter_table || a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
         coalesce('default ' || (c.value ->> 'found_default'), 'no default') as found,
         coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted, false as relaxes
       where c.value ->> 'wanted_type' is not null and a.default_now is distinct from c.value ->> 'wanted_default'
         and a.default_now is distinct from 'identity'
       union all
       select a.alter_column || 'set not null',
-        case when a.was_there then a.alter_column || 'drop not null' end, 'nullable', 'not null', false
+        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null', false
       where (c.value ->> 'wanted_not_null')::boolean and not a.not_null_now and c.value ->> 'name' <> 'id'
       union all
       select a.alter_column || 'drop not null',
@@ -206,7 +203,15 @@ begin
       )
     ) as x
     group by c.value ->> 'name'
-  ) as d;
+  )
+  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
+    'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'undo', d.undo)
+  from changed as d
+  union all
+  select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000005, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+  from changed as d
+  having count(*) > 0;
 end
 $adoption_fields$;
 

@@ -145,15 +145,21 @@ begin
     select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
       'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.00005,
       'statement', format(
-        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t) as row_data, m.reason) '
+        'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t.*)%4$s as row_data, m.reason) '
         'insert into profiles_internal.quarantine (table_name, row_data, reason) select %3$L, g.row_data, g.reason from gone as g',
-        target, replace(p_counts ->> 'misplaced', '{table}', target), target),
+        target, replace(p_counts ->> 'misplaced', '{table}', target), target,
+        -- A JSON null and no value at all would look the same.
+        ' - array_remove(array[' || string_agg(format('case when t.%1$I is null then %2$L end', c.value ->> 'found_name', c.value ->> 'found_name'), ', ')
+          filter (where c.value ->> 'found_type' in ('json', 'jsonb')) || ']::text[], null)'),
       'undo', format(
         'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
         'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
         'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
         target,
-        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg('r.' || quote_ident(c.value ->> 'found_name'), ', '), target))
+        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg(
+          case when c.value ->> 'found_type' in ('json', 'jsonb') then format('(q.row_data -> %L)::%s', c.value ->> 'found_name', c.value ->> 'found_type')
+            else 'r.' || quote_ident(c.value ->> 'found_name') end,
+          ', '), target))
     from jsonb_array_elements(p_context -> 'columns') as c
     where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
   end if;

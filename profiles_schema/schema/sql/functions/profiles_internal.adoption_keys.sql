@@ -69,6 +69,13 @@ begin
       or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
     then
       key_goes := key_goes or theirs.kind in ('p', 'u');
+      return query
+      select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
+        'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and create it again after the upgrade.', w.ev_class::regclass))
+      from pg_depend as d
+      join pg_constraint as k on k.oid = d.refobjid and k.conrelid = relation and k.conname = theirs.name
+      join pg_rewrite as w on w.oid = d.objid
+      where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_constraint'::regclass;
       return next jsonb_build_object('seq', case theirs.kind when 'f' then 40 else 42 end,
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
@@ -122,18 +129,26 @@ begin
     end if;
   end loop;
 
-  -- Ours, where they are missing.
+  -- Ours, where they are missing; all CHECKs in one statement, which reads the table once.
   return query
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
-    'seconds', (p_counts ->> 'total')::bigint * case when w.kind = 'check' then 0.0000005 else 0.000004 end,
+    'seconds', (p_counts ->> 'total')::bigint * 0.000004,
     'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
         then format('; alter table %s alter column id drop not null', target) else '' end)
   from profiles_internal.wanted_shape() as w
-  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name <> all (taken);
+  where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
+  return query
+  select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
+    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
+    'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
+    'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
+  from profiles_internal.wanted_shape() as w
+  where w.table_name = p_context ->> 'table' and w.kind = 'check' and w.name <> all (taken)
+  having count(*) > 0;
   return query
   select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
     'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005, 'statement', w.definition,
@@ -141,31 +156,71 @@ begin
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
 
+  -- What somebody has written on a constraint or an index goes with it, and comes back with it.
+  return query
+  with comment as (
+    select k.conrelid <> relation as is_others,
+      format('do $comment$ begin if exists (select from pg_catalog.pg_constraint as k where k.conrelid = %1$L::regclass and k.conname = %2$L) '
+        'then comment on constraint %2$I on %1$s is %3$L; end if; end $comment$',
+        case when k.conrelid = relation then target else k.conrelid::regclass::text end, k.conname, d.description) as statement
+    from pg_constraint as k
+    join pg_description as d on d.classoid = 'pg_constraint'::regclass and d.objoid = k.oid
+    where k.conrelid = relation or k.contype = 'f' and k.confrelid = relation
+    union all
+    select false, format('do $comment$ begin if to_regclass(%1$L) is not null then comment on index %1$s is %2$L; end if; end $comment$',
+      format('%I.%I', n.nspname, i.relname), d.description)
+    from pg_index as x
+    join pg_class as i on i.oid = x.indexrelid
+    join pg_namespace as n on n.oid = i.relnamespace
+    join pg_description as d on d.classoid = 'pg_class'::regclass and d.objoid = i.oid and d.objsubid = 0
+    where x.indrelid = relation
+  )
+  select s.step
+  from (
+    select string_agg(c.statement, '; ' order by c.statement) as all_of_them,
+      string_agg(c.statement, '; ' order by c.statement) filter (where c.is_others) as of_others
+    from comment as c
+  ) as a
+  cross join lateral (values
+    (a.all_of_them, jsonb_build_object('seq', 32, 'action', 'note', 'object', target, 'found', 'comments on constraints and indexes', 'wanted', 'kept',
+      'undo', a.all_of_them)),
+    (a.of_others, jsonb_build_object('seq', 985, 'action', 'note', 'object', target, 'found', 'comments on foreign keys of other tables',
+      'wanted', 'as they were', 'statement', a.of_others))
+  ) as s (statement, step)
+  where s.statement is not null;
+
   -- Foreign keys of other tables, where the key they point to is made anew, or rows behind them go.
   if not key_goes then
     return;
   end if;
   for theirs in
     select
-      k.conname::text as name, k.conrelid::regclass::text as table_name, pg_get_constraintdef(k.oid) as definition, c.refers_to, c.matches
+      k.conname::text as name, c.refers_to, c.matches, k.conrelid::regclass::text as found_name,
+      case when k.conrelid = relation then target else k.conrelid::regclass::text end as table_name,
+      pg_get_constraintdef(k.oid) as definition,
+      case when k.conrelid = relation
+        then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.refers_from || ')')
+        else pg_get_constraintdef(k.oid) end as afterwards
     from pg_constraint as k
     cross join lateral (
       select
         string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as refers_to,
+        string_agg(quote_ident(coalesce(y.value ->> 'name', b.attname)), ', ' order by n.place) as refers_from,
         string_agg(format('r.%I = x.%I', a.attname, b.attname), ' and ' order by n.place) as matches
       from unnest(k.confkey, k.conkey) with ordinality as n (attnum, other_attnum, place)
       join pg_attribute as a on a.attrelid = k.confrelid and a.attnum = n.attnum
       join pg_attribute as b on b.attrelid = k.conrelid and b.attnum = n.other_attnum
       join jsonb_array_elements(p_context -> 'columns') as x on x.value ->> 'found_name' = a.attname
+      left join jsonb_array_elements(p_context -> 'columns') as y on k.conrelid = relation and y.value ->> 'found_name' = b.attname
     ) as c
-    where k.contype = 'f' and k.confrelid = relation and k.conrelid <> relation and k.conparentid = 0
+    where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
     left_behind := 0;
     if aside > 0 then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
-        theirs.table_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
+        theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';
@@ -174,14 +229,14 @@ begin
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
       'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
         regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
-    theirs.definition := regexp_replace(theirs.definition, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
-    if left_behind > 0 and theirs.definition !~ 'NOT VALID$' then
-      theirs.definition := theirs.definition || ' NOT VALID';
+    theirs.afterwards := regexp_replace(theirs.afterwards, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
+    if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
+      theirs.afterwards := theirs.afterwards || ' NOT VALID';
     end if;
     return next jsonb_build_object('seq', 970, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
-      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.definition,
+      'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
-      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.definition),
+      'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
       'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then

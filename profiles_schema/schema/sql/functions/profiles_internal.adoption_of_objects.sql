@@ -12,8 +12,18 @@ declare
     to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs'),
     to_regclass('public.' || quote_ident(nullif(current_setting('profiles_schema.adopt_table', true), '')))
   ], null);
+  names constant text := concat_ws('|', 'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
+    nullif(regexp_replace(current_setting('profiles_schema.adopt_table', true), '(\W)', '\\\1', 'g'), ''));
+  -- Columns that will have another name or type.
+  changing constant text := coalesce((
+    select string_agg(distinct c.found_name, '|')
+    from profiles_internal.wanted_shape() as w
+    cross join lateral profiles_internal.adoption_columns(w.name, profiles_internal.table_to_adopt(w.name)) as c
+    where w.kind = 'comment' and c.found_name is not null and (c.found_name <> c.name or c.source is not null)
+  ), '$^');
 begin
-  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there.
+  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there. One whose text leaves in
+  -- doubt what else it does, or would fail from then on, stands against it: a sign-up would pay for it.
   return query
   select jsonb_strip_nulls(s.step)
   from pg_trigger as t
@@ -22,18 +32,48 @@ begin
     select
       pg_has_role(f.proowner, 'usage') as may_change,
       exists (select from pg_trigger as o where o.tgfoid = f.oid and o.tgrelid <> t.tgrelid) as is_shared,
+      profiles_internal.written_tables(f.oid, true) as ours,
       profiles_internal.written_tables(f.oid, false) as others,
+      f.prosrc like '%profiles_schema: set aside%' as is_empty,
       pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') as may_drop,
-      (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses
+      (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses,
+      (select string_agg(r.body, ' ') from profiles_internal.reached_functions(f.oid) as r) as body
   ) as a
   cross join lateral (
+    select
+      cardinality(a.ours) > 0 or a.is_empty as acts,
+      a.body ~* ('\m(' || names || ')\M') as names_ours,
+      a.body ~* '\mexecute\M' as is_dynamic,
+      -- It stays, and does not write our tables; but what it reads of them changes, or a trigger of a table that it writes does.
+      (
+        select min(q.what)
+        from (
+          select 'reads columns that change' as what
+          where a.body ~* ('\m(' || names || ')\M') and regexp_replace(a.body, '\m(new|old)\M"?\s*\.\s*"?\w+', '', 'gi') ~* ('\m(' || changing || ')\M')
+          union all
+          select format('writes %s, whose trigger %s writes ours', o.tgrelid::regclass, o.tgname)
+          from pg_trigger as o
+          where not o.tgisinternal and o.tgrelid <> t.tgrelid and o.tgrelid <> all (our_tables)
+            and lower(regexp_replace(replace(o.tgrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
+            and cardinality(profiles_internal.written_tables(o.tgfoid, true)) > 0
+        ) as q
+      ) as stumbles
+  ) as b
+  cross join lateral (
+    select case
+      when b.acts and not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
+      when b.acts and a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
+      when b.acts and cardinality(a.others) > 0 then format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
+      when b.acts and a.body ~* '\m(pg_notify|notify)\M' then 'It would act beside ours, but it also notifies. Move that into a trigger function of its own, which then stays.'
+      when b.acts and t.tgtype & 2 <> 0 and a.body ~* '\mnew"?\s*\.\s*"?\w+"?\s*:?=' then 'It would act beside ours, but it also changes the row of the user. Move that into a trigger function of its own, which then stays.'
+      when b.names_ours and b.is_dynamic then 'It names our tables and puts statements together as it runs, so what it does cannot be seen. Write the statements out, or drop the trigger.'
+      when not b.acts and b.stumbles is not null then format('It %s: sign-ups would fail. Drop it, and create it again, adapted, after the upgrade.', b.stumbles)
+    end as remedy
+  ) as d
+  cross join lateral (
     select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
-      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', case
-        when not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
-        when a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
-        else format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
-      end) as step
-    where not a.may_change or a.is_shared or cardinality(a.others) > 0
+      'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
+    where d.remedy is not null
     union all
     select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
@@ -41,30 +81,35 @@ begin
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
         E'begin\n  /* profiles_schema: set aside */\n  return coalesce(new, old);\nend'),
       'undo', profiles_internal.function_text(f.oid))
-    where a.may_change and not a.is_shared and cardinality(a.others) = 0 and f.prosrc not like '%profiles_schema: set aside%'
+    where b.acts and d.remedy is null and not a.is_empty
     union all
     select jsonb_build_object('revision', '0011_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
       'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
         || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
       'undo', profiles_internal.function_text(f.oid) || '; ' || profiles_internal.trigger_text(t.oid))
-    where a.may_change and not a.is_shared and cardinality(a.others) = 0
+    -- What only the owner of auth.users could give back (disabled, or with a comment) stays, emptied.
+    where b.acts and d.remedy is null and (a.may_drop or not exists (
+      select from pg_trigger as o where o.tgfoid = f.oid and (o.tgenabled <> 'O' or obj_description(o.oid, 'pg_trigger') is not null)
+    ))
   ) as s
   where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
-    and (cardinality(profiles_internal.written_tables(f.oid, true)) > 0 or f.prosrc like '%profiles_schema: set aside%');
+    and (b.acts or b.names_ours or b.stumbles is not null);
 
   -- Functions of our names.
   return query
   select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
     'action', case when u.used_by is null then 'set aside' else 'stop' end,
     'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
-    'statement', case when u.used_by is null then format('drop function %s', f.oid::regprocedure) end, 'undo', profiles_internal.function_text(f.oid),
+    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
+    'undo', case when f.prokind <> 'a' then profiles_internal.function_text(f.oid) end,
     'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
       'Its callers find ours of that name: the same arguments, its own rights and result.'))
   from pg_proc as f
   cross join lateral (
     select case
+      when f.prokind = 'a' then 'It is an aggregate, and nothing puts it back. Programs'
       when not pg_has_role(f.proowner, 'usage') then format('It belongs to role %I, and', pg_get_userbyid(f.proowner))
       else (
         select string_agg(distinct pg_describe_object(d.classid, d.objid, d.objsubid), ', ')
@@ -80,22 +125,33 @@ begin
     )
     and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
 
-  -- Policies.
+  -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
   select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
     'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
     'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
     'undo', profiles_internal.policy_text(y.oid))
   from pg_policy as y
-  where y.polrelid = any (our_tables) and y.polname not like 'Owners can %' and y.polname <> 'Service role can do what its grants allow';
+  where y.polrelid = any (our_tables) and not (
+    (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
+    and to_regproc('profiles_internal.keep_updated_at') is not null
+  );
 
   -- Triggers on sessions that count progress.
   return query
-  select jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', 'set aside',
+  select jsonb_strip_nulls(jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
     'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
-    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid))
+    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid),
+    'remedy', a.remedy))
   from pg_trigger as t
   join pg_proc as f on f.oid = t.tgfoid
+  cross join lateral (select profiles_internal.written_tables(f.oid, false) as others) as w
+  cross join lateral (
+    select case
+      when cardinality(w.others) > 0 then format('It would count beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', '))
+      when not pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') then 'It would count beside ours, and the table belongs to somebody else, who can drop it.'
+    end as remedy
+  ) as a
   where t.tgrelid = to_regclass('public.sessions') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
     and 'user_progress' = any (profiles_internal.written_tables(f.oid, true));

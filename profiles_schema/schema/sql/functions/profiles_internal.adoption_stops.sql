@@ -24,7 +24,12 @@ begin
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
-      format('Say whose rows they are: alter table %s add column user_id uuid;', relation))
+      format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
+    -- What cannot be seen would be taken for what is not there.
+    (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',
+      format('Let the owner see them: alter table %s no force row level security;', relation)),
+    (row_security_active(to_regclass('auth.users')), 'row level security hides auth.users from ' || current_user, 'all users seen',
+      format('An administrator runs: alter role %I bypassrls;', current_user))
   ) as s (applies, found, wanted, remedy)
   where c.oid = relation and s.applies;
 
@@ -47,6 +52,38 @@ begin
   ) as s (applies, remedy)
   where s.applies;
 
+  -- Rights that we could not take from the roles of the API: only who gave them can.
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('rights given by %s', pg_get_userbyid(a.grantor)),
+    'wanted', 'rights given by the owner', 'remedy',
+    format('They would outlast ours. Take them back: set role %I; revoke all on %s from %s; reset role;', pg_get_userbyid(a.grantor), relation,
+      case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end))
+  from pg_class as c
+  cross join lateral (
+    select x.grantor, x.grantee from aclexplode(c.relacl) as x
+    union all
+    select x.grantor, x.grantee from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  where c.oid = relation and a.grantor <> c.relowner
+    and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated', 'service_role'));
+  return query
+  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s has the rights of %s', m.rolname, pg_get_userbyid(a.grantee)),
+    'wanted', 'rights of its own', 'remedy',
+    format('It could write columns that are not for users to write. Take one of the two away: revoke %1$I from %2$I; or: revoke insert, update, delete on %3$s from %1$I;',
+      pg_get_userbyid(a.grantee), m.rolname, relation))
+  from pg_class as c
+  cross join lateral (
+    select x.grantee, x.privilege_type from aclexplode(c.relacl) as x
+    union all
+    select x.grantee, x.privilege_type from pg_attribute as b cross join lateral aclexplode(b.attacl) as x
+    where b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped
+  ) as a
+  join pg_roles as m on m.rolname in ('anon', 'authenticated')
+  where c.oid = relation and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
+    and pg_get_userbyid(a.grantee) not in ('anon', 'authenticated', 'service_role')
+    and a.grantee not in (0, c.relowner) and pg_has_role(m.oid, a.grantee, 'usage');
+
   -- A name of ours that something else has.
   return query
   select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'public.' || w.name,
@@ -66,8 +103,20 @@ begin
   join pg_proc as f on f.oid = t.tgfoid
   join jsonb_array_elements(p_context -> 'columns') as c
     on (c.value ->> 'found_name' <> c.value ->> 'name' or c.value ->> 'source' is not null)
-    and f.prosrc ~* ('\m(new|old)\.' || (c.value ->> 'found_name') || '\M')
+    and exists (
+      select from profiles_internal.reached_functions(f.oid) as r
+      where r.body ~* ('\m(new|old)"?\s*\.\s*"?' || (c.value ->> 'found_name') || '\M')
+    )
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
+
+  -- Triggers that go must do nothing that ours do not do.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+    'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
+    'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', ')))
+  from pg_trigger as t
+  cross join lateral (select profiles_internal.written_tables(t.tgfoid, false) as others) as w
+  where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid) and cardinality(w.others) > 0;
 
   -- Whoever reads the table past row level security today, and would not tomorrow.
   return query

@@ -24,15 +24,20 @@ begin
     select w.*, row_number() over (partition by w.name order by w.old is not distinct from w.name desc, w.created_at, w.id) as nth
     from wish as w
   ),
+  -- Joins, since a sub-select over names that no longer fit into work_mem would be read once per row.
   second as materialized (
-    select f.*, f.second_username in (select x.name from first as x where x.nth = 1)
-      or row_number() over (partition by f.second_username order by f.created_at, f.id) > 1 as taken
-    from first as f where f.nth > 1
+    select f.*, x.name is not null or row_number() over (partition by f.second_username order by f.created_at, f.id) > 1 as taken
+    from first as f
+    left join first as x on x.nth = 1 and x.name = f.second_username
+    where f.nth > 1
   ),
   third as materialized (
-    select s.*, s.third_username in (select x.name from first as x where x.nth = 1 union all select x.second_username from second as x where not x.taken)
+    select s.*, x.name is not null or y.id is not null
       or row_number() over (partition by s.third_username order by s.created_at, s.id) > 1 as taken_too
-    from second as s where s.taken
+    from second as s
+    left join first as x on x.nth = 1 and x.name = s.third_username
+    left join second as y on not y.taken and y.second_username = s.third_username
+    where s.taken
   ),
   chosen as (
     select f.id, f.old, f.name from first as f where f.nth = 1

@@ -4,10 +4,17 @@ create or replace function profiles_internal.put_back_adopted(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set check_function_bodies = off
 as $put_back_adopted$
 declare
   step record;
 begin
+  -- What is checked at commit would stand in the way of the next change of the table.
+  set constraints all immediate;
   for step in
     select a.* from profiles_internal.adopted as a
     where a.revision = p_revision and a.definition is not null

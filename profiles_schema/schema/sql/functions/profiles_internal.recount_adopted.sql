@@ -4,6 +4,10 @@ create or replace function profiles_internal.recount_adopted(p_revision text)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $recount_adopted$
 declare
   users uuid[];
@@ -19,11 +23,14 @@ begin
   end if;
   users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null and s.user_id is not null);
   select jsonb_object_agg(p.id, to_jsonb(p)) into before from public.user_progress as p where p.user_id = any (users);
+  -- Nobody has changed anything.
+  alter table public.user_progress disable trigger keep_updated_at;
   perform profiles_internal.recount_progress(users);
+  alter table public.user_progress enable trigger keep_updated_at;
   for figure in
     select a.attname as name, format_type(a.atttypid, a.atttypmod) as type
     from pg_attribute as a
-    where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped and a.attname <> 'updated_at'
+    where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped
   loop
     execute format(
       'insert into profiles_internal.adopted (revision, object_type, object_name, data) '

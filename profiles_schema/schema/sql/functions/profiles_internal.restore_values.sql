@@ -1,8 +1,13 @@
+-- Whatever the session of the downgrade prefers, values are compared in the spelling of the upgrade.
 -- Gives rows their old values back, where nobody has written another one since.
 create or replace function profiles_internal.restore_values(p_revision text, p_table text, p_type text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
 as $restore_values$
 declare
   changed record;

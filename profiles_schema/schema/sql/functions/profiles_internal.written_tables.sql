@@ -1,4 +1,5 @@
--- The tables that a function's text inserts into, updates or deletes from: those of ours, or all others.
+-- The tables that a function writes, itself or through others that it calls: those of ours, or all others. Their texts are
+-- all there is to go by.
 create or replace function profiles_internal.written_tables(p_function oid, p_ours boolean)
 returns text[]
 language sql
@@ -6,17 +7,16 @@ stable
 set search_path = pg_catalog, pg_temp
 as $written_tables$
   select coalesce(array_agg(distinct w.name order by w.name), '{}')
-  from pg_proc as f
+  from profiles_internal.reached_functions(p_function) as f
   cross join lateral regexp_matches(
-    regexp_replace(f.prosrc, '--[^\n]*', '', 'g'),
-    '\m(insert\s+into|delete\s+from|update)\s+(only\s+)?("?\w+"?(\."?\w+"?)?)(?=[\s(;])', 'gi'
+    f.body,
+    '\m(insert\s+into|delete\s+from|merge\s+into|truncate(?:\s+table)?|update)\s+(only\s+)?((?:"[^"]+"|\w+)(?:\s*\.\s*(?:"[^"]+"|\w+))?)(?=[\s(;]|$)', 'gi'
   ) as m (words)
-  cross join lateral (select regexp_replace(replace(lower(m.words[3]), '"', ''), '^public\.', '')) as w (name)
-  where f.oid = p_function
-    and w.name not in ('set', 'of', 'or', 'skip', 'nowait')
+  cross join lateral (select regexp_replace(regexp_replace(replace(lower(m.words[3]), '"', ''), '\s*\.\s*', '.'), '^public\.', '')) as w (name)
+  where w.name not in ('set', 'of', 'or', 'on', 'skip', 'nowait', 'loop', 'into', 'limit', 'returning', 'then')
     and p_ours = (w.name = any (array[
       'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
-      nullif(current_setting('profiles_schema.adopt_table', true), '')
+      lower(coalesce(current_setting('profiles_schema.adopt_table', true), ''))
     ]))
 $written_tables$;
 

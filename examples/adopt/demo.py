@@ -1,0 +1,133 @@
+"""One database with tables of its own: before an upgrade, the plan, and after it. `make demo-adopt` runs this.
+
+Everything happens in an embedded PostgreSQL that is removed at the end, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sqlalchemy import Engine, NullPool, create_engine, text
+
+from profiles_schema import local
+from profiles_schema.database import normalize_url
+from profiles_schema.errors import ProfilesSchemaError
+from profiles_schema.migrations.interrupts import interruptible
+
+HERE = Path(__file__).parent
+LEFTOVER = "adopt-demo"
+
+_PROFILES_BEFORE = """
+select '…' || right(id::text, 4) as id, left(username, 24) as username, left(bio, 16) as bio, profile_visibility as visibility,
+  favourite_colour as colour
+from public.user_profiles as p order by p.id
+"""
+_PROFILES_AFTER = _PROFILES_BEFORE.replace(" as id,", " as id, '…' || right(user_id::text, 4) as user_id,")
+_BYLINES = "select post, left(username, 24) as username, body from public.bylines order by post"
+_CHANGED = """
+select '…' || right(a.data ->> 'key', 4) as id, replace(a.object_name, 'public.user_profiles.', '') as "column",
+  left(a.data ->> 'old', 20) as old, left(a.data ->> 'new', 20) as new
+from profiles_internal.adopted as a
+where a.object_type in ('value', 'found value')
+order by a.id
+"""
+_SET_ASIDE = """
+select a.revision as "in revision", a.object_name as object from profiles_internal.adopted as a
+where a.object_type = 'set aside' and a.object_name ~ '^(policy|trigger|function) ' order by a.id
+"""
+_QUARANTINE = """
+select q.table_name as "table", q.reason, '…' || right(q.row_data ->> 'id', 4) as id, q.row_data ->> 'username' as username
+from profiles_internal.quarantine as q order by q.id
+"""
+
+
+def main() -> int:
+    """Show it all; the exit code."""
+    # In one stream with what the commands print.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        with interruptible(), local.temporary(LEFTOVER) as place:
+            return _shown(place.server.url())
+    except ProfilesSchemaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the server of the demo is removed", file=sys.stderr)
+        return 130
+
+
+def _shown(url: str) -> int:
+    engine = create_engine(normalize_url(url), poolclass=NullPool)
+    with engine.begin() as connection:
+        for name in ("auth_server.sql", "application.sql"):
+            connection.exec_driver_sql((HERE / name).read_text(encoding="utf-8").replace("%", "%%"))
+
+    _head(
+        "1. What is there", "An application with its own profiles, posts and policies: examples/adopt/application.sql."
+    )
+    print("Its profiles. 1 and 2 have the same name but for its case, 3 to 5 names that no rule")
+    print("of ours allows, user 6 has no profile, and the user of 9 is gone:\n")
+    _table(engine, _PROFILES_BEFORE)
+    print("\nIts posts, through a view of its own that joins them with the profiles:\n")
+    _table(engine, _BYLINES)
+
+    _head("2. The plan", "What an upgrade would do to these tables. It changes nothing.")
+    if _run(url, "adopt", "--dry-run"):
+        return 1
+
+    _head("3. The upgrade", "One transaction per revision. 0003 takes the table over.")
+    if _run(url, "upgrade"):
+        return 1
+
+    _head("4. The same profiles", "The uuid is called user_id now, and id holds it as text. User 6 has a profile.")
+    _table(engine, _PROFILES_AFTER)
+    print("\nThe view and the foreign key followed. Post 3 is where it was; its author is in quarantine:\n")
+    _table(engine, _BYLINES)
+
+    _head("5. What was changed", "Values that break a rule. The old ones are kept, and come back with a downgrade.")
+    _table(engine, _CHANGED)
+
+    _head(
+        "6. What was set aside", "It would act beside ours. Its definitions are kept, and come back with a downgrade."
+    )
+    _table(engine, _SET_ASIDE)
+
+    _head("7. What is in quarantine", "Rows that cannot stay, whole, each with the reason.")
+    _table(engine, _QUARANTINE)
+
+    _head("8. Health", "What is left to look after.")
+    _run(url, "health", "--full")
+
+    _head("9. Your own database", "On a copy first. The source is only read:")
+    print("  profiles-schema rehearse --source postgresql://user:password@host:5432/database")
+    print("\nand all of it, rule by rule: docs/adopting.md")
+    return 0
+
+
+def _head(title: str, what: str) -> None:
+    print(f"\n{title}\n{'=' * len(title)}\n{what}\n")
+
+
+def _run(url: str, *arguments: str) -> int:
+    """Run our command as a person would."""
+    print(f"$ profiles-schema {' '.join(arguments)}")
+    environment = os.environ | {"DATABASE_URL": url}
+    command = [sys.executable, "-m", "profiles_schema", *arguments]
+    return subprocess.run(command, env=environment, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
+
+
+def _table(engine: Engine, query: str) -> None:
+    with engine.connect() as connection:
+        result = connection.execute(text(query))
+        rows = [list(result.keys()), *([("" if value is None else str(value)) for value in row] for row in result)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,465 @@
+"""What an upgrade would do to tables that are there already: the plan, and nothing else.
+
+The plan is one function, `profiles_internal.adoption_plan`, by which the upgrade refuses and works, too. Where it does not
+exist yet, it is made in a transaction that is rolled back.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from profiles_schema.errors import InsufficientPrivilege, MigrationLockTimeout
+from profiles_schema.migrations.interrupts import interruptible
+from profiles_schema.migrations.locking import LOCK_CLASS, LOCK_OBJECT
+from profiles_schema.migrations.options import parse
+from profiles_schema.migrations.paths import config
+from profiles_schema.migrations.session import notice_a_dead_client, settings
+from profiles_schema.operations.health import current_revision
+from profiles_schema.schema import objects
+from profiles_schema.settings import INTERNAL_SCHEMA
+
+LOCK_TIMEOUT_MS: Final = 5_000
+_POLL_SECONDS = 0.2
+_PROFILES = "0003_create_user_profiles"
+_LAST = "0011_create_sign_up_triggers"
+_PLAN: Final = f"{INTERNAL_SCHEMA}.adoption_plan"
+_SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
+_CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")
+_CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
+
+
+_RENAMED: Final = {
+    "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
+    " to name {new}; text literals still fit. One that inserts has to give user_id.",
+    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to run"
+    " with search_path = profiles_compat, public: a view there keeps the old shape (for all but INSERT ... ON CONFLICT).",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the plan; ``statement`` does it, ``undo`` takes it back, ``remedy`` is for people.
+
+    Steps without a statement say what another one does, row by row.
+    """
+
+    seq: int
+    revision: str
+    object: str
+    found: str | None
+    wanted: str | None
+    action: str
+    lock: str | None
+    rows: int | None
+    seconds: float | None
+    statement: str | None
+    undo: str | None
+    remedy: str | None
+
+    @property
+    def table(self) -> str | None:
+        """The table that the rows are counted in."""
+        name = self.object.rpartition(" on ")[2]
+        return ".".join(name.split(".")[:2]) if re.match(r"\w+\.\S+$", name) else None
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether it only records that a table, of so many rows, is taken over."""
+        return self.action == "note" and self.statement is not None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole plan. With any stopper, the upgrade stops before the first change."""
+
+    stoppers: list[Step] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    notes: list[Step] = field(default_factory=list)
+    finished: bool = False
+    """Whether all revisions that take anything over are behind this database."""
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """The tables that are taken over, by the names they will have, and their rows."""
+        return {step.object: step.rows or 0 for step in self.steps if step.takes_over}
+
+    @property
+    def rows(self) -> int:
+        """Rows that change: of each table as many as the largest of its steps touches, those in quarantine aside."""
+        most: dict[str, int] = {}
+        for step in self.steps:
+            if step.rows and step.table and step.action in _CHANGES_ROWS:
+                most[step.table] = max(most.get(step.table, 0), step.rows)
+        return sum(most.values())
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that cannot stay."""
+        return sum(step.rows or 0 for step in self.steps if step.action == "quarantine" and step.statement is not None)
+
+    @property
+    def seconds(self) -> float:
+        """About how long all of it takes."""
+        return sum(step.seconds or 0.0 for step in self.steps)
+
+    @property
+    def locked_seconds(self) -> dict[str, float]:
+        """About how long each table is locked. A revision is a transaction: what it locks, it keeps to its end."""
+        by_revision: dict[str, float] = {}
+        for step in self.steps:
+            by_revision[step.revision] = by_revision.get(step.revision, 0.0) + (step.seconds or 0.0)
+        return {step.object: by_revision[step.revision] for step in self.steps if step.takes_over}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "rows": self.rows, "quarantined": self.quarantined, "seconds": round(self.seconds, 3)}
+
+
+def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
+    """What `upgrade` with the same options would do to the tables it finds.
+
+    Everything happens in one transaction that is rolled back. Tables are read, under ACCESS SHARE locks.
+
+    Args:
+        connection: One of the role that would upgrade.
+        x: ``KEY=VALUE`` options, as for the upgrade.
+
+    Raises:
+        UsageError: an option is unknown, or its value not of its form.
+        InsufficientPrivilege: the role may not create what the plan needs.
+        MigrationLockTimeout: a migration runs.
+    """
+    wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms"}
+    connection.rollback()
+    with interruptible():
+        return _plan(connection, wanted)
+
+
+def _plan(connection: Connection, wanted: Mapping[str, str]) -> Plan:
+    try:
+        for name, value in wanted.items():
+            connection.execute(text("select set_config(:name, :value, true)"), {"name": name, "value": value})
+        notice_a_dead_client(connection)
+        done = _done(connection)
+        if connection.scalar(text("select to_regproc(:name) is null"), {"name": _PLAN}):
+            _prepare(connection)
+        else:
+            connection.exec_driver_sql("set transaction read only")
+        rows = connection.execute(text(f"select p.* from {_PLAN}() as p order by p.seq")).mappings()
+        # What ran will not run again, whatever was added since.
+        steps = [step for step in _steps(rows) if step.revision not in done]
+        steps += [*_candidates(connection, steps, done), *_consequences(connection, steps)]
+    finally:
+        if not (connection.closed or connection.invalidated):
+            connection.rollback()
+    return Plan(
+        stoppers=[step for step in steps if step.action == "stop"],
+        steps=[step for step in steps if step.action != "stop" and (step.action != "note" or step.takes_over)],
+        notes=[step for step in steps if step.action == "note" and not step.takes_over],
+        finished=_LAST in done,
+    )
+
+
+def _steps(rows: Any) -> Iterator[Step]:
+    for row in rows:
+        values: Mapping[str, Any] = row
+        yield Step(**{name: values[name] for name in Step.__dataclass_fields__})
+
+
+def _note(seq: int, revision: str, name: str, **words: str) -> Step:
+    empty = dict.fromkeys(("lock", "rows", "seconds", "statement", "undo"))
+    return Step(seq=seq, revision=revision, object=name, action="note", **empty, **words)  # type: ignore[arg-type]
+
+
+def _candidates(connection: Connection, steps: Sequence[Step], done: frozenset[str]) -> Iterator[Step]:
+    """Tables under another name that may be the one of profiles; whether they are, only people know."""
+    if _PROFILES in done or any(step.revision == _PROFILES and step.object.startswith("public.") for step in steps):
+        return
+    names = connection.scalars(
+        text(
+            "select quote_ident(c.relname) from pg_class as c join pg_constraint as p on p.conrelid = c.oid and p.contype = 'p'"
+            " join pg_constraint as f on f.conrelid = c.oid and f.contype = 'f' and f.conkey = p.conkey"
+            " where f.confrelid = to_regclass('auth.users') and c.relkind = 'r' and c.relnamespace = 'public'::regnamespace"
+            f" and c.relname not in (select w.table_name from {_SHAPE}() as w) and c.relname <> 'sessions' order by 1"
+        )
+    )
+    for name in names:
+        yield _note(
+            0,
+            _PROFILES,
+            f"public.{name}",
+            found="one row per user",
+            wanted="left alone",
+            remedy=f"If it is the table of profiles, it can be taken over: -x adopt-table={name}",
+        )
+
+
+def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]:
+    """What statements, and what users by the rights and policies that go, cannot do afterwards."""
+    yield from _other_columns(steps)
+    yield from _unwritable(connection, steps)
+    yield from _other_rules(steps)
+    policies = [step for step in steps if step.action == "set aside" and step.object.startswith("policy ")]
+    if policies:
+        tables = ", ".join(sorted({step.object.rpartition(" on ")[2] for step in policies}))
+        yield _note(
+            policies[0].seq,
+            policies[0].revision,
+            f"{len(policies)} {'policy' if len(policies) == 1 else 'policies'} on {tables}",
+            found="of the application",
+            wanted="set aside",
+            remedy="By ours, users see and change their own rows only. Of others' profiles they read what get_public_profile"
+            " gives; what else they could do by these needs a policy and rights of its own, after the upgrade.",
+        )
+    for step in steps:
+        if not step.takes_over:
+            continue
+        renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
+        columns = connection.scalars(
+            text(
+                "select quote_ident(a.attname) from pg_attribute as a where a.attrelid = to_regclass(:table) and a.attnum > 0"
+                f" and not a.attisdropped and a.attname not in (select w.name from {_SHAPE}() as w where w.kind = 'column'"
+                "  and 'public.' || w.table_name = :ours) and exists (select from pg_roles as r where r.rolname = 'authenticated' and has_column_privilege(r.oid, a.attrelid, a.attnum, 'update')) order by a.attnum"
+            ),
+            {"table": renamed or step.object, "ours": step.object},
+        ).all()
+        gone = {
+            s.object.rpartition(".")[2]
+            for s in steps
+            if s.action == "rename" and s.object.startswith(f"{step.object}.")
+        }
+        own = ", ".join(name for name in columns if name not in gone)
+        if own:
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found="columns of the application",
+                wanted="read by users, and no longer written by them",
+                remedy=f"To let them, after the upgrade: grant update ({own}) on {step.object} to authenticated;",
+            )
+
+
+def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
+    """Columns that statements of the application know under another name, or as another type."""
+    renamed = {step.wanted for step in steps if re.match(r"alter table .+ rename to ", step.statement or "")}
+    outside_ids = any(step.action == "rename" and step.wanted == "external_id" for step in steps)
+    through_a_view = set() if outside_ids else renamed
+    for step in steps:
+        if step.table in through_a_view or step.table is None:
+            continue
+        column = step.object.rpartition(".")[2]
+        if step.action == "rename" and "rename column" in (step.statement or ""):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found=f"{column} {step.found}",
+                wanted=f"{step.wanted} {step.found}",
+                remedy=_RENAMED.get(column, "Statements that name {old} have to name {new}.").format(
+                    old=column, new=step.wanted
+                ),
+            )
+        elif (
+            step.action == "convert" and "alter column" in (step.statement or "") and " type " in (step.statement or "")
+        ):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found=step.found or "",
+                wanted=step.wanted or "",
+                remedy="Statements that write these columns, or compare them, as the old type have to be changed.",
+            )
+
+
+def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]:
+    """Columns of ours that users may write today, and not afterwards."""
+    for step in steps:
+        if not step.takes_over:
+            continue
+        renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
+        rights = {right: _granted(right, step.object) for right in ("insert", "update")}
+        if renamed:  # a view takes these, see install_profiles_view
+            rights = {right: rights["update"] | {"id", "user_id", "updated_at"} for right in rights}
+        columns = connection.execute(
+            text(
+                "select quote_ident(a.attname) as name, has_column_privilege(r.oid, a.attrelid, a.attnum, 'insert') as insert,"
+                "  has_column_privilege(r.oid, a.attrelid, a.attnum, 'update') as update"
+                " from pg_attribute as a join pg_roles as r on r.rolname = 'authenticated'"
+                " where a.attrelid = to_regclass(:table) and a.attnum > 0 and not a.attisdropped"
+                f"  and a.attname in (select w.name from {_SHAPE}() as w where w.kind = 'column' and 'public.' || w.table_name = :ours)"
+                " order by a.attnum"
+            ),
+            {"table": renamed or step.object, "ours": step.object},
+        ).all()
+        lost = [c.name for c in columns if c.update and c.name not in rights["update"]]
+        if lost:
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found=f"users write {', '.join(lost)}",
+                wanted="written by triggers and by servers",
+                remedy="An UPDATE by authenticated that sets one of these fails (42501), even to the value it has: leave them out."
+                " updated_at is kept by a trigger.",
+            )
+        if not rights["insert"] and any(c.insert for c in columns):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found="users insert rows",
+                wanted="made by triggers and by servers",
+                remedy="An INSERT by authenticated fails (42501), and so does an upsert. A profile is there from the sign-up on: update it.",
+            )
+
+
+def _granted(right: str, table: str) -> frozenset[str]:
+    """The columns that our policies let users write."""
+    declared = "\n".join(each.text for each in objects.POLICIES)
+    found = re.search(
+        rf"^grant {right} \(([^)]*)\)\s+on table {re.escape(table)} to authenticated", declared, re.MULTILINE
+    )
+    return frozenset(re.findall(r"\w+", found[1])) if found else frozenset()
+
+
+def _other_rules(steps: Sequence[Step]) -> Iterator[Step]:
+    """What fails for a while, or by rules that a table did not have."""
+    tables = {step.object: step for step in steps if step.takes_over}
+    if tables:
+        first = next(iter(tables.values()))
+        yield _note(
+            first.seq,
+            first.revision,
+            ", ".join(tables),
+            found="prepared statements of open connections",
+            wanted="prepared anew",
+            remedy="What reads all columns (*) or compares one that changes its type fails (0A000, 42883) until it is prepared anew:"
+            " restart the application, or its pool, after the upgrade.",
+        )
+    for step in steps:
+        if (
+            step.action == "set aside"
+            and step.object.startswith("function ")
+            and step.revision > _PROFILES
+            and _is_taken(tables, _PROFILES)
+        ):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found="called while the upgrade runs",
+                wanted="ours, from this revision on",
+                remedy="Between the taking over of user_profiles and here it meets a table that it does not know: a call may fail"
+                " (23502, 42703, 42804), and works when it is tried again later.",
+            )
+        if step.action == "rename" and step.object.endswith(".user_id") and step.wanted == "external_id":
+            yield _note(
+                step.seq,
+                step.revision,
+                "profiles_compat.user_profiles",
+                found="statements that mean the old user_id",
+                wanted="a view that they read and write unchanged",
+                remedy="Let them find it first: set search_path = profiles_compat, public. It is there at the end of the upgrade;"
+                " from the taking over of the table until then they fail (22P02, 42883). Stop the application for that long, or let it"
+                " try again.",
+            )
+    if "public.export_history" in tables:
+        step = tables["public.export_history"]
+        yield _note(
+            step.seq,
+            step.revision,
+            step.object,
+            found="any change of status",
+            wanted="pending, processing, completed or failed, expired",
+            remedy="A status that leaves this order out fails (23514): an export begins as pending, and is processing before it is"
+            " completed.",
+        )
+
+
+def _is_taken(tables: Mapping[str, Step], revision: str) -> bool:
+    return any(step.revision == revision for step in tables.values())
+
+
+def _done(connection: Connection) -> frozenset[str]:
+    """The revisions that this database has behind it."""
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(config())
+    ours = [each.revision for each in script.walk_revisions()]  # newest first
+    recorded = set((current_revision(connection) or "").split(", "))
+    for place, revision in enumerate(ours):
+        if revision in recorded:
+            return frozenset(ours[place:])
+    # An application that keeps one history with ours records its own revisions; the log knows ours.
+    if connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.migration_log') is null")):
+        return frozenset()
+    last = connection.execute(
+        text(
+            f"select distinct on (l.revision) l.revision, l.direction from {INTERNAL_SCHEMA}.migration_log as l"
+            " where l.outcome = 'done' order by l.revision, l.id desc"
+        )
+    )
+    return frozenset(row.revision for row in last if row.direction == "upgrade")
+
+
+def _prepare(connection: Connection) -> None:
+    """Make the functions of the plan; whoever calls this rolls back."""
+    database, role, exists, may_create_schema, may_create = connection.execute(
+        text(
+            "select quote_ident(current_database()), quote_ident(current_user), n.oid is not null,"
+            " has_database_privilege(current_database(), 'create'), coalesce(has_schema_privilege(n.oid, 'create'), true)"
+            " from (select to_regnamespace(:schema)::oid as oid) as n"
+        ),
+        {"schema": INTERNAL_SCHEMA},
+    ).one()
+    if not exists and not may_create_schema:
+        raise InsufficientPrivilege(
+            f"Role {role} may not create schema {INTERNAL_SCHEMA} in database {database}, which the plan and the upgrade need. "
+            f"Let an administrator run: grant create on database {database} to {role};"
+        )
+    if not may_create:
+        raise InsufficientPrivilege(
+            f"Role {role} may not create functions in schema {INTERNAL_SCHEMA}. Connect as the role that upgrades."
+        )
+    _exclude_migrators(connection)
+    if not exists:
+        connection.exec_driver_sql(f"create schema {INTERNAL_SCHEMA}")
+    # A body may name what only the upgrade makes.
+    connection.exec_driver_sql("set local check_function_bodies = off")
+    for function in functions():
+        connection.exec_driver_sql(function.replace("%", "%%"))
+
+
+def _exclude_migrators(connection: Connection) -> None:
+    """An upgrade that begins meanwhile waits, and says for whom, instead of failing on a schema that is about to vanish."""
+    give_up = time.monotonic() + LOCK_TIMEOUT_MS / 1000
+    while not connection.scalar(text(f"select pg_try_advisory_xact_lock({LOCK_CLASS}, {LOCK_OBJECT})")):
+        if time.monotonic() > give_up:
+            raise MigrationLockTimeout(
+                "A migration is running, or another plan of one. Wait until it has finished, then run this again."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def functions() -> list[str]:
+    """The texts of the plan's function and of those it calls, in an order in which they can be made.
+
+    Without the rights, which name roles that may not exist yet.
+    """
+    texts = {each.name: each.text for each in objects.FUNCTIONS if each.name.startswith(f"{INTERNAL_SCHEMA}.")}
+    needed, waiting = set[str](), [_PLAN]
+    while waiting:
+        name = waiting.pop()
+        if name in texts and name not in needed:
+            needed.add(name)
+            waiting += _CALLED.findall(texts[name])
+    return [body[: body.rindex("$;") + 2] for name, body in texts.items() if name in needed]

@@ -1,0 +1,245 @@
+"""Existing tables that nobody foresaw: taken over whole, or refused before the first change."""
+
+import uuid
+from collections.abc import Iterable
+
+import pytest
+import shapes
+from support import drift
+
+from profiles_schema.errors import MigrationFailed
+from profiles_schema.operations import contents
+
+USERS = "insert into auth.users (id, email) select md5(g::text)::uuid, 'a' || g || '@example.org' from generate_series(1, 5) as g"
+PERSON = uuid.UUID("c4ca4238-a0b9-2382-0dcc-509a6f75849b")  # md5 of 1
+PROFILES = """
+create table public.user_profiles (
+  id uuid primary key, username text, bio text, updated_at timestamptz default now()
+);
+insert into public.user_profiles (id, username) select md5(g::text)::uuid, 'name' || g from generate_series(1, 5) as g;
+"""
+
+
+@pytest.fixture
+def found(hosted_open):
+    """Makes a table of an application in a hosted project with five users, and remembers how it was found."""
+
+    def make(*scripts: str, administrator: str = ""):
+        hosted_open.administrator.script(USERS)
+        for script in scripts or (PROFILES,):
+            hosted_open.script(script)
+        if administrator:
+            hosted_open.administrator.script(administrator)
+        hosted_open.before = look(hosted_open)
+        return hosted_open
+
+    return make
+
+
+def look(database):
+    with database.administrator.engine.begin() as connection:
+        return shapes.Found(contents.remember(connection, shapes.SCHEMAS, []), shapes.more(connection), set())
+
+
+def came_back(database, ignored: Iterable[str] = ()):
+    """Downgrade; what of catalog and rows is not as it was found."""
+    database.downgrade("base", allow_data_loss="yes")
+    changed = shapes.changes(database, database.before)
+    rows = [str(change) for change in shapes.row_changes(database, database.before)]
+    return [line for line in changed + rows if not any(part in line for part in ignored)]
+
+
+def signs_up(database):
+    """Whether somebody who signs up gets a profile."""
+    return database.profile(database.administrator.sign_up(f"{uuid.uuid4().hex}@example.org")) is not None
+
+
+def test_a_policy_named_like_ours_is_set_aside_like_any_other(found):
+    database = found(
+        PROFILES,
+        "alter table public.user_profiles enable row level security;"
+        'create policy "Owners can do all" on public.user_profiles using (true) with check (true);'
+        'create policy "Owners can read their own profile" on public.user_profiles using (true);'
+        'create policy "Service role can do what its grants allow" on public.user_profiles using (true);'
+        "comment on policy \"Owners can do all\" on public.user_profiles is 'a hole'",
+    )
+    database.upgrade()
+    assert drift(database) == []
+    with database.acting_as("authenticated", uuid.uuid4()) as connection:
+        assert connection.exec_driver_sql("select count(*) from public.user_profiles").scalar() == 0
+    assert came_back(database) == []
+
+
+def handler(body, when="after insert"):
+    return (
+        f"create function public.handle_new_user() returns trigger language plpgsql security definer as $f$ begin {body} return new; end $f$;"
+        f"create trigger on_auth_user_created {when} on auth.users for each row execute function public.handle_new_user();"
+    )
+
+
+INSERT = "insert into public.user_profiles (id, username) values (new.id, new.email);"
+
+
+def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
+    names = ["t", "u", "v", "r", "s", "m", "n", "w", "x", "k", "key", "old", "new", "row_data", "reason", "select", "User Name", "a'b", "%s"]
+    names += ["{column}", "adopted_user", "row_key", "adopted nothing"]
+    database = found(
+        PROFILES,
+        "".join(f'alter table public.user_profiles add "{name}" text;' for name in names).replace("%", "%"),
+        'update public.user_profiles set t = \'kept\', u = bio, "select" = username, bio = repeat(\'x\', 5000), username = \'A \' || username;'
+        "insert into public.user_profiles (id, username, t) values (md5('nobody')::uuid, 'nobody', 'kept, too');",
+    )
+    database.upgrade()
+    assert drift(database) == []
+    assert database.value("select row_data ->> 't' from profiles_internal.quarantine") == "kept, too"
+    assert signs_up(database)
+    database.administrator.run("delete from auth.users where email like '%@example.org' and length(email) > 30")
+    assert came_back(database) == []
+
+
+def test_values_come_back_in_a_session_of_another_time_zone(found):
+    database = found(
+        "create table public.user_profiles (id uuid primary key, username text, created_at timestamptz, updated_at timestamp);"
+        "insert into public.user_profiles (id, username) select md5(g::text)::uuid, 'name' || g from generate_series(1, 5) as g"
+    )
+    database.upgrade()
+    database.administrator.run(f"alter database {database.name} set timezone = 'Asia/Tokyo'")
+    database.administrator.run(f"alter database {database.name} set datestyle = 'German'")
+    database.downgrade("base", allow_data_loss="yes")
+    assert database.value("select count(*) from public.user_profiles where created_at is null and updated_at is null") == 5
+
+
+def test_functions_and_triggers_that_are_set_aside_come_back_as_they_were(found):
+    database = found(
+        PROFILES,
+        "create function public.gen_available_username(p_email text default 'x') returns text language sql as"
+        " $$ select username from user_profiles limit 1 $$;"
+        "create function public.get_my_profile_v2() returns setof user_profiles language plpgsql as"
+        " $$ declare p user_profiles%rowtype; begin return query select * from user_profiles; end $$;"
+        "create procedure public.create_user(a text) language sql as $$ select 1 $$;"
+        "grant execute on function public.gen_available_username to anon with grant option;"
+        "create function public.make_profile(u uuid) returns void language sql as"
+        " $$ insert into public.user_profiles (id) values (u) $$;",
+        handler("perform public.make_profile(new.id);"),
+        "create trigger again after update of email on auth.users for each row when (new.email is not null)"
+        " execute function public.handle_new_user('a', 'b');",
+        administrator="alter table auth.users disable trigger again; comment on trigger again on auth.users is 'rests'",
+    )
+    database.upgrade()
+    assert signs_up(database)
+    database.administrator.run("delete from auth.users where length(email) > 30")
+    assert came_back(database) == []
+
+
+def test_a_function_with_the_rights_of_its_owner_comes_back_with_no_more(empty):
+    empty.script(PROFILES)
+    empty.script(
+        "do $$ begin create role application_owner; exception when duplicate_object then null; end $$;"
+        "create function public.get_public_profile(x text) returns text language sql security definer as $$ select x $$;"
+        "alter function public.get_public_profile owner to application_owner"
+    )
+    try:
+        empty.upgrade()
+        empty.downgrade("base", allow_data_loss="yes")
+        assert empty.value("select proowner::regrole::text from pg_proc where proname = 'get_public_profile'") == "application_owner"
+    finally:
+        empty.script("drop function public.get_public_profile(text); drop role application_owner")
+
+
+def test_rows_come_back_past_keys_that_are_checked_at_commit(found):
+    database = found(
+        "create table public.teams (id int primary key); insert into public.teams values (1);",
+        PROFILES,
+        "alter table public.user_profiles add team int references public.teams deferrable initially deferred;"
+        "insert into public.user_profiles (id, team) values (md5('nobody')::uuid, 1)",
+    )
+    database.upgrade()
+    assert came_back(database) == []
+
+
+def test_rows_that_share_an_id_or_have_none_are_kept_aside(found):
+    database = found(
+        "create table public.user_profiles (id uuid, user_id uuid, email text, created_at timestamptz);"
+        "insert into public.user_profiles (id, user_id) select md5('row')::uuid, md5(g::text)::uuid from generate_series(1, 3) as g;"
+        "insert into public.user_profiles (user_id) values (md5('4')::uuid), (md5('5')::uuid)"
+    )
+    database.upgrade()
+    reasons = database.run("select reason, count(*) from profiles_internal.quarantine group by 1 order by 1")
+    assert [tuple(row) for row in reasons] == [("no id", 2), ("second row of the same id", 2)]
+    database.administrator.run("delete from public.user_profiles where created_at > now() - interval '1 hour' and id <> md5('row')::uuid::text")
+    assert came_back(database) == []
+
+
+# What is refused before the first change: how it is made, by whom, and what the refusal says.
+REFUSED = {
+    "rights that somebody else gave": (
+        "grant select, update on public.user_profiles to supabase_auth_admin with grant option",
+        "set role supabase_auth_admin; grant update on public.user_profiles to authenticated; reset role",
+        "revoke all on public.user_profiles from authenticated",
+    ),
+    "a handler that writes a quoted name": (
+        'create table public."my-log" (id uuid);' + handler(INSERT + ' insert into public."my-log" values (new.id);'),
+        "",
+        "it also writes my-log",
+    ),
+    "a handler that calls what writes": (
+        "create table public.log (id uuid); create function public.welcome(u uuid) returns void language sql as"
+        " $$ insert into public.log values (u) $$;" + handler(INSERT + " perform public.welcome(new.id);"),
+        "",
+        "it also writes log",
+    ),
+    "a handler that notifies": (handler(INSERT + " perform pg_notify('new', new.email);"), "", "it also notifies"),
+    "a handler that changes the user": (
+        handler("new.email := lower(new.email); " + INSERT, "before insert"),
+        "",
+        "it also changes the row of the user",
+    ),
+    "a handler made of strings": (
+        handler("execute format('insert into %I (id) values ($1)', 'user_profiles') using new.id;"),
+        "",
+        "cannot be seen",
+    ),
+    "a handler that reads": (
+        handler("if exists (select from public.user_profiles where id = new.id) then raise 'twice'; end if;"),
+        "",
+        "reads columns that change",
+    ),
+    "a handler that writes a table whose trigger writes ours": (
+        "create table public.users (id uuid); create function public.next() returns trigger language plpgsql as"
+        " $$ begin insert into public.user_profiles (id) values (new.id); return new; end $$;"
+        "create trigger next after insert on public.users for each row execute function public.next();"
+        + handler("insert into public.users values (new.id);"),
+        "",
+        "writes public.users, whose trigger next writes ours",
+    ),
+    "a trigger that does more than ours": (
+        "create table public.log (id uuid); create table public.user_progress (id uuid primary key, user_id uuid);"
+        "create function public.start() returns trigger language plpgsql as $$ begin insert into public.user_progress values (new.id, new.id);"
+        " insert into public.log values (new.id); return new; end $$;"
+        "create trigger start after insert on public.user_profiles for each row execute function public.start();",
+        "",
+        "it also writes log",
+    ),
+    "a trigger that reads a quoted column": (
+        "create function public.check_id() returns trigger language plpgsql as $$ begin if new.\"id\" is null then raise 'no'; end if; return new; end $$;"
+        "create trigger check_id before insert on public.user_profiles for each row execute function public.check_id();",
+        "",
+        "reads a column whose name or type changes",
+    ),
+    "an aggregate of our name": (
+        "create aggregate public.create_user(int) (sfunc = int4pl, stype = int)",
+        "",
+        "It is an aggregate",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused_before_anything_is_changed(case, found):
+    script, administrator, remedy = REFUSED[case]
+    database = found(PROFILES, script, administrator=administrator)
+    with pytest.raises(MigrationFailed, match="cannot be taken over") as refused:
+        database.upgrade()
+    assert remedy in str(refused.value)
+    changed = shapes.changes(database, database.before)
+    assert [line for line in changed if not line.startswith("schema profiles_internal:")] == []
