@@ -737,6 +737,15 @@ def test_the_bot_reaches_nothing_behind_the_view_and_makes_no_table_before_it(bo
         assert refused(error) == "42501"
 
 
+def test_not_even_the_owner_may_create_in_the_schema(bot):
+    rights = bot.run(
+        "select grantee::regrole::text, privilege_type from pg_namespace cross join lateral aclexplode(nspacl)"
+        " where nspname = 'profiles_compat' order by 1, 2"
+    )
+    owner = bot.value("select nspowner::regrole::text from pg_namespace where nspname = 'profiles_compat'")
+    assert rights == sorted([(BOT, "USAGE"), (owner, "USAGE")])
+
+
 def test_the_rights_are_those_of_the_old_table(expanded):
     def rights(relation):
         return expanded.run(
