@@ -97,6 +97,23 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
     assert came_back(database) == []
 
 
+def test_nobody_reads_what_is_new_before_our_policies_are_there(found):
+    database = found(
+        PROFILES,
+        "alter table public.user_profiles enable row level security;"
+        'create policy "Everybody can see profiles" on public.user_profiles for select using (true);'
+        "create function public.nobody() returns trigger language plpgsql as $$ begin raise 'nobody changed this'; end $$;"
+        "create trigger nobody before update on public.user_profiles for each row execute function public.nobody()",
+    )
+    database.upgrade("0008_create_functions")
+    with database.acting_as("anon") as connection:
+        shown = connection.exec_driver_sql("select count(*), count(email) from public.user_profiles").one()
+    assert tuple(shown) == (5, 0)
+    database.upgrade()
+    assert database.value("select count(*) from public.user_profiles where email ~ '^a[1-5]@example.org$'") == 5
+    assert came_back(database) == []
+
+
 def test_values_come_back_in_a_session_of_another_time_zone(found):
     database = found(
         "create table public.user_profiles (id uuid primary key, username text, created_at timestamptz, updated_at timestamp);"

@@ -1536,6 +1536,18 @@ declare
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
+  -- What the auth server knows of the user. Where policies of the application show rows to others, it waits for ours.
+  of_users constant text[] := array(
+    select c.key from jsonb_each(by_name) as c
+    where c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and c.value ->> 'found_name' is null
+      and p_context ->> 'table' = 'user_profiles' and not makes_users
+  );
+  is_open constant boolean := exists (
+    select from pg_class as t cross join lateral aclexplode(t.relacl) as a
+    where t.oid = (p_context ->> 'found')::regclass and a.privilege_type = 'SELECT'
+      and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated'))
+      and exists (select from pg_policy as y where y.polrelid = t.oid)
+  );
 begin
   return query
   select jsonb_build_object('seq', 50, 'action', 'rename', 'object', format('%s.%s', target, c.value ->> 'found_name'),
@@ -1560,7 +1572,7 @@ begin
         when c.key = 'profile_visibility' then '''private'''
         when c.key in ('first_seen_at', 'last_interaction_at') and t.moment is not null
           then format('extract(epoch from case when isfinite(%1$s) then %1$s else now() end)::bigint', t.moment)
-        when c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and not makes_users then 'v.' || c.key
+        when c.key = any (of_users) and not is_open then 'v.' || c.key
       end as fill
     from jsonb_each(by_name) as c
     left join lateral (
@@ -1610,6 +1622,14 @@ begin
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
+  end if;
+
+  if is_open and of_users <> '{}' then
+    return next jsonb_build_object('seq', 71, 'action', 'note', 'object', target, 'found', 'new columns, empty',
+      'wanted', array_to_string(of_users, ', '), 'remedy', 'Filled together with our policies: until then others may read the rows.',
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''fill'', %L, %L)',
+        revision, target, to_jsonb(of_users)));
   end if;
 
   return query
@@ -1953,6 +1973,31 @@ begin
     (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
     and to_regproc('profiles_internal.keep_updated_at') is not null
   );
+
+  -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
+  if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
+    return query
+    select jsonb_build_object('revision', '0009_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
+      'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE', 'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
+      'statement', format(
+        'alter table %1$s disable trigger user; '
+        'update %1$s as t set %2$s from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = t.user_id; '
+        'set constraints all immediate; %3$s',
+        a.object_name, w.assigned, coalesce(x.states, '')))
+    from profiles_internal.adopted as a
+    cross join lateral (
+      select string_agg(c.name, ', ') as listed, string_agg(format('%1$I = v.%1$I', c.name), ', ') as assigned
+      from jsonb_array_elements_text(a.data) as c (name)
+    ) as w
+    cross join lateral (
+      select string_agg(
+        format('alter table %s %s trigger %I', a.object_name,
+          case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+        '; ' order by t.tgname) as states
+      from pg_trigger as t where t.tgrelid = to_regclass(a.object_name) and not t.tgisinternal
+    ) as x
+    where a.object_type = 'fill' and to_regproc('profiles_internal.keep_updated_at') is null;
+  end if;
 
   -- Triggers on sessions that count progress.
   return query
