@@ -74,10 +74,11 @@ docs: $(READY) ## Write docs/reference.md from the --help of every command
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
 	PYTHON=$(BIN)/python tests/wheel.sh
 
-chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill and normalize killed, cut off and poisoned
+chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill, normalize and adoption killed and cut off
 	$(BIN)/python benchmarks/same_name.py
 	$(BIN)/python tests/chaos_backfill.py
 	$(BIN)/python tests/chaos_normalize.py
+	$(BIN)/python tests/chaos_adopt.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results
 	@mkdir -p benchmarks/results

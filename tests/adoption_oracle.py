@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,41 +60,20 @@ def after_name(found: Found, table: str, column: str) -> str:
     return found.renamed.get(table, {}).get(column, column)
 
 
-def is_object(value: str) -> bool:
-    """Whether it is the text of a JSON object."""
-    return isinstance(json.loads(value), dict)
+def small_object(value: str, otherwise: str | None) -> str | None:
+    """The text of a JSON object of up to 64 kB, or what stands for anything else."""
+    return value if isinstance(json.loads(value), dict) and len(value.encode()) <= 65536 else otherwise
 
 
-def fitted(table: str, column: str, value: str | None, zones: set[str]) -> str | None:
-    """The value that our CHECKs take, by the stated rules."""
-    if value is None:
-        return "0" if column in COUNTERS[table] else REQUIRED[table].get(column)
-    if table == "user_profiles":
-        if column in LONGEST:
-            return value[: LONGEST[column]]
-        if column in {"avatar_url", "profile_picture_url", "logo_url"}:
-            return value if re.match("https?://", value) and len(value) <= 2048 else None
-        if column in {"preferences", "notification_settings"}:
-            return value if is_object(value) and len(value.encode()) <= 65536 else "{}"
-        if column == "key_metrics":
-            return as_array(value)
-        if column == "profile_visibility":
-            return value if value in {"public", "private"} else "private"
-        if column == "timezone":
-            return value if value in zones else "UTC"
-        if column == "language":
-            hyphens = value.replace("_", "-")
-            return hyphens if re.fullmatch("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*", hyphens) and len(value) <= 35 else "en"
-    if table == "export_history":
-        if column == "status":
-            return value if value in {"pending", "processing", "completed", "failed", "expired"} else "failed"
-        if column == "file_size_bytes":
-            return value if int(value) >= 0 else None
-        if column == "filters":
-            return value if is_object(value) and len(value.encode()) <= 65536 else None
-    if column in COUNTERS[table] and int(value) < 0:
-        return "0"
-    return value
+def language(value: str) -> str:
+    """A language tag; underscores are hyphens; what is none is English."""
+    tag = value.replace("_", "-")
+    return tag if re.fullmatch("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*", tag) and len(value) <= 35 else "en"
+
+
+def web_address(value: str) -> str | None:
+    """An address is whole, or none."""
+    return value if re.match("https?://", value) and len(value) <= 2048 else None
 
 
 def as_array(value: str) -> str:
@@ -103,6 +84,37 @@ def as_array(value: str) -> str:
     if held is None or len(value.encode()) + 2 > 65536:
         return "[]"
     return f"[{value}]"
+
+
+# What becomes of a value that our CHECKs would refuse.
+STATES = {"pending", "processing", "completed", "failed", "expired"}
+RULES: dict[tuple[str, str], Callable[[str], str | None]] = {
+    **{("user_profiles", name): (lambda value, most=most: value[:most]) for name, most in LONGEST.items()},
+    **{("user_profiles", name): web_address for name in ("avatar_url", "profile_picture_url", "logo_url")},
+    ("user_profiles", "preferences"): lambda value: small_object(value, "{}"),
+    ("user_profiles", "notification_settings"): lambda value: small_object(value, "{}"),
+    **{
+        (table, name): (lambda value: value if int(value) >= 0 else "0")
+        for table, names in COUNTERS.items()
+        for name in names
+    },
+    ("user_profiles", "key_metrics"): as_array,
+    ("user_profiles", "language"): language,
+    ("user_profiles", "profile_visibility"): lambda value: value if value in {"public", "private"} else "private",
+    ("export_history", "status"): lambda value: value if value in STATES else "failed",
+    ("export_history", "file_size_bytes"): lambda value: value if int(value) >= 0 else None,
+    ("export_history", "filters"): lambda value: small_object(value, None),
+}
+
+
+def fitted(table: str, column: str, value: str | None, zones: set[str]) -> str | None:
+    """The value that our CHECKs take, by the stated rules."""
+    if value is None:
+        return "0" if column in COUNTERS[table] else REQUIRED[table].get(column)
+    if column == "timezone":
+        return value if value in zones else "UTC"
+    rule = RULES.get((table, column))
+    return rule(value) if rule else value
 
 
 def moment(value: str | None) -> float:
@@ -140,13 +152,16 @@ def conversions(database: Database, found: Found, table: str, ours: str) -> Conv
             back = f"case when isfinite(y) then extract(epoch from y) end::{old}"
         elif new.startswith("timestamp with"):
             there, back = "(x::timestamp) at time zone 'UTC'", "y at time zone 'UTC'"
+        elif new == "boolean":
+            there, back = f"x::{old} <> 0", f"y::integer::{old}"
         elif "json" in new + old:
             back = f"y::text::{old}"
         elif not old.startswith(("character", "text", "bigint", "smallint")):
             there, back = f"x::{new}", f"y::text::{old}"
         values = sorted({str(row[column]) for row in found.rows[table].values() if row[column] is not None})
         rows = database.administrator.run(
-            f"select x, y::text as there, ({back})::text as back from (select x, {there} as y from unnest(cast(:xs as text[])) as x) as v", xs=values
+            f"select x, y::text as there, ({back})::text as back from (select x, {there} as y from unnest(cast(:xs as text[])) as x) as v",
+            xs=values,
         )
         result[name] = {row.x: (row.there, row.back) for row in rows} | {None: (None, None)}
     return result
@@ -234,7 +249,7 @@ def _progress(sessions: list[Any]) -> Row:
     assert {s.timezone or "UTC" for s in sessions} == {"UTC"}
     days = sorted({s.ended_at.astimezone(UTC).date() for s in sessions})
     runs = [1]
-    for before, day in zip(days, days[1:], strict=False):
+    for before, day in itertools.pairwise(days):
         runs.append(runs[-1] + 1 if (day - before).days == 1 else 1)
     asked, correct = total("qa_attempts"), total("qa_correct")
     return {
@@ -289,147 +304,164 @@ def reasons(found: Found, shape: str, table: str, ours: str) -> dict[str, str]:
 
 def unexplained(database: Database, found: Found, shape: str) -> list[str]:
     """Everything that no rule explains, a line each; an empty list when all rows are accounted for."""
-    return [line for table, ours in shapes.adopted_tables(shape).items() for line in _table(database, found, shape, table, ours)]
+    return [
+        line
+        for table, ours in shapes.adopted_tables(shape).items()
+        for line in _table(database, found, shape, table, ours)
+    ]
 
 
 def _table(database: Database, found: Found, shape: str, table: str, ours: str) -> Iterator[str]:
-    before = found.rows[table]
-    after = shapes.values(database, ours)
-    key_now = after_name(found, table, "id")
-    by_old_key = {row[key_now]: row for row in after.values()}
-    target = f"public.{ours}"
+    account = Account(database, found, shape, table, ours)
+    yield from account.rows()
+    account.convert()
+    account.fit()
+    yield from account.values()
+    yield from account.record()
 
-    # Rows that could not stay.
-    leaving = reasons(found, shape, table, ours)
-    kept_aside = {
-        str(json.loads(row.data)["id"]): row
-        for row in database.administrator.run(
-            "select row_data::text as data, reason from profiles_internal.quarantine where table_name = :name", name=target
+
+@dataclass
+class Account:
+    """One table that was taken over: what was found, what is wanted, what is there."""
+
+    database: Database
+    found: Found
+    shape: str
+    table: str
+    ours: str
+    after: dict[str, Row] = field(default_factory=dict)
+    """The rows that were there before, by their id of today."""
+    before: dict[str, Row] = field(default_factory=dict)
+    """As found, in the types of today."""
+    wanted: dict[str, Row] = field(default_factory=dict)
+    lossy: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    """What does not come back by itself, as found."""
+
+    @property
+    def target(self) -> str:
+        return f"public.{self.ours}"
+
+    def rows(self) -> Iterator[str]:
+        """Every row is there, or in quarantine for a reason; what is new belongs to somebody who had none."""
+        found = self.found.rows[self.table]
+        key_now = after_name(self.found, self.table, "id")
+        by_old_key = {str(row[key_now]): row for row in shapes.values(self.database, self.ours).values()}
+        leaving = reasons(self.found, self.shape, self.table, self.ours)
+        yield from self._quarantine(leaving)
+        yield from (f"{self.target} {key}: gone" for key in found if key not in leaving and key not in by_old_key)
+        owners = {row.get("user_id", row["id"]) for row in found.values()}
+        users = {row[0] for row in self.database.administrator.run("select id::text from auth.users")}
+        for key in sorted({*by_old_key} - ({*found} - {*leaving})):
+            if by_old_key[key]["user_id"] in owners or by_old_key[key]["user_id"] not in users:
+                yield f"{self.target} {key}: nobody's row"
+        self.after = {str(row["id"]): row for key, row in by_old_key.items() if key in found and key not in leaving}
+
+    def _quarantine(self, leaving: dict[str, str]) -> Iterator[str]:
+        rows = self.database.administrator.run(
+            "select row_data::text as data, reason from profiles_internal.quarantine where table_name = :name",
+            name=self.target,
         )
-    }
-    for key in sorted({*leaving, *kept_aside}):
-        if key not in kept_aside or key not in leaving:
-            yield f"{target} {key}: {'not ' if key not in kept_aside else ''}in quarantine ({leaving.get(key)})"
-        elif kept_aside[key].reason != leaving[key] or not _same_row(
-            json.loads(kept_aside[key].data), found.documents[table][key]
-        ):
-            yield f"{target} {key}: quarantined as {kept_aside[key].reason}, expected {leaving[key]}, or with other values"
-    staying = {key: row for key, row in before.items() if key not in leaving}
-    for key in staying:
-        if key not in by_old_key:
-            yield f"{target} {key}: gone"
-    for key in sorted({str(k) for k in by_old_key} - {*staying}):
-        row = by_old_key.get(key) or {}
-        owners = {r.get("user_id") or r["id"] for r in before.values()}
-        if row.get("user_id") in owners or row.get("user_id") not in _users(database):
-            yield f"{target} {key}: nobody's row"
+        aside = {str(json.loads(row.data)["id"]): row for row in rows}
+        for key in sorted({*leaving, *aside}):
+            if key not in aside or key not in leaving:
+                yield f"{self.target} {key}: {'not ' if key not in aside else ''}in quarantine ({leaving.get(key)})"
+            elif aside[key].reason != leaving[key]:
+                yield f"{self.target} {key}: quarantined as {aside[key].reason}, expected {leaving[key]}"
+            elif not _same_row(json.loads(aside[key].data), self.found.documents[self.table][key]):
+                yield f"{self.target} {key}: quarantined with other values"
 
-    yield from _values(database, found, shape, table, ours, {k: by_old_key[k] for k in staying if k in by_old_key})
+    def convert(self) -> None:
+        """Into the types of today."""
+        conversion = conversions(self.database, self.found, self.table, self.ours)
+        key_now = after_name(self.found, self.table, "id")
+        for key, row in self.after.items():
+            self.before[key] = {}
+            for column, value in self.found.rows[self.table][str(row[key_now])].items():
+                name = after_name(self.found, self.table, column)
+                self.before[key][name], back = conversion.get(name, {}).get(value, (value, value))
+                if back != value:
+                    self.lossy[name, key] = value
+
+    def fit(self) -> None:
+        """By the rules."""
+        zones = {row[0] for row in self.database.administrator.run("select name from pg_timezone_names")}
+        # A new column is as in a new row.
+        new = dict.fromkeys(COUNTERS[self.ours], "0") | REQUIRED[self.ours]
+        for key, row in self.before.items():
+            self.wanted[key] = new | {name: fitted(self.ours, name, value, zones) for name, value in row.items()}
+        if self.ours == "user_profile_audit_logs":
+            for row in self.wanted.values():
+                row["user_id"] = row["user_id"] if row["user_id"] in self.found.users else None
+        if self.ours == "user_progress":
+            counted = progress(self.database)
+            for key, row in self.wanted.items():
+                row.update(counted.get(str(self.after[key]["user_id"]), {}))
+        if self.ours == "user_profiles":
+            self._fit_profiles()
+
+    def _fit_profiles(self) -> None:
+        users = self.database.administrator.run("select id::text, email from auth.users")
+        addresses = {row.id: row.email for row in users}
+        owners = [row["user_id"] for row in self.after.values()]
+        assert {*owners} <= {*addresses}, "a profile has no user"
+        assert len({*owners}) == len(owners), "two rows of one user"
+        for key, row in self.wanted.items():
+            now = self.after[key]
+            if "email_verified" not in self.before[key]:
+                row.pop("email_verified")  # follows the user
+            if "email" not in self.before[key] and self.shape != "e":
+                row["email"] = addresses[str(now["user_id"])]
+            if self.shape != "e":
+                row["id"] = now.get("legacy_id", self.before[key].get("id", now["user_id"]))
+        if "referral_code" in next(iter(self.before.values())):
+            only_the_oldest(self.wanted, self.before, "referral_code")
+        people = {
+            key: {**row, "user_id": self.after[key]["user_id"], "username": self.before[key].get("username")}
+            for key, row in self.wanted.items()
+        }
+        for key, name in usernames(people).items():
+            self.wanted[key]["username"] = name
+
+    def values(self) -> Iterator[str]:
+        """Every value is what it should be; the old one is kept where it is another one, and nowhere else."""
+        kept = _kept(self.database, self.target)
+        expected = {(name, key, "found value") for name, key in self.lossy}
+        for (name, key), value in self.lossy.items():
+            if kept.get((name, key, "found value"), {}).get("old", "") != value:
+                yield f"{self.target}.{name} of {key}: {_short(value)} is not kept"
+        for key, want in self.wanted.items():
+            for name, value in want.items():
+                now, was = self.after[key][name], self.before[key].get(name)
+                place = f"{self.target}.{name} of {key}"
+                if not _same(now, value):
+                    yield f"{place}: {_short(now)}, expected {_short(value)}, was {_short(was)}"
+                if name in self.before[key] and now != was:
+                    expected.add((name, key, "value"))
+                    entry = kept.get((name, key, "value"))
+                    if entry is None or (entry["old"], entry["new"]) != (was, now):
+                        yield f"{place}: the old value {_short(was)} is not kept: {_short(str(entry))}"
+        for name, key, kind in sorted({*kept} - expected):
+            if name in self.before.get(key, {}):
+                yield f"{self.target}.{name} of {key}: kept as {kind}, but it did not change"
+
+    def record(self) -> Iterator[str]:
+        """What is written down about the table."""
+        records = self.database.administrator.run(
+            "select data from profiles_internal.adopted where object_type = 'table' and object_name = :name",
+            name=self.target,
+        )
+        wanted = {column: after_name(self.found, self.table, column) for column in self.found.types[self.table]}
+        said = [
+            (row.data["found_as"], row.data["rows"], {c["name"]: c["now"] for c in row.data["columns"]})
+            for row in records
+        ]
+        if said != [(f"public.{self.table}", len(self.found.rows[self.table]), wanted)]:
+            yield f"{self.target}: recorded as {said}"
 
 
 def _same_row(kept: dict[str, Any], found: dict[str, Any]) -> bool:
     """Whether the document of a quarantined row is the row; JSON columns without a value are left out of it."""
     return {**dict.fromkeys(found), **kept} == found
-
-
-def _users(database: Database) -> set[str]:
-    return {row[0] for row in database.administrator.run("select id::text from auth.users")}
-
-
-def _values(
-    database: Database, found: Found, shape: str, table: str, ours: str, after: dict[str, Row]
-) -> Iterator[str]:
-    target = f"public.{ours}"
-    kept = _kept(database, target)
-    zones = {row[0] for row in database.administrator.run("select name from pg_timezone_names")}
-    counted = progress(database) if ours == "user_progress" else {}
-    conversion = conversions(database, found, table, ours)
-    owners = {str(row["id"]): row["user_id"] for row in after.values()}
-    wanted: dict[str, Row] = {}
-    asides: set[tuple[str, str, str]] = set()
-    for old_key, now in after.items():
-        key = str(now["id"])
-        want: Row = {}
-        for column, value in found.rows[table][old_key].items():
-            name = after_name(found, table, column)
-            changed, back = conversion.get(name, {}).get(value, (value, value))
-            if back != value:
-                asides.add((name, key, "found value"))
-                if (name, key, "found value") not in kept or kept[name, key, "found value"]["old"] != value:
-                    yield f"{target}.{name} of {key}: {value} is not kept"
-            want[name] = changed
-        wanted[key] = want
-    before = {key: dict(row) for key, row in wanted.items()}
-    for key, want in wanted.items():
-        for name in list(want):
-            want[name] = fitted(ours, name, want[name], zones)
-        if ours == "user_profile_audit_logs" and want["user_id"] not in found.users:
-            want["user_id"] = None
-        if ours == "user_progress" and owners[key] in counted:
-            want.update(counted[str(owners[key])])
-    if "referral_code" in next(iter(wanted.values())):
-        only_the_oldest(wanted, before, "referral_code")
-    if ours == "user_profiles":
-        yield from _profiles(database, shape, after, wanted, before)
-
-    rows = {str(row["id"]): row for row in after.values()}
-    for key, want in wanted.items():
-        for name, value in want.items():
-            now = rows[key][name]
-            if not _same(now, value):
-                yield f"{target}.{name} of {key}: {_short(now)}, expected {_short(value)}, was {_short(before[key].get(name))}"
-            if name not in before[key]:
-                continue
-            old = before[key][name]
-            if now != old:
-                asides.add((name, key, "value"))
-                entry = kept.get((name, key, "value"))
-                if entry is None or entry["old"] != old or entry["new"] != now:
-                    yield f"{target}.{name} of {key}: the old value {_short(old)} is not kept: {_short(str(entry))}"
-    # Nothing is kept that did not change.
-    for name, key, kind in sorted({*kept} - asides):
-        if key in before and name in before[key]:
-            yield f"{target}.{name} of {key}: kept as {kind}, but it did not change"
-    record = database.administrator.run(
-        "select data from profiles_internal.adopted where object_type = 'table' and object_name = :name", name=target
-    )
-    if len(record) != 1:
-        yield f"{target}: {len(record)} records of how it was found"
-        return
-    data = record[0].data
-    if data["rows"] != len(found.rows[table]):
-        yield f"{target}: recorded with {data['rows']} rows"
-    columns = next(iter(found.rows[table].values()))
-    names = {c["name"]: c["now"] for c in data["columns"]}
-    if names != {c: after_name(found, table, c) for c in columns}:
-        yield f"{target}: recorded names {names}"
-
-
-def _profiles(
-    database: Database, shape: str, after: dict[str, Row], wanted: dict[str, Row], before: dict[str, Row]
-) -> Iterator[str]:
-    """What a profile has beyond the values of its old columns."""
-    addresses = {row.id: row.email for row in database.administrator.run("select id::text, email from auth.users")}
-    rows = {str(row["id"]): row for row in after.values()}
-    for key, want in wanted.items():
-        row = rows[key]
-        # A new column is as in a new row; nobody has agreed to be shown.
-        for name, value in REQUIRED["user_profiles"].items():
-            if name not in want and name != "email_verified":
-                want[name] = value
-        if "email" not in want and shape != "e":
-            want["email"] = addresses[str(row["user_id"])]
-        if shape[0] in "ab":
-            want["id"] = row["user_id"]
-        if "legacy_id" in row:
-            want["id"] = row["legacy_id"]
-        if shape == "e" and row["user_id"] not in addresses:
-            yield f"public.user_profiles {key}: no user was made"
-    people = {key: {**want, "user_id": rows[key]["user_id"], "username": before[key].get("username")} for key, want in wanted.items()}
-    if len({row["user_id"] for row in rows.values()}) != len(rows):
-        yield "public.user_profiles: two rows of one user"
-    for key, name in usernames(people).items():
-        wanted[key]["username"] = name
 
 
 def _kept(database: Database, target: str) -> dict[tuple[str, str, str], dict[str, Any]]:

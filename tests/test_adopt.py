@@ -3,7 +3,7 @@
 import os
 import re
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 
 import adoption_oracle as oracle
 import pytest
@@ -31,6 +31,17 @@ OWN = {
     r"|public\.user_profile_audit_logs\.idx_audit_logs_user_id$",
     "e": r"public\.user_profiles\.(shard|" + "|".join(trait.name for trait in trait_columns()) + ")$",
 }  # fmt: skip
+
+# What comes with the view that keeps the name `profiles`.
+OF_THE_VIEW = (
+    r"(policy|trigger|function|grant function) (Owners can make their own profile on |public\.user_profiles\.Owners can make their own|"
+    r"public\.user_profiles\.fill_profile_of_view|profiles_internal\.fill_profile_of_view)"
+)
+WRITTEN_THROUGH_THE_VIEW = re.compile(
+    r"grant public\.user_profiles\.(user_id|username|display_name|first_name|last_name|bio|company_name|target_audience|business_context|"
+    r"master_system_prompt|avatar_emoji|profile_picture_url|logo_url|profile_visibility|key_metrics|preferences|notification_settings|"
+    r"timezone|language|updated_at) to authenticated$"
+)
 
 FOUND: dict[str, shapes.Found] = {}
 NEW: dict[str, dict[str, str]] = {}
@@ -113,8 +124,8 @@ def own(shape):
         # A comment on a column of ours that bears none is nobody's loss.
         r"comment public\.user_\w+\.\w+$|"
         + "|".join(rf"(column|comment|constraint|index) ({OWN[part]})" for part in shape.split("+"))
-        + r"|(function|grant function|trigger) \S*(dual_write|keep_traits)\S*.*"
-        * (shape == "e")
+        + r"|(function|grant function|trigger) \S*(dual_write|keep_traits)\S*.*" * (shape == "e")
+        + f"|{OF_THE_VIEW}" * (shape == "b")
     )
 
 
@@ -141,6 +152,9 @@ def test_an_adopted_database_has_the_catalog_of_a_new_one(adopted, new, shape):
     found, wanted = snapshot(database) | policies(database), new(shape)
     if "c" in shape:
         found, wanted = beside_sessions(found), beside_sessions(wanted)
+    if shape == "b":
+        # The view of the old name needs a right to insert the own row.
+        wanted = {**wanted, **{key: "insert, update" for key in found if WRITTEN_THROUGH_THE_VIEW.match(key)}}
     assert differences(wanted, found, extras=False) == []
     assert [key for key in found if key not in wanted and not own(shape).match(key)] == []
     assert drift(database) == []
@@ -167,8 +181,15 @@ def test_health_is_content_and_counts_what_is_in_quarantine(adopted, shape):
         health = examine(connection, full=True)
     assert (health.missing, health.coverage) == (0, 1.0)
     said = {finding.message for finding in health.findings if finding.code == "quarantine"}
-    left = Counter(row.table_name for row in quarantined(database))
-    assert said == {f"{rows} rows of {table} stand in profiles_internal.quarantine." for table, rows in left.items()}
+    left: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in quarantined(database):
+        left[row.table_name][row.reason] += 1
+    assert said == {
+        f"Rows of {table} stand in profiles_internal.quarantine, {reasons.total()}: "
+        + ", ".join(f"{reason} ({rows})" for reason, rows in sorted(reasons.items()))
+        + "."
+        for table, reasons in left.items()
+    }
     # What its own log says of failures is for backfill to look at.
     assert {finding.code for finding in health.problems} == ({"failures"} if "d" in shape else set())
 
@@ -187,7 +208,9 @@ def test_a_sign_up_makes_a_profile(adopted, shape):
     database = adopted(shape)
     before = database.administrator.value("select count(*) from public.user_profiles")
     if shape == "e":
-        user = database.value("select public.create_user(email => 'new@example.org', external_id => '99999999999999999')")
+        user = database.value(
+            "select public.create_user(email => 'new@example.org', external_id => '99999999999999999')"
+        )
     else:
         user = database.sign_up("new+tag@example.org", raw_user_meta_data={"full_name": "New"})
     profile = database.administrator.profile(user)
@@ -195,9 +218,12 @@ def test_a_sign_up_makes_a_profile(adopted, shape):
     assert profile.username.startswith("new")
     assert database.administrator.value("select count(*) from public.user_profiles") == before + 1
     assert database.administrator.value("select count(*) from public.user_progress where user_id = :u", u=user) == 1
-    assert database.administrator.value(
-        "select count(*) from public.user_profile_audit_logs where user_id = :u and action = 'failed'", u=user
-    ) == 0
+    assert (
+        database.administrator.value(
+            "select count(*) from public.user_profile_audit_logs where user_id = :u and action = 'failed'", u=user
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("shape", ALL)
@@ -214,7 +240,7 @@ def test_a_user_reaches_the_own_rows_and_nobody_elses(adopted, shape):
         assert {row[0] for row in run("select user_id from public.user_api_keys")} <= {me}
     for role, statement in (
         ("authenticated", "update public.user_profiles set role = 'admin'"),
-        ("authenticated", "update public.user_profiles set user_id = user_id"),
+        ("authenticated", "update public.user_profiles set email_verified = true"),
         ("authenticated", "delete from public.user_profiles"),
         ("anon", "select from public.user_profiles"),
         ("anon", "truncate public.user_profiles cascade"),
@@ -243,7 +269,11 @@ def added(database):
     tables = shapes.adopted_tables(database.shape)
     return {
         f"public.{table}": len(database.found.users - {row[owner] for row in database.found.rows[table].values()})
-        for table, owner in (("user_profiles", "id" if "a" in database.shape else "user_id"), ("profiles", "id"), ("user_progress", "user_id"))
+        for table, owner in (
+            ("user_profiles", "id" if "a" in database.shape else "user_id"),
+            ("profiles", "id"),
+            ("user_progress", "user_id"),
+        )
         if table in tables and database.shape != "e"
     }
 
@@ -280,14 +310,18 @@ def test_what_was_written_since_comes_back_in_the_old_shape(adopted, shape):
     for user in (fitted, somebody(database)):
         with database.engine.begin() as connection:
             connection.exec_driver_sql("set local role service_role")
-            connection.exec_driver_sql(f"update public.user_profiles set {text} = 'written since' where user_id = '{user}'")
+            connection.exec_driver_sql(
+                f"update public.user_profiles set {text} = 'written since' where user_id = '{user}'"
+            )
     column, now = {"d": ("user_id", "user_id"), "e": ("user_id", "external_id")}.get(shape[0], ("id", "user_id"))
     keys = [
         database.administrator.value(f"select {now} from public.user_profiles where user_id = :u", u=user)
         for user in (fitted, somebody(database))
     ]
     if shape == "e":
-        made = database.value("select public.create_user(email => 'new@example.org', external_id => '99999999999999999')")
+        made = database.value(
+            "select public.create_user(email => 'new@example.org', external_id => '99999999999999999')"
+        )
     else:
         made = database.sign_up("new@example.org", raw_user_meta_data={"full_name": "New", "first_name": "New"})
     if "c" in shape:
@@ -297,7 +331,10 @@ def test_what_was_written_since_comes_back_in_the_old_shape(adopted, shape):
     database.downgrade("base", allow_data_loss="yes")
     assert shapes.changes(database, database.found) == []
     for key in keys:
-        assert database.administrator.value(f"select {text} from public.{table} where {column} = :key", key=key) == "written since"
+        assert (
+            database.administrator.value(f"select {text} from public.{table} where {column} = :key", key=key)
+            == "written since"
+        )
     key = "99999999999999999" if shape == "e" else made
     [row] = database.administrator.run(f"select * from public.{table} where {column} = :key", key=key)
     assert row.updated_at is not None

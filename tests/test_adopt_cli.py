@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 from support import profiles_schema
 from test_rehearse import dumped
 
@@ -214,7 +215,11 @@ def test_a_table_of_another_name_is_pointed_out_and_taken_over_when_asked(old):
     assert [note.remedy for note in without.notes if note.object == 'public."old profiles"'] == [
         'If it is the table of profiles, it can be taken over: -x adopt-table="old profiles"'
     ]
+    assert [note.wanted for note in planned(old).notes] == ["left alone"]
     plan = planned(old, "adopt-table=old profiles")
+    assert [
+        note for note in plan.notes if note.object.endswith(".id")
+    ] == []  # statements go through the view of the old name
     assert plan.tables == {"public.user_profiles": 6}
     done = shown(old, "-x", "adopt-table=old profiles")
     assert done.stdout.splitlines()[-1] == "next: profiles-schema upgrade -x 'adopt-table=old profiles'"
@@ -266,6 +271,29 @@ def test_stoppers_come_first_with_their_remedy_and_the_command_on_a_line_of_its_
     assert "      profiles-schema keys encrypt" in lines
     assert lines.index("      profiles-schema keys encrypt") < next(i for i, x in enumerate(lines) if "action" in x)
     assert lines[-1] == "next: mend that, then profiles-schema adopt --dry-run"
+
+
+def test_what_row_level_security_hides_is_not_taken_for_missing(old):
+    """Without this, every profile would seem to be without a user, and go to quarantine."""
+    old.script("alter table public.user_profiles force row level security")
+    old.administrator.run("alter role project_owner nobypassrls")
+    try:
+        stoppers = planned(old).stoppers
+        refused = shown(old).stdout
+    finally:
+        old.administrator.run("alter role project_owner bypassrls")
+    assert [(stopper.found, stopper.remedy) for stopper in stoppers] == [
+        (
+            "row level security hides rows from project_owner",
+            "Let the owner see them: alter table public.user_profiles no force row level security;",
+        ),
+        (
+            "row level security hides auth.users from project_owner",
+            "An administrator runs: alter role project_owner bypassrls;",
+        ),
+    ]
+    assert "\n      alter role project_owner bypassrls;\n" in refused
+    assert planned(old).stoppers == []
 
 
 def test_what_stops_the_plan_stops_the_upgrade(old):
@@ -321,6 +349,10 @@ def test_no_step_is_lost_on_the_way_to_the_terminal(old):
 
     steps = of(planned(old).steps, revision="0003_create_user_profiles")
     merged = _merged(_summaries_left_out(steps), "public.user_profiles")
+    assert [line.lock for line in merged if line.found in {"no user in auth.users", "rights and comments"}] == [
+        None,
+        "ACCESS EXCLUSIVE",
+    ]
     counted = sum(
         int(line.object.split()[0])
         if re.match(r"\d+ (?:constraints|indexes|policies)", line.object)
@@ -342,6 +374,7 @@ def test_what_stops_working_is_said(old):
         "create function public.gen_available_username(p_email text) returns text language sql as 'select p_email'"
     )
     notes = shown(old, columns=120).stdout.partition("Worth knowing:\n")[2]
+    assert "public.user_profiles.id (id uuid; user_id uuid)\n    The new id is text of the same value." in notes
     assert "2 policies on public.user_profiles (of the application; set aside)" in notes
     assert "      grant update (favourite_colour) on public.user_profiles to authenticated;" in notes
     assert "function public.gen_available_username(text) (set aside)" in notes
@@ -413,7 +446,32 @@ def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkey
         migrator.exec_driver_sql(f"select pg_advisory_lock({LOCK_CLASS}, 1)")
         code, stderr = said(capsys, monkeypatch, old)
     assert code == 1
-    assert stderr.startswith("error: Another migration is still running.")
+    assert stderr.startswith("error: A migration is running, or another plan of one.")
+
+
+def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
+    old.upgrade("0002_create_internal_tables")
+    old.administrator.script(
+        "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
+        " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"
+        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text) language plpgsql'
+        " as $$ begin perform count(*) from public.user_profiles; perform pg_sleep(60); return; end $$"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "profiles_schema", "adopt", "--dry-run"],
+        env=os.environ | {"DATABASE_URL": old.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    sleeping = "select count(*) from pg_stat_activity where datname = :name and query like '%adoption_plan() as p%' and pid <> pg_backend_pid()"
+    try:
+        while not old.administrator.value(sleeping, name=old.name):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, stderr.strip()) == (130, "error: interrupted")
+    assert old.administrator.value(sleeping, name=old.name) == 0
 
 
 # What health says afterwards
@@ -459,6 +517,62 @@ def test_health_counts_quarantined_rows_by_reason_and_no_more_of_them_than_it_sa
         "Rows of public.user_profiles stand in profiles_internal.quarantine, 12: no user in auth.users (9), no user_id (3)."
     ]
     assert "quarantine, 10 or more: " in look(database).findings[0].message
+
+
+def section(heading):
+    page = (DEMO.parent.parent / "docs" / "adopting.md").read_text(encoding="utf-8")
+    return re.findall(
+        r"^```sql\n(.*?)^```",
+        page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0],
+        flags=re.DOTALL | re.MULTILINE,
+    )
+
+
+def test_what_the_docs_say_about_what_was_changed_runs(old):
+    old.upgrade()
+    counts, column, done, erased = [
+        part for block in section("What was changed") for part in re.findall(r"[^;]+;", block)
+    ]
+    assert dict(map(tuple, old.run(counts)))["public.user_profiles.username"] == 4
+    assert ("00000000-0000-4000-8000-000000000002", "Ada", "ada_00000002") in [tuple(row) for row in old.run(column)]
+    assert all(row.definition for row in old.run(done))
+    old.run(erased)
+    assert ("Ada",) not in [(row.old,) for row in old.run(column)]
+
+
+def test_a_quarantined_profile_comes_back_as_the_docs_say(old):
+    old.upgrade()
+    shows, brings_back, validates = section("Rows in quarantine")
+    assert [row.reason for row in old.run(shows)] == ["no user in auth.users"]
+    old.sign_up("ghost@example.org", id="00000000-0000-4000-8000-000000000009")
+    old.script(brings_back.replace("begin;", "").replace("commit;", ""))
+    old.script(validates)
+    assert old.value("select bio from public.user_profiles where id like '%9'") == "Whose account was deleted last year"
+    assert [finding.code for finding in look(old).findings] == ["adopted"]
+    old.downgrade("base", allow_data_loss="yes")
+    assert old.value("select count(*) from public.user_profiles where id::text like '%9'") == 1
+
+
+def test_old_statements_do_what_the_docs_say(old):
+    user = "00000000-0000-4000-8000-000000000001"
+    old.upgrade()
+    old.run(f"update public.user_profiles set bio = 'New' where id = '{user}'")
+    assert old.value(f"select bio from public.user_profiles where id = '{user}'") == "New"
+    assert old.value("select count(*) from public.bylines") == 2
+    for statement, sqlstate in (
+        ("select from public.user_profiles where id = auth.uid()", "42883"),
+        ("select from public.posts as o join public.user_profiles as p on p.id = o.author", "42883"),
+        ("insert into public.user_profiles (id, username) values (gen_random_uuid(), 'somebody')", "23502"),
+        ("update public.user_profiles set created_at = 1700000000", "42804"),
+    ):
+        with pytest.raises(DBAPIError) as refused:
+            old.run(statement)
+        assert refused.value.orig.pgcode == sqlstate, statement
+    with old.acting_as("authenticated", user) as connection:
+        assert connection.scalar(text("select count(*) from public.user_profiles")) == 1
+        with pytest.raises(DBAPIError) as refused:
+            connection.execute(text("update public.user_profiles set favourite_colour = 'red'"))
+        assert refused.value.orig.pgcode == "42501"
 
 
 # The demonstration

@@ -105,3 +105,16 @@ def test_what_the_application_hangs_on_a_table_stops_its_drop_with_one_clear_err
     assert empty.value(f"select count(*) from public.{name}") == 0
     empty.upgrade()
     assert empty.profile(empty.sign_up("ada@example.org")).username == "ada"
+
+
+def test_a_downgrade_cut_off_behind_its_last_step_is_finished_by_the_next(empty):
+    before = empty.run(EVERYTHING)
+    empty.upgrade()
+    with empty.engine.connect() as reader:
+        # The last thing is to drop the version table.
+        reader.exec_driver_sql("select from profiles_internal.alembic_version")
+        with pytest.raises(ProfilesSchemaError, match="lock timeout"):
+            empty.downgrade("base")
+    assert empty.run(EVERYTHING) != before
+    empty.downgrade("base")
+    assert empty.run(EVERYTHING) == before

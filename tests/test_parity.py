@@ -153,9 +153,7 @@ def test_the_shipped_fingerprints_are_those_of_head(database, empty, request):
 
     def seen(where):
         with where.engine.connect() as connection:
-            return take_snapshot(
-                connection, expected.every_table(), public_functions(), ["profiles_internal", "auth"]
-            )
+            return take_snapshot(connection, expected.every_table(), public_functions(), ["profiles_internal", "auth"])
 
     wanted = expected.fingerprints(seen(database), seen(empty))
     if request.config.getoption("--update-catalog"):

@@ -432,39 +432,6 @@ revoke all on function profiles_internal.column_readers(regclass, text) from pub
     )
     op.execute(
         r"""
--- A function and those of the application's that it calls, directly or through others: what their texts name, and a bracket.
-create or replace function profiles_internal.reached_functions(p_function oid)
-returns table (function_id oid, body text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $reached_functions$
-  with recursive written as materialized (
-    -- What a comment says is not done.
-    select f.oid, f.proname,
-      regexp_replace(regexp_replace(coalesce(pg_get_function_sqlbody(f.oid), f.prosrc), '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g') as body
-    from pg_proc as f
-    join pg_language as l on l.oid = f.prolang
-    where f.pronamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-      and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
-      and l.lanname not in ('internal', 'c')
-  ),
-  reached as (
-    select w.oid, w.body from written as w where w.oid = p_function
-    union
-    select w.oid, w.body
-    from reached as r
-    cross join lateral regexp_matches(r.body, '("[^"]+"|\w+)\s*\(', 'g') as m (words)
-    join written as w on w.proname in (lower(m.words[1]), trim(m.words[1], '"'))
-  )
-  select r.oid, r.body from reached as r
-$reached_functions$;
-
-revoke all on function profiles_internal.reached_functions(oid) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
 -- The tables that a function writes, itself or through others that it calls: those of ours, or all others. Their texts are
 -- all there is to go by.
 create or replace function profiles_internal.written_tables(p_function oid, p_ours boolean)
@@ -816,7 +783,12 @@ begin
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
-      format('Say whose rows they are: alter table %s add column user_id uuid;', relation))
+      format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
+    -- What cannot be seen would be taken for what is not there.
+    (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',
+      format('Let the owner see them: alter table %s no force row level security;', relation)),
+    (row_security_active(to_regclass('auth.users')), 'row level security hides auth.users from ' || current_user, 'all users seen',
+      format('An administrator runs: alter role %I bypassrls;', current_user))
   ) as s (applies, found, wanted, remedy)
   where c.oid = relation and s.applies;
 
@@ -979,7 +951,7 @@ begin
     select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
     where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is not null
-      and c.value ->> 'found_name' is not null and c.key <> 'id'
+      and c.value ->> 'found_name' is not null and c.key not in ('id', 'profile_visibility')
   ) as r;
 
   begin
@@ -1771,9 +1743,13 @@ declare
   target constant text := context ->> 'target';
   counts jsonb;
   total bigint;
+  stopped boolean;
+  unreadable boolean;
 begin
   return query select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_stops(context) as s;
-  if exists (select from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop') then
+  select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
+  from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop';
+  if unreadable then
     return;
   end if;
 
@@ -1803,7 +1779,14 @@ begin
       'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(total * seconds_per_row)))
     where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
   ) as s;
-  if found then
+  stopped := stopped or found;
+  if stopped then
+    -- All that stands against it, at once.
+    if counts ? 'total' then
+      return query
+      select s || jsonb_build_object('revision', context -> 'by')
+      from profiles_internal.adoption_keys(context, counts) as s where s ->> 'action' = 'stop';
+    end if;
     return;
   end if;
 

@@ -100,6 +100,8 @@ create table if not exists profiles_internal.adopted (
   constraint pk_adopted primary key (id)
 );
 
+create index if not exists ix_adopted_key on profiles_internal.adopted ((data ->> 'key'));
+
 comment on table profiles_internal.adopted is 'What an upgrade found and set aside; downgrade restores it';
 comment on column profiles_internal.adopted.id is 'Order in which things were set aside';
 comment on column profiles_internal.adopted.revision is 'The revision that set it aside';

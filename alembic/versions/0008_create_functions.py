@@ -489,6 +489,19 @@ begin
     end;
   end if;
 
+  -- What adoption kept of old values; they were this person's, too.
+  delete from profiles_internal.adopted as a
+  using (
+    select p.id as key from public.user_profiles as p where p.user_id = p_user_id
+    union all
+    select g.id::text from public.user_progress as g where g.user_id = p_user_id
+    union all
+    select k.id::text from public.user_api_keys as k where k.user_id = p_user_id
+    union all
+    select e.id::text from public.export_history as e where e.user_id = p_user_id
+  ) as r
+  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value');
+
   delete from public.user_api_keys where user_id = p_user_id;
   update public.export_history
   set

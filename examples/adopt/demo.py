@@ -84,7 +84,7 @@ def _shown(url: str) -> int:
 
     _head("4. The same profiles", "The uuid is called user_id now, and id holds it as text. User 6 has a profile.")
     _table(engine, _PROFILES_AFTER)
-    print("\nThe view and the foreign key followed:\n")
+    print("\nThe view and the foreign key followed. Post 3 is where it was; its author is in quarantine:\n")
     _table(engine, _BYLINES)
 
     _head("5. What was changed", "Values that break a rule. The old ones are kept, and come back with a downgrade.")

@@ -138,9 +138,9 @@ def _summaries_left_out(steps: Iterable[Step]) -> list[Step]:
         if step.statement is None:
             said.append(step)
         elif not step.takes_over:
-            result += [replace(each, lock=step.lock) for each in said]
-            if not said or step.object != step.table:
-                result.append(step)
+            sums_up = bool(said) and step.object == step.table
+            result += [replace(each, lock=step.lock) if sums_up else each for each in said]
+            result += [] if sums_up else [step]
             said = []
     return [*result, *said]
 

@@ -305,6 +305,7 @@ class _Run:
             before = summary.count(connection)
             if not (self.steps or self.ensures_version or context.purge):
                 self._choose_identity(connection)
+                self._tidy(connection)
                 self._say_where(connection, before)
                 return
             logger.info("Before: %s.", before)
@@ -353,7 +354,13 @@ class _Run:
             connection.rollback()
             return
         connection.rollback()
-        if not self.steps or getattr(self.steps[-1], "is_upgrade", True):
+        # Without a step: a downgrade that was cut off behind its last one.
+        down = (
+            not getattr(self.steps[-1], "is_upgrade", True)
+            if self.steps
+            else getattr(self.original, "__name__", "") == "downgrade"
+        )
+        if not down:
             return
         self._drop_frame(connection)
         left = connection.exec_driver_sql(

@@ -35,7 +35,8 @@ def session(connection: Connection, options: Options) -> Iterator[None]:
     if (connection.dialect.server_version_info or ()) >= (17,):
         wanted["transaction_timeout"] = "0"
     before = _apply(connection, wanted)
-    _notice_a_dead_client(connection)
+    notice_a_dead_client(connection)
+    connection.commit()
     try:
         yield
     finally:
@@ -58,10 +59,9 @@ def _apply(connection: Connection, values: Mapping[str, str]) -> dict[str, str]:
     return dict(zip(names, before, strict=True))
 
 
-def _notice_a_dead_client(connection: Connection) -> None:
+def notice_a_dead_client(connection: Connection) -> None:
     """Let the server end a statement, and free its locks, soon after this process was killed."""
     connection.exec_driver_sql(
         "do $$ begin perform pg_catalog.set_config('client_connection_check_interval', '2s', false); "
         "exception when others then null; end $$"  # not on every platform of the server
     )
-    connection.commit()

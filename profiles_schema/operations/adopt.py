@@ -16,10 +16,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import InsufficientPrivilege, MigrationLockTimeout
+from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.locking import LOCK_CLASS, LOCK_OBJECT
 from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.paths import config
-from profiles_schema.migrations.session import settings
+from profiles_schema.migrations.session import notice_a_dead_client, settings
 from profiles_schema.operations.health import current_revision
 from profiles_schema.schema import objects
 from profiles_schema.settings import INTERNAL_SCHEMA
@@ -37,7 +38,8 @@ _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
 _RENAMED: Final = {
     "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
     " to name {new}; text literals still fit. One that inserts has to give user_id.",
-    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}.",
+    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to run"
+    " with search_path = profiles_compat, public: a view there keeps the old shape (for all but INSERT ... ON CONFLICT).",
 }
 
 
@@ -136,9 +138,15 @@ def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
     """
     wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms"}
     connection.rollback()
+    with interruptible():
+        return _plan(connection, wanted)
+
+
+def _plan(connection: Connection, wanted: Mapping[str, str]) -> Plan:
     try:
         for name, value in wanted.items():
             connection.execute(text("select set_config(:name, :value, true)"), {"name": name, "value": value})
+        notice_a_dead_client(connection)
         done = _done(connection)
         if connection.scalar(text("select to_regproc(:name) is null"), {"name": _PLAN}):
             _prepare(connection)
@@ -196,6 +204,8 @@ def _candidates(connection: Connection, steps: Sequence[Step], done: frozenset[s
 def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]:
     """What statements, and what users by the rights and policies that go, cannot do afterwards."""
     yield from _other_columns(steps)
+    yield from _unwritable(connection, steps)
+    yield from _other_rules(steps)
     policies = [step for step in steps if step.action == "set aside" and step.object.startswith("policy ")]
     if policies:
         tables = ", ".join(sorted({step.object.rpartition(" on ")[2] for step in policies}))
@@ -239,7 +249,9 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
 
 def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
     """Columns that statements of the application know under another name, or as another type."""
-    through_a_view = {step.wanted for step in steps if re.match(r"alter table \S+ rename to ", step.statement or "")}
+    renamed = {step.wanted for step in steps if re.match(r"alter table .+ rename to ", step.statement or "")}
+    outside_ids = any(step.action == "rename" and step.wanted == "external_id" for step in steps)
+    through_a_view = set() if outside_ids else renamed
     for step in steps:
         if step.table in through_a_view or step.table is None:
             continue
@@ -266,6 +278,115 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
                 wanted=step.wanted or "",
                 remedy="Statements that write these columns, or compare them, as the old type have to be changed.",
             )
+
+
+def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]:
+    """Columns of ours that users may write today, and not afterwards."""
+    for step in steps:
+        if not step.takes_over:
+            continue
+        renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
+        rights = {right: _granted(right, step.object) for right in ("insert", "update")}
+        if renamed:  # a view takes these, see install_profiles_view
+            rights = {right: rights["update"] | {"id", "user_id", "updated_at"} for right in rights}
+        columns = connection.execute(
+            text(
+                "select quote_ident(a.attname) as name, has_column_privilege(r.oid, a.attrelid, a.attnum, 'insert') as insert,"
+                "  has_column_privilege(r.oid, a.attrelid, a.attnum, 'update') as update"
+                " from pg_attribute as a join pg_roles as r on r.rolname = 'authenticated'"
+                " where a.attrelid = to_regclass(:table) and a.attnum > 0 and not a.attisdropped"
+                f"  and a.attname in (select w.name from {_SHAPE}() as w where w.kind = 'column' and 'public.' || w.table_name = :ours)"
+                " order by a.attnum"
+            ),
+            {"table": renamed or step.object, "ours": step.object},
+        ).all()
+        lost = [c.name for c in columns if c.update and c.name not in rights["update"]]
+        if lost:
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found=f"users write {', '.join(lost)}",
+                wanted="written by triggers and by servers",
+                remedy="An UPDATE by authenticated that sets one of these fails (42501), even to the value it has: leave them out."
+                " updated_at is kept by a trigger.",
+            )
+        if not rights["insert"] and any(c.insert for c in columns):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found="users insert rows",
+                wanted="made by triggers and by servers",
+                remedy="An INSERT by authenticated fails (42501), and so does an upsert. A profile is there from the sign-up on: update it.",
+            )
+
+
+def _granted(right: str, table: str) -> frozenset[str]:
+    """The columns that our policies let users write."""
+    declared = "\n".join(each.text for each in objects.POLICIES)
+    found = re.search(
+        rf"^grant {right} \(([^)]*)\)\s+on table {re.escape(table)} to authenticated", declared, re.MULTILINE
+    )
+    return frozenset(re.findall(r"\w+", found[1])) if found else frozenset()
+
+
+def _other_rules(steps: Sequence[Step]) -> Iterator[Step]:
+    """What fails for a while, or by rules that a table did not have."""
+    tables = {step.object: step for step in steps if step.takes_over}
+    if tables:
+        first = next(iter(tables.values()))
+        yield _note(
+            first.seq,
+            first.revision,
+            ", ".join(tables),
+            found="prepared statements of open connections",
+            wanted="prepared anew",
+            remedy="What reads all columns (*) or compares one that changes its type fails (0A000, 42883) until it is prepared anew:"
+            " restart the application, or its pool, after the upgrade.",
+        )
+    for step in steps:
+        if (
+            step.action == "set aside"
+            and step.object.startswith("function ")
+            and step.revision > _PROFILES
+            and _is_taken(tables, _PROFILES)
+        ):
+            yield _note(
+                step.seq,
+                step.revision,
+                step.object,
+                found="called while the upgrade runs",
+                wanted="ours, from this revision on",
+                remedy="Between the taking over of user_profiles and here it meets a table that it does not know: a call may fail"
+                " (23502, 42703, 42804), and works when it is tried again later.",
+            )
+        if step.action == "rename" and step.object.endswith(".user_id") and step.wanted == "external_id":
+            yield _note(
+                step.seq,
+                step.revision,
+                "profiles_compat.user_profiles",
+                found="statements that mean the old user_id",
+                wanted="a view that they read and write unchanged",
+                remedy="Let them find it first: set search_path = profiles_compat, public. It is there at the end of the upgrade;"
+                " from the taking over of the table until then they fail (22P02, 42883). Stop the application for that long, or let it"
+                " try again.",
+            )
+    if "public.export_history" in tables:
+        step = tables["public.export_history"]
+        yield _note(
+            step.seq,
+            step.revision,
+            step.object,
+            found="any change of status",
+            wanted="pending, processing, completed or failed, expired",
+            remedy="A status that leaves this order out fails (23514): an export begins as pending, and is processing before it is"
+            " completed.",
+        )
+
+
+def _is_taken(tables: Mapping[str, Step], revision: str) -> bool:
+    return any(step.revision == revision for step in tables.values())
 
 
 def _done(connection: Connection) -> frozenset[str]:
@@ -323,7 +444,9 @@ def _exclude_migrators(connection: Connection) -> None:
     give_up = time.monotonic() + LOCK_TIMEOUT_MS / 1000
     while not connection.scalar(text(f"select pg_try_advisory_xact_lock({LOCK_CLASS}, {LOCK_OBJECT})")):
         if time.monotonic() > give_up:
-            raise MigrationLockTimeout
+            raise MigrationLockTimeout(
+                "A migration is running, or another plan of one. Wait until it has finished, then run this again."
+            )
         time.sleep(_POLL_SECONDS)
 
 

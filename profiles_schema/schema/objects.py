@@ -204,6 +204,7 @@ TRIGGERS = (
     SqlObject("triggers", "refuse_reserved_username"),
     SqlObject("triggers", "keep_updated_at"),
     SqlObject("triggers", "record_profile_change"),
+    SqlObject("triggers", "forget_adopted_values"),
     SqlObject("triggers", "guard_export_status"),
     SqlObject("triggers", "roll_up_sessions", Where.USABLE_SESSIONS),
     SqlObject("triggers", "profiles_on_auth_user_created"),

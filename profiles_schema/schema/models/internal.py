@@ -1,6 +1,6 @@
 """Schema ``profiles_internal``: what the package itself keeps. Plain tables; nobody works with them as objects."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Double, Identity, Integer, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Double, Identity, Index, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import UUID
 
 from profiles_schema.schema.models.base import EMPTY_ARRAY, EMPTY_OBJECT, NOW, ZERO, Json, metadata, references_user
@@ -82,6 +82,7 @@ adopted = Table(
     Column("definition", Text, comment="SQL that brings it back"),
     Column("data", Json, comment="Values it held that were changed"),
     Column("created_at", TIME, nullable=False, server_default=NOW, comment="When it was set aside"),
+    Index("ix_adopted_key", text("(data ->> 'key')")),
     schema=INTERNAL_SCHEMA,
     comment="What an upgrade found and set aside; downgrade restores it",
 )

@@ -12,9 +12,13 @@ declare
   target constant text := context ->> 'target';
   counts jsonb;
   total bigint;
+  stopped boolean;
+  unreadable boolean;
 begin
   return query select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_stops(context) as s;
-  if exists (select from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop') then
+  select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
+  from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop';
+  if unreadable then
     return;
   end if;
 
@@ -44,7 +48,14 @@ begin
       'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(total * seconds_per_row)))
     where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
   ) as s;
-  if found then
+  stopped := stopped or found;
+  if stopped then
+    -- All that stands against it, at once.
+    if counts ? 'total' then
+      return query
+      select s || jsonb_build_object('revision', context -> 'by')
+      from profiles_internal.adoption_keys(context, counts) as s where s ->> 'action' = 'stop';
+    end if;
     return;
   end if;
 

@@ -24,7 +24,12 @@ begin
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
-      format('Say whose rows they are: alter table %s add column user_id uuid;', relation))
+      format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
+    -- What cannot be seen would be taken for what is not there.
+    (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',
+      format('Let the owner see them: alter table %s no force row level security;', relation)),
+    (row_security_active(to_regclass('auth.users')), 'row level security hides auth.users from ' || current_user, 'all users seen',
+      format('An administrator runs: alter role %I bypassrls;', current_user))
   ) as s (applies, found, wanted, remedy)
   where c.oid = relation and s.applies;
 

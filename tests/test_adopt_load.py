@@ -1,0 +1,121 @@
+"""An application of each shape goes on while its tables are taken over: what fails was announced, and no sign-up does."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import shapes
+from old_application import OldApplication
+
+from profiles_schema.operations.adopt import plan
+
+REPOSITORY = Path(__file__).parent.parent
+ROWS = int(os.environ.get("PROFILES_TEST_LOAD_ROWS", "300"))
+RATE = float(os.environ.get("PROFILES_TEST_LOAD_RATE", "40"))
+# A statement waits for the transaction that takes its table over; the rest is for a busy machine.
+LONGER_THAN_THE_UPGRADE_SECONDS = 2.0
+
+POLICIES = "users see and change their own rows only"
+RENAMED = "A statement that compares id with a uuid"
+PREPARED = "until it is prepared anew"
+UPDATED_AT = r"users write .*\bupdated_at\b"
+OWN_COLUMNS = "columns of the application; read by users, and no longer written"
+MEANWHILE = "called while the upgrade runs"
+COMPAT = "from the taking over of the table until then they fail"
+# {shape: {statement: {how it may fail: what the plan says about it}}}
+ANNOUNCED = {
+    "a": {
+        "own profile by a uuid": {"42883": RENAMED},
+        "join": {"42883": RENAMED},
+        "prepared": {"42883": PREPARED, "0A000": PREPARED},
+        "profiles, by anybody": {"42501": POLICIES},
+        "update": {"42501": UPDATED_AT},
+        "update of a column of its own": {"42501": OWN_COLUMNS},
+        "upsert": {"42501": "users insert rows"},
+        "insert, by a server": {"23502": "One that inserts has to give user_id"},
+    },
+    "b": {
+        "prepared": {"0A000": PREPARED},
+        "update of a column of its own": {"42501": OWN_COLUMNS},
+    },
+    "c": {
+        "prepared": {"0A000": PREPARED},
+        "export ends": {"23514": "an export begins as pending, and is processing before it is completed"},
+    },
+    "d": {
+        "prepared": {"0A000": PREPARED},
+        "update": {"42501": UPDATED_AT},
+        "ensured": {"23502": MEANWHILE},
+        "ensured, by anybody": {"23502": MEANWHILE, "42501": "its own rights"},
+        "referral": {"42804": RENAMED},
+    },
+    "e": {
+        "profile": {"22P02": COMPAT},
+        "seen": {"22P02": COMPAT},
+        "analyzed": {"22P02": COMPAT, "42804": COMPAT},
+        "joins": {"22P02": COMPAT, "42804": COMPAT},
+        "view": {"22P02": COMPAT},
+        "prepared": {"42883": PREPARED, "0A000": PREPARED},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params="abcde")
+def found(request):
+    """A database of a shape, with its rows, nothing of ours in it."""
+    database = request.getfixturevalue("empty" if request.param == "e" else "hosted_open")
+    database.shape = request.param
+    shapes.create(database, request.param)
+    shapes.fill(database, request.param, ROWS)
+    return database
+
+
+def announced(database):
+    """What the plan tells people, a line each."""
+    options = [f"{key.replace('_', '-')}={value}" for key, value in shapes.options(database.shape).items()]
+    with database.engine.connect() as connection:
+        planned = plan(connection, x=options)
+    assert planned.stoppers == []
+    told = [*planned.notes, *(step for step in planned.steps if step.remedy)]
+    return [f"{step.object}: {step.found}; {step.wanted}; {step.remedy}" for step in told]
+
+
+def test_the_old_application_goes_on_and_fails_only_as_announced(found):
+    told = announced(found)
+    options = [
+        part
+        for key, value in shapes.options(found.shape).items()
+        for part in ("-x", f"{key.replace('_', '-')}={value}")
+    ]
+    with OldApplication(found, found.shape, RATE) as application:
+        time.sleep(1)
+        began = time.monotonic()
+        upgrade = subprocess.run(
+            [sys.executable, "-m", "alembic", *options, "upgrade", "head"], cwd=REPOSITORY, check=False,
+            env=os.environ | {"DATABASE_URL": found.url}, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        time.sleep(1)
+    assert upgrade.returncode == 0, upgrade.stderr[-2000:]
+    assert len([call for call in application.calls if call.began > began]) > RATE
+
+    unannounced = sorted({
+        (call.name, call.failure, call.message)
+        for call in application.calls
+        if call.failure and not (
+            call.began + call.seconds > began
+            and (words := ANNOUNCED[found.shape].get(call.name, {}).get(call.failure))
+            and any(re.search(words, line) for line in told)
+        )
+    })  # fmt: skip
+    assert unannounced == []
+    assert application.longest().seconds < seconds + LONGER_THAN_THE_UPGRADE_SECONDS
+    if found.shape != "e":
+        assert application.longest("sign-up").seconds < seconds + LONGER_THAN_THE_UPGRADE_SECONDS
+    assert application.lost() == []
+    missing = "select count(*) from auth.users as u where not exists (select from public.user_profiles as p where p.user_id = u.id)"
+    assert found.administrator.value(missing) == 0
