@@ -613,7 +613,10 @@ begin
     end if;
   end if;
   if id_type is not null and not renames ? 'id' and not types ? 'legacy_id' and (
-    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and cardinality(profiles_internal.column_readers(p_found, 'id')) > 0)
+    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and (
+      cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
+      or exists (select from pg_attribute as a where a.attrelid = p_found and a.attname = 'id' and a.attidentity <> '')
+    ))
     or (p_table <> 'user_profiles' and id_type <> 'uuid' and (
       id_type !~ '^(text|character)' or cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
     ))
@@ -627,7 +630,8 @@ begin
       a.attname::text as found_name, coalesce(renames ->> a.attname, a.attname) as name, a.attnum::integer as found_position,
       format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
       case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
-      a.attidentity <> '' as has_identity, y.typcategory as category
+      a.attidentity <> '' as has_identity, y.typcategory as category, y.typtype in ('e', 'd') as is_narrow,
+      case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated
     from pg_attribute as a
     join pg_type as y on y.oid = a.atttypid
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -639,7 +643,9 @@ begin
     where w.table_name = p_table and w.kind = 'column'
   )
   select
-    coalesce(f.name, w.name), f.found_name, f.found_type, f.not_null,
+    coalesce(f.name, w.name), f.found_name,
+    -- A type that is changed loses its collation, and has to find it again.
+    f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
     w.wanted_type, w.not_null, w.default_value,
     case
@@ -666,6 +672,7 @@ begin
       end
       when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
       when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
+      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type, coalesce('(' || f.found_default || ')::text', 'null'), f.found_type)
       else '{column}::text::' || f.found_type
     end,
     f.found_position
@@ -767,6 +774,9 @@ as $adoption_stops$
 declare
   relation constant regclass := p_context ->> 'found';
   target constant text := p_context ->> 'target';
+  defaults text[] := '{}';
+  tested record;
+  refuses boolean;
 begin
   return query
   select jsonb_build_object('seq', 0, 'action', 'stop', 'object', target, 'found', s.found, 'wanted', s.wanted, 'remedy', s.remedy)
@@ -780,6 +790,8 @@ begin
       format('Run the upgrade as %I, or as that role: alter table %s owner to %I;', pg_get_userbyid(c.relowner), relation, current_user)),
     (c.relkind = 'r' and exists (select from pg_rewrite as w where w.ev_class = c.oid), 'rewrite rules', 'none',
       format('Drop the rules of %s: they act instead of what is written.', relation)),
+    (row_security_active(c.oid), 'row level security that is forced on its owner, too', 'rows that can be read',
+      format('alter table %s no force row level security;', relation)),
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
@@ -801,6 +813,8 @@ begin
     where c.value ->> 'found_name' is not null and c.value ->> 'wanted_type' is not null
   ) as r
   cross join lateral (values
+    (c.value ->> 'source' is not null and c.value ->> 'found_default' = 'identity',
+      format('alter table %s alter column %I drop identity;', relation, c.value ->> 'found_name')),
     ((c.value ->> 'found_generated')::boolean,
       format('alter table %s alter column %I drop expression;', relation, c.value ->> 'found_name')),
     (c.value ->> 'source' is not null and cardinality(r.readers) > 0,
@@ -810,6 +824,22 @@ begin
       format('There is no way back from %s. Change it yourself, or rename the column.', c.value ->> 'wanted_type'))
   ) as s (applies, remedy)
   where s.applies;
+
+  -- What would not survive another key, or other columns.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', p.pubname), 'wanted', 'the whole table',
+    'remedy', format('It would refuse every change from now on. alter publication %I drop table %s; and add it again, adapted, after the upgrade.', p.pubname, relation))
+  from pg_publication_rel as x
+  join pg_publication as p on p.oid = x.prpubid
+  where x.prrelid = relation and (x.prattrs is not null or x.prqual is not null);
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
+    'wanted', 'a table of its own', 'remedy', format('Drop %s.%I, and create it again after the upgrade.', b.attrelid::regclass, b.attname))
+  from pg_class as c
+  join pg_type as y on y.oid = c.reltype
+  join pg_attribute as b on b.atttypid in (y.oid, y.typarray) and b.attnum > 0 and not b.attisdropped
+  join pg_class as o on o.oid = b.attrelid and o.relkind in ('r', 'm', 'p', 'f')
+  where c.oid = relation;
 
   -- Rights that we could not take from the roles of the API: only who gave them can.
   return query
@@ -886,6 +916,68 @@ begin
   join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
   where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
+  -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
+  for tested in
+    select a.attname, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
+    from jsonb_array_elements(p_context -> 'columns') as c
+    join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+    left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where c.value ->> 'wanted_type' is null and a.attgenerated = '' and a.attidentity = ''
+  loop
+    continue when tested.default_value ~ '\mnextval\(';
+    defaults := defaults || format('(%s)::%s as %I', tested.default_value, tested.type, tested.attname);
+    begin
+      execute format('select (%s)::%s', tested.default_value, tested.type);
+    exception when integrity_constraint_violation then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
+        'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
+    end;
+  end loop;
+  for tested in
+    select k.conname, pg_get_constraintdef(k.oid) as definition, pg_get_expr(k.conbin, k.conrelid) as expression
+    from pg_constraint as k
+    where k.conrelid = relation and k.contype = 'c' and not exists (
+      select from jsonb_array_elements(p_context -> 'columns') as c
+      join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name' and a.attnum = any (k.conkey)
+      where c.value ->> 'wanted_type' is not null
+    )
+  loop
+    begin
+      execute format('select (%s) is false from (select %s) as t', tested.expression, array_to_string(defaults, ', ')) into refuses;
+    exception when others then
+      -- It asks for what only a row has.
+      refuses := false;
+    end;
+    if refuses then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.conname), 'found', tested.definition,
+        'wanted', 'one that the defaults keep', 'remedy', 'A sign-up leaves these columns at their defaults, which this refuses. Give them other defaults, or drop it.');
+    end if;
+  end loop;
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, i.relname), 'found', pg_get_indexdef(i.oid),
+    'wanted', 'room for more than one profile', 'remedy', 'Every sign-up leaves these columns at the same default. Drop the default, or make the index one that allows it.')
+  from pg_index as x
+  join pg_class as i on i.oid = x.indexrelid
+  cross join lateral (
+    select
+      bool_and(c.value ->> 'wanted_type' is null and a.attgenerated = '' and a.attidentity = '') as own,
+      bool_and(d.adbin is not null and d.expression !~ '\w\(' or d.adbin is null and x.indnullsnotdistinct) as same
+    from unnest(x.indkey) with ordinality as n (attnum, place)
+    left join pg_attribute as a on a.attrelid = relation and a.attnum = n.attnum
+    left join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
+    left join lateral (
+      select f.adbin, regexp_replace(pg_get_expr(f.adbin, f.adrelid), '::[a-z ]+\([0-9, ]+\)', '', 'g') as expression
+      from pg_attrdef as f where f.adrelid = a.attrelid and f.adnum = a.attnum
+    ) as d on true
+    where n.place <= x.indnkeyatts
+  ) as k
+  where x.indrelid = relation and x.indisunique and x.indexprs is null and x.indpred is null and k.own and k.same;
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', format('trigger %s on %s', t.tgname, target), 'found', 'calls ' || t.tgfoid::regprocedure,
+    'wanted', 'stays', 'remedy', 'It runs at every sign-up, too. What it refuses costs that user the profile until it is mended: see profiles-schema health.')
+  from pg_trigger as t
+  where t.tgrelid = relation and not t.tgisinternal and t.tgtype & 4 <> 0 and p_context ->> 'table' in ('user_profiles', 'user_progress')
+    and not profiles_internal.acts_beside_ours(t.tgfoid);
 end
 $adoption_stops$;
 
@@ -1315,6 +1407,12 @@ begin
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
         'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
+    elsif exists (
+      select from profiles_internal.wanted_shape() as w
+      where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name = theirs.name
+    ) then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
+        'wanted', 'that name, for ours', 'remedy', 'Rename it: that name is needed.');
     end if;
   end loop;
 
@@ -1331,7 +1429,25 @@ begin
             where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
               and d.refobjid = relation and d.refobjsubid = a.attnum
           ))
-      ) as ours_alone
+      ) as ours_alone,
+      -- It would not survive another type under it: an expression, a condition, or a way to compare that goes with the type.
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as c
+        join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+        where c.value ->> 'source' is not null and (
+          exists (
+            select from unnest(x.indkey) with ordinality as n (attnum, place)
+            join unnest(x.indclass) with ordinality as o (opclass, place) on o.place = n.place
+            join pg_opclass as oc on oc.oid = o.opclass
+            where n.attnum = a.attnum and not oc.opcdefault
+          )
+          or (x.indexprs is not null or x.indpred is not null) and exists (
+            select from pg_depend as d
+            where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
+              and d.refobjid = relation and d.refobjsubid = a.attnum
+          )
+        )
+      ) as trips
     from pg_index as x
     join pg_class as i on i.oid = x.indexrelid
     where x.indrelid = relation and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = relation)
@@ -1352,7 +1468,7 @@ begin
           'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
           'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
       end if;
-    elsif theirs.is_unique and theirs.ours_alone or exists (
+    elsif theirs.is_unique and theirs.ours_alone or theirs.trips or exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
     ) then
@@ -1429,7 +1545,7 @@ begin
   end if;
   for theirs in
     select
-      k.conname::text as name, c.refers_to, c.matches, k.conrelid::regclass::text as found_name,
+      k.conname::text as name, c.refers_to, c.matches, pg_has_role((select o.relowner from pg_class as o where o.oid = k.conrelid), 'usage') as may_change, k.conrelid::regclass::text as found_name,
       case when k.conrelid = relation then target else k.conrelid::regclass::text end as table_name,
       pg_get_constraintdef(k.oid) as definition,
       case when k.conrelid = relation
@@ -1450,6 +1566,11 @@ begin
     where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
+    if not theirs.may_change then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
+        'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
+      continue;
+    end if;
     left_behind := 0;
     if aside > 0 then
       execute format(
@@ -1461,7 +1582,7 @@ begin
     return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
       'found', theirs.definition, 'wanted', 'made anew below', 'lock', 'ACCESS EXCLUSIVE on both tables',
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
-      'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
+      'undo', format('alter table if exists %s add constraint %I %s', theirs.table_name, theirs.name,
         regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
     theirs.afterwards := regexp_replace(theirs.afterwards, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
     if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
@@ -1471,7 +1592,7 @@ begin
       'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
       'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
-      'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
+      'undo', format('alter table if exists %s drop constraint if exists %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then
     return next jsonb_build_object('seq', 952, 'action', 'create', 'object', target || '.legacy_id', 'found', 'referred to', 'wanted', 'unique',
@@ -2156,6 +2277,27 @@ revoke all on function profiles_internal.adopt(text) from public, anon, authenti
     )
     op.execute(
         r"""
+-- A value that a narrower type may not hold: as it is if it does, else the default, else the first of an enumeration.
+create or replace function profiles_internal.narrowed(p_value text, p_type text, p_default text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $narrowed$
+begin
+  execute format('select $1::%s', p_type) using p_value;
+  return p_value;
+exception when data_exception or integrity_constraint_violation then
+  return coalesce(p_default, (
+    select e.enumlabel from pg_enum as e where e.enumtypid = to_regtype(p_type) order by e.enumsortorder limit 1
+  ));
+end
+$narrowed$;
+
+revoke all on function profiles_internal.narrowed(text, text, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Whatever the session of the downgrade prefers, values are compared in the spelling of the upgrade.
 -- Gives rows their old values back, where nobody has written another one since.
 create or replace function profiles_internal.restore_values(p_revision text, p_table text, p_type text)
@@ -2205,6 +2347,10 @@ as $require_values$
 declare
   missing bigint;
 begin
+  if not exists (select from pg_attribute as a where a.attrelid = p_table and a.attname = p_column and a.attnum > 0 and not a.attisdropped) then
+    -- The application has dropped it since.
+    return;
+  end if;
   if p_column = 'external_id' then
     execute format('update %s as t set external_id = t.user_id::text where t.external_id is null', p_table);
   end if;
@@ -2631,6 +2777,7 @@ drop function profiles_internal.recount_adopted(text);
 drop function profiles_internal.fit_usernames(text);
 drop function profiles_internal.require_values(regclass, text);
 drop function profiles_internal.restore_values(text, text, text);
+drop function profiles_internal.narrowed(text, text, text);
 drop function profiles_internal.adopt(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();
