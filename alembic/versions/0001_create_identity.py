@@ -664,6 +664,7 @@ begin
       format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
       case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
       a.attidentity <> '' as has_identity, y.typcategory as category, y.typtype in ('e', 'd') as is_narrow,
+      (select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder limit 1) as first_label,
       case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated
     from pg_attribute as a
     join pg_type as y on y.oid = a.atttypid
@@ -705,7 +706,8 @@ begin
       end
       when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
       when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
-      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type, coalesce('(' || f.found_default || ')::text', 'null'), f.found_type)
+      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type,
+        case when f.not_null then coalesce('(' || f.found_default || ')::text', quote_literal(f.first_label), 'null') else 'null' end, f.found_type)
       else '{column}::text::' || f.found_type
     end,
     f.found_position
@@ -823,8 +825,6 @@ begin
       format('Run the upgrade as %I, or as that role: alter table %s owner to %I;', pg_get_userbyid(c.relowner), relation, current_user)),
     (c.relkind = 'r' and exists (select from pg_rewrite as w where w.ev_class = c.oid), 'rewrite rules', 'none',
       format('Drop the rules of %s: they act instead of what is written.', relation)),
-    (row_security_active(c.oid), 'row level security that is forced on its owner, too', 'rows that can be read',
-      format('alter table %s no force row level security;', relation)),
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
@@ -1198,6 +1198,7 @@ declare
   old_name constant text := (select c.relname from pg_class as c where c.oid = relation);
   aside constant bigint := p_counts ->> 'aside';
   states text;
+  guarded text;
   identity text;
 begin
   if relation::text <> target then
@@ -1210,17 +1211,22 @@ begin
   end if;
 
   -- Triggers rest while rows are converted. Those that stay come back as they were.
-  select string_agg(
-    format('alter table %s %s trigger %I', target,
-      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+  select string_agg(s.state, '; ' order by t.tgname), string_agg(
+    -- The application may have dropped it since.
+    format('do $states$ begin if exists (select from pg_catalog.pg_trigger as t where t.tgrelid = %L::regclass and t.tgname = %L) then %s; end if; end $states$',
+      target, t.tgname, s.state),
     '; ' order by t.tgname)
-  into states
+  into states, guarded
   from pg_trigger as t
+  cross join lateral (
+    select format('alter table %s %s trigger %I', target,
+      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname) as state
+  ) as s
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
   if states is not null then
     return next jsonb_build_object('seq', 37, 'action', 'set aside', 'object', target, 'found', 'triggers of the application',
       'wanted', 'at rest while rows are converted', 'lock', 'SHARE ROW EXCLUSIVE',
-      'statement', format('alter table %s disable trigger user', target), 'undo', states);
+      'statement', format('alter table %s disable trigger user', target), 'undo', guarded);
     return next jsonb_build_object('seq', 981, 'action', 'create', 'object', target, 'found', 'triggers at rest', 'wanted', 'as they were',
       'lock', 'SHARE ROW EXCLUSIVE', 'statement', states, 'undo', format('alter table %s disable trigger user', target));
   end if;
@@ -1337,15 +1343,7 @@ begin
         -- A JSON null and no value at all would look the same.
         ' - array_remove(array[' || string_agg(format('case when t.%1$I is null then %2$L end', c.value ->> 'found_name', c.value ->> 'found_name'), ', ')
           filter (where c.value ->> 'found_type' in ('json', 'jsonb')) || ']::text[], null)'),
-      'undo', format(
-        'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
-        'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
-        'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
-        target,
-        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg(
-          case when c.value ->> 'found_type' in ('json', 'jsonb') then format('(q.row_data -> %L)::%s', c.value ->> 'found_name', c.value ->> 'found_type')
-            else 'r.' || quote_ident(c.value ->> 'found_name') end,
-          ', '), target))
+      'undo', format('select profiles_internal.bring_back_rows(%L, %L)', target, array_agg(c.value ->> 'found_name')))
     from jsonb_array_elements(p_context -> 'columns') as c
     where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
   end if;
@@ -2310,8 +2308,8 @@ revoke all on function profiles_internal.adopt(text) from public, anon, authenti
     )
     op.execute(
         r"""
--- A value that a narrower type may not hold: as it is if it does, else the default, else the first of an enumeration.
-create or replace function profiles_internal.narrowed(p_value text, p_type text, p_default text)
+-- A value that a narrower type may not hold, on its way back: as it is if it fits, else what is given instead.
+create or replace function profiles_internal.narrowed(p_value text, p_type text, p_instead text)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -2320,13 +2318,48 @@ begin
   execute format('select $1::%s', p_type) using p_value;
   return p_value;
 exception when data_exception or integrity_constraint_violation then
-  return coalesce(p_default, (
-    select e.enumlabel from pg_enum as e where e.enumtypid = to_regtype(p_type) order by e.enumsortorder limit 1
-  ));
+  return p_instead;
 end
 $narrowed$;
 
 revoke all on function profiles_internal.narrowed(text, text, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Puts rows out of quarantine back into their table, which has its old columns again: those of p_columns that are still there.
+-- A row whose id somebody has by now stays where it is.
+create or replace function profiles_internal.bring_back_rows(p_table text, p_columns text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $bring_back_rows$
+declare
+  listed text;
+  given text;
+  staying bigint;
+begin
+  select string_agg(quote_ident(a.attname), ', ' order by a.attnum), string_agg(
+    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype) then format('(q.row_data -> %L)::%s', a.attname, a.atttypid::regtype)
+      else 'r.' || quote_ident(a.attname) end, ', ' order by a.attnum)
+  into listed, given
+  from pg_attribute as a
+  where a.attrelid = p_table::regclass and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped;
+  execute format(
+    'with gone as (delete from profiles_internal.quarantine as q where q.table_name = %4$L and (q.reason = ''second row of the same id'' '
+    'or not exists (select from %1$s as t where t.id::text = q.row_data ->> ''id'')) returning q.*) '
+    'insert into %1$s (%2$s) overriding system value select %3$s from gone as q '
+    'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r order by q.id',
+    p_table, listed, given, p_table
+  );
+  select count(*) into staying from profiles_internal.quarantine as q where q.table_name = p_table;
+  if staying > 0 then
+    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their ids have come', p_table, staying;
+  end if;
+end
+$bring_back_rows$;
+
+revoke all on function profiles_internal.bring_back_rows(text, text[]) from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -2811,6 +2844,7 @@ drop function profiles_internal.fit_usernames(text);
 drop function profiles_internal.require_values(regclass, text);
 drop function profiles_internal.restore_values(text, text, text);
 drop function profiles_internal.narrowed(text, text, text);
+drop function profiles_internal.bring_back_rows(text, text[]);
 drop function profiles_internal.adopt(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();

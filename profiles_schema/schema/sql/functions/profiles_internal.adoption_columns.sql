@@ -65,6 +65,7 @@ begin
       format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
       case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
       a.attidentity <> '' as has_identity, y.typcategory as category, y.typtype in ('e', 'd') as is_narrow,
+      (select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder limit 1) as first_label,
       case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated
     from pg_attribute as a
     join pg_type as y on y.oid = a.atttypid
@@ -106,7 +107,8 @@ begin
       end
       when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
       when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
-      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type, coalesce('(' || f.found_default || ')::text', 'null'), f.found_type)
+      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type,
+        case when f.not_null then coalesce('(' || f.found_default || ')::text', quote_literal(f.first_label), 'null') else 'null' end, f.found_type)
       else '{column}::text::' || f.found_type
     end,
     f.found_position
