@@ -20,6 +20,18 @@ declare
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
+  -- What the auth server knows of the user. Where policies of the application show rows to others, it waits for ours.
+  of_users constant text[] := array(
+    select c.key from jsonb_each(by_name) as c
+    where c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and c.value ->> 'found_name' is null
+      and p_context ->> 'table' = 'user_profiles' and not makes_users
+  );
+  is_open constant boolean := exists (
+    select from pg_class as t cross join lateral aclexplode(t.relacl) as a
+    where t.oid = (p_context ->> 'found')::regclass and a.privilege_type = 'SELECT'
+      and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated'))
+      and exists (select from pg_policy as y where y.polrelid = t.oid)
+  );
 begin
   return query
   select jsonb_build_object('seq', 50, 'action', 'rename', 'object', format('%s.%s', target, c.value ->> 'found_name'),
@@ -44,7 +56,7 @@ begin
         when c.key = 'profile_visibility' then '''private'''
         when c.key in ('first_seen_at', 'last_interaction_at') and t.moment is not null
           then format('extract(epoch from case when isfinite(%1$s) then %1$s else now() end)::bigint', t.moment)
-        when c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and not makes_users then 'v.' || c.key
+        when c.key = any (of_users) and not is_open then 'v.' || c.key
       end as fill
     from jsonb_each(by_name) as c
     left join lateral (
@@ -94,6 +106,14 @@ begin
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
+  end if;
+
+  if is_open and of_users <> '{}' then
+    return next jsonb_build_object('seq', 71, 'action', 'note', 'object', target, 'found', 'new columns, empty',
+      'wanted', array_to_string(of_users, ', '), 'remedy', 'Filled together with our policies: until then others may read the rows.',
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''fill'', %L, %L)',
+        revision, target, to_jsonb(of_users)));
   end if;
 
   return query

@@ -123,7 +123,8 @@ begin
       'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
       'get_user_profile_stats', 'update_my_profile_v2'
     )
-    and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
+    -- Ours, once they are there.
+    and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
 
   -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
@@ -136,6 +137,31 @@ begin
     (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
     and to_regproc('profiles_internal.keep_updated_at') is not null
   );
+
+  -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
+  if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
+    return query
+    select jsonb_build_object('revision', '0009_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
+      'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE', 'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
+      'statement', format(
+        'alter table %1$s disable trigger user; '
+        'update %1$s as t set %2$s from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = t.user_id; '
+        'set constraints all immediate; %3$s',
+        a.object_name, w.assigned, coalesce(x.states, '')))
+    from profiles_internal.adopted as a
+    cross join lateral (
+      select string_agg(c.name, ', ') as listed, string_agg(format('%1$I = v.%1$I', c.name), ', ') as assigned
+      from jsonb_array_elements_text(a.data) as c (name)
+    ) as w
+    cross join lateral (
+      select string_agg(
+        format('alter table %s %s trigger %I', a.object_name,
+          case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+        '; ' order by t.tgname) as states
+      from pg_trigger as t where t.tgrelid = to_regclass(a.object_name) and not t.tgisinternal
+    ) as x
+    where a.object_type = 'fill' and to_regproc('profiles_internal.keep_updated_at') is null;
+  end if;
 
   -- Triggers on sessions that count progress.
   return query
