@@ -26,7 +26,7 @@ def found(hosted_open):
 
     def make(*scripts: str, administrator: str = ""):
         hosted_open.administrator.script(USERS)
-        for script in scripts or (PROFILES,):
+        for script in filter(None, scripts or (PROFILES,)):
             hosted_open.script(script)
         if administrator:
             hosted_open.administrator.script(administrator)
@@ -105,7 +105,7 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
     names += ["{column}", "adopted_user", "row_key", "adopted nothing"]
     database = found(
         PROFILES,
-        "".join(f'alter table public.user_profiles add "{name}" text;' for name in names).replace("%", "%"),
+        "".join(f'alter table public.user_profiles add "{name}" text;' for name in names),
         "update public.user_profiles set t = 'kept', u = bio, \"select\" = username, bio = repeat('x', 5000), username = 'A ' || username;"
         "insert into public.user_profiles (id, username, t) values (md5('nobody')::uuid, 'nobody', 'kept, too');",
     )
@@ -114,6 +114,23 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
     assert database.value("select row_data ->> 't' from profiles_internal.quarantine") == "kept, too"
     assert signs_up(database)
     database.administrator.run("delete from auth.users where email like '%@example.org' and length(email) > 30")
+    assert came_back(database) == []
+
+
+def test_nobody_reads_what_is_new_before_our_policies_are_there(found):
+    database = found(
+        PROFILES,
+        "alter table public.user_profiles enable row level security;"
+        'create policy "Everybody can see profiles" on public.user_profiles for select using (true);'
+        "create function public.nobody() returns trigger language plpgsql as $$ begin raise 'nobody changed this'; end $$;"
+        "create trigger nobody before update on public.user_profiles for each row execute function public.nobody()",
+    )
+    database.upgrade("0008_create_functions")
+    with database.acting_as("anon") as connection:
+        shown = connection.exec_driver_sql("select count(*), count(email) from public.user_profiles").one()
+    assert tuple(shown) == (5, 0)
+    database.upgrade()
+    assert database.value("select count(*) from public.user_profiles where email ~ '^a[1-5]@example.org$'") == 5
     assert came_back(database) == []
 
 
@@ -197,6 +214,81 @@ def test_rows_that_share_an_id_or_have_none_are_kept_aside(found):
     assert came_back(database) == []
 
 
+def test_what_a_narrower_type_cannot_hold_does_not_stop_the_way_back(found):
+    database = found(
+        "create type public.who as enum ('everyone', 'friends'); create domain public.tongue as text check (value in ('sv', 'de'));",
+        PROFILES,
+        "alter table public.user_profiles add profile_visibility public.who default 'everyone', add language public.tongue,"
+        " add role public.who not null default 'friends';"
+        "update public.user_profiles set profile_visibility = 'friends', language = 'sv'",
+    )
+    database.upgrade()
+    person = database.administrator.sign_up("new@example.org")
+    assert [line for line in came_back(database) if "more" not in line] == []
+    kept = database.run(
+        "select id = :id, profile_visibility::text, language, role::text from public.user_profiles", id=person
+    )
+    assert sorted(map(tuple, kept)) == [(False, "friends", "sv", "friends")] * 5 + [(True, None, None, "friends")]
+
+
+def test_indexes_that_another_type_would_break_rest_and_come_back(found):
+    database = found(
+        'create table public.user_profiles (id text primary key, username varchar(60) collate "C", created_at timestamp, updated_at bigint);'
+        "insert into public.user_profiles (id, username) select md5(g::text)::uuid, 'name' || g from generate_series(1, 5) as g;"
+        "create index by_day on public.user_profiles (date_trunc('day', created_at));"
+        "create index recent on public.user_profiles (username) where created_at > timestamp '2020-01-01';"
+        "create index pattern on public.user_profiles (id text_pattern_ops);"
+        "create index minmax on public.user_profiles using brin (updated_at int8_minmax_multi_ops)",
+    )
+    database.upgrade()
+    assert drift(database) == []
+    assert came_back(database) == []
+
+
+def test_an_identity_column_becomes_the_old_id(found):
+    database = found(
+        "create table public.user_profiles (id bigint generated always as identity primary key, user_id uuid, email text);"
+        "insert into public.user_profiles (user_id) select md5(g::text)::uuid from generate_series(1, 5) as g"
+    )
+    database.upgrade()
+    person = database.administrator.sign_up("new@example.org")
+    assert database.profile(person).legacy_id > 5
+    database.administrator.run("delete from auth.users where email = 'new@example.org'")
+    assert came_back(database) == []
+
+
+def test_what_the_application_drops_meanwhile_does_not_stop_the_way_back(found):
+    database = found(
+        PROFILES,
+        "alter table public.user_profiles add plan text, add seats int;"
+        "update public.user_profiles set plan = 'free'; alter table public.user_profiles alter plan set not null;"
+        "create table public.posts (author uuid references public.user_profiles (id));"
+        "create table public.likes (liker uuid constraint likes_liker references public.user_profiles (id));"
+        "create function public.look() returns trigger language plpgsql as $$ begin return new; end $$;"
+        "create trigger look before update on public.user_profiles for each row execute function public.look();"
+        "insert into public.user_profiles (id, plan, seats) values (md5('nobody')::uuid, 'free', 2)",
+    )
+    database.upgrade()
+    database.script(
+        "drop table public.posts; alter table public.likes drop constraint likes_liker; drop trigger look on public.user_profiles;"
+        "alter table public.user_profiles drop column plan, drop column seats"
+    )
+    database.downgrade("base", allow_data_loss="yes")
+    assert database.value("select count(*) from public.user_profiles") == 6
+
+
+def test_a_quarantined_row_does_not_come_back_twice(found):
+    database = found(
+        PROFILES,
+        "insert into public.user_profiles (id) select md5('nobody' || g)::uuid from generate_series(1, 3) as g",
+    )
+    database.upgrade()
+    database.administrator.run("insert into auth.users (id, email) values (md5('nobody1')::uuid, 'late@example.org')")
+    database.downgrade("base", allow_data_loss="yes")
+    assert database.value("select count(*) from public.user_profiles") == 8
+    assert database.value("select contype from pg_constraint where conname = 'user_profiles_pkey'") is not None
+
+
 # What is refused before the first change: how it is made, by whom, and what the refusal says.
 REFUSED = {
     "rights that somebody else gave": (
@@ -252,6 +344,43 @@ REFUSED = {
         "create trigger check_id before insert on public.user_profiles for each row execute function public.check_id();",
         "",
         "reads a column whose name or type changes",
+    ),
+    "a publication of a part": (
+        "",
+        "create publication part for table public.user_profiles (id, username)",
+        "alter publication part drop table public.user_profiles",
+    ),
+    "rows held as values": (
+        "create table public.snapshots (taken public.user_profiles[])",
+        "",
+        "public.snapshots.taken",
+    ),
+    "a foreign key of somebody else's table": (
+        "grant references on public.user_profiles to supabase_auth_admin",
+        "set role supabase_auth_admin; create table auth.extra (id uuid references public.user_profiles (id)); reset role",
+        "Its owner drops this foreign key",
+    ),
+    "a name of ours on something else": (
+        "alter table public.user_profiles add z int constraint uq_user_profiles_external_id unique",
+        "",
+        "Rename it: that name is needed",
+    ),
+    "a check that a sign-up would break": (
+        "alter table public.user_profiles add age int default 20 constraint of_age check (age is not null); alter table public.user_profiles alter age drop default",
+        "",
+        "leaves these columns at their defaults",
+    ),
+    "a type that a sign-up would break": (
+        "create domain public.name as text not null default 'x'; alter table public.user_profiles add called public.name default 'y';"
+        "alter table public.user_profiles alter called set default null",
+        "",
+        "which its type refuses",
+    ),
+    "an index that the second sign-up would break": (
+        "alter table public.user_profiles add slug text; update public.user_profiles set slug = id::text;"
+        "alter table public.user_profiles alter slug set default '', add unique (slug)",
+        "",
+        "at the same default",
     ),
     "an aggregate of our name": (
         "create aggregate public.create_user(int) (sfunc = int4pl, stype = int)",

@@ -646,7 +646,10 @@ begin
     end if;
   end if;
   if id_type is not null and not renames ? 'id' and not types ? 'legacy_id' and (
-    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and cardinality(profiles_internal.column_readers(p_found, 'id')) > 0)
+    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and (
+      cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
+      or exists (select from pg_attribute as a where a.attrelid = p_found and a.attname = 'id' and a.attidentity <> '')
+    ))
     or (p_table <> 'user_profiles' and id_type <> 'uuid' and (
       id_type !~ '^(text|character)' or cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
     ))
@@ -660,7 +663,9 @@ begin
       a.attname::text as found_name, coalesce(renames ->> a.attname, a.attname) as name, a.attnum::integer as found_position,
       format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
       case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
-      a.attidentity <> '' as has_identity, y.typcategory as category
+      a.attidentity <> '' as has_identity, y.typcategory as category, y.typtype in ('e', 'd') as is_narrow,
+      (select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder limit 1) as first_label,
+      case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated
     from pg_attribute as a
     join pg_type as y on y.oid = a.atttypid
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -672,7 +677,9 @@ begin
     where w.table_name = p_table and w.kind = 'column'
   )
   select
-    coalesce(f.name, w.name), f.found_name, f.found_type, f.not_null,
+    coalesce(f.name, w.name), f.found_name,
+    -- A type that is changed loses its collation, and has to find it again.
+    f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
     w.wanted_type, w.not_null, w.default_value,
     case
@@ -699,6 +706,8 @@ begin
       end
       when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
       when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
+      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type,
+        case when f.not_null then coalesce('(' || f.found_default || ')::text', quote_literal(f.first_label), 'null') else 'null' end, f.found_type)
       else '{column}::text::' || f.found_type
     end,
     f.found_position
@@ -800,6 +809,9 @@ as $adoption_stops$
 declare
   relation constant regclass := p_context ->> 'found';
   target constant text := p_context ->> 'target';
+  defaults text[] := '{}';
+  tested record;
+  refuses boolean;
 begin
   return query
   select jsonb_build_object('seq', 0, 'action', 'stop', 'object', target, 'found', s.found, 'wanted', s.wanted, 'remedy', s.remedy)
@@ -834,6 +846,8 @@ begin
     where c.value ->> 'found_name' is not null and c.value ->> 'wanted_type' is not null
   ) as r
   cross join lateral (values
+    (c.value ->> 'source' is not null and c.value ->> 'found_default' = 'identity',
+      format('alter table %s alter column %I drop identity;', relation, c.value ->> 'found_name')),
     ((c.value ->> 'found_generated')::boolean,
       format('alter table %s alter column %I drop expression;', relation, c.value ->> 'found_name')),
     (c.value ->> 'source' is not null and cardinality(r.readers) > 0,
@@ -843,6 +857,22 @@ begin
       format('There is no way back from %s. Change it yourself, or rename the column.', c.value ->> 'wanted_type'))
   ) as s (applies, remedy)
   where s.applies;
+
+  -- What would not survive another key, or other columns.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', p.pubname), 'wanted', 'the whole table',
+    'remedy', format('It would refuse every change from now on. alter publication %I drop table %s; and add it again, adapted, after the upgrade.', p.pubname, relation))
+  from pg_publication_rel as x
+  join pg_publication as p on p.oid = x.prpubid
+  where x.prrelid = relation and (x.prattrs is not null or x.prqual is not null);
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
+    'wanted', 'a table of its own', 'remedy', format('Drop %s.%I, and create it again after the upgrade.', b.attrelid::regclass, b.attname))
+  from pg_class as c
+  join pg_type as y on y.oid = c.reltype
+  join pg_attribute as b on b.atttypid in (y.oid, y.typarray) and b.attnum > 0 and not b.attisdropped
+  join pg_class as o on o.oid = b.attrelid and o.relkind in ('r', 'm', 'p', 'f')
+  where c.oid = relation;
 
   -- Rights that we could not take from the roles of the API: only who gave them can.
   return query
@@ -919,6 +949,68 @@ begin
   join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
   where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
+  -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
+  for tested in
+    select a.attname, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
+    from jsonb_array_elements(p_context -> 'columns') as c
+    join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+    left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where c.value ->> 'wanted_type' is null and a.attgenerated = '' and a.attidentity = ''
+  loop
+    continue when tested.default_value ~ '\mnextval\(';
+    defaults := defaults || format('(%s)::%s as %I', tested.default_value, tested.type, tested.attname);
+    begin
+      execute format('select (%s)::%s', tested.default_value, tested.type);
+    exception when integrity_constraint_violation then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
+        'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
+    end;
+  end loop;
+  for tested in
+    select k.conname, pg_get_constraintdef(k.oid) as definition, pg_get_expr(k.conbin, k.conrelid) as expression
+    from pg_constraint as k
+    where k.conrelid = relation and k.contype = 'c' and not exists (
+      select from jsonb_array_elements(p_context -> 'columns') as c
+      join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name' and a.attnum = any (k.conkey)
+      where c.value ->> 'wanted_type' is not null
+    )
+  loop
+    begin
+      execute format('select (%s) is false from (select %s) as t', tested.expression, array_to_string(defaults, ', ')) into refuses;
+    exception when others then
+      -- It asks for what only a row has.
+      refuses := false;
+    end;
+    if refuses then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.conname), 'found', tested.definition,
+        'wanted', 'one that the defaults keep', 'remedy', 'A sign-up leaves these columns at their defaults, which this refuses. Give them other defaults, or drop it.');
+    end if;
+  end loop;
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, i.relname), 'found', pg_get_indexdef(i.oid),
+    'wanted', 'room for more than one profile', 'remedy', 'Every sign-up leaves these columns at the same default. Drop the default, or make the index one that allows it.')
+  from pg_index as x
+  join pg_class as i on i.oid = x.indexrelid
+  cross join lateral (
+    select
+      bool_and(c.value ->> 'wanted_type' is null and a.attgenerated = '' and a.attidentity = '') as own,
+      bool_and(d.adbin is not null and d.expression !~ '\w\(' or d.adbin is null and x.indnullsnotdistinct) as same
+    from unnest(x.indkey) with ordinality as n (attnum, place)
+    left join pg_attribute as a on a.attrelid = relation and a.attnum = n.attnum
+    left join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
+    left join lateral (
+      select f.adbin, regexp_replace(pg_get_expr(f.adbin, f.adrelid), '::[a-z ]+\([0-9, ]+\)', '', 'g') as expression
+      from pg_attrdef as f where f.adrelid = a.attrelid and f.adnum = a.attnum
+    ) as d on true
+    where n.place <= x.indnkeyatts
+  ) as k
+  where x.indrelid = relation and x.indisunique and x.indexprs is null and x.indpred is null and k.own and k.same;
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', format('trigger %s on %s', t.tgname, target), 'found', 'calls ' || t.tgfoid::regprocedure,
+    'wanted', 'stays', 'remedy', 'It runs at every sign-up, too. What it refuses costs that user the profile until it is mended: see profiles-schema health.')
+  from pg_trigger as t
+  where t.tgrelid = relation and not t.tgisinternal and t.tgtype & 4 <> 0 and p_context ->> 'table' in ('user_profiles', 'user_progress')
+    and not profiles_internal.acts_beside_ours(t.tgfoid);
 end
 $adoption_stops$;
 
@@ -1073,6 +1165,7 @@ begin
 
   return jsonb_build_object(
     'total', hits[1],
+    'bytes', pg_relation_size(relation),
     'fits', (
       select coalesce(jsonb_agg(r.value || jsonb_build_object('hits', hits[1 + r.ordinality]) order by r.ordinality), '[]')
       from jsonb_array_elements(rules) with ordinality as r where hits[1 + r.ordinality] > 0
@@ -1106,6 +1199,7 @@ declare
   old_name constant text := (select c.relname from pg_class as c where c.oid = relation);
   aside constant bigint := p_counts ->> 'aside';
   states text;
+  guarded text;
   identity text;
 begin
   if relation::text <> target then
@@ -1118,17 +1212,22 @@ begin
   end if;
 
   -- Triggers rest while rows are converted. Those that stay come back as they were.
-  select string_agg(
-    format('alter table %s %s trigger %I', target,
-      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+  select string_agg(s.state, '; ' order by t.tgname), string_agg(
+    -- The application may have dropped it since.
+    format('do $states$ begin if exists (select from pg_catalog.pg_trigger as t where t.tgrelid = %L::regclass and t.tgname = %L) then %s; end if; end $states$',
+      target, t.tgname, s.state),
     '; ' order by t.tgname)
-  into states
+  into states, guarded
   from pg_trigger as t
+  cross join lateral (
+    select format('alter table %s %s trigger %I', target,
+      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname) as state
+  ) as s
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
   if states is not null then
     return next jsonb_build_object('seq', 37, 'action', 'set aside', 'object', target, 'found', 'triggers of the application',
       'wanted', 'at rest while rows are converted', 'lock', 'SHARE ROW EXCLUSIVE',
-      'statement', format('alter table %s disable trigger user', target), 'undo', states);
+      'statement', format('alter table %s disable trigger user', target), 'undo', guarded);
     return next jsonb_build_object('seq', 981, 'action', 'create', 'object', target, 'found', 'triggers at rest', 'wanted', 'as they were',
       'lock', 'SHARE ROW EXCLUSIVE', 'statement', states, 'undo', format('alter table %s disable trigger user', target));
   end if;
@@ -1245,15 +1344,7 @@ begin
         -- A JSON null and no value at all would look the same.
         ' - array_remove(array[' || string_agg(format('case when t.%1$I is null then %2$L end', c.value ->> 'found_name', c.value ->> 'found_name'), ', ')
           filter (where c.value ->> 'found_type' in ('json', 'jsonb')) || ']::text[], null)'),
-      'undo', format(
-        'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
-        'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
-        'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
-        target,
-        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg(
-          case when c.value ->> 'found_type' in ('json', 'jsonb') then format('(q.row_data -> %L)::%s', c.value ->> 'found_name', c.value ->> 'found_type')
-            else 'r.' || quote_ident(c.value ->> 'found_name') end,
-          ', '), target))
+      'undo', format('select profiles_internal.bring_back_rows(%L, %L)', target, array_agg(c.value ->> 'found_name')))
     from jsonb_array_elements(p_context -> 'columns') as c
     where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
   end if;
@@ -1348,6 +1439,12 @@ begin
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
         'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
+    elsif exists (
+      select from profiles_internal.wanted_shape() as w
+      where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name = theirs.name
+    ) then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
+        'wanted', 'that name, for ours', 'remedy', 'Rename it: that name is needed.');
     end if;
   end loop;
 
@@ -1364,7 +1461,25 @@ begin
             where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
               and d.refobjid = relation and d.refobjsubid = a.attnum
           ))
-      ) as ours_alone
+      ) as ours_alone,
+      -- It would not survive another type under it: an expression, a condition, or a way to compare that goes with the type.
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as c
+        join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+        where c.value ->> 'source' is not null and (
+          exists (
+            select from unnest(x.indkey) with ordinality as n (attnum, place)
+            join unnest(x.indclass) with ordinality as o (opclass, place) on o.place = n.place
+            join pg_opclass as oc on oc.oid = o.opclass
+            where n.attnum = a.attnum and not oc.opcdefault
+          )
+          or (x.indexprs is not null or x.indpred is not null) and exists (
+            select from pg_depend as d
+            where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
+              and d.refobjid = relation and d.refobjsubid = a.attnum
+          )
+        )
+      ) as trips
     from pg_index as x
     join pg_class as i on i.oid = x.indexrelid
     where x.indrelid = relation and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = relation)
@@ -1385,7 +1500,7 @@ begin
           'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
           'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
       end if;
-    elsif theirs.is_unique and theirs.ours_alone or exists (
+    elsif theirs.is_unique and theirs.ours_alone or theirs.trips or exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
     ) then
@@ -1401,7 +1516,7 @@ begin
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
-    'seconds', (p_counts ->> 'total')::bigint * 0.000004,
+    'seconds', (p_counts ->> 'total')::bigint * 0.000003,
     'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
@@ -1410,7 +1525,7 @@ begin
   where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
   return query
   select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
-    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
+    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.00001,
     'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
     'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
   from profiles_internal.wanted_shape() as w
@@ -1418,7 +1533,7 @@ begin
   having count(*) > 0;
   return query
   select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005, 'statement', w.definition,
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.0000025, 'statement', w.definition,
     'undo', format('drop index if exists public.%I', w.name))
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
@@ -1462,7 +1577,7 @@ begin
   end if;
   for theirs in
     select
-      k.conname::text as name, c.refers_to, c.matches, k.conrelid::regclass::text as found_name,
+      k.conname::text as name, c.refers_to, c.matches, pg_has_role((select o.relowner from pg_class as o where o.oid = k.conrelid), 'usage') as may_change, k.conrelid::regclass::text as found_name,
       case when k.conrelid = relation then target else k.conrelid::regclass::text end as table_name,
       pg_get_constraintdef(k.oid) as definition,
       case when k.conrelid = relation
@@ -1483,6 +1598,11 @@ begin
     where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
+    if not theirs.may_change then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
+        'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
+      continue;
+    end if;
     left_behind := 0;
     if aside > 0 then
       execute format(
@@ -1494,7 +1614,7 @@ begin
     return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
       'found', theirs.definition, 'wanted', 'made anew below', 'lock', 'ACCESS EXCLUSIVE on both tables',
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
-      'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
+      'undo', format('alter table if exists %s add constraint %I %s', theirs.table_name, theirs.name,
         regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
     theirs.afterwards := regexp_replace(theirs.afterwards, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
     if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
@@ -1504,7 +1624,7 @@ begin
       'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
       'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
-      'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
+      'undo', format('alter table if exists %s drop constraint if exists %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then
     return next jsonb_build_object('seq', 952, 'action', 'create', 'object', target || '.legacy_id', 'found', 'referred to', 'wanted', 'unique',
@@ -1535,12 +1655,25 @@ declare
   by_name constant jsonb := p_context -> 'by_name';
   makes_users constant boolean := p_context ->> 'makes_users';
   staying constant bigint := (p_counts ->> 'total')::bigint - (p_counts ->> 'aside')::bigint;
+  bytes constant bigint := p_counts ->> 'bytes';
   user_now constant text := replace(
     coalesce(by_name -> 'user_id' ->> 'source', '{column}'), '{column}', 't.user_id'
   );
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
+  -- What the auth server knows of the user. Where policies of the application show rows to others, it waits for ours.
+  of_users constant text[] := array(
+    select c.key from jsonb_each(by_name) as c
+    where c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and c.value ->> 'found_name' is null
+      and p_context ->> 'table' = 'user_profiles' and not makes_users
+  );
+  is_open constant boolean := exists (
+    select from pg_class as t cross join lateral aclexplode(t.relacl) as a
+    where t.oid = (p_context ->> 'found')::regclass and a.privilege_type = 'SELECT'
+      and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated'))
+      and exists (select from pg_policy as y where y.polrelid = t.oid)
+  );
 begin
   return query
   select jsonb_build_object('seq', 50, 'action', 'rename', 'object', format('%s.%s', target, c.value ->> 'found_name'),
@@ -1565,7 +1698,7 @@ begin
         when c.key = 'profile_visibility' then '''private'''
         when c.key in ('first_seen_at', 'last_interaction_at') and t.moment is not null
           then format('extract(epoch from case when isfinite(%1$s) then %1$s else now() end)::bigint', t.moment)
-        when c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and not makes_users then 'v.' || c.key
+        when c.key = any (of_users) and not is_open then 'v.' || c.key
       end as fill
     from jsonb_each(by_name) as c
     left join lateral (
@@ -1592,7 +1725,7 @@ begin
   -- Users for the rows, where no auth server makes them.
   if (p_context ->> 'own')::boolean and p_context ->> 'table' <> 'user_profile_audit_logs' and staying > 0 then
     return next jsonb_build_object('seq', case when makes_users then 71 else 65 end, 'action', 'create', 'object', 'auth.users',
-      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.000015,
+      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.00001,
       'statement', format(
         'insert into auth.users (id%1$s) select distinct on (%2$s) %2$s%3$s from %4$s as t where not exists (select from auth.users as u where u.id = %2$s)',
         (select string_agg(', ' || x.key, '' order by x.key) from jsonb_each(by_name) as x
@@ -1611,16 +1744,24 @@ begin
   if fills is not null then
     return next jsonb_build_object('seq', 70, 'action', 'convert', 'object', target, 'found', 'new columns, empty',
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
-      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
 
+  if is_open and of_users <> '{}' then
+    return next jsonb_build_object('seq', 71, 'action', 'note', 'object', target, 'found', 'new columns, empty',
+      'wanted', array_to_string(of_users, ', '), 'remedy', 'Filled together with our policies: until then others may read the rows.',
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''fill'', %L, %L)',
+        revision, target, to_jsonb(of_users)));
+  end if;
+
   return query
   select jsonb_build_object('seq', 72, 'action', 'convert', 'object', target,
     'found', string_agg(format('%s %s', c.value ->> 'name', c.value ->> 'found_type'), ', '),
-    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
     'statement',
       string_agg(format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
@@ -1731,7 +1872,7 @@ begin
   from changed as d
   union all
   select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000005, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000002, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
   from changed as d
   having count(*) > 0;
 end
@@ -1751,11 +1892,11 @@ set search_path = pg_catalog, pg_temp
 as $adoption_of_table$
 declare
   rewrite_limit constant bigint := 200000;
-  seconds_per_row constant double precision := 0.00012;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
   counts jsonb;
   total bigint;
+  seconds double precision;
   stopped boolean;
   unreadable boolean;
 begin
@@ -1768,6 +1909,8 @@ begin
 
   counts := profiles_internal.adoption_counts(context);
   total := counts ->> 'total';
+  -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py).
+  seconds := total * 0.0001 + (counts ->> 'bytes')::bigint * 0.0000001;
   return query
   select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
   from (
@@ -1788,8 +1931,8 @@ begin
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
     union all
     select jsonb_build_object('object', target, 'found', format('%s rows', total), 'wanted', format('up to %s', rewrite_limit), 'rows', total,
-      'seconds', total * seconds_per_row,
-      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(total * seconds_per_row)))
+      'seconds', seconds,
+      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(seconds)))
     where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
   ) as s;
   stopped := stopped or found;
@@ -1814,7 +1957,7 @@ begin
     union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
-      'rows', total, 'lock', 'ACCESS EXCLUSIVE',
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00001 + (counts ->> 'bytes')::bigint * 0.00000001,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
@@ -1970,6 +2113,31 @@ begin
     (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
     and to_regproc('profiles_internal.keep_updated_at') is not null
   );
+
+  -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
+  if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
+    return query
+    select jsonb_build_object('revision', '0009_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
+      'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE', 'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
+      'statement', format(
+        'alter table %1$s disable trigger user; '
+        'update %1$s as t set %2$s from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = t.user_id; '
+        'set constraints all immediate; %3$s',
+        a.object_name, w.assigned, coalesce(x.states, '')))
+    from profiles_internal.adopted as a
+    cross join lateral (
+      select string_agg(c.name, ', ') as listed, string_agg(format('%1$I = v.%1$I', c.name), ', ') as assigned
+      from jsonb_array_elements_text(a.data) as c (name)
+    ) as w
+    cross join lateral (
+      select string_agg(
+        format('alter table %s %s trigger %I', a.object_name,
+          case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+        '; ' order by t.tgname) as states
+      from pg_trigger as t where t.tgrelid = to_regclass(a.object_name) and not t.tgisinternal
+    ) as x
+    where a.object_type = 'fill' and to_regproc('profiles_internal.keep_updated_at') is null;
+  end if;
 
   -- Triggers on sessions that count progress.
   return query
@@ -2145,6 +2313,62 @@ revoke all on function profiles_internal.adopt(text) from public, anon, authenti
     )
     op.execute(
         r"""
+-- A value that a narrower type may not hold, on its way back: as it is if it fits, else what is given instead.
+create or replace function profiles_internal.narrowed(p_value text, p_type text, p_instead text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $narrowed$
+begin
+  execute format('select $1::%s', p_type) using p_value;
+  return p_value;
+exception when data_exception or integrity_constraint_violation then
+  return p_instead;
+end
+$narrowed$;
+
+revoke all on function profiles_internal.narrowed(text, text, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Puts rows out of quarantine back into their table, which has its old columns again: those of p_columns that are still there.
+-- A row whose id somebody has by now stays where it is.
+create or replace function profiles_internal.bring_back_rows(p_table text, p_columns text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $bring_back_rows$
+declare
+  listed text;
+  given text;
+  staying bigint;
+begin
+  select string_agg(quote_ident(a.attname), ', ' order by a.attnum), string_agg(
+    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype) then format('(q.row_data -> %L)::%s', a.attname, a.atttypid::regtype)
+      else 'r.' || quote_ident(a.attname) end, ', ' order by a.attnum)
+  into listed, given
+  from pg_attribute as a
+  where a.attrelid = p_table::regclass and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped;
+  execute format(
+    'with gone as (delete from profiles_internal.quarantine as q where q.table_name = %4$L and (q.reason = ''second row of the same id'' '
+    'or not exists (select from %1$s as t where t.id::text = q.row_data ->> ''id'')) returning q.*) '
+    'insert into %1$s (%2$s) overriding system value select %3$s from gone as q '
+    'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r order by q.id',
+    p_table, listed, given, p_table
+  );
+  select count(*) into staying from profiles_internal.quarantine as q where q.table_name = p_table;
+  if staying > 0 then
+    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their ids have come', p_table, staying;
+  end if;
+end
+$bring_back_rows$;
+
+revoke all on function profiles_internal.bring_back_rows(text, text[]) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Whatever the session of the downgrade prefers, values are compared in the spelling of the upgrade.
 -- Gives rows their old values back, where nobody has written another one since.
 create or replace function profiles_internal.restore_values(p_revision text, p_table text, p_type text)
@@ -2194,6 +2418,10 @@ as $require_values$
 declare
   missing bigint;
 begin
+  if not exists (select from pg_attribute as a where a.attrelid = p_table and a.attname = p_column and a.attnum > 0 and not a.attisdropped) then
+    -- The application has dropped it since.
+    return;
+  end if;
   if p_column = 'external_id' then
     execute format('update %s as t set external_id = t.user_id::text where t.external_id is null', p_table);
   end if;
@@ -2620,6 +2848,8 @@ drop function profiles_internal.recount_adopted(text);
 drop function profiles_internal.fit_usernames(text);
 drop function profiles_internal.require_values(regclass, text);
 drop function profiles_internal.restore_values(text, text, text);
+drop function profiles_internal.narrowed(text, text, text);
+drop function profiles_internal.bring_back_rows(text, text[]);
 drop function profiles_internal.adopt(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();

@@ -93,6 +93,8 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.adoption_of_objects"),
     SqlObject("functions", "profiles_internal.adoption_plan"),
     SqlObject("functions", "profiles_internal.adopt"),
+    SqlObject("functions", "profiles_internal.narrowed"),
+    SqlObject("functions", "profiles_internal.bring_back_rows"),
     SqlObject("functions", "profiles_internal.restore_values"),
     SqlObject("functions", "profiles_internal.require_values"),
     SqlObject("functions", "profiles_internal.fit_usernames"),

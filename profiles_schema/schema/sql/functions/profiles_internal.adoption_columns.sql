@@ -47,7 +47,10 @@ begin
     end if;
   end if;
   if id_type is not null and not renames ? 'id' and not types ? 'legacy_id' and (
-    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and cardinality(profiles_internal.column_readers(p_found, 'id')) > 0)
+    (p_table = 'user_profiles' and id_type !~ '^(text|character)' and (
+      cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
+      or exists (select from pg_attribute as a where a.attrelid = p_found and a.attname = 'id' and a.attidentity <> '')
+    ))
     or (p_table <> 'user_profiles' and id_type <> 'uuid' and (
       id_type !~ '^(text|character)' or cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
     ))
@@ -61,7 +64,9 @@ begin
       a.attname::text as found_name, coalesce(renames ->> a.attname, a.attname) as name, a.attnum::integer as found_position,
       format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
       case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
-      a.attidentity <> '' as has_identity, y.typcategory as category
+      a.attidentity <> '' as has_identity, y.typcategory as category, y.typtype in ('e', 'd') as is_narrow,
+      (select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder limit 1) as first_label,
+      case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated
     from pg_attribute as a
     join pg_type as y on y.oid = a.atttypid
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -73,7 +78,9 @@ begin
     where w.table_name = p_table and w.kind = 'column'
   )
   select
-    coalesce(f.name, w.name), f.found_name, f.found_type, f.not_null,
+    coalesce(f.name, w.name), f.found_name,
+    -- A type that is changed loses its collation, and has to find it again.
+    f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
     w.wanted_type, w.not_null, w.default_value,
     case
@@ -100,6 +107,8 @@ begin
       end
       when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
       when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
+      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type,
+        case when f.not_null then coalesce('(' || f.found_default || ')::text', quote_literal(f.first_label), 'null') else 'null' end, f.found_type)
       else '{column}::text::' || f.found_type
     end,
     f.found_position

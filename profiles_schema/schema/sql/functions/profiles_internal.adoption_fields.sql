@@ -13,12 +13,25 @@ declare
   by_name constant jsonb := p_context -> 'by_name';
   makes_users constant boolean := p_context ->> 'makes_users';
   staying constant bigint := (p_counts ->> 'total')::bigint - (p_counts ->> 'aside')::bigint;
+  bytes constant bigint := p_counts ->> 'bytes';
   user_now constant text := replace(
     coalesce(by_name -> 'user_id' ->> 'source', '{column}'), '{column}', 't.user_id'
   );
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
+  -- What the auth server knows of the user. Where policies of the application show rows to others, it waits for ours.
+  of_users constant text[] := array(
+    select c.key from jsonb_each(by_name) as c
+    where c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and c.value ->> 'found_name' is null
+      and p_context ->> 'table' = 'user_profiles' and not makes_users
+  );
+  is_open constant boolean := exists (
+    select from pg_class as t cross join lateral aclexplode(t.relacl) as a
+    where t.oid = (p_context ->> 'found')::regclass and a.privilege_type = 'SELECT'
+      and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated'))
+      and exists (select from pg_policy as y where y.polrelid = t.oid)
+  );
 begin
   return query
   select jsonb_build_object('seq', 50, 'action', 'rename', 'object', format('%s.%s', target, c.value ->> 'found_name'),
@@ -43,7 +56,7 @@ begin
         when c.key = 'profile_visibility' then '''private'''
         when c.key in ('first_seen_at', 'last_interaction_at') and t.moment is not null
           then format('extract(epoch from case when isfinite(%1$s) then %1$s else now() end)::bigint', t.moment)
-        when c.key in ('email', 'phone', 'email_verified', 'is_anonymous', 'last_login') and not makes_users then 'v.' || c.key
+        when c.key = any (of_users) and not is_open then 'v.' || c.key
       end as fill
     from jsonb_each(by_name) as c
     left join lateral (
@@ -70,7 +83,7 @@ begin
   -- Users for the rows, where no auth server makes them.
   if (p_context ->> 'own')::boolean and p_context ->> 'table' <> 'user_profile_audit_logs' and staying > 0 then
     return next jsonb_build_object('seq', case when makes_users then 71 else 65 end, 'action', 'create', 'object', 'auth.users',
-      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.000015,
+      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.00001,
       'statement', format(
         'insert into auth.users (id%1$s) select distinct on (%2$s) %2$s%3$s from %4$s as t where not exists (select from auth.users as u where u.id = %2$s)',
         (select string_agg(', ' || x.key, '' order by x.key) from jsonb_each(by_name) as x
@@ -89,16 +102,24 @@ begin
   if fills is not null then
     return next jsonb_build_object('seq', 70, 'action', 'convert', 'object', target, 'found', 'new columns, empty',
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
-      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
 
+  if is_open and of_users <> '{}' then
+    return next jsonb_build_object('seq', 71, 'action', 'note', 'object', target, 'found', 'new columns, empty',
+      'wanted', array_to_string(of_users, ', '), 'remedy', 'Filled together with our policies: until then others may read the rows.',
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''fill'', %L, %L)',
+        revision, target, to_jsonb(of_users)));
+  end if;
+
   return query
   select jsonb_build_object('seq', 72, 'action', 'convert', 'object', target,
     'found', string_agg(format('%s %s', c.value ->> 'name', c.value ->> 'found_type'), ', '),
-    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
     'statement',
       string_agg(format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
@@ -209,7 +230,7 @@ begin
   from changed as d
   union all
   select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000005, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000002, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
   from changed as d
   having count(*) > 0;
 end

@@ -12,6 +12,7 @@ declare
   old_name constant text := (select c.relname from pg_class as c where c.oid = relation);
   aside constant bigint := p_counts ->> 'aside';
   states text;
+  guarded text;
   identity text;
 begin
   if relation::text <> target then
@@ -24,17 +25,22 @@ begin
   end if;
 
   -- Triggers rest while rows are converted. Those that stay come back as they were.
-  select string_agg(
-    format('alter table %s %s trigger %I', target,
-      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+  select string_agg(s.state, '; ' order by t.tgname), string_agg(
+    -- The application may have dropped it since.
+    format('do $states$ begin if exists (select from pg_catalog.pg_trigger as t where t.tgrelid = %L::regclass and t.tgname = %L) then %s; end if; end $states$',
+      target, t.tgname, s.state),
     '; ' order by t.tgname)
-  into states
+  into states, guarded
   from pg_trigger as t
+  cross join lateral (
+    select format('alter table %s %s trigger %I', target,
+      case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname) as state
+  ) as s
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
   if states is not null then
     return next jsonb_build_object('seq', 37, 'action', 'set aside', 'object', target, 'found', 'triggers of the application',
       'wanted', 'at rest while rows are converted', 'lock', 'SHARE ROW EXCLUSIVE',
-      'statement', format('alter table %s disable trigger user', target), 'undo', states);
+      'statement', format('alter table %s disable trigger user', target), 'undo', guarded);
     return next jsonb_build_object('seq', 981, 'action', 'create', 'object', target, 'found', 'triggers at rest', 'wanted', 'as they were',
       'lock', 'SHARE ROW EXCLUSIVE', 'statement', states, 'undo', format('alter table %s disable trigger user', target));
   end if;
@@ -151,15 +157,7 @@ begin
         -- A JSON null and no value at all would look the same.
         ' - array_remove(array[' || string_agg(format('case when t.%1$I is null then %2$L end', c.value ->> 'found_name', c.value ->> 'found_name'), ', ')
           filter (where c.value ->> 'found_type' in ('json', 'jsonb')) || ']::text[], null)'),
-      'undo', format(
-        'insert into %1$s (%2$s) overriding system value select %3$s from profiles_internal.quarantine as q '
-        'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r where q.table_name = %4$L order by q.id; '
-        'delete from profiles_internal.quarantine as q where q.table_name = %4$L',
-        target,
-        string_agg(quote_ident(c.value ->> 'found_name'), ', '), string_agg(
-          case when c.value ->> 'found_type' in ('json', 'jsonb') then format('(q.row_data -> %L)::%s', c.value ->> 'found_name', c.value ->> 'found_type')
-            else 'r.' || quote_ident(c.value ->> 'found_name') end,
-          ', '), target))
+      'undo', format('select profiles_internal.bring_back_rows(%L, %L)', target, array_agg(c.value ->> 'found_name')))
     from jsonb_array_elements(p_context -> 'columns') as c
     where c.value ->> 'found_name' is not null and not (c.value ->> 'found_generated')::boolean;
   end if;

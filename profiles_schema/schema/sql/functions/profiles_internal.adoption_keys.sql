@@ -81,6 +81,12 @@ begin
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
         'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
+    elsif exists (
+      select from profiles_internal.wanted_shape() as w
+      where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name = theirs.name
+    ) then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
+        'wanted', 'that name, for ours', 'remedy', 'Rename it: that name is needed.');
     end if;
   end loop;
 
@@ -97,7 +103,25 @@ begin
             where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
               and d.refobjid = relation and d.refobjsubid = a.attnum
           ))
-      ) as ours_alone
+      ) as ours_alone,
+      -- It would not survive another type under it: an expression, a condition, or a way to compare that goes with the type.
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as c
+        join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+        where c.value ->> 'source' is not null and (
+          exists (
+            select from unnest(x.indkey) with ordinality as n (attnum, place)
+            join unnest(x.indclass) with ordinality as o (opclass, place) on o.place = n.place
+            join pg_opclass as oc on oc.oid = o.opclass
+            where n.attnum = a.attnum and not oc.opcdefault
+          )
+          or (x.indexprs is not null or x.indpred is not null) and exists (
+            select from pg_depend as d
+            where d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
+              and d.refobjid = relation and d.refobjsubid = a.attnum
+          )
+        )
+      ) as trips
     from pg_index as x
     join pg_class as i on i.oid = x.indexrelid
     where x.indrelid = relation and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = relation)
@@ -118,7 +142,7 @@ begin
           'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
           'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
       end if;
-    elsif theirs.is_unique and theirs.ours_alone or exists (
+    elsif theirs.is_unique and theirs.ours_alone or theirs.trips or exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
     ) then
@@ -134,7 +158,7 @@ begin
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
-    'seconds', (p_counts ->> 'total')::bigint * 0.000004,
+    'seconds', (p_counts ->> 'total')::bigint * 0.000003,
     'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
@@ -143,7 +167,7 @@ begin
   where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
   return query
   select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
-    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
+    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.00001,
     'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
     'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
   from profiles_internal.wanted_shape() as w
@@ -151,7 +175,7 @@ begin
   having count(*) > 0;
   return query
   select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005, 'statement', w.definition,
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.0000025, 'statement', w.definition,
     'undo', format('drop index if exists public.%I', w.name))
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
@@ -195,7 +219,7 @@ begin
   end if;
   for theirs in
     select
-      k.conname::text as name, c.refers_to, c.matches, k.conrelid::regclass::text as found_name,
+      k.conname::text as name, c.refers_to, c.matches, pg_has_role((select o.relowner from pg_class as o where o.oid = k.conrelid), 'usage') as may_change, k.conrelid::regclass::text as found_name,
       case when k.conrelid = relation then target else k.conrelid::regclass::text end as table_name,
       pg_get_constraintdef(k.oid) as definition,
       case when k.conrelid = relation
@@ -216,6 +240,11 @@ begin
     where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
+    if not theirs.may_change then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
+        'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
+      continue;
+    end if;
     left_behind := 0;
     if aside > 0 then
       execute format(
@@ -227,7 +256,7 @@ begin
     return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
       'found', theirs.definition, 'wanted', 'made anew below', 'lock', 'ACCESS EXCLUSIVE on both tables',
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
-      'undo', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name,
+      'undo', format('alter table if exists %s add constraint %I %s', theirs.table_name, theirs.name,
         regexp_replace(theirs.definition, 'REFERENCES [^(]+\(', 'REFERENCES ' || target || '(')));
     theirs.afterwards := regexp_replace(theirs.afterwards, 'REFERENCES [^(]+\([^)]*\)', format('REFERENCES %s(%s)', target, theirs.refers_to));
     if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
@@ -237,7 +266,7 @@ begin
       'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
       'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
-      'undo', format('alter table %s drop constraint %I', theirs.table_name, theirs.name));
+      'undo', format('alter table if exists %s drop constraint if exists %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then
     return next jsonb_build_object('seq', 952, 'action', 'create', 'object', target || '.legacy_id', 'found', 'referred to', 'wanted', 'unique',

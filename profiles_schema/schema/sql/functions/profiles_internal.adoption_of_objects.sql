@@ -138,6 +138,31 @@ begin
     and to_regproc('profiles_internal.keep_updated_at') is not null
   );
 
+  -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
+  if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
+    return query
+    select jsonb_build_object('revision', '0009_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
+      'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE', 'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
+      'statement', format(
+        'alter table %1$s disable trigger user; '
+        'update %1$s as t set %2$s from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = t.user_id; '
+        'set constraints all immediate; %3$s',
+        a.object_name, w.assigned, coalesce(x.states, '')))
+    from profiles_internal.adopted as a
+    cross join lateral (
+      select string_agg(c.name, ', ') as listed, string_agg(format('%1$I = v.%1$I', c.name), ', ') as assigned
+      from jsonb_array_elements_text(a.data) as c (name)
+    ) as w
+    cross join lateral (
+      select string_agg(
+        format('alter table %s %s trigger %I', a.object_name,
+          case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+        '; ' order by t.tgname) as states
+      from pg_trigger as t where t.tgrelid = to_regclass(a.object_name) and not t.tgisinternal
+    ) as x
+    where a.object_type = 'fill' and to_regproc('profiles_internal.keep_updated_at') is null;
+  end if;
+
   -- Triggers on sessions that count progress.
   return query
   select jsonb_strip_nulls(jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,

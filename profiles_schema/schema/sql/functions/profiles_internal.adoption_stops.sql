@@ -8,6 +8,9 @@ as $adoption_stops$
 declare
   relation constant regclass := p_context ->> 'found';
   target constant text := p_context ->> 'target';
+  defaults text[] := '{}';
+  tested record;
+  refuses boolean;
 begin
   return query
   select jsonb_build_object('seq', 0, 'action', 'stop', 'object', target, 'found', s.found, 'wanted', s.wanted, 'remedy', s.remedy)
@@ -42,6 +45,8 @@ begin
     where c.value ->> 'found_name' is not null and c.value ->> 'wanted_type' is not null
   ) as r
   cross join lateral (values
+    (c.value ->> 'source' is not null and c.value ->> 'found_default' = 'identity',
+      format('alter table %s alter column %I drop identity;', relation, c.value ->> 'found_name')),
     ((c.value ->> 'found_generated')::boolean,
       format('alter table %s alter column %I drop expression;', relation, c.value ->> 'found_name')),
     (c.value ->> 'source' is not null and cardinality(r.readers) > 0,
@@ -51,6 +56,22 @@ begin
       format('There is no way back from %s. Change it yourself, or rename the column.', c.value ->> 'wanted_type'))
   ) as s (applies, remedy)
   where s.applies;
+
+  -- What would not survive another key, or other columns.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', p.pubname), 'wanted', 'the whole table',
+    'remedy', format('It would refuse every change from now on. alter publication %I drop table %s; and add it again, adapted, after the upgrade.', p.pubname, relation))
+  from pg_publication_rel as x
+  join pg_publication as p on p.oid = x.prpubid
+  where x.prrelid = relation and (x.prattrs is not null or x.prqual is not null);
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
+    'wanted', 'a table of its own', 'remedy', format('Drop %s.%I, and create it again after the upgrade.', b.attrelid::regclass, b.attname))
+  from pg_class as c
+  join pg_type as y on y.oid = c.reltype
+  join pg_attribute as b on b.atttypid in (y.oid, y.typarray) and b.attnum > 0 and not b.attisdropped
+  join pg_class as o on o.oid = b.attrelid and o.relkind in ('r', 'm', 'p', 'f')
+  where c.oid = relation;
 
   -- Rights that we could not take from the roles of the API: only who gave them can.
   return query
@@ -127,6 +148,68 @@ begin
   join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
   where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
+  -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
+  for tested in
+    select a.attname, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
+    from jsonb_array_elements(p_context -> 'columns') as c
+    join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+    left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where c.value ->> 'wanted_type' is null and a.attgenerated = '' and a.attidentity = ''
+  loop
+    continue when tested.default_value ~ '\mnextval\(';
+    defaults := defaults || format('(%s)::%s as %I', tested.default_value, tested.type, tested.attname);
+    begin
+      execute format('select (%s)::%s', tested.default_value, tested.type);
+    exception when integrity_constraint_violation then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
+        'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
+    end;
+  end loop;
+  for tested in
+    select k.conname, pg_get_constraintdef(k.oid) as definition, pg_get_expr(k.conbin, k.conrelid) as expression
+    from pg_constraint as k
+    where k.conrelid = relation and k.contype = 'c' and not exists (
+      select from jsonb_array_elements(p_context -> 'columns') as c
+      join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name' and a.attnum = any (k.conkey)
+      where c.value ->> 'wanted_type' is not null
+    )
+  loop
+    begin
+      execute format('select (%s) is false from (select %s) as t', tested.expression, array_to_string(defaults, ', ')) into refuses;
+    exception when others then
+      -- It asks for what only a row has.
+      refuses := false;
+    end;
+    if refuses then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.conname), 'found', tested.definition,
+        'wanted', 'one that the defaults keep', 'remedy', 'A sign-up leaves these columns at their defaults, which this refuses. Give them other defaults, or drop it.');
+    end if;
+  end loop;
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, i.relname), 'found', pg_get_indexdef(i.oid),
+    'wanted', 'room for more than one profile', 'remedy', 'Every sign-up leaves these columns at the same default. Drop the default, or make the index one that allows it.')
+  from pg_index as x
+  join pg_class as i on i.oid = x.indexrelid
+  cross join lateral (
+    select
+      bool_and(c.value ->> 'wanted_type' is null and a.attgenerated = '' and a.attidentity = '') as own,
+      bool_and(d.adbin is not null and d.expression !~ '\w\(' or d.adbin is null and x.indnullsnotdistinct) as same
+    from unnest(x.indkey) with ordinality as n (attnum, place)
+    left join pg_attribute as a on a.attrelid = relation and a.attnum = n.attnum
+    left join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
+    left join lateral (
+      select f.adbin, regexp_replace(pg_get_expr(f.adbin, f.adrelid), '::[a-z ]+\([0-9, ]+\)', '', 'g') as expression
+      from pg_attrdef as f where f.adrelid = a.attrelid and f.adnum = a.attnum
+    ) as d on true
+    where n.place <= x.indnkeyatts
+  ) as k
+  where x.indrelid = relation and x.indisunique and x.indexprs is null and x.indpred is null and k.own and k.same;
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', format('trigger %s on %s', t.tgname, target), 'found', 'calls ' || t.tgfoid::regprocedure,
+    'wanted', 'stays', 'remedy', 'It runs at every sign-up, too. What it refuses costs that user the profile until it is mended: see profiles-schema health.')
+  from pg_trigger as t
+  where t.tgrelid = relation and not t.tgisinternal and t.tgtype & 4 <> 0 and p_context ->> 'table' in ('user_profiles', 'user_progress')
+    and not profiles_internal.acts_beside_ours(t.tgfoid);
 end
 $adoption_stops$;
 

@@ -8,6 +8,10 @@ as $require_values$
 declare
   missing bigint;
 begin
+  if not exists (select from pg_attribute as a where a.attrelid = p_table and a.attname = p_column and a.attnum > 0 and not a.attisdropped) then
+    -- The application has dropped it since.
+    return;
+  end if;
   if p_column = 'external_id' then
     execute format('update %s as t set external_id = t.user_id::text where t.external_id is null', p_table);
   end if;
