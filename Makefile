@@ -87,6 +87,7 @@ bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/result
 	$(BIN)/python benchmarks/signup.py --out benchmarks/results/signup.json
 	$(BIN)/python benchmarks/backfill.py --out benchmarks/results/backfill.json
 	$(BIN)/python benchmarks/normalize.py --out benchmarks/results/normalize.json
+	$(BIN)/python benchmarks/adopt.py --out benchmarks/results/adopt.json
 
 clean: ## Remove what was built; the embedded server's data stay
 	rm -rf $(VENV) build dist benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -81,12 +81,32 @@ INSERT = "insert into public.user_profiles (id, username) values (new.id, new.em
 
 
 def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
-    names = ["t", "u", "v", "r", "s", "m", "n", "w", "x", "k", "key", "old", "new", "row_data", "reason", "select", "User Name", "a'b", "%s"]
+    names = [
+        "t",
+        "u",
+        "v",
+        "r",
+        "s",
+        "m",
+        "n",
+        "w",
+        "x",
+        "k",
+        "key",
+        "old",
+        "new",
+        "row_data",
+        "reason",
+        "select",
+        "User Name",
+        "a'b",
+        "%s",
+    ]
     names += ["{column}", "adopted_user", "row_key", "adopted nothing"]
     database = found(
         PROFILES,
         "".join(f'alter table public.user_profiles add "{name}" text;' for name in names),
-        'update public.user_profiles set t = \'kept\', u = bio, "select" = username, bio = repeat(\'x\', 5000), username = \'A \' || username;'
+        "update public.user_profiles set t = 'kept', u = bio, \"select\" = username, bio = repeat('x', 5000), username = 'A ' || username;"
         "insert into public.user_profiles (id, username, t) values (md5('nobody')::uuid, 'nobody', 'kept, too');",
     )
     database.upgrade()
@@ -123,7 +143,9 @@ def test_values_come_back_in_a_session_of_another_time_zone(found):
     database.administrator.run(f"alter database {database.name} set timezone = 'Asia/Tokyo'")
     database.administrator.run(f"alter database {database.name} set datestyle = 'German'")
     database.downgrade("base", allow_data_loss="yes")
-    assert database.value("select count(*) from public.user_profiles where created_at is null and updated_at is null") == 5
+    assert (
+        database.value("select count(*) from public.user_profiles where created_at is null and updated_at is null") == 5
+    )
 
 
 def test_functions_and_triggers_that_are_set_aside_come_back_as_they_were(found):
@@ -158,7 +180,10 @@ def test_a_function_with_the_rights_of_its_owner_comes_back_with_no_more(empty):
     try:
         empty.upgrade()
         empty.downgrade("base", allow_data_loss="yes")
-        assert empty.value("select proowner::regrole::text from pg_proc where proname = 'get_public_profile'") == "application_owner"
+        assert (
+            empty.value("select proowner::regrole::text from pg_proc where proname = 'get_public_profile'")
+            == "application_owner"
+        )
     finally:
         empty.script("drop function public.get_public_profile(text); drop role application_owner")
 
@@ -183,7 +208,9 @@ def test_rows_that_share_an_id_or_have_none_are_kept_aside(found):
     database.upgrade()
     reasons = database.run("select reason, count(*) from profiles_internal.quarantine group by 1 order by 1")
     assert [tuple(row) for row in reasons] == [("no id", 2), ("second row of the same id", 2)]
-    database.administrator.run("delete from public.user_profiles where created_at > now() - interval '1 hour' and id <> md5('row')::uuid::text")
+    database.administrator.run(
+        "delete from public.user_profiles where created_at > now() - interval '1 hour' and id <> md5('row')::uuid::text"
+    )
     assert came_back(database) == []
 
 
@@ -198,7 +225,9 @@ def test_what_a_narrower_type_cannot_hold_does_not_stop_the_way_back(found):
     database.upgrade()
     person = database.administrator.sign_up("new@example.org")
     assert [line for line in came_back(database) if "more" not in line] == []
-    kept = database.run("select id = :id, profile_visibility::text, language, role::text from public.user_profiles", id=person)
+    kept = database.run(
+        "select id = :id, profile_visibility::text, language, role::text from public.user_profiles", id=person
+    )
     assert sorted(map(tuple, kept)) == [(False, "friends", "sv", "friends")] * 5 + [(True, None, None, "friends")]
 
 
@@ -250,7 +279,8 @@ def test_what_the_application_drops_meanwhile_does_not_stop_the_way_back(found):
 
 def test_a_quarantined_row_does_not_come_back_twice(found):
     database = found(
-        PROFILES, "insert into public.user_profiles (id) select md5('nobody' || g)::uuid from generate_series(1, 3) as g"
+        PROFILES,
+        "insert into public.user_profiles (id) select md5('nobody' || g)::uuid from generate_series(1, 3) as g",
     )
     database.upgrade()
     database.administrator.run("insert into auth.users (id, email) values (md5('nobody1')::uuid, 'late@example.org')")

@@ -34,6 +34,7 @@ declare
   attempts integer := 0;
   created bigint := 0;
   failed bigint := 0;
+  only_profiles boolean := false;
 begin
   if row_security_active('auth.users') then
     raise exception 'role % reads no users: row level security hides auth.users from it', current_user
@@ -59,7 +60,23 @@ begin
     end if;
     raise notice '% users wait for a profile; create them with: profiles-schema backfill',
       case when waiting > inline_limit then 'more than ' || inline_limit else waiting::text end;
-    return;
+    -- Who signed up while a table was taken over, from when its own trigger rested until ours came, waits for no job.
+    if mode = 'defer' or not exists (
+      select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+    ) then
+      return;
+    end if;
+    select count(*) into waiting
+    from (
+      select
+      from auth.users as u
+      where to_jsonb(u) ->> 'deleted_at' is null and not exists (select from public.user_profiles as p where p.user_id = u.id)
+      limit inline_limit + 1
+    ) as w;
+    if waiting > inline_limit then
+      return;
+    end if;
+    only_profiles := true;
   end if;
 
   perform set_config('profiles_internal.origin', 'backfill', false);
@@ -81,7 +98,7 @@ begin
           select u.id
           from looked_at as u
           where (select 1 from public.user_profiles as p where p.user_id = u.id) is null
-            or (select 1 from public.user_progress as g where g.user_id = u.id) is null
+            or not only_profiles and (select 1 from public.user_progress as g where g.user_id = u.id) is null
           order by u.id
           limit batch_rows
         ),

@@ -144,6 +144,7 @@ begin
 
   return jsonb_build_object(
     'total', hits[1],
+    'bytes', pg_relation_size(relation),
     'fits', (
       select coalesce(jsonb_agg(r.value || jsonb_build_object('hits', hits[1 + r.ordinality]) order by r.ordinality), '[]')
       from jsonb_array_elements(rules) with ordinality as r where hits[1 + r.ordinality] > 0

@@ -13,6 +13,7 @@ declare
   by_name constant jsonb := p_context -> 'by_name';
   makes_users constant boolean := p_context ->> 'makes_users';
   staying constant bigint := (p_counts ->> 'total')::bigint - (p_counts ->> 'aside')::bigint;
+  bytes constant bigint := p_counts ->> 'bytes';
   user_now constant text := replace(
     coalesce(by_name -> 'user_id' ->> 'source', '{column}'), '{column}', 't.user_id'
   );
@@ -82,7 +83,7 @@ begin
   -- Users for the rows, where no auth server makes them.
   if (p_context ->> 'own')::boolean and p_context ->> 'table' <> 'user_profile_audit_logs' and staying > 0 then
     return next jsonb_build_object('seq', case when makes_users then 71 else 65 end, 'action', 'create', 'object', 'auth.users',
-      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.000015,
+      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.00001,
       'statement', format(
         'insert into auth.users (id%1$s) select distinct on (%2$s) %2$s%3$s from %4$s as t where not exists (select from auth.users as u where u.id = %2$s)',
         (select string_agg(', ' || x.key, '' order by x.key) from jsonb_each(by_name) as x
@@ -101,7 +102,7 @@ begin
   if fills is not null then
     return next jsonb_build_object('seq', 70, 'action', 'convert', 'object', target, 'found', 'new columns, empty',
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
-      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
@@ -118,7 +119,7 @@ begin
   return query
   select jsonb_build_object('seq', 72, 'action', 'convert', 'object', target,
     'found', string_agg(format('%s %s', c.value ->> 'name', c.value ->> 'found_type'), ', '),
-    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003,
+    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
     'statement',
       string_agg(format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
@@ -229,7 +230,7 @@ begin
   from changed as d
   union all
   select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000005, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000002, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
   from changed as d
   having count(*) > 0;
 end

@@ -123,7 +123,8 @@ begin
       'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
       'get_user_profile_stats', 'update_my_profile_v2'
     )
-    and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
+    -- Ours, once they are there.
+    and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
 
   -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query

@@ -7,11 +7,11 @@ set search_path = pg_catalog, pg_temp
 as $adoption_of_table$
 declare
   rewrite_limit constant bigint := 200000;
-  seconds_per_row constant double precision := 0.00012;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
   counts jsonb;
   total bigint;
+  seconds double precision;
   stopped boolean;
   unreadable boolean;
 begin
@@ -24,6 +24,8 @@ begin
 
   counts := profiles_internal.adoption_counts(context);
   total := counts ->> 'total';
+  -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py).
+  seconds := total * 0.0001 + (counts ->> 'bytes')::bigint * 0.0000001;
   return query
   select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
   from (
@@ -44,8 +46,8 @@ begin
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
     union all
     select jsonb_build_object('object', target, 'found', format('%s rows', total), 'wanted', format('up to %s', rewrite_limit), 'rows', total,
-      'seconds', total * seconds_per_row,
-      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(total * seconds_per_row)))
+      'seconds', seconds,
+      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(seconds)))
     where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
   ) as s;
   stopped := stopped or found;
@@ -70,7 +72,7 @@ begin
     union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
-      'rows', total, 'lock', 'ACCESS EXCLUSIVE',
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00001 + (counts ->> 'bytes')::bigint * 0.00000001,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
