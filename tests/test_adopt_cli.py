@@ -231,7 +231,7 @@ def test_a_table_that_is_not_there_is_a_stopper(old):
 
 
 def test_a_large_table_asks_for_a_decision(old):
-    old.script("insert into public.user_profiles (id) select gen_random_uuid() from generate_series(1, 200000)")
+    old.script("insert into public.user_profiles (id) select gen_random_uuid() from generate_series(1, 50000)")
     (stopper,) = planned(old).stoppers
     assert (stopper.object, stopper.rows) == ("public.user_profiles", 200_006)
     assert stopper.remedy.endswith("-x adopt-rewrite=yes")

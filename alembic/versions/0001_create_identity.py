@@ -1797,21 +1797,26 @@ begin
       from jsonb_array_elements(fits) with ordinality as f
     ),
     by_column as (
-      select r.name, string_agg(format('when %s then %s', r.wrong, r.fitted), ' ' order by r.place) as cases from rule as r group by r.name
+      select r.name, string_agg(format('when %s then %s', r.wrong, r.fitted), ' ' order by r.place) as cases,
+        string_agg('(' || r.wrong || ')', ' or ' order by r.place) as wrong
+      from rule as r
+      group by r.name
     )
     select jsonb_build_object('seq', 81, 'action', 'fit', 'object', target, 'found', 'values that break a rule', 'wanted', 'as said above',
       'lock', 'ACCESS EXCLUSIVE', 'rows', (select max(r.hits) from rule as r), 'seconds', staying * 0.00001 + (select sum(r.hits) from rule as r) * 0.00003,
       'statement', format(
-        'with was as (select id as row_key, jsonb_build_object(%1$s) as old from %2$s where %3$s), '
-        'now as (update %2$s as t set %4$s from was where t.id = was.row_key returning t.id::text as row_key, was.old, jsonb_build_object(%5$s) as new) '
+        -- Of a row, only what is wrong in it: the rest may be large.
+        'with was as materialized (select id as row_key, (select jsonb_object_agg(x.name, x.value) from (values %1$s) as x (name, value, wrong) where x.wrong) as old from %2$s where %3$s), '
+        'now as (update %2$s as t set %4$s from was where t.id = was.row_key returning t.id::text as row_key, was.old, '
+        '(select jsonb_object_agg(x.name, x.value) from (values %5$s) as x (name, value) where was.old ? x.name) as new) '
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
         'select %6$L, ''value'', %2$L || ''.'' || e.key, jsonb_build_object(''key'', n.row_key, ''old'', e.value, ''new'', n.new -> e.key) '
         'from now as n cross join lateral jsonb_each(n.old) as e where e.value is distinct from n.new -> e.key',
-        string_agg(format('%L, %I::text', b.name, b.name), ', ' order by b.name),
+        string_agg(format('(%1$L, case when %2$s then %1$I::text end, %2$s)', b.name, b.wrong), ', ' order by b.name),
         target,
-        (select string_agg('(' || r.wrong || ')', ' or ' order by r.place) from rule as r),
-        string_agg(format('%1$I = case %2$s else t.%1$I end', b.name, b.cases), ', ' order by b.name),
-        string_agg(format('%L, t.%I::text', b.name, b.name), ', ' order by b.name),
+        string_agg(b.wrong, ' or ' order by b.name),
+        string_agg(format('%1$I = case when not was.old ? %1$L then t.%1$I %2$s end', b.name, b.cases), ', ' order by b.name),
+        string_agg(format('(%1$L, case when was.old ? %1$L then t.%1$I::text end)', b.name), ', ' order by b.name),
         revision
       ),
       'undo', format('select profiles_internal.restore_values(%L, %L, ''value'')', revision, target))
@@ -1891,7 +1896,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $adoption_of_table$
 declare
-  rewrite_limit constant bigint := 200000;
+  rewrite_limit constant bigint := 50000;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
   counts jsonb;
@@ -2047,11 +2052,11 @@ begin
     end as remedy
   ) as d
   cross join lateral (
-    select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0002_create_internal_tables', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
     union all
-    select jsonb_build_object('revision', '0003_create_user_profiles', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0002_create_internal_tables', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,

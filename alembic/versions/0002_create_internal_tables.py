@@ -491,11 +491,18 @@ $install_profiles_view$;
 revoke all on function profiles_internal.install_profiles_view() from public, anon, authenticated, service_role;
 """
     )
+    op.execute(
+        r"""
+-- Before tables change: sign-up triggers of the application that write them are emptied, while nobody signs up.
+select profiles_internal.adopt('0002_create_internal_tables');
+"""
+    )
 
 
 def downgrade() -> None:
     op.execute(
         r"""
+select profiles_internal.put_back_adopted('0002_create_internal_tables');
 drop function profiles_internal.install_profiles_view();
 drop function profiles_internal.old_name_rights(jsonb);
 drop function profiles_internal.profile_values(jsonb[]);

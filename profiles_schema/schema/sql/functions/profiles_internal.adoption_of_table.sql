@@ -6,7 +6,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $adoption_of_table$
 declare
-  rewrite_limit constant bigint := 200000;
+  rewrite_limit constant bigint := 50000;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
   counts jsonb;
