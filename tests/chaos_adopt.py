@@ -197,20 +197,24 @@ class ChaosOfAdoption(Chaos):
     def state(self, database: Database) -> dict[str, object]:
         """Everything that two upgrades of the same have in common."""
         administrator = database.administrator
-        rows = {
-            f"{table} {key}": tuple(sorted(row.items()))
-            for table, rows in oracle.state(database, self.found, self.shape).items()
-            for key, row in rows.items()
-        }
+        rows = {}
+        before = {ours: self.found.rows[name] for name, ours in shapes.adopted_tables(self.shape).items()}
+        for table, found in oracle.state(database, self.found, self.shape).items():
+            for key, row in found.items():
+                # A row that the upgrade made bears an id of its own.
+                made = table == "user_progress" and key not in before[table]
+                values = {name: value for name, value in row.items() if not (made and name == "id")}
+                rows[f"{table} {row['user_id'] if made else key}"] = tuple(sorted(values.items()))
         kept: Counter[object] = Counter()
         for row in administrator.run(
             "select revision, object_type, object_name, definition, data::text as data from profiles_internal.adopted"
         ):
             data = json.loads(row.data) if row.data else {}
-            # Names that a fresh user's id went into, and times of the upgrade.
-            fresh = self.shape == "e" and row.object_name.endswith(".username") and "_" in str(data.get("new"))
-            new = None if fresh or oracle._recent(data.get("new")) else data.get("new")
-            kept[row.revision, row.object_type, row.object_name, row.definition, json.dumps({**data, "new": new})] += 1
+            if isinstance(data, dict):
+                # Names that a fresh user's id went into, and times of the upgrade.
+                fresh = self.shape == "e" and row.object_name.endswith(".username") and "_" in str(data.get("new"))
+                data["new"] = None if fresh or oracle._recent(data.get("new")) else data.get("new")
+            kept[row.revision, row.object_type, row.object_name, row.definition, json.dumps(data)] += 1
         counts = {
             table: administrator.value(f"select count(*) from {table}")
             for table in ("auth.users", *(f"public.{name}" for name in OUR_TABLES), "profiles_internal.quarantine")

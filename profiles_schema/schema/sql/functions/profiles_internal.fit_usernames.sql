@@ -9,6 +9,8 @@ set search_path = pg_catalog, pg_temp
 as $fit_usernames$
 declare
   renamed bigint;
+  -- The profiles' own come later, together with our policies.
+  email_waits constant boolean := exists (select from profiles_internal.adopted as a where a.object_type = 'fill' and a.data ? 'email');
 begin
   with wish as materialized (
     select
@@ -17,7 +19,7 @@ begin
       v.second_username, v.third_username
     from public.user_profiles as p
     -- The addresses of the auth server come into the table later, together with the policies that guard them.
-    left join auth.users as u on u.id = p.user_id
+    left join auth.users as u on email_waits and u.id = p.user_id
     cross join lateral profiles_internal.profile_values(array[
       jsonb_build_object('id', p.user_id, 'email', coalesce(split_part(p.username, '@', 1), split_part(coalesce(p.email, u.email), '@', 1)) || '@')
     ]) as v
