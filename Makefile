@@ -79,6 +79,7 @@ chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; bac
 	$(BIN)/python tests/chaos_backfill.py
 	$(BIN)/python tests/chaos_normalize.py
 	$(BIN)/python tests/chaos_adopt.py
+	PROFILES_TEST_SHAPE_ROWS=10000 $(BIN)/python -m pytest -q tests/test_adopt.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results
 	@mkdir -p benchmarks/results

@@ -420,7 +420,7 @@ class Account:
                 **row,
                 "user_id": self.after[key]["user_id"],
                 "username": self.before[key].get("username"),
-                "email": self.before[key].get("email") or addresses[str(self.after[key]["user_id"])],
+                "email": self.before[key].get("email", addresses[str(self.after[key]["user_id"])]),
             }
             for key, row in self.wanted.items()
         }

@@ -1,4 +1,7 @@
-"""Existing deployments: every shape is taken over without losing a row, and given back as it was found."""
+"""Existing deployments: every shape is taken over without losing a row, and given back as it was found.
+
+PROFILES_TEST_SHAPE_ROWS says how many users a shape has; `make chaos` takes ten thousand.
+"""
 
 import os
 import re
@@ -327,6 +330,18 @@ def test_downgrade_gives_everything_back_as_found_and_upgrade_takes_it_again(ado
     again = oracle.state(database, database.found, shape)
     assert {name: rows for name, rows in again.items() if rows != first[1][name]} == {}
     assert drift(database) == []
+
+
+def test_ten_thousand_rows_are_taken_over_and_given_back(hosted_open):
+    shapes.create(hosted_open, "a")
+    shapes.fill(hosted_open, "a", 10_000)
+    found = shapes.look(hosted_open, "a")
+    hosted_open.upgrade()
+    assert oracle.unexplained(hosted_open, found, "a") == []
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert shapes.changes(hosted_open, found) == []
+    [changed] = shapes.row_changes(hosted_open, found)
+    assert (changed.missing, changed.changed, changed.columns) == (0, 0, "")
 
 
 @pytest.mark.parametrize("shape", ["a", "b", "d", "e", "d+c"])

@@ -5,7 +5,7 @@ import shapes
 
 from profiles_schema.schema.traits import trait_columns
 
-ALL = ["a", "b", "c", "d", "e", "a+c", "d+c"]
+ALL = ["a", "b", "c", "d", "e"]
 
 
 CHANGES = [
