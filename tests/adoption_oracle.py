@@ -416,7 +416,12 @@ class Account:
         if "referral_code" in next(iter(self.before.values())):
             only_the_oldest(self.wanted, self.before, "referral_code")
         people = {
-            key: {**row, "user_id": self.after[key]["user_id"], "username": self.before[key].get("username")}
+            key: {
+                **row,
+                "user_id": self.after[key]["user_id"],
+                "username": self.before[key].get("username"),
+                "email": self.before[key].get("email") or addresses[str(self.after[key]["user_id"])],
+            }
             for key, row in self.wanted.items()
         }
         for key, name in usernames(people).items():

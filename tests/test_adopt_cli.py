@@ -371,9 +371,15 @@ def test_no_step_is_lost_on_the_way_to_the_terminal(old):
 def test_what_stops_working_is_said(old):
     old.script(
         "grant all on public.user_profiles to authenticated;"
+        "comment on constraint posts_author_fkey on public.posts is 'Who wrote it';"
         "create function public.gen_available_username(p_email text) returns text language sql as 'select p_email'"
     )
+    plan = planned(old)
+    assert plan.tables == {"public.user_profiles": 6}
+    assert "comments on foreign keys of other tables" in [note.found for note in plan.notes]
     notes = shown(old, columns=120).stdout.partition("Worth knowing:\n")[2]
+    assert "comments on" not in notes  # nobody has to do anything
+    assert "Filled together with our policies: until then others may read the rows." in notes
     assert "public.user_profiles.id (id uuid; user_id uuid)\n    The new id is text of the same value." in notes
     assert "2 policies on public.user_profiles (of the application; set aside)" in notes
     assert "      grant update (favourite_colour) on public.user_profiles to authenticated;" in notes

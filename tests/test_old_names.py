@@ -800,3 +800,122 @@ def test_downgrade_drops_nothing_of_the_applications(expanded):
 
 def test_there_is_no_such_schema_elsewhere(database):
     assert database.value("select to_regnamespace('profiles_compat')") is None
+
+
+# Other tables of these kinds
+
+
+def test_a_table_that_had_usernames_takes_them_through_its_view(hosted):
+    hosted.administrator.script(
+        "insert into auth.users (id, email) select gen_random_uuid(), n || '@example.org' from unnest(array['ada', 'bob']) as n"
+    )
+    hosted.script(
+        'create table public."Old profiles" (id uuid primary key references auth.users, username text unique, full_name text, "Web site" text);'
+        "insert into public.\"Old profiles\" select id, case email when 'ada@example.org' then 'admin' else 'Bob!' end from auth.users;"
+    )
+    hosted.upgrade(adopt_table="Old profiles")
+    upsert = (
+        'insert into "Old profiles" (id, username, full_name) values (auth.uid(), :username, :name) on conflict (id) do update'
+        " set id = excluded.id, username = excluded.username, full_name = excluded.full_name returning username"
+    )
+    ada, bob = (
+        hosted.value("select id from auth.users where email = :email", email=f"{n}@example.org") for n in ("ada", "bob")
+    )
+    new = without_profile(hosted)
+    for user, username, wanted in (
+        (ada, "admin", "admin"),  # a reserved name that somebody has stays theirs
+        (bob, "bob", "bob"),
+        (bob, "bobby", "bobby"),
+        (bob, "root", "23514"),
+        (bob, "Bobby", "23514"),
+        (bob, "admin", "23514"),
+        (new, "newt", "newt"),
+        (new, "root", "23514"),
+        (new, "bob", "23505"),
+    ):
+        with hosted.acting_as("authenticated", user) as connection:
+            try:
+                got = connection.scalar(text(upsert), {"username": username, "name": "N"})
+            except DBAPIError as error:
+                got = error.orig.pgcode
+        assert got == wanted, (user, username)
+    assert drift(hosted) == []
+    hosted.downgrade("base", allow_data_loss="yes")
+    assert columns_of(hosted, 'public."Old profiles"')[3] == ("Web site", "text")
+
+
+MEMBERS = """
+create table public.members (
+  id varchar(40) primary key,
+  user_id varchar(20) not null unique,
+  username varchar(64),
+  created_at timestamp without time zone,
+  updated_at double precision,
+  is_active smallint default 1,
+  preferences json,
+  level numeric(10, 2) default 1.5,
+  warning_count smallint default 0,
+  "Odd Name" text default 'x''y',
+  made integer generated always as (warning_count + 1) stored,
+  dominant_archetype varchar(10) not null default 'hero',
+  openness_score smallint check (openness_score < 101),
+  archetype_confidence numeric,
+  emoji_usage_rate double precision,
+  attachment_style boolean
+);
+insert into public.members (id, user_id, username, created_at, updated_at, is_active, preferences, openness_score, archetype_confidence)
+select 'm' || g, g::text, 'm' || g || 'x', '2020-01-01 12:00:00.5', 1600000000.25, g % 2, '{"a":  1}', g, 'NaN'
+from generate_series(1, 6) as g;
+create table public.before as select * from public.members;
+"""
+
+
+@pytest.mark.parametrize("contracted", [False, True], ids=["expanded", "contracted"])
+def test_a_table_of_other_types_under_another_name_reads_and_writes_as_it_did(empty, contracted):
+    empty.script(MEMBERS)
+    empty.upgrade(adopt_table="members", **({"contract": "now"} if contracted else {}))
+    assert empty.value("select count(*) from profiles_internal.legacy_columns where state = 'contracted'") == (
+        5 if contracted else 0
+    )
+    assert empty.value("select to_regclass('public.members')") is None
+    plain = {"character varying(40)": "text", "character varying(20)": "text", "character varying(64)": "text"}
+    wanted = [(name, plain.get(kind, kind)) for name, kind in columns_of(empty, "public.before")]
+    assert columns_of(empty, "profiles_compat.members") == wanted
+    names = [name for name, kind in wanted if kind != "json"]
+    listed = ", ".join(f'"{name}"' for name in names)
+    rows = {
+        relation: empty.run(f"select {listed}, preferences::jsonb from {relation} order by id")
+        for relation in ("public.before", "profiles_compat.members")
+    }
+    assert [str(row) for row in rows["profiles_compat.members"]] == [str(row) for row in rows["public.before"]]
+    row = empty.run(
+        "insert into profiles_compat.members (id, user_id, username, created_at, updated_at, is_active, preferences,"
+        " level, openness_score, archetype_confidence, emoji_usage_rate, attachment_style) values ('n', '77', 'newt', '2001-02-03', 5, 0,"
+        " '{\"b\": 2}', 7.25, 50, 1e30, '-0', false) returning *"
+    )[0]
+    got = row._mapping
+    assert (got["id"], got["created_at"].year, got["is_active"], got["preferences"]) == ("n", 2001, 0, {"b": 2})
+    assert [str(got[n]) for n in ("level", "openness_score", "emoji_usage_rate", "attachment_style")] == [
+        "7.25",
+        "50",
+        "-0.0",
+        "False",
+    ]
+    assert got["archetype_confidence"] == 10**30
+    assert (got["dominant_archetype"], got["warning_count"], got["made"], got["Odd Name"]) == ("hero", 0, 1, "x'y")
+    row = empty.run(
+        'update profiles_compat.members set warning_count = warning_count + 2, is_active = 1, "Odd Name" = null,'
+        " dominant_archetype = 'sage', attachment_style = null, created_at = created_at + interval '1 year' where user_id = '77' returning *"
+    )[0]
+    got = row._mapping
+    assert (got["warning_count"], got["made"], got["is_active"], got["Odd Name"]) == (2, 3, 1, None)
+    assert (got["dominant_archetype"], got["attachment_style"], got["created_at"].year) == ("sage", None, 2002)
+    assert drift(empty) == []
+    empty.downgrade("base", allow_data_loss="yes")
+    assert sorted(columns_of(empty, "public.members")) == sorted(columns_of(empty, "public.before"))
+    assert (
+        empty.value(
+            "select count(*) from public.members as m join public.before as b on b.id = m.id and b.created_at = m.created_at"
+        )
+        == 6
+    )

@@ -2464,6 +2464,7 @@ begin
       case when p.username ~ '^[a-z0-9_.-]{3,32}$' then p.username else v.first_username end as name,
       v.second_username, v.third_username
     from public.user_profiles as p
+    -- The addresses of the auth server come into the table later, together with the policies that guard them.
     left join auth.users as u on email_waits and u.id = p.user_id
     cross join lateral profiles_internal.profile_values(array[
       jsonb_build_object('id', p.user_id, 'email', coalesce(split_part(p.username, '@', 1), split_part(coalesce(p.email, u.email), '@', 1)) || '@')

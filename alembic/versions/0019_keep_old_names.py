@@ -139,9 +139,6 @@ as $old_profile_columns$
         ' and k.object_name = %4$L and k.data ->> ''key'' = p.id order by k.id desc limit 1) end',
         t.value, case when t.whole then 'floor' else '' end, t.type, 'public.user_profiles.' || t.now)
       when t.type_now = 'boolean' and t.number then format('%s::integer::%s', t.value, t.type)
-      when t.type_now = 'jsonb' and t.type ~ '\[\]$' then format(
-        'case when %1$s is not null then array(select e from jsonb_array_elements_text(case jsonb_typeof(%1$s) when ''array'' then %1$s end) as e)::%2$s end',
-        t.value, t.type)
       else format('%s::text::%s', t.value, t.type)
     end,
     case
@@ -259,6 +256,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $write_user_profile$
+#variable_conflict use_variable
 -- Written by profiles_internal.install_old_profiles, which says by which rules.
 -- A plan that was made for a small table must not read all of it once it has grown: 1,500 rows in one statement took 120 s.
 declare

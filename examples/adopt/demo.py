@@ -29,8 +29,11 @@ _PROFILES_AFTER = _PROFILES_BEFORE.replace(" as id,", " as id, '…' || right(us
 _BYLINES = "select post, left(username, 24) as username, body from public.bylines order by post"
 _CHANGED = """
 select '…' || right(a.data ->> 'key', 4) as id, replace(a.object_name, 'public.user_profiles.', '') as "column",
-  left(a.data ->> 'old', 20) as old, left(a.data ->> 'new', 20) as new
+  case when length(o.value) > 36 then left(o.value, 18) || '… (' || length(o.value) || ')' else o.value end as old,
+  case when length(n.value) > 36 then left(n.value, 18) || '… (' || length(n.value) || ')' else n.value end as new
 from profiles_internal.adopted as a
+cross join lateral (select a.data ->> 'old' as value) as o
+cross join lateral (select a.data ->> 'new' as value) as n
 where a.object_type in ('value', 'found value')
 order by a.id
 """

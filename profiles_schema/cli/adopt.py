@@ -250,7 +250,7 @@ def _cell(cell: str, width: int) -> list[str]:
 
 
 def _notes(result: Plan, width: int) -> Iterator[str]:
-    notes = [*result.notes, *(step for step in result.steps if step.remedy)]
+    notes = [step for step in (*result.notes, *result.steps) if step.remedy]
     if not notes:
         return
     yield "Worth knowing:"

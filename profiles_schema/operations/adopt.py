@@ -38,8 +38,8 @@ _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
 _RENAMED: Final = {
     "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
     " to name {new}; text literals still fit. One that inserts has to give user_id.",
-    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to run"
-    " with search_path = profiles_compat, public: a view there keeps the old shape (for all but INSERT ... ON CONFLICT).",
+    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to use"
+    " schema profiles_compat (all but INSERT ... ON CONFLICT).",
 }
 
 
@@ -72,7 +72,7 @@ class Step:
     @property
     def takes_over(self) -> bool:
         """Whether it only records that a table, of so many rows, is taken over."""
-        return self.action == "note" and self.statement is not None
+        return self.action == "note" and self.wanted == "taken over"
 
 
 @dataclass(frozen=True)

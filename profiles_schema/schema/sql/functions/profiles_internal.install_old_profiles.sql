@@ -70,6 +70,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $write_user_profile$
+#variable_conflict use_variable
 -- Written by profiles_internal.install_old_profiles, which says by which rules.
 -- A plan that was made for a small table must not read all of it once it has grown: 1,500 rows in one statement took 120 s.
 declare
