@@ -339,6 +339,13 @@ REFUSED = {
         "",
         "it also writes log",
     ),
+    "a trigger that keeps a column of the application's": (
+        "alter table public.user_profiles add searched tsvector; create function public.search() returns trigger language plpgsql as"
+        " $$ begin update public.user_profiles set searched = to_tsvector(new.bio) where id = new.id; return new; end $$;"
+        "create trigger search after update of bio on public.user_profiles for each row execute function public.search();",
+        "",
+        "it also writes public.user_profiles.searched",
+    ),
     "a trigger that reads a quoted column": (
         "create function public.check_id() returns trigger language plpgsql as $$ begin if new.\"id\" is null then raise 'no'; end if; return new; end $$;"
         "create trigger check_id before insert on public.user_profiles for each row execute function public.check_id();",

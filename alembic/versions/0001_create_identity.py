@@ -439,25 +439,23 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $reached_functions$
-  with recursive written as materialized (
-    -- What a comment says is not done.
-    select f.oid, f.proname,
-      regexp_replace(regexp_replace(coalesce(pg_get_function_sqlbody(f.oid), f.prosrc), '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g') as body
-    from pg_proc as f
+  with recursive reached as (
+    select p_function as oid
+    union
+    select f.oid
+    from reached as r
+    cross join lateral (select coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) as body from pg_proc as p where p.oid = r.oid) as t
+    cross join lateral regexp_matches(t.body, '("[^"]+"|\w+)\s*\(', 'g') as m (words)
+    join pg_proc as f on f.proname = any (array[lower(m.words[1]), trim(m.words[1], '"')]::name[])
     join pg_language as l on l.oid = f.prolang
     where f.pronamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
       and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
       and l.lanname not in ('internal', 'c')
-  ),
-  reached as (
-    select w.oid, w.body from written as w where w.oid = p_function
-    union
-    select w.oid, w.body
-    from reached as r
-    cross join lateral regexp_matches(r.body, '("[^"]+"|\w+)\s*\(', 'g') as m (words)
-    join written as w on w.proname in (lower(m.words[1]), trim(m.words[1], '"'))
   )
-  select r.oid, r.body from reached as r
+  -- What a comment says is not done.
+  select p.oid, regexp_replace(regexp_replace(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g')
+  from reached as r
+  join pg_proc as p on p.oid = r.oid
 $reached_functions$;
 
 revoke all on function profiles_internal.reached_functions(oid) from public, anon, authenticated, service_role;
@@ -937,7 +935,14 @@ begin
     'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
     'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', ')))
   from pg_trigger as t
-  cross join lateral (select profiles_internal.written_tables(t.tgfoid, false) as others) as w
+  cross join lateral (
+    select profiles_internal.written_tables(t.tgfoid, false) || array(
+      select distinct format('%s.%s', target, c.value ->> 'found_name')
+      from jsonb_array_elements(p_context -> 'columns') as c
+      join profiles_internal.reached_functions(t.tgfoid) as r on r.body ~* ('\m' || regexp_replace(c.value ->> 'found_name', '(\W)', '\\\1', 'g') || '\M')
+      where c.value ->> 'wanted_type' is null
+    ) as others
+  ) as w
   where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid) and cardinality(w.others) > 0;
 
   -- Whoever reads the table past row level security today, and would not tomorrow.

@@ -136,7 +136,14 @@ begin
     'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
     'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', ')))
   from pg_trigger as t
-  cross join lateral (select profiles_internal.written_tables(t.tgfoid, false) as others) as w
+  cross join lateral (
+    select profiles_internal.written_tables(t.tgfoid, false) || array(
+      select distinct format('%s.%s', target, c.value ->> 'found_name')
+      from jsonb_array_elements(p_context -> 'columns') as c
+      join profiles_internal.reached_functions(t.tgfoid) as r on r.body ~* ('\m' || regexp_replace(c.value ->> 'found_name', '(\W)', '\\\1', 'g') || '\M')
+      where c.value ->> 'wanted_type' is null
+    ) as others
+  ) as w
   where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid) and cardinality(w.others) > 0;
 
   -- Whoever reads the table past row level security today, and would not tomorrow.
