@@ -277,6 +277,7 @@ INDEXES = {
     "CREATE INDEX idx_user_profiles_appearance_gin ON user_profiles USING gin (appearance_traits jsonb_path_ops)",
     "CREATE INDEX idx_user_profiles_behavioral_gin ON user_profiles USING gin (behavioral_metrics jsonb_path_ops)",
     "CREATE UNIQUE INDEX idx_user_progress_user_id ON user_progress (user_id)",
+    "CREATE INDEX ix_adopted_key ON profiles_internal.adopted ((data ->> 'key'))",
     "CREATE INDEX ix_kept_json_user_id ON profiles_internal.kept_json (user_id)",
     "CREATE INDEX idx_user_progress_last_activity ON user_progress (last_activity_at desc)",
     "CREATE INDEX idx_sessions_user_id ON sessions (user_id, ended_at)",

@@ -123,7 +123,9 @@ def _sections(result: Plan, width: int) -> Iterator[str]:
 
 def _title(result: Plan, revision: str, table: Step | None) -> str:
     if table is None:
-        return f"Afterwards, in {revision}:"
+        taking = [step.revision for step in result.steps if step.takes_over]
+        when = "Afterwards, in" if any(each < revision for each in taking) else "First, in" if taking else "In"
+        return f"{when} {revision}:"
     return (
         f"{table.object}, {_counted(table.rows or 0, 'row')}, in {revision};"
         f" locked for {_about(result.locked_seconds[table.object])}:"
