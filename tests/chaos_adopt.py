@@ -123,7 +123,7 @@ class ChaosOfAdoption(Chaos):
     # Commands
 
     def upgrade(self) -> tuple[str, ...]:
-        return (*self.options, "upgrade", "head")
+        return (*self.options, "-x", "adopt-rewrite=yes", "upgrade", "head")
 
     def downgrade(self) -> tuple[str, ...]:
         return ("-x", "allow-data-loss=yes", "downgrade", "base")

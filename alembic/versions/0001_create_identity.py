@@ -1341,7 +1341,7 @@ begin
   if aside > 0 then
     return query
     select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
-      'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.00005,
+      'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.000025,
       'statement', format(
         'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t.*)%4$s as row_data, m.reason) '
         'insert into profiles_internal.quarantine (table_name, row_data, reason) select %3$L, g.row_data, g.reason from gone as g',
@@ -1521,7 +1521,7 @@ begin
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
-    'seconds', (p_counts ->> 'total')::bigint * 0.000003,
+    'seconds', (p_counts ->> 'total')::bigint * 0.0000015,
     'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
@@ -1530,7 +1530,7 @@ begin
   where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
   return query
   select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
-    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.00001,
+    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
     'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
     'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
   from profiles_internal.wanted_shape() as w
@@ -1538,7 +1538,7 @@ begin
   having count(*) > 0;
   return query
   select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.0000025, 'statement', w.definition,
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.00000125, 'statement', w.definition,
     'undo', format('drop index if exists public.%I', w.name))
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);
@@ -1730,7 +1730,7 @@ begin
   -- Users for the rows, where no auth server makes them.
   if (p_context ->> 'own')::boolean and p_context ->> 'table' <> 'user_profile_audit_logs' and staying > 0 then
     return next jsonb_build_object('seq', case when makes_users then 71 else 65 end, 'action', 'create', 'object', 'auth.users',
-      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.00001,
+      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.000005,
       'statement', format(
         'insert into auth.users (id%1$s) select distinct on (%2$s) %2$s%3$s from %4$s as t where not exists (select from auth.users as u where u.id = %2$s)',
         (select string_agg(', ' || x.key, '' order by x.key) from jsonb_each(by_name) as x
@@ -1749,7 +1749,7 @@ begin
   if fills is not null then
     return next jsonb_build_object('seq', 70, 'action', 'convert', 'object', target, 'found', 'new columns, empty',
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
-      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
+      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.000015 + bytes * 0.000000015,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
@@ -1766,7 +1766,7 @@ begin
   return query
   select jsonb_build_object('seq', 72, 'action', 'convert', 'object', target,
     'found', string_agg(format('%s %s', c.value ->> 'name', c.value ->> 'found_type'), ', '),
-    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
+    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.000015 + bytes * 0.000000015,
     'statement',
       string_agg(format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
@@ -1808,7 +1808,7 @@ begin
       group by r.name
     )
     select jsonb_build_object('seq', 81, 'action', 'fit', 'object', target, 'found', 'values that break a rule', 'wanted', 'as said above',
-      'lock', 'ACCESS EXCLUSIVE', 'rows', (select max(r.hits) from rule as r), 'seconds', staying * 0.00001 + (select sum(r.hits) from rule as r) * 0.00003,
+      'lock', 'ACCESS EXCLUSIVE', 'rows', (select max(r.hits) from rule as r), 'seconds', staying * 0.000005 + (select sum(r.hits) from rule as r) * 0.000015,
       'statement', format(
         -- Of a row, only what is wrong in it: the rest may be large.
         'with was as materialized (select id as row_key, (select jsonb_object_agg(x.name, x.value) from (values %1$s) as x (name, value, wrong) where x.wrong) as old from %2$s where %3$s), '
@@ -1832,7 +1832,7 @@ begin
     return next jsonb_build_object('seq', 85, 'action', 'fit', 'object', target || '.username',
       'found', case when by_name -> 'username' ->> 'found_name' is null then 'missing' else 'of another form, or not alone' end,
       'wanted', 'a username by the rule of sign-up', 'lock', 'ACCESS EXCLUSIVE', 'rows', p_counts -> 'names',
-      'seconds', staying * 0.00001 + (p_counts ->> 'names')::bigint * 0.00006,
+      'seconds', staying * 0.000005 + (p_counts ->> 'names')::bigint * 0.00003,
       'statement', format('select profiles_internal.fit_usernames(%L)', revision),
       'undo', case when by_name -> 'username' ->> 'found_name' is null
         then format('delete from profiles_internal.adopted where revision = %L and object_type = ''value'' and object_name = %L', revision, target || '.username')
@@ -1882,7 +1882,7 @@ begin
   from changed as d
   union all
   select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000002, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000001, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
   from changed as d
   having count(*) > 0;
 end
@@ -1920,7 +1920,7 @@ begin
   counts := profiles_internal.adoption_counts(context);
   total := counts ->> 'total';
   -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py).
-  seconds := total * 0.0001 + (counts ->> 'bytes')::bigint * 0.0000001;
+  seconds := total * 0.00005 + (counts ->> 'bytes')::bigint * 0.00000005;
   return query
   select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
   from (
@@ -1967,7 +1967,7 @@ begin
     union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
-      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00001 + (counts ->> 'bytes')::bigint * 0.00000001,
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (

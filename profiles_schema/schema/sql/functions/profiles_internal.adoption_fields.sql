@@ -83,7 +83,7 @@ begin
   -- Users for the rows, where no auth server makes them.
   if (p_context ->> 'own')::boolean and p_context ->> 'table' <> 'user_profile_audit_logs' and staying > 0 then
     return next jsonb_build_object('seq', case when makes_users then 71 else 65 end, 'action', 'create', 'object', 'auth.users',
-      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.00001,
+      'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.000005,
       'statement', format(
         'insert into auth.users (id%1$s) select distinct on (%2$s) %2$s%3$s from %4$s as t where not exists (select from auth.users as u where u.id = %2$s)',
         (select string_agg(', ' || x.key, '' order by x.key) from jsonb_each(by_name) as x
@@ -102,7 +102,7 @@ begin
   if fills is not null then
     return next jsonb_build_object('seq', 70, 'action', 'convert', 'object', target, 'found', 'new columns, empty',
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
-      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
+      'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.000015 + bytes * 0.000000015,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
@@ -119,7 +119,7 @@ begin
   return query
   select jsonb_build_object('seq', 72, 'action', 'convert', 'object', target,
     'found', string_agg(format('%s %s', c.value ->> 'name', c.value ->> 'found_type'), ', '),
-    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.00003 + bytes * 0.00000003,
+    'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.000015 + bytes * 0.000000015,
     'statement',
       string_agg(format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
@@ -161,7 +161,7 @@ begin
       group by r.name
     )
     select jsonb_build_object('seq', 81, 'action', 'fit', 'object', target, 'found', 'values that break a rule', 'wanted', 'as said above',
-      'lock', 'ACCESS EXCLUSIVE', 'rows', (select max(r.hits) from rule as r), 'seconds', staying * 0.00001 + (select sum(r.hits) from rule as r) * 0.00003,
+      'lock', 'ACCESS EXCLUSIVE', 'rows', (select max(r.hits) from rule as r), 'seconds', staying * 0.000005 + (select sum(r.hits) from rule as r) * 0.000015,
       'statement', format(
         -- Of a row, only what is wrong in it: the rest may be large.
         'with was as materialized (select id as row_key, (select jsonb_object_agg(x.name, x.value) from (values %1$s) as x (name, value, wrong) where x.wrong) as old from %2$s where %3$s), '
@@ -185,7 +185,7 @@ begin
     return next jsonb_build_object('seq', 85, 'action', 'fit', 'object', target || '.username',
       'found', case when by_name -> 'username' ->> 'found_name' is null then 'missing' else 'of another form, or not alone' end,
       'wanted', 'a username by the rule of sign-up', 'lock', 'ACCESS EXCLUSIVE', 'rows', p_counts -> 'names',
-      'seconds', staying * 0.00001 + (p_counts ->> 'names')::bigint * 0.00006,
+      'seconds', staying * 0.000005 + (p_counts ->> 'names')::bigint * 0.00003,
       'statement', format('select profiles_internal.fit_usernames(%L)', revision),
       'undo', case when by_name -> 'username' ->> 'found_name' is null
         then format('delete from profiles_internal.adopted where revision = %L and object_type = ''value'' and object_name = %L', revision, target || '.username')
@@ -235,7 +235,7 @@ begin
   from changed as d
   union all
   select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000002, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000001, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
   from changed as d
   having count(*) > 0;
 end

@@ -158,7 +158,7 @@ begin
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
-    'seconds', (p_counts ->> 'total')::bigint * 0.000003,
+    'seconds', (p_counts ->> 'total')::bigint * 0.0000015,
     'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
@@ -167,7 +167,7 @@ begin
   where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
   return query
   select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
-    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.00001,
+    'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
     'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
     'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
   from profiles_internal.wanted_shape() as w
@@ -175,7 +175,7 @@ begin
   having count(*) > 0;
   return query
   select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
-    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.0000025, 'statement', w.definition,
+    'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.00000125, 'statement', w.definition,
     'undo', format('drop index if exists public.%I', w.name))
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken);

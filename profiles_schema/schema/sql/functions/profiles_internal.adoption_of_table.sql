@@ -25,7 +25,7 @@ begin
   counts := profiles_internal.adoption_counts(context);
   total := counts ->> 'total';
   -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py).
-  seconds := total * 0.0001 + (counts ->> 'bytes')::bigint * 0.0000001;
+  seconds := total * 0.00005 + (counts ->> 'bytes')::bigint * 0.00000005;
   return query
   select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
   from (
@@ -72,7 +72,7 @@ begin
     union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
-      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00001 + (counts ->> 'bytes')::bigint * 0.00000001,
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
