@@ -720,6 +720,26 @@ revoke all on function profiles_internal.adoption_columns(text, regclass) from p
     )
     op.execute(
         r"""
+-- Which revision takes over, or else creates, which table; in their order.
+create or replace function profiles_internal.adopting_revisions()
+returns table (place integer, table_name text, revision text)
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $adopting_revisions$
+  values
+    (1, 'user_profiles', '0003_create_user_profiles'),
+    (2, 'user_progress', '0004_create_user_progress'),
+    (3, 'user_api_keys', '0005_create_user_api_keys'),
+    (4, 'export_history', '0006_create_export_history'),
+    (5, 'user_profile_audit_logs', '0007_create_audit_logs')
+$adopting_revisions$;
+
+revoke all on function profiles_internal.adopting_revisions() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What the steps of adoption need to know about one table, gathered once:
 --   table, found (its name today), target (its name afterwards), by (the revision that takes it over),
 --   columns (adoption_columns, as an array), by_name (the same, by the name afterwards),
@@ -744,15 +764,7 @@ begin
     'table', p_table,
     'found', p_found::text,
     'target', 'public.' || p_table,
-    'by', (
-      select r.revision
-      from (values
-        ('user_profiles', '0003_create_user_profiles'), ('user_progress', '0004_create_user_progress'),
-        ('user_api_keys', '0005_create_user_api_keys'), ('export_history', '0006_create_export_history'),
-        ('user_profile_audit_logs', '0007_create_audit_logs')
-      ) as r (table_name, revision)
-      where r.table_name = p_table
-    ),
+    'by', (select r.revision from profiles_internal.adopting_revisions() as r where r.table_name = p_table),
     'columns', columns,
     'by_name', by_name,
     'own', to_regclass('auth.users') is null
@@ -1904,15 +1916,16 @@ declare
   rewrite_limit constant bigint := 50000;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
+  stops constant jsonb[] := array(select s from profiles_internal.adoption_stops(context) as s);
   counts jsonb;
   total bigint;
   seconds double precision;
   stopped boolean;
   unreadable boolean;
 begin
-  return query select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_stops(context) as s;
+  return query select s || jsonb_build_object('revision', context -> 'by') from unnest(stops) as s;
   select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
-  from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop';
+  from unnest(stops) as s where s ->> 'action' = 'stop';
   if unreadable then
     return;
   end if;
@@ -2196,11 +2209,7 @@ begin
   for planned in
     select w.name as table_name, w.definition as our_comment, r.revision
     from profiles_internal.wanted_shape() as w
-    join (values
-      (1, 'user_profiles', '0003_create_user_profiles'), (2, 'user_progress', '0004_create_user_progress'),
-      (3, 'user_api_keys', '0005_create_user_api_keys'), (4, 'export_history', '0006_create_export_history'),
-      (5, 'user_profile_audit_logs', '0007_create_audit_logs')
-    ) as r (place, table_name, revision) on r.table_name = w.name
+    join profiles_internal.adopting_revisions() as r on r.table_name = w.name
     where w.kind = 'comment' and (p_revision is null or p_revision = r.revision)
     order by r.place
   loop
@@ -2219,10 +2228,13 @@ begin
     end if;
   end loop;
 
-  steps := steps || coalesce((
-    select jsonb_agg(s) from profiles_internal.adoption_of_objects() as s
-    where p_revision is null or s ->> 'revision' = p_revision
-  ), '[]');
+  -- A revision that takes a table over has locked it, and has none of these.
+  if p_revision is null or p_revision not in (select r.revision from profiles_internal.adopting_revisions() as r) then
+    steps := steps || coalesce((
+      select jsonb_agg(s) from profiles_internal.adoption_of_objects() as s
+      where p_revision is null or s ->> 'revision' = p_revision
+    ), '[]');
+  end if;
 
   return query
   select (row_number() over (order by x.action <> 'stop', x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
@@ -2253,21 +2265,15 @@ set extra_float_digits = 1
 as $adopt$
 declare
   relation constant regclass := profiles_internal.table_to_adopt((
-    select r.table_name
-    from (values
-      ('0003_create_user_profiles', 'user_profiles'), ('0004_create_user_progress', 'user_progress'),
-      ('0005_create_user_api_keys', 'user_api_keys'), ('0006_create_export_history', 'export_history'),
-      ('0007_create_audit_logs', 'user_profile_audit_logs')
-    ) as r (revision, table_name)
-    where r.revision = p_revision
+    select r.table_name from profiles_internal.adopting_revisions() as r where r.revision = p_revision
   ));
   step record;
   refusals text;
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
-  -- Sign-ups first, then the table: the trigger of a sign-up asks for the two in this order.
-  if exists (
+  -- Nobody signs up while the trigger of a sign-up changes. A revision that takes a table over changes none.
+  if relation is null and exists (
     select from profiles_internal.adoption_of_objects() as s
     where s ->> 'revision' = p_revision and s ->> 'lock' like '%auth.users'
   ) then
@@ -2875,6 +2881,7 @@ drop function profiles_internal.adoption_counts(jsonb);
 drop function profiles_internal.adoption_stops(jsonb);
 drop function profiles_internal.table_to_adopt(text);
 drop function profiles_internal.adoption_context(text, regclass);
+drop function profiles_internal.adopting_revisions();
 drop function profiles_internal.adoption_columns(text, regclass);
 drop function profiles_internal.trigger_text(oid, text);
 drop function profiles_internal.policy_text(oid, text);

@@ -82,6 +82,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.policy_text"),
     SqlObject("functions", "profiles_internal.trigger_text"),
     SqlObject("functions", "profiles_internal.adoption_columns"),
+    SqlObject("functions", "profiles_internal.adopting_revisions"),
     SqlObject("functions", "profiles_internal.adoption_context"),
     SqlObject("functions", "profiles_internal.table_to_adopt"),
     SqlObject("functions", "profiles_internal.adoption_stops"),

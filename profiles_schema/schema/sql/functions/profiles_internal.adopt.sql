@@ -11,21 +11,15 @@ set extra_float_digits = 1
 as $adopt$
 declare
   relation constant regclass := profiles_internal.table_to_adopt((
-    select r.table_name
-    from (values
-      ('0003_create_user_profiles', 'user_profiles'), ('0004_create_user_progress', 'user_progress'),
-      ('0005_create_user_api_keys', 'user_api_keys'), ('0006_create_export_history', 'export_history'),
-      ('0007_create_audit_logs', 'user_profile_audit_logs')
-    ) as r (revision, table_name)
-    where r.revision = p_revision
+    select r.table_name from profiles_internal.adopting_revisions() as r where r.revision = p_revision
   ));
   step record;
   refusals text;
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
-  -- Sign-ups first, then the table: the trigger of a sign-up asks for the two in this order.
-  if exists (
+  -- Nobody signs up while the trigger of a sign-up changes. A revision that takes a table over changes none.
+  if relation is null and exists (
     select from profiles_internal.adoption_of_objects() as s
     where s ->> 'revision' = p_revision and s ->> 'lock' like '%auth.users'
   ) then

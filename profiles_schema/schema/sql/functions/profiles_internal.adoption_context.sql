@@ -22,15 +22,7 @@ begin
     'table', p_table,
     'found', p_found::text,
     'target', 'public.' || p_table,
-    'by', (
-      select r.revision
-      from (values
-        ('user_profiles', '0003_create_user_profiles'), ('user_progress', '0004_create_user_progress'),
-        ('user_api_keys', '0005_create_user_api_keys'), ('export_history', '0006_create_export_history'),
-        ('user_profile_audit_logs', '0007_create_audit_logs')
-      ) as r (table_name, revision)
-      where r.table_name = p_table
-    ),
+    'by', (select r.revision from profiles_internal.adopting_revisions() as r where r.table_name = p_table),
     'columns', columns,
     'by_name', by_name,
     'own', to_regclass('auth.users') is null

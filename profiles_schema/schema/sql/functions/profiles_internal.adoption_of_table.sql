@@ -9,15 +9,16 @@ declare
   rewrite_limit constant bigint := 50000;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
+  stops constant jsonb[] := array(select s from profiles_internal.adoption_stops(context) as s);
   counts jsonb;
   total bigint;
   seconds double precision;
   stopped boolean;
   unreadable boolean;
 begin
-  return query select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_stops(context) as s;
+  return query select s || jsonb_build_object('revision', context -> 'by') from unnest(stops) as s;
   select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
-  from profiles_internal.adoption_stops(context) as s where s ->> 'action' = 'stop';
+  from unnest(stops) as s where s ->> 'action' = 'stop';
   if unreadable then
     return;
   end if;

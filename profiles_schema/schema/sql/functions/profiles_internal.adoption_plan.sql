@@ -19,11 +19,7 @@ begin
   for planned in
     select w.name as table_name, w.definition as our_comment, r.revision
     from profiles_internal.wanted_shape() as w
-    join (values
-      (1, 'user_profiles', '0003_create_user_profiles'), (2, 'user_progress', '0004_create_user_progress'),
-      (3, 'user_api_keys', '0005_create_user_api_keys'), (4, 'export_history', '0006_create_export_history'),
-      (5, 'user_profile_audit_logs', '0007_create_audit_logs')
-    ) as r (place, table_name, revision) on r.table_name = w.name
+    join profiles_internal.adopting_revisions() as r on r.table_name = w.name
     where w.kind = 'comment' and (p_revision is null or p_revision = r.revision)
     order by r.place
   loop
@@ -42,10 +38,13 @@ begin
     end if;
   end loop;
 
-  steps := steps || coalesce((
-    select jsonb_agg(s) from profiles_internal.adoption_of_objects() as s
-    where p_revision is null or s ->> 'revision' = p_revision
-  ), '[]');
+  -- A revision that takes a table over has locked it, and has none of these.
+  if p_revision is null or p_revision not in (select r.revision from profiles_internal.adopting_revisions() as r) then
+    steps := steps || coalesce((
+      select jsonb_agg(s) from profiles_internal.adoption_of_objects() as s
+      where p_revision is null or s ->> 'revision' = p_revision
+    ), '[]');
+  end if;
 
   return query
   select (row_number() over (order by x.action <> 'stop', x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
