@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 m ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo-adopt test matrix lint format revision judges snapshot docs wheel chaos bench clean
+.PHONY: help setup up down demo-adopt test test-all matrix lint format revision freeze judges snapshot docs wheel chaos bench clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,8 +41,13 @@ down: $(READY) ## Stop the embedded PostgreSQL; its data stay
 demo-adopt: $(READY) ## Show how tables that are there already are taken over: before, the plan, after
 	@$(BIN)/python examples/adopt/demo.py
 
-test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, with branch coverage
-	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, with branch coverage; minutes, no network
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY) ## Run all tests, also those that kill, load and repeat
+	$(PYTEST) $(ARGS)
 
 matrix: $(READY) ## Run the database tests on PostgreSQL 15, 16 and 17, and some on other Pythons; on one: ARGS=15
 	$(BIN)/python tests/matrix.py $(ARGS)
@@ -61,6 +66,10 @@ revision: $(READY) ## Write the next revision from what changed, on the embedded
 	@test -n "$(m)" || { echo 'error: say what the revision does: make revision m="add a column"' >&2; exit 2; }
 	@DATABASE_URL=local $(BIN)/alembic upgrade head
 	@DATABASE_URL=local $(BIN)/alembic revision --autogenerate -m "$(m)"
+
+freeze: $(READY) ## Copy the live SQL files into the unreleased revisions that hold them, then write the fingerprints
+	@$(BIN)/python scripts/freeze.py
+	@$(MAKE) --no-print-directory snapshot
 
 judges: $(READY) ## Print the 35 known failures of sign-up triggers: the naive one and ours
 	$(BIN)/python tests/judge_signup.py
