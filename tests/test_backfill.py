@@ -143,7 +143,7 @@ def test_the_command_reports_and_a_dry_run_changes_nothing(database):
     without_trigger(database, 5)
     dry = profiles_schema(database.url, "backfill", "--dry-run")
     assert dry.returncode == 0
-    assert dry.stdout.startswith("5 users are without profile or progress; nothing was changed\nit should take ")
+    assert dry.stdout.startswith("users without profile or progress: 5; nothing was changed\nit should take ")
     assert "locks: ROW EXCLUSIVE" in dry.stdout
     assert missing(database) == 5
     done = profiles_schema(database.url, "backfill", "--json", "--batch-size", "2")

@@ -569,7 +569,7 @@ def test_a_missing_privilege_inside_a_revision_names_object_and_role(history, ur
 def test_a_read_only_database_is_named(history, url):
     rows(url, f'alter database "{make_url(url).database}" set default_transaction_read_only = on')
     history.add("0001_table", "create table t (n int)")
-    with pytest.raises(errors.MigrationFailed, match="standby"):
+    with pytest.raises(errors.ReadOnlyServer, match="read-only"):
         history.upgrade()
 
 
