@@ -152,6 +152,17 @@ def test_the_command_reports_and_a_dry_run_changes_nothing(database):
     assert profiles_schema(database.url, "backfill", "--batch-size", "0").returncode == 2
 
 
+def test_the_command_counts_profiles_and_progress_apart(database):
+    without_trigger(database, 1)
+    users = [database.sign_up(f"{name}@example.org") for name in ("ada", "grace")]
+    database.run("delete from public.user_progress where user_id = any (:users)", users=users)
+    done = profiles_schema(database.url, "backfill")
+    assert done.stdout == (
+        "created 1 profile; added the progress of 2 users; repaired 0 profiles that had not followed their user\n"
+    )
+    assert missing(database) == 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_it_can_be_interrupted_and_run_again(database, how):
     without_trigger(database, 3000)

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -16,6 +17,7 @@ from profiles_schema import cli
 from profiles_schema.cli import style
 from profiles_schema.migrations import options, paths
 
+ROOT = Path(__file__).parents[1]
 HEAD = max(path.stem for path in paths.versions().glob("[0-9]*.py"))
 
 
@@ -174,6 +176,19 @@ def test_colour_is_left_to_the_terminal_unless_it_is_refused(monkeypatch, enviro
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert style.colour() is wanted
+
+
+def test_the_shell_completes_verbs_and_options():
+    script = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = re.search(r"^eval .*bash_source.*", script, flags=re.MULTILINE)[0].partition("    #")[0]
+    asked = (
+        f'PATH="{Path(sys.executable).parent}:$PATH"; {line}; complete -p profiles-schema;'
+        " COMP_WORDS=(profiles-schema heal) COMP_CWORD=1; _profiles_schema_completion profiles-schema; echo ${COMPREPLY[*]};"
+        " COMPREPLY=(); COMP_WORDS=(profiles-schema backfill --max) COMP_CWORD=2; _profiles_schema_completion profiles-schema;"
+        " echo ${COMPREPLY[*]}"
+    )
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[1:] == ["health", "--max-rate"], done
 
 
 # Which database
