@@ -1,8 +1,6 @@
 """What a person sees on the command line: help with sections and examples, guesses, colour, which database, a standby."""
 
 import json
-import os
-import pty
 import re
 import shlex
 import subprocess
@@ -12,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from support import in_terminal
 
 from profiles_schema import cli
 from profiles_schema.cli import style
@@ -128,29 +127,6 @@ def test_something_that_is_like_no_verb_gets_none():
 
 
 # Colour
-
-
-def in_terminal(url, *arguments, columns=80, **environment):
-    """What a terminal shows of our command."""
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "profiles_schema", *arguments], stdin=child, stdout=child, stderr=child, close_fds=True,
-        env={k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "TERM"}}
-        | {"DATABASE_URL": url, "COLUMNS": str(columns), "TERM": "xterm", **environment},
-    )  # fmt: skip
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            part = os.read(parent, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(parent)
-    process.wait(60)
-    return shown.decode().replace("\r\n", "\n")
 
 
 def test_a_terminal_shows_problems_in_red_and_a_pipe_shows_plain_text(database):

@@ -167,7 +167,7 @@ begin
   elsif failed > 0 then
     raise warning '% users could not be given a profile; see them with: profiles-schema health', failed;
   elsif created > 0 then
-    raise notice '% profiles created', created;
+    raise notice 'profiles created: %', created;
   end if;
 end
 $backfill$;
