@@ -16,7 +16,9 @@ help: ## What there is to make
 $(READY): pyproject.toml profiles_schema/_version.py
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version) ..."
-	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+# Without the mark the last set-up was cut off, and may have left half a pip behind: begin with an empty directory.
+	@rm -f $(READY)
+	@$(PYTHON) -m venv $(if $(wildcard $(READY)),,--clear) $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[local]'
 	@touch $(READY)

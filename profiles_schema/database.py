@@ -15,6 +15,7 @@ from profiles_schema.errors import (
     InvalidDatabaseUrl,
     NoDatabase,
     ProfilesSchemaError,
+    ReadOnlyServer,
     TooManyConnections,
     UnsupportedServer,
 )
@@ -173,6 +174,30 @@ def connect(engine: Engine) -> Connection:
 
 def _check_server(connection: Any, _record: object) -> None:
     check_server_version(connection.info.server_version, connection.info.parameter_status("server_version") or "")
+
+
+def refuse_read_only(connection: Connection, refusal: str = "") -> None:
+    """Refuse a standby, and a database whose transactions are read-only, before something is written.
+
+    Args:
+        connection: outside a transaction.
+        refusal: What cannot be done there, where that is not plain; a sentence that goes before the advice.
+
+    Raises:
+        ReadOnlyServer: nothing can be written there.
+    """
+    standby, read_only = connection.exec_driver_sql(
+        "select pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')::bool"
+    ).one()
+    connection.rollback()
+    fact, advice = "This server is a read-only standby.", "Run it on the primary."
+    if read_only and not standby:
+        fact, advice = (
+            "This database is read-only: default_transaction_read_only is on.",
+            f"{advice[:-1]}, or set it off.",
+        )
+    if read_only:
+        raise ReadOnlyServer(" ".join(filter(None, [fact, refusal, advice])))
 
 
 def check_server_version(number: int, reported: str = "") -> None:

@@ -93,6 +93,10 @@ class InsufficientPrivilege(ProfilesSchemaError):
     """The database role may not do this."""
 
 
+class ReadOnlyServer(ProfilesSchemaError):
+    """This server is a read-only standby. Run it on the primary."""
+
+
 class TransactionPooler(ProfilesSchemaError):
     """DATABASE_URL leads through a pooler in transaction mode, where the migration lock protects nothing.
     Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -280,3 +284,27 @@ def _logging_as_new() -> Iterator[None]:
         for logger, handlers, level, propagate, disabled in before:
             logger.handlers, logger.propagate, logger.disabled = handlers, propagate, disabled
             logger.setLevel(level)
+
+
+def in_terminal(url: str, *arguments: str, columns: int = 80, **environment: str) -> str:
+    """What a terminal shows of our command."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "profiles_schema", *arguments], stdin=child, stdout=child, stderr=child, close_fds=True,
+        env={k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "TERM"}}
+        | {"DATABASE_URL": url, "COLUMNS": str(columns), "TERM": "xterm", **environment},
+    )  # fmt: skip
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(parent)
+    process.wait(60)
+    return shown.decode().replace("\r\n", "\n")

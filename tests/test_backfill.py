@@ -143,13 +143,24 @@ def test_the_command_reports_and_a_dry_run_changes_nothing(database):
     without_trigger(database, 5)
     dry = profiles_schema(database.url, "backfill", "--dry-run")
     assert dry.returncode == 0
-    assert dry.stdout.startswith("5 users are without profile or progress; nothing was changed\nit should take ")
+    assert dry.stdout.startswith("users without profile or progress: 5; nothing was changed\nit should take ")
     assert "locks: ROW EXCLUSIVE" in dry.stdout
     assert missing(database) == 5
     done = profiles_schema(database.url, "backfill", "--json", "--batch-size", "2")
     assert done.returncode == 0
     assert json.loads(done.stdout)["created"] == 5
     assert profiles_schema(database.url, "backfill", "--batch-size", "0").returncode == 2
+
+
+def test_the_command_counts_profiles_and_progress_apart(database):
+    without_trigger(database, 1)
+    users = [database.sign_up(f"{name}@example.org") for name in ("ada", "grace")]
+    database.run("delete from public.user_progress where user_id = any (:users)", users=users)
+    done = profiles_schema(database.url, "backfill")
+    assert done.stdout == (
+        "created 1 profile; added the progress of 2 users; repaired 0 profiles that had not followed their user\n"
+    )
+    assert missing(database) == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

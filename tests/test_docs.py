@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from profiles_schema import UserProfile, cli, metadata
+from profiles_schema import UserProfile, cli, errors, metadata
 from profiles_schema.migrations import options, paths
 from profiles_schema.operations import health
+from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema import objects
 from profiles_schema.schema.models.typed_group import TypedGroup
 from profiles_schema.schema.trait_models import GROUPS
@@ -153,6 +154,42 @@ def test_every_finding_of_health_is_documented():
     assert {cell.strip("`") for cell in table_after(text("docs/at-night.md"), "## Findings")} == {
         call.args[0].value for call in calls
     }
+
+
+def sample_outputs():
+    for page in PAGES:
+        for block in re.findall(
+            r"^```text\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+        ):
+            yield page.name, block
+
+
+def test_sample_output_shows_the_present_head_and_counts(database):
+    revisions = sorted(path.stem for path in paths.versions().glob("[0-9]*.py"))
+    with database.engine.connect() as connection:
+        triggers = len(health.examine(connection).triggers)
+        connection.rollback()
+        steps = len(list(smoke(connection)))
+    seen = set()
+    for page, block in sample_outputs():
+        for pattern, right in (
+            (r"(?:^revision +|newest revision, )(\w+)", {revisions[-1]}),
+            (r"^triggers +\d+ of (\d+) installed", {str(triggers)}),
+            (r"^smoke: \d+ of (\d+) passed|; smoke \d+ of (\d+)", {str(steps), str(steps - 1)}),  # one less when hosted
+            (r"(\d+) revisions", {str(len(revisions))}),
+        ):
+            for found in re.finditer(pattern, block, flags=re.MULTILINE):
+                seen.add(pattern)
+                assert next(filter(None, found.groups())) in right, (page, found[0])
+    assert len(seen) == 4
+
+
+def test_an_error_is_named_with_its_module():
+    names = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    for page in PAGES:
+        named = set(re.findall(r"`(?:profiles_schema\.errors\.)?(\w+)`", page.read_text(encoding="utf-8"))) & names
+        if named and page.name != "CONTRIBUTING.md":  # which is about names
+            assert "profiles_schema.errors" in page.read_text(encoding="utf-8"), (page.name, named)
 
 
 def test_every_revision_is_in_the_table_of_locks():

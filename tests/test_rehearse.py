@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import Database, profiles_schema
+from support import Database, in_terminal, profiles_schema
 
 from profiles_schema import local
 from profiles_schema.errors import CopyFailed, NotEnoughSpace, SourceUnreadable, UsageError
@@ -23,6 +23,7 @@ from profiles_schema.migrations import paths
 from profiles_schema.operations import copies
 from profiles_schema.operations.rehearse import rehearse
 
+APPLICATIONS = Path(__file__).parents[1] / "examples"
 REVISIONS = len(list(paths.versions().glob("0*.py")))
 
 APPLICATION = """
@@ -109,6 +110,33 @@ def test_what_a_person_reads(empty):
     assert re.search(rf"^upgrade +\d+\.\d\d s  {REVISIONS} revisions; the longest 00", done.stdout, re.MULTILINE)
     assert re.search(r"^copy +\d+\.\d\d s  2 tables, 800 rows, ", done.stdout, re.MULTILINE)
     assert "upgrade again: done" in done.stderr
+    # One line as each of nine steps begins and ends, and one for the source.
+    assert len(done.stderr.splitlines()) == 19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [50, 140])
+def test_a_terminal_shows_one_line_of_progress_which_is_gone_before_the_report(empty, columns):
+    shown = in_terminal("", "rehearse", "--source", empty.url, columns=columns)
+    progress, _, report = shown.rpartition("\r\x1b[K")
+    assert "\n" not in progress
+    lines = [part.removeprefix("\r") for part in progress.split("\x1b[K")]
+    assert any(line.startswith("upgrade 0007") for line in lines)
+    assert max(map(len, lines)) < columns
+    assert report.startswith("source  ")
+    assert report.endswith("rehearsal: would go well\x1b[0m\n")
+
+
+@pytest.mark.slow
+def test_the_verdict_counts_changed_values_and_rows_in_quarantine(hosted):
+    hosted.script((APPLICATIONS / "adopt" / "application.sql").read_text(encoding="utf-8"))
+    result = rehearse(hosted.url)
+    assert re.search(r"; public\.user_profiles: \d+ values changed, 1 row to quarantine$", result.verdict), (
+        result.verdict
+    )
+    (taken,) = step(result, "upgrade").data["adopted"]
+    assert (taken["table"], taken["rows"], taken["quarantined"]) == ("public.user_profiles", 6, 1)
+    assert str(taken["changed"]) in result.verdict
 
 
 def test_a_migrated_database_with_users_keeps_its_rows(empty):
@@ -395,7 +423,7 @@ def started(url, *arguments, **options):
     environment = {**os.environ}
     environment.pop("DATABASE_URL", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "profiles_schema", "rehearse", "--source", url, *arguments],
+        [sys.executable, "-m", "profiles_schema", "rehearse", "--source", url, "--verbose", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         **options,
     )  # fmt: skip

@@ -297,6 +297,15 @@ def test_the_backfill_can_be_deferred(empty, mode):
     assert [tuple(job) for job in jobs] == ([("backfill", "pending", 1)] if mode == "defer" else [])
 
 
+@pytest.mark.slow
+def test_a_deferred_backfill_of_more_than_it_counts_claims_no_total(empty):
+    empty.upgrade(BEFORE_TRIGGERS)
+    empty.run("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 100_002)")
+    empty.upgrade()
+    jobs = empty.run("select kind, state, rows_total from profiles_internal.jobs")
+    assert [tuple(job) for job in jobs] == [("backfill", "pending", None)]
+
+
 def test_a_deferred_backfill_registers_one_job_however_often_it_runs(empty):
     empty.upgrade(BEFORE_TRIGGERS)
     empty.sign_up("ada@example.org")

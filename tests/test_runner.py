@@ -21,10 +21,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine, event, make_url
 
 from profiles_schema import database, errors
-from profiles_schema.migrations import indexes, locking, paths
+from profiles_schema.migrations import indexes, locking, paths, summary
 from profiles_schema.migrations.masking import mask_literals
 from profiles_schema.migrations.options import parse
 
@@ -569,7 +569,7 @@ def test_a_missing_privilege_inside_a_revision_names_object_and_role(history, ur
 def test_a_read_only_database_is_named(history, url):
     rows(url, f'alter database "{make_url(url).database}" set default_transaction_read_only = on')
     history.add("0001_table", "create table t (n int)")
-    with pytest.raises(errors.MigrationFailed, match="standby"):
+    with pytest.raises(errors.ReadOnlyServer, match="read-only"):
         history.upgrade()
 
 
@@ -820,3 +820,18 @@ def test_check_is_clean_at_head_and_lists_a_difference(url):
     )  # fmt: skip
     assert plain.returncode == 1
     assert "user_profiles.bio" in plain.stderr
+
+
+def test_users_and_profiles_are_counted_at_one_moment(database):
+    database.sign_up("ada@example.org")
+    signed_up = []
+
+    def between(conn, cursor, statement, *_):
+        if "from public.user_profiles" in statement and not signed_up:
+            signed_up.append(database.sign_up("grace@example.org"))
+
+    with database.engine.connect() as connection:
+        event.listen(connection, "before_cursor_execute", between)
+        counts = summary.count(connection)
+    assert signed_up
+    assert (counts.users, counts.profiles, counts.missing) == (1, 1, 0)

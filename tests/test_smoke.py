@@ -42,6 +42,41 @@ def test_it_passes_while_the_flag_is_off_and_leaves_it_off(database):
 
 
 @pytest.mark.parametrize(
+    "table",
+    ["user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs", "sessions"],
+)
+def test_row_level_security_that_is_off_is_named_for_every_table(database, table):
+    database.script(f"alter table public.{table} disable row level security")
+    failed = {step.name: step.detail for step in steps(database) if not step.passed}
+    assert failed["another user's rows are invisible"] == f"rows of others can be read in {table}"
+    changeable = table not in {"user_profile_audit_logs", "sessions"}
+    assert (f" in {table}" in failed.get("another user's rows cannot be changed", "")) == changeable
+
+
+def test_a_foreign_policy_that_opens_a_table_is_named(database):
+    database.script("create policy opened on public.user_api_keys for select using (true)")
+    failed = {step.name: step.detail for step in steps(database) if not step.passed}
+    assert failed == {"another user's rows are invisible": "rows of others can be read in user_api_keys"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "causes"),
+    [
+        ("revoke usage on schema profiles_internal from authenticated",
+         "permission denied for schema profiles_internal (SQLSTATE 42501)"),
+        ("create or replace function auth.uid() returns uuid language plpgsql as $$ begin raise exception 'no claims today'; end $$",
+         "no claims today (SQLSTATE P0001)"),
+        ("alter table public.user_profiles rename column bio to biography", 'column "bio" '),
+    ],
+)  # fmt: skip
+def test_each_step_shows_its_own_cause(database, damage, causes):
+    database.script(damage)
+    details = [step.detail for step in steps(database) if not step.passed]
+    assert any(causes in detail for detail in details), details
+    assert not [detail for detail in details if "25P02" in detail]
+
+
+@pytest.mark.parametrize(
     ("damage", "failing"),
     [
         ("drop trigger profiles_on_auth_user_created on auth.users", "a sign-up makes profile and progress"),

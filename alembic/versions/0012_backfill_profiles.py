@@ -56,7 +56,7 @@ begin
 
   if mode = 'defer' or (mode = 'auto' and waiting > inline_limit) then
     if waiting > 0 and not exists (select from profiles_internal.jobs as j where j.kind = 'backfill' and j.state in ('pending', 'running', 'paused')) then
-      insert into profiles_internal.jobs (kind, rows_total) values ('backfill', waiting);
+      insert into profiles_internal.jobs (kind, rows_total) values ('backfill', nullif(waiting, inline_limit + 1));
     end if;
     raise notice '% users wait for a profile; create them with: profiles-schema backfill',
       case when waiting > inline_limit then 'more than ' || inline_limit else waiting::text end;
@@ -167,7 +167,7 @@ begin
   elsif failed > 0 then
     raise warning '% users could not be given a profile; see them with: profiles-schema health', failed;
   elsif created > 0 then
-    raise notice '% profiles created', created;
+    raise notice 'profiles created: %', created;
   end if;
 end
 $backfill$;

@@ -42,7 +42,7 @@ begin
     and (mode = 'defer' or (mode = 'auto' and waiting > inline_limit))
   then
     if not exists (select from profiles_internal.jobs as j where j.kind = 'normalize' and j.state in ('pending', 'running', 'paused')) then
-      insert into profiles_internal.jobs (kind, rows_total) values ('normalize', waiting);
+      insert into profiles_internal.jobs (kind, rows_total) values ('normalize', nullif(waiting, inline_limit + 1));
     end if;
     raise notice 'the wide columns of % profiles wait to be converted; do it with: profiles-schema normalize run',
       case when waiting > inline_limit then 'more than ' || inline_limit else waiting::text end;

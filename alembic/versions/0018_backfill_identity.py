@@ -39,7 +39,7 @@ begin
   execute format('select count(*) from (select from %s limit $1) as t', chosen) into waiting using inline_limit + 1;
   if mode = 'defer' or (mode = 'auto' and waiting > inline_limit) then
     if waiting > 0 and not exists (select from profiles_internal.jobs as j where j.kind = 'identity' and j.state in ('pending', 'running', 'paused')) then
-      insert into profiles_internal.jobs (kind, rows_total) values ('identity', waiting);
+      insert into profiles_internal.jobs (kind, rows_total) values ('identity', nullif(waiting, inline_limit + 1));
     end if;
     raise notice '% rows of % wait to become users; do it with: profiles-schema backfill',
       case when waiting > inline_limit then 'more than ' || inline_limit else waiting::text end, chosen;

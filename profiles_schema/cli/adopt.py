@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json, x_option
+from profiles_schema.cli.style import styled
 
 if TYPE_CHECKING:
     from profiles_schema.operations.adopt import Plan, Step
@@ -38,7 +40,14 @@ _SHORTER = (
 )
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    epilog=examples(
+        "profiles-schema adopt --dry-run",
+        "profiles-schema adopt --dry-run -x adopt-table=members",
+        "profiles-schema adopt --dry-run --json | jq '.stoppers'",
+    ),
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan; nothing else is to be had here.")
 @local_option
 @json_option
@@ -55,7 +64,7 @@ def adopt(dry_run: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> int:
     options = parse(x)
     if not dry_run:
         raise UsageError("adopt only shows the plan (--dry-run); the work itself is: profiles-schema upgrade")
-    with database(local=local or options.local) as connection:
+    with database(local=local or options.local, writes=True) as connection:
         result = plan(connection, x=x)
     if as_json:
         print_json(result.as_dict())
@@ -68,7 +77,7 @@ def adopt(dry_run: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> int:
 
 def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterator[str]:
     if result.stoppers:
-        yield _counted(len(result.stoppers), "thing stands", "things stand") + " in the way:"
+        yield styled(_counted(len(result.stoppers), "thing stands", "things stand") + " in the way:", "problem")
         for number, stopper in enumerate(result.stoppers, start=1):
             yield ""
             yield from _stopper(number, stopper, width)

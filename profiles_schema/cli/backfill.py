@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
 from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
+from profiles_schema.cli.style import counted, styled
 
 if TYPE_CHECKING:
     from profiles_schema.operations.backfill import Progress
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    epilog=examples(
+        "profiles-schema backfill --dry-run",
+        "profiles-schema backfill --max-rate 500",
+        "profiles-schema backfill --repair-triggers",
+    ),
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
 @click.option(
     "--batch-size",
@@ -58,7 +67,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     """
     from profiles_schema.operations import backfill as operation
 
-    with database(local=local) as connection:
+    with database(local=local, writes=True) as connection:
         require_migrated(connection)
         if dry_run:
             plan = operation.plan(connection, batch_users=batch_size)
@@ -88,18 +97,21 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     else:
         for name in repaired_files:
             click.echo(f"put back: {name}")
-        click.echo(
-            f"created {progress.created} profiles; repaired {progress.repaired} that had not followed their user"
-        )
+        done = [f"created {counted(progress.created, 'profile')}"]
+        if progress.completed:
+            done.append(f"added the progress of {counted(progress.completed, 'user')}")
+        done.append(f"repaired {counted(progress.repaired, 'profile')} that had not followed their user")
+        click.echo("; ".join(done))
         if progress.followed or progress.released:
             click.echo(
-                f"followed {progress.followed} rows of the table of users; removed {progress.released} users without one"
+                f"followed {counted(progress.followed, 'row')} of the table of users;"
+                f" removed {counted(progress.released, 'user')} without one"
             )
         for code, users in progress.failed.items():
-            click.echo(f"failed for {users} users: SQLSTATE {code}")
+            click.echo(f"{styled('failed', 'problem')} for {counted(users, 'user')}: SQLSTATE {code}")
     if progress.gone:
         click.echo(
-            f"{progress.gone} users have no row any more in the table that they come from: more than one in ten. If that is"
+            f"{counted(progress.gone, 'user')} have no row any more in the table that they come from: more than one in ten. If that is"
             " meant, remove them and their profiles with: profiles-schema backfill --remove-gone",
             err=True,
         )
@@ -118,8 +130,8 @@ def _print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         print_json(plan)
         return
     if plan.get("not_followed"):
-        click.echo(f"{plan['not_followed']} rows of the table of users are no users yet")
-    click.echo(f"{plan['missing']} users are without profile or progress; nothing was changed")
+        click.echo(f"rows of the table of users that are no users yet: {plan['not_followed']}")
+    click.echo(f"users without profile or progress: {plan['missing']}; nothing was changed")
     if plan["missing"]:
         shortest, longest = plan["seconds"]
         click.echo(f"it should take {shortest:.0f} to {longest:.0f} s")

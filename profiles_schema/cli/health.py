@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import click
 
+from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json
+from profiles_schema.cli.style import styled
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    epilog=examples(
+        "profiles-schema health",
+        "profiles-schema health --full --fail-under 0.999",
+        "profiles-schema health --json | jq '.findings[].remedy'",
+    ),
+)
 @click.option("--full", is_flag=True, help="Count all users instead of a window.")
 @click.option(
     "--fail-under",
@@ -37,8 +46,11 @@ def health(full: bool, fail_under: float, local: bool, as_json: bool) -> int:
         )
         click.echo(f"triggers   {installed} of {len(result.triggers)} installed")
     for finding in result.findings:
-        click.echo(f"{finding.severity:10} {finding.message}")
+        click.echo(f"{styled(f'{finding.severity:10}', finding.severity)} {finding.message}")
         if finding.remedy:
-            click.echo(f"{'':10} next: {finding.remedy}")
-    click.echo("health: fine" if not result.problems else f"health: {len(result.problems)} to look after")
+            click.echo(f"{'':10} next: {styled(finding.remedy, 'strong')}")
+    if result.problems:
+        click.echo(styled(f"health: {len(result.problems)} to look after", "problem"))
+    else:
+        click.echo(styled("health: fine", "fine"))
     return int(bool(result.problems))

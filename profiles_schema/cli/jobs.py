@@ -6,15 +6,19 @@ from dataclasses import asdict
 
 import click
 
+from profiles_schema.cli.help import Verb, Verbs, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
 
 
-@click.group()
+@click.group(
+    cls=Verbs,
+    epilog=examples("profiles-schema jobs list", "profiles-schema jobs pause 3", "profiles-schema jobs resume 3"),
+)
 def jobs() -> None:
     """List, pause, resume and cancel work in batches. Takes effect before the next batch."""
 
 
-@jobs.command("list")
+@jobs.command("list", epilog=examples("profiles-schema jobs list", "profiles-schema jobs list --json"))
 @local_option
 @json_option
 def list_them(local: bool, as_json: bool) -> None:
@@ -37,14 +41,14 @@ def list_them(local: bool, as_json: bool) -> None:
 
 
 def _mover(verb: str, summary: str) -> click.Command:
-    @click.command(verb, help=summary)
+    @click.command(verb, cls=Verb, help=summary, epilog=examples(f"profiles-schema jobs {verb} 3"))
     @click.argument("job_id", type=int, metavar="ID")
     @local_option
     @json_option
     def command(job_id: int, local: bool, as_json: bool) -> None:
         from profiles_schema.operations.batches import command_of, list_jobs, move
 
-        with database(local=local) as connection:
+        with database(local=local, writes=True) as connection:
             require_migrated(connection)
             state = move(connection, verb, job_id)
             kind = next(job.kind for job in list_jobs(connection) if job.id == job_id)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json
 from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
 
@@ -24,7 +25,12 @@ _table_option = click.option(
 )
 
 
-@click.group()
+@click.group(
+    cls=Verbs,
+    epilog=examples(
+        "profiles-schema keys generate", "profiles-schema keys encrypt --dry-run", "profiles-schema keys status"
+    ),
+)
 def keys() -> None:
     """Make encryption keys, encrypt the API keys of users, and see which are encrypted.
 
@@ -32,7 +38,9 @@ def keys() -> None:
     """
 
 
-@keys.command("generate")
+@keys.command(
+    "generate", epilog=examples("profiles-schema keys generate", "profiles-schema keys generate --id 2027-spring")
+)
 @click.option("--id", "key_id", metavar="ID", help="Its id, up to 64 of A-Z a-z 0-9 _ -; by default made of the day.")
 def generate(key_id: str | None) -> None:
     """Print a new entry for the ring, ID:KEY, and nothing else on stdout."""
@@ -48,7 +56,12 @@ def generate(key_id: str | None) -> None:
     )
 
 
-@keys.command("encrypt")
+@keys.command(
+    "encrypt",
+    epilog=examples(
+        "profiles-schema keys encrypt --dry-run", "profiles-schema keys encrypt --table legacy.api_keys --max-rate 200"
+    ),
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
 @_table_option
 @batch_options("rows", "who uses a row of the batch waits for it")
@@ -72,7 +85,7 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
     from profiles_schema.operations import keys as operation
 
     ring = KeyRing.from_environment()
-    with database(local=local) as connection:
+    with database(local=local, writes=True) as connection:
         if dry_run:
             plan = operation.plan(connection, ring, table=table, batch_rows=batch_size)
             before = operation.status(connection, table=table)
@@ -156,7 +169,9 @@ def _print_left(found: KeysStatus, blank: str = "") -> None:
             click.echo(f"{count} {what}")
 
 
-@keys.command("status")
+@keys.command(
+    "status", epilog=examples("profiles-schema keys status", "profiles-schema keys status --table legacy.api_keys")
+)
 @_table_option
 @local_option
 @json_option

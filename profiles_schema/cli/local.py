@@ -6,6 +6,7 @@ import json
 
 import click
 
+from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.errors import EmbeddedServerNotRunning
 from profiles_schema.local import LocalServer, default_directory
 from profiles_schema.local import start as start_server
@@ -15,7 +16,10 @@ from profiles_schema.local import stop as stop_server
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
-@click.group()
+@click.group(
+    cls=Verbs,
+    epilog=examples('export DATABASE_URL="$(profiles-schema local start)"', "profiles-schema local stop"),
+)
 def local() -> None:
     """The embedded PostgreSQL, for development and tests.
 
@@ -23,7 +27,7 @@ def local() -> None:
     """
 
 
-@local.command()
+@local.command(epilog=examples("profiles-schema local start", 'psql "$(profiles-schema local start)"'))
 @json_option
 def start(as_json: bool) -> None:
     """Start it, or find it running; prints its URL."""
@@ -32,7 +36,7 @@ def start(as_json: bool) -> None:
     click.echo(json.dumps(_described(server) | {"url": server.url()}) if as_json else server.url())
 
 
-@local.command()
+@local.command(epilog=examples("profiles-schema local stop"))
 @json_option
 def stop(as_json: bool) -> None:
     """Stop it; its data stay."""
@@ -43,7 +47,7 @@ def stop(as_json: bool) -> None:
         click.echo("Stopped." if stopped else "It was not running.", err=True)
 
 
-@local.command()
+@local.command(epilog=examples('psql "$(profiles-schema local url)"'))
 @json_option
 def url(as_json: bool) -> None:
     """Print its URL; exits with 3 when it does not run."""
@@ -53,7 +57,7 @@ def url(as_json: bool) -> None:
     click.echo(json.dumps({"url": server.url()}) if as_json else server.url())
 
 
-@local.command()
+@local.command(epilog=examples("profiles-schema local status", "profiles-schema local status --json"))
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:

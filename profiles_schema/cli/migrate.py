@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from profiles_schema.cli.options import json_option, local_option, log_to_stderr, print_json, x_option
+from profiles_schema.cli.help import Verb, examples
+from profiles_schema.cli.options import given_url, json_option, local_option, log_to_stderr, print_json, x_option
+from profiles_schema.cli.style import styled
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from profiles_schema.migrations.summary import Outcome
+
 sql_option = click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
 
 
-class _RelativeRevision(click.Command):
+class _RelativeRevision(Verb):
     """A command whose argument may be ``-1``, which click would take for an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -27,37 +31,63 @@ class _RelativeRevision(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command()
+class _WithMigrationOptions(Verb):
+    """A command whose --help lists what may follow -x."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from profiles_schema.migrations.options import described
+
+        super().format_options(ctx, formatter)
+        with formatter.section("Migration options, each after -x"):
+            formatter.write_dl(described())
+
+
+@click.command(
+    cls=_WithMigrationOptions,
+    epilog=examples(
+        "profiles-schema upgrade",
+        "profiles-schema upgrade -x deadline=60 -x backfill=defer",
+        "profiles-schema upgrade --sql > upgrade.sql",
+        "profiles-schema upgrade --json | jq .after.missing",
+    ),
+)
 @click.argument("revision", default="head")
 @sql_option
 @local_option
+@json_option
 @x_option
-def upgrade(revision: str, sql: bool, local: bool, x: tuple[str, ...]) -> None:
+def upgrade(revision: str, sql: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> None:
     """Bring the database to REVISION, by default the newest (head)."""
     from alembic import command
 
-    config = _config(x, local=local, verb="upgrade")
-    _run(command.upgrade, config, revision, sql=sql)
-    if not sql:
-        _say_where(config)
+    _migrate(command.upgrade, "upgrade", revision, x, sql=sql, local=local, as_json=as_json)
 
 
-@click.command(cls=_RelativeRevision)
+@click.command(
+    cls=_RelativeRevision,
+    epilog=examples(
+        "profiles-schema downgrade -1",
+        "profiles-schema downgrade 0011_create_sign_up_triggers",
+        "profiles-schema downgrade base -x allow-data-loss=yes",
+    ),
+)
 @click.argument("revision")
 @sql_option
 @local_option
+@json_option
 @x_option
-def downgrade(revision: str, sql: bool, local: bool, x: tuple[str, ...]) -> None:
-    """Take the database back to REVISION: a name, -1 for one step, or base for before everything."""
+def downgrade(revision: str, sql: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> None:
+    """Take the database back to REVISION: a name, -1 for one step, or base for before everything.
+
+    Refuses to drop a table that holds rows, unless -x allow-data-loss=yes is given. `profiles-schema upgrade --help` lists
+    all keys of -x.
+    """
     from alembic import command
 
-    config = _config(x, local=local, verb="downgrade")
-    _run(command.downgrade, config, revision, sql=sql)
-    if not sql:
-        _say_where(config)
+    _migrate(command.downgrade, "downgrade", revision, x, sql=sql, local=local, as_json=as_json)
 
 
-@click.command()
+@click.command(cls=Verb, epilog=examples("profiles-schema current", "profiles-schema current --json | jq .at_head"))
 @local_option
 @json_option
 @x_option
@@ -84,7 +114,7 @@ def current(local: bool, as_json: bool, x: tuple[str, ...]) -> None:
         click.echo(f"{', '.join(found) or 'base'}{' (head)' if found == newest else ''}")
 
 
-@click.command()
+@click.command(cls=Verb, epilog=examples("profiles-schema history"))
 @json_option
 def history(as_json: bool) -> None:
     """List the revisions, newest first. Needs no database."""
@@ -102,7 +132,7 @@ def history(as_json: bool) -> None:
         click.echo(f"{item['revision']}{' (head)' if item['head'] else ''}: {item['title']}")
 
 
-@click.command()
+@click.command(cls=Verb, epilog=examples("profiles-schema check", "profiles-schema check --json | jq '.differences[]'"))
 @local_option
 @json_option
 @x_option
@@ -130,12 +160,30 @@ def check(local: bool, as_json: bool, x: tuple[str, ...]) -> int:
 
 def _config(x: Iterable[str], *, local: bool, verb: str) -> Config:
     from profiles_schema.migrations import paths
-    from profiles_schema.migrations.runner import COMMAND
+    from profiles_schema.migrations.runner import COMMAND, URL
 
     log_to_stderr()
     config = paths.config(x=[*x, "local=yes"] if local else x)
-    config.attributes[COMMAND] = verb
+    config.attributes |= {COMMAND: verb, URL: given_url()}
     return config
+
+
+def _migrate(
+    command: Any, verb: str, revision: str, x: tuple[str, ...], *, sql: bool, local: bool, as_json: bool
+) -> None:
+    from profiles_schema.errors import UsageError
+    from profiles_schema.migrations.runner import AT
+
+    if sql and as_json:
+        raise UsageError("--sql prints SQL and --json a result. Give one of them.")
+    config = _config(x, local=local, verb=verb)
+    _run(command, config, revision, sql=sql)
+    if sql:
+        return
+    if as_json:
+        print_json(config.attributes[AT].as_dict())
+    else:
+        _say_where(config.attributes[AT])
 
 
 def _run(command: Any, config: Config, *arguments: Any, **options: Any) -> None:
@@ -149,13 +197,12 @@ def _run(command: Any, config: Config, *arguments: Any, **options: Any) -> None:
         raise UsageError(f"{str(error).rstrip('.')}.") from error
 
 
-def _say_where(config: Config) -> None:
-    from profiles_schema.migrations.runner import AT
-
-    where, newest, counts = config.attributes[AT]
-    if where == "base":
-        click.echo("Done: the database holds none of this package's tables any more.")
-    elif newest:
-        click.echo(f"Done: the database is at the newest revision, {where}; {counts}.")
+def _say_where(outcome: Outcome) -> None:
+    done = styled("Done:", "fine")
+    where = ", ".join(outcome.went_to)
+    if not where:
+        click.echo(f"{done} the database holds none of this package's tables any more.")
+    elif outcome.newest:
+        click.echo(f"{done} the database is at the newest revision, {where}; {outcome.after}.")
     else:
-        click.echo(f"Done: the database is at revision {where}; {counts}.")
+        click.echo(f"{done} the database is at revision {where}; {outcome.after}.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json, require_migrated
 from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
 
@@ -20,12 +21,17 @@ _SHOWN = 50
 _with_batch_options = batch_options("profiles", "a sign-up waits 250 ms for a lock")
 
 
-@click.group()
+@click.group(
+    cls=Verbs,
+    epilog=examples(
+        "profiles-schema normalize status", "profiles-schema normalize run", "profiles-schema normalize contract"
+    ),
+)
 def normalize() -> None:
     """Move the 106 known wide columns of user_profiles into its JSON groups; drop them once that is proved; bring them back."""
 
 
-@normalize.command("status")
+@normalize.command("status", epilog=examples("profiles-schema normalize status"))
 @local_option
 @json_option
 def show_status(local: bool, as_json: bool) -> None:
@@ -65,7 +71,10 @@ def _next(found: Status) -> str:
     }[found.phase]
 
 
-@normalize.command("run")
+@normalize.command(
+    "run",
+    epilog=examples("profiles-schema normalize run --dry-run", "profiles-schema normalize run --max-rate 500"),
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
 @_with_batch_options
 @local_option
@@ -78,7 +87,7 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
     """
     from profiles_schema.operations import normalize as operation
 
-    with database(local=local) as connection:
+    with database(local=local, writes=True) as connection:
         require_migrated(connection)
         if dry_run:
             plan = operation.plan(connection, batch_rows=batch_size)
@@ -99,7 +108,7 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
     return _told(progress, found, "converted", "profiles-schema normalize run", as_json=as_json)
 
 
-@normalize.command("restore")
+@normalize.command("restore", epilog=examples("profiles-schema normalize restore"))
 @_with_batch_options
 @local_option
 @json_option
@@ -107,7 +116,7 @@ def restore(batch_size: int, target_ms: int, max_rate: float | None, local: bool
     """Bring the dropped columns back, filled from the JSON; exit 1 if a profile could not be restored."""
     from profiles_schema.operations import normalize as operation
 
-    with database(local=local) as connection:
+    with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with asked_to_stop() as stopped:
             steps = operation.restore(
@@ -152,7 +161,9 @@ def _told(progress: Progress | None, found: Status, done: str, again: str, *, as
     return int(bool(failed))
 
 
-@normalize.command("verify")
+@normalize.command(
+    "verify", epilog=examples("profiles-schema normalize verify", "profiles-schema normalize verify --json")
+)
 @local_option
 @json_option
 def verify(local: bool, as_json: bool) -> int:
@@ -187,7 +198,10 @@ def verify(local: bool, as_json: bool) -> int:
     return int(bool(result.different))
 
 
-@normalize.command("contract")
+@normalize.command(
+    "contract",
+    epilog=examples("profiles-schema normalize contract", "profiles-schema normalize contract --now"),
+)
 @click.option("--now", is_flag=True, help="Do not wait for the end of the verification period.")
 @local_option
 @json_option
@@ -195,7 +209,7 @@ def contract(now: bool, local: bool, as_json: bool) -> int:
     """Drop the wide columns, if every row proves equal and the verification period is over; exit 1 if not."""
     from profiles_schema.operations import normalize as operation
 
-    with database(local=local) as connection:
+    with database(local=local, writes=True) as connection:
         require_migrated(connection)
         before = operation.status(connection)
         connection.rollback()

@@ -17,7 +17,35 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT_MS = 5_000
 """How long a verb waits for a lock before it says so; work in batches waits less, and tries again."""
 
-local_option = click.option("--local", is_flag=True, help="Work on the embedded PostgreSQL instead of DATABASE_URL.")
+DATABASE_URL_OPTION = "profiles_schema.database_url"
+"""Where click's context keeps the value of --database-url."""
+
+
+def _keep_url(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta[DATABASE_URL_OPTION] = value
+
+
+def local_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which database is meant: --local and --database-url; without them, DATABASE_URL does."""
+    url = click.option(
+        "--database-url",
+        metavar="URL",
+        expose_value=False,
+        callback=_keep_url,
+        help="Work on this database. Prefer the variable DATABASE_URL: the list of processes shows a command line, and"
+        " with it a password.",
+    )
+    local = click.option("--local", is_flag=True, help="Work on the embedded PostgreSQL instead of DATABASE_URL.")
+    return local(url(command))
+
+
+def given_url() -> str | None:
+    """The value of --database-url, if it was given."""
+    value: str | None = click.get_current_context().meta.get(DATABASE_URL_OPTION)
+    return value
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 x_option = click.option("-x", "x", multiple=True, metavar="KEY=VALUE", help="A migration option; may be repeated.")
 
@@ -69,21 +97,28 @@ def log_to_stderr() -> None:
 
 
 @contextmanager
-def database(*, local: bool) -> Iterator[Connection]:
+def database(*, local: bool, writes: bool = False) -> Iterator[Connection]:
     """A connection to the database that is meant; losing it becomes one sentence.
+
+    Args:
+        local: The embedded server is meant.
+        writes: Something is going to be written, if only to be rolled back.
 
     Raises:
         NoDatabase: no database is named, or it cannot be reached.
+        ReadOnlyServer: it accepts no writes, and something is to be written.
     """
     from sqlalchemy.exc import DBAPIError
 
-    from profiles_schema.database import connect, create_engine, is_disconnect, lost, sqlstate
+    from profiles_schema.database import connect, create_engine, is_disconnect, lost, refuse_read_only, sqlstate
     from profiles_schema.errors import InsufficientPrivilege, ProfilesSchemaError, TableLocked
     from profiles_schema.migrations.target import resolve_url
 
-    url = resolve_url(local=local)
+    url = resolve_url(local=local, given=given_url())
     engine = create_engine(url)
     with connect(engine) as connection:
+        if writes:
+            refuse_read_only(connection)
         # Nobody wants to find a hanging command at night.
         connection.exec_driver_sql(f"set lock_timeout = {LOCK_TIMEOUT_MS}")
         connection.commit()

@@ -78,22 +78,40 @@ def shown(label: str, unit: str, step: Callable[[Any], Step]) -> Iterator[Callab
         bar.end()
 
 
-class _Bar:
-    """One line of a terminal, drawn again and again, never wider than the terminal."""
+class Line:
+    """One line of a terminal, written again and again, never wider than the terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @property
+    def columns(self) -> int:
+        """How many characters there is room for."""
+        return (os.get_terminal_size(self.stream.fileno()).columns or _USUAL_COLUMNS) - _FREE_COLUMNS
+
+    def write(self, line: str) -> None:
+        """Replace the line by this one; what does not fit is left out."""
+        # To the end of the line erased: what was longer before leaves nothing behind.
+        shown = line.partition("\n")[0][: self.columns]
+        self.stream.write(f"\r{shown}\x1b[K")
+        self.stream.flush()
+
+    def erase(self) -> None:
+        """Leave the line empty."""
+        self.stream.write("\r\x1b[K")
+        self.stream.flush()
+
+
+class _Bar(Line):
+    """Progress, in one line."""
 
     def __init__(self, stream: TextIO, label: str, unit: str) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self.label = label
         self.unit = unit
 
     def draw(self, step: Step) -> None:
-        columns = os.get_terminal_size(self.stream.fileno()).columns or _USUAL_COLUMNS
-        self.write(bar_line(self.label, self.unit, step, columns - _FREE_COLUMNS))
-
-    def write(self, line: str) -> None:
-        # To the end of the line erased: what was longer before leaves nothing behind.
-        self.stream.write(f"\r{line}\x1b[K")
-        self.stream.flush()
+        self.write(bar_line(self.label, self.unit, step, self.columns))
 
     def end(self) -> None:
         self.stream.write("\n")

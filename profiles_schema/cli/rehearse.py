@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import json_option, log_to_stderr, print_json, x_option
+from profiles_schema.cli.progress import Line
+from profiles_schema.cli.style import styled
 
 if TYPE_CHECKING:
     from profiles_schema.operations.rehearse import Rehearsal
@@ -15,7 +22,13 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    epilog=examples(
+        "PROFILES_REHEARSE_SOURCE=postgresql://user:password@host/db profiles-schema rehearse",
+        "profiles-schema rehearse --source local --keep -x backfill=inline",
+    ),
+)
 @click.option(
     "--source",
     required=True,
@@ -25,18 +38,19 @@ _SHOWN = 20
     help="The database to copy, as in DATABASE_URL; the variable keeps a password out of the list of processes.",
 )
 @click.option("--keep", is_flag=True, help="Leave the upgraded copy for a look, and say how to connect and remove it.")
+@click.option("--verbose", is_flag=True, help="Show every revision and message on stderr, a line each.")
 @json_option
 @x_option
-def rehearse(source: str, keep: bool, as_json: bool, x: tuple[str, ...]) -> int:
+def rehearse(source: str, keep: bool, verbose: bool, as_json: bool, x: tuple[str, ...]) -> int:
     """Upgrade a copy of a database, verify it, downgrade it, compare, upgrade it again; exit 1 if something needs attention.
 
     The source is only read. The copy lives in an embedded PostgreSQL of its own, and is removed afterwards.
     """
     from profiles_schema.operations.rehearse import rehearse as operation
 
-    log_to_stderr()
     try:
-        result = operation(source, x=x, keep=keep)
+        with _shown(verbose=verbose):
+            result = operation(source, x=x, keep=keep)
     except (KeyboardInterrupt, SystemExit):
         click.echo("The copy is removed; the source was only read.", err=True)
         raise
@@ -47,13 +61,50 @@ def rehearse(source: str, keep: bool, as_json: bool, x: tuple[str, ...]) -> int:
     return int(bool(result.findings))
 
 
+@contextmanager
+def _shown(*, verbose: bool) -> Iterator[None]:
+    """On a terminal the latest message, in one line that is gone at the end; elsewhere one line as each step begins and ends."""
+    package = logging.getLogger("profiles_schema")
+    if verbose or package.handlers or logging.getLogger().handlers:
+        log_to_stderr()
+        yield
+        return
+    on_terminal = sys.stderr.isatty()
+    logger = package if on_terminal else logging.getLogger("profiles_schema.rehearse")
+    handler = _LineHandler() if on_terminal else logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class _LineHandler(logging.Handler):
+    """One line of the terminal, written again and again."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.line = Line(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.line.write(record.getMessage())
+
+    def close(self) -> None:
+        self.line.erase()
+        super().close()
+
+
 def _tell(result: Rehearsal) -> None:
     source = result.source
     click.echo(f"source         database {source['database']} {source['where']} (PostgreSQL {source['version']})")
     click.echo(f"schemas        {', '.join([*source['schemas'], *source['further']]) or 'none'}")
     click.echo(f"upgraded as    {result.role}")
     for step in result.steps:
-        outcome = "" if step.outcome == "done" else f"{step.outcome.upper()}  "
+        outcome = "" if step.outcome == "done" else f"{styled(step.outcome.upper(), 'FAIL')}  "
         click.echo(f"{step.name:14} {step.seconds:8.2f} s  {outcome}{step.detail}")
         revisions = step.data.get("revisions", ()) if step.name == "upgrade" else ()
         for row in revisions:
@@ -68,12 +119,12 @@ def _tell(result: Rehearsal) -> None:
             f"               PROFILES_LOCAL_DIR='{result.kept['directory']}' profiles-schema local stop;"
             f" rm -r '{result.kept['directory']}'"
         )
-    click.echo(result.verdict)
+    click.echo(styled(result.verdict, "problem" if result.findings else "fine"))
 
 
 def _list(label: str, lines: list[str]) -> None:
     for line in lines[:_SHOWN]:
         indented = line.replace("\n", f"\n{'':15}")
-        click.echo(f"{label:14} {indented}")
+        click.echo(f"{styled(f'{label:14}', label)} {indented}")
     if len(lines) > _SHOWN:
         click.echo(f"{label:14} and {len(lines) - _SHOWN} more: see --json")

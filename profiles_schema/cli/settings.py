@@ -6,10 +6,14 @@ import json
 
 import click
 
+from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
 
 
-@click.group()
+@click.group(
+    cls=Verbs,
+    epilog=examples("profiles-schema settings get", "profiles-schema settings set audit_level changes"),
+)
 def settings() -> None:
     """Read and change the settings that the database itself reads.
 
@@ -18,7 +22,7 @@ def settings() -> None:
     """
 
 
-@settings.command("get")
+@settings.command("get", epilog=examples("profiles-schema settings get", "profiles-schema settings get audit_level"))
 @click.argument("key", required=False)
 @local_option
 @json_option
@@ -41,7 +45,12 @@ def get_setting(key: str | None, local: bool, as_json: bool) -> None:
             click.echo(f"{name} {_plain(value)}")
 
 
-@settings.command("set")
+@settings.command(
+    "set",
+    epilog=examples(
+        "profiles-schema settings set auto_create_profiles false", "profiles-schema settings set audit_level all"
+    ),
+)
 @click.argument("key")
 @click.argument("value")
 @local_option
@@ -50,7 +59,7 @@ def set_setting(key: str, value: str, local: bool, as_json: bool) -> None:
     """Change one setting; it holds from the next statement on."""
     from profiles_schema.operations import settings as operation
 
-    with database(local=local) as connection:
+    with database(local=local, writes=True) as connection:
         require_migrated(connection)
         new = operation.set_setting(connection, key, value)
         connection.commit()

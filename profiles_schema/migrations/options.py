@@ -9,21 +9,43 @@ from dataclasses import dataclass, field
 from profiles_schema.errors import UsageError
 from profiles_schema.settings import DEADLINE_SECONDS, LOCK_TIMEOUT_MS, LOCK_WAIT_SECONDS
 
-# Key: (pattern of its value, the value in words)
-_KNOWN: Mapping[str, tuple[str, str]] = {
-    "adopt-rewrite": (r"yes|no", "yes or no"),
-    "adopt-table": (r".+", "the name of a table in schema public"),
-    "allow-data-loss": (r"yes|no", "yes or no"),
-    "app-role": (r".+", "a role name"),
-    "backfill": (r"inline|defer|auto", "inline, defer or auto"),
-    "contract": (r"now", "now"),
-    "deadline": (r"\d{1,6}(\.\d+)?", "seconds"),
-    "identity": (r".+\..+", "SCHEMA.TABLE"),
-    "local": (r"yes|no", "yes or no"),
-    "lock-timeout": (r"[1-9]\d{0,5}", "milliseconds, at least 1"),
-    "lock-wait": (r"\d{1,6}(\.\d+)?", "seconds"),
-    "sessions": (r"require", "require"),
-}
+# Key: (pattern of its value, the value in words, the value in a synopsis, what the key does)
+_KNOWN: Mapping[str, tuple[str, str, str, str]] = {
+    "adopt-rewrite": (
+        r"yes|no", "yes or no", "yes|no",
+        "Take over tables of more than 50,000 rows as well; they are locked meanwhile.",
+    ),
+    "adopt-table": (
+        r".+", "the name of a table in schema public", "NAME", "Take over the table of this name as user_profiles.",
+    ),
+    "allow-data-loss": (r"yes|no", "yes or no", "yes|no", "Let a downgrade drop tables that hold rows."),
+    "app-role": (r".+", "a role name", "NAME", "Also grant the three API roles to this role."),
+    "backfill": (
+        r"inline|defer|auto", "inline, defer or auto", "inline|defer|auto",
+        "Create profiles of existing users and convert wide columns now, later, or (auto) now up to 100,000.",
+    ),
+    "contract": (
+        r"now", "now", "now",
+        "Drop wide columns in this upgrade, once they are converted and every row has proved equal.",
+    ),
+    "deadline": (
+        r"\d{1,6}(\.\d+)?", "seconds", "SECONDS",
+        f"How long a revision goes on trying to get its locks; by default {DEADLINE_SECONDS:g}.",
+    ),
+    "identity": (
+        r".+\..+", "SCHEMA.TABLE", "SCHEMA.TABLE", "On plain servers: users come from the application's own table.",
+    ),
+    "local": (r"yes|no", "yes or no", "yes|no", "The embedded server, for plain alembic; here --local does the same."),
+    "lock-timeout": (
+        r"[1-9]\d{0,5}", "milliseconds, at least 1", "MS",
+        f"How long one statement waits for a lock; by default {LOCK_TIMEOUT_MS}.",
+    ),
+    "lock-wait": (
+        r"\d{1,6}(\.\d+)?", "seconds", "SECONDS",
+        f"How long to wait for another migrator; by default {LOCK_WAIT_SECONDS:g}.",
+    ),
+    "sessions": (r"require", "require", "require", "Fail if a table sessions exists that cannot be rolled up."),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,6 +67,11 @@ class Options:
         return {f"profiles_schema.{key.replace('-', '_')}": value for key, value in self.values.items()}
 
 
+def described() -> list[tuple[str, str]]:
+    """Every key with the form of its value, and what it does."""
+    return [(f"{key}={value}", purpose) for key, (_, _, value, purpose) in _KNOWN.items()]
+
+
 def parse(pairs: Iterable[str], *, known_x: Iterable[str] = ()) -> Options:
     """Read ``KEY=VALUE`` pairs; a key given twice counts with its last value.
 
@@ -64,7 +91,7 @@ def parse(pairs: Iterable[str], *, known_x: Iterable[str] = ()) -> Options:
         if key in foreign:
             values[key] = value
             continue
-        pattern, words = _KNOWN[key]
+        pattern, words, _, _ = _KNOWN[key]
         if not equals or not re.fullmatch(pattern, value):
             raise UsageError(f"-x {key} takes {words}: -x {key}=VALUE.")
         values[key] = value

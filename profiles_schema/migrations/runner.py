@@ -18,7 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema import settings
-from profiles_schema.database import sqlstate
+from profiles_schema.database import refuse_read_only, sqlstate
 from profiles_schema.errors import (
     InsufficientPrivilege,
     LockDeadlineExceeded,
@@ -46,8 +46,10 @@ logger = logging.getLogger("profiles_schema.migrations")
 
 COMMAND = "profiles_schema.command"
 """The attribute of an alembic Config by which our own command line says which verb it runs."""
+URL = "profiles_schema.url"
+"""The attribute that names a database other than DATABASE_URL does."""
 AT = "profiles_schema.at"
-"""The attribute in which a migration leaves where it ended: revisions, whether newest, counts in words."""
+"""The attribute in which a migration leaves where it came from and where it ended, a ``summary.Outcome``."""
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -221,7 +223,7 @@ class _Run:
         from profiles_schema import database
         from profiles_schema.migrations.target import resolve_url
 
-        url = resolve_url(local=self.options.local)
+        url = resolve_url(local=self.options.local, given=self.environment.config.attributes.get(URL))
         connection = database.connect(database.create_engine(url, application_name=MIGRATE))
         try:
             # Only now: the driver's interruptible way of waiting knows no connect_timeout.
@@ -253,6 +255,7 @@ class _Run:
         if self.compares:
             from profiles_schema.migrations.autogenerate import configure_options
 
+            refuse_read_only(connection, "The comparison makes objects in a transaction that it rolls back.")
             metadata = _our_metadata() if self.metadata is None else self.metadata
             options |= {"target_metadata": metadata, **configure_options(metadata)}
         with session(connection, self.options):
@@ -286,6 +289,7 @@ class _Run:
     # Commands that write: upgrade, downgrade, stamp
 
     def _migrate(self, connection: Connection) -> None:
+        refuse_read_only(connection)
         refuse_transaction_pooler(connection)
         with (
             session(connection, self.options),
@@ -303,6 +307,7 @@ class _Run:
             if not self.goes_down:
                 identity.refuse_unfit(connection, self.options)
             before = summary.count(connection)
+            self.outcome = summary.Outcome(tuple(sorted(heads)), before)
             if not (self.steps or self.ensures_version or context.purge):
                 self._choose_identity(connection)
                 self._tidy(connection)
@@ -345,7 +350,8 @@ class _Run:
         connection.rollback()
         newest = set(heads) == set(self.environment.script.get_heads())
         where = ", ".join(sorted(heads)) or "base"
-        self.environment.config.attributes[AT] = (where, newest, str(counts))
+        self.outcome.end(tuple(sorted(heads)), counts, newest=newest)
+        self.environment.config.attributes[AT] = self.outcome
         logger.info("%s (%s): %s.", "At head" if newest and heads else "At", where, counts)
 
     def _tidy(self, connection: Connection) -> None:
@@ -401,6 +407,7 @@ class _Work:
         self.environment = run.environment
         self.connection = connection
         self.counts = counts
+        self.outcome = run.outcome
         self.steps = run.steps
         self.schemas = tuple(dict.fromkeys((settings.INTERNAL_SCHEMA, run.version_table_schema)))
         self.done = 0
@@ -438,7 +445,9 @@ class _Work:
             self.watch.begin()
             yield step
             self.watch.end()
-            logger.info("%s: %.2f s", _named(step), time.monotonic() - self.started)
+            seconds = time.monotonic() - self.started
+            logger.info("%s: %.2f s", _named(step), seconds)
+            self.outcome.add(step.info, seconds)
             self.done += 1
             self.step = None
             self.first_failure = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from profiles_schema._version import __version__
@@ -39,11 +40,53 @@ class Counts:
         return ", ".join(parts)
 
 
+@dataclass
+class Outcome:
+    """What a migration did: from which revisions to which, how many users and profiles before and after, how long."""
+
+    came_from: tuple[str, ...]
+    before: Counts
+    started: float = field(default_factory=time.monotonic)
+    revisions: list[dict[str, Any]] = field(default_factory=list)
+    went_to: tuple[str, ...] = ()
+    after: Counts = field(default_factory=Counts)
+    newest: bool = False
+    seconds: float = 0.0
+
+    def add(self, step: Any, seconds: float) -> None:
+        """A revision is done; the step is alembic's."""
+        if not step.is_stamp:
+            direction = "upgrade" if step.is_upgrade else "downgrade"
+            self.revisions.append(
+                {"revision": step.up_revision_id, "direction": direction, "seconds": round(seconds, 3)}
+            )
+
+    def end(self, went_to: tuple[str, ...], after: Counts, *, newest: bool) -> None:
+        """The migration is over."""
+        self.went_to, self.after, self.newest = went_to, after, newest
+        self.seconds = round(time.monotonic() - self.started, 3)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; ``from`` and ``to`` are null before the first revision."""
+        return {
+            "from": ", ".join(self.came_from) or None,
+            "to": ", ".join(self.went_to) or None,
+            "at_head": self.newest,
+            "revisions": self.revisions,
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "seconds": self.seconds,
+        }
+
+
 def count(connection: Connection) -> Counts:
     """Count exactly below a million rows, by the planner's estimate above; never for longer than some seconds."""
     from sqlalchemy.exc import DBAPIError
 
     try:
+        connection.rollback()
+        # Counts of one moment: else there are more profiles than users while people sign up.
+        connection.exec_driver_sql("set transaction isolation level repeatable read, read only")
         connection.exec_driver_sql(
             f"select pg_catalog.set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MS}', true), "
             # A policy that hides rows must make this fail, not lie.

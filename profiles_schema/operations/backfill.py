@@ -45,8 +45,8 @@ _ALIVE_BY_ID = (
 class Progress:
     """How far a backfill is.
 
-    ``users`` of ``total`` are done, ``created`` profiles made, ``repaired`` ones brought up to date, ``failed`` counts
-    users left out, by SQLSTATE. ``state`` is running, paused, stopped or completed. Of an application's own table of
+    ``users`` of ``total`` are done, ``created`` profiles made, ``completed`` users had a profile and lacked progress only,
+    ``repaired`` profiles were brought up to date, ``failed`` counts users left out, by SQLSTATE. ``state`` is running, paused, stopped or completed. Of an application's own table of
     users: ``followed`` rows became users or changed them, ``released`` users went with their row, ``gone`` ones have no
     row either and were left, because they are suspiciously many.
     """
@@ -54,6 +54,7 @@ class Progress:
     total: int = 0
     users: int = 0
     created: int = 0
+    completed: int = 0
     repaired: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     job_id: int = 0
@@ -163,6 +164,8 @@ def backfill(
     if before.state == "completed":
         for step in run(lambda: connect(connection.engine), _MissingProfiles(), limits, stopped=stopped):
             progress = _progress(step)
+            # What was neither without a profile nor left out; those left out by an earlier runner are not among the done.
+            progress.completed = max(0, step.done - step.changed - sum(step.failed.values()))
             progress.followed, progress.released, progress.gone = before.followed, before.released, before.gone
             progress.failed = {
                 code: before.failed.get(code, 0) + progress.failed.get(code, 0)
@@ -179,7 +182,7 @@ def backfill(
 
 def _progress(step: batches.Progress) -> Progress:
     return Progress(
-        step.total, step.done, step.changed, 0, dict(step.failed), step.job_id, step.batch_rows, step.batch_ms,
+        step.total, step.done, step.changed, 0, 0, dict(step.failed), step.job_id, step.batch_rows, step.batch_ms,
         step.rows_per_second, step.eta_seconds, step.state,
     )  # fmt: skip
 

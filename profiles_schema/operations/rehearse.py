@@ -82,9 +82,21 @@ class Rehearsal:
 
     @property
     def verdict(self) -> str:
-        """One line."""
+        """One line; also what adoption would change in rows of the application, and which rows it would move away."""
         number = len(self.findings)
-        return f"rehearsal: would need attention: {number}" if number else "rehearsal: would go well"
+        verdict = f"rehearsal: would need attention: {number}" if number else "rehearsal: would go well"
+        return "; ".join([verdict, *(f"{table}: {what}" for table, what in self._taken_over())])
+
+    def _taken_over(self) -> Iterator[tuple[str, str]]:
+        upgrade = self.step("upgrade")
+        for table in upgrade.data.get("adopted", ()) if upgrade else ():
+            parts = [
+                f"{table[key]} {word if table[key] == 1 else word + 's'} {what}"
+                for key, word, what in (("changed", "value", "changed"), ("quarantined", "row", "to quarantine"))
+                if table[key]
+            ]
+            if parts:
+                yield table["table"], ", ".join(parts)
 
     def step(self, name: str) -> Step | None:
         """The last step of a name."""
@@ -294,6 +306,7 @@ class _Rehearsing:
         finally:
             step.data["messages"] = said.lines
             step.data["revisions"] = said.revisions
+            step.data["adopted"] = said.adopted
         self.result.notes += [f"{step.name} says: {line}" for line in said.warnings]
 
     def _upgrade(self, step: Step) -> None:
@@ -486,6 +499,7 @@ class _Said(logging.Handler):
         self.lines: list[str] = []
         self.warnings: list[str] = []
         self.revisions: list[dict[str, Any]] = []
+        self.adopted: list[dict[str, Any]] = []
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -506,5 +520,11 @@ class _Said(logging.Handler):
             self.revisions.append({"revision": done[1], "seconds": float(done[2])})
         else:
             self.lines.append(message)
+        if taken := re.fullmatch(
+            r"(.+): (\d+) rows taken over, (\d+) values changed .*, (\d+) rows in quarantine", message
+        ):
+            self.adopted.append(
+                {"table": taken[1], "rows": int(taken[2]), "changed": int(taken[3]), "quarantined": int(taken[4])}
+            )
         if record.levelno >= logging.WARNING:
             self.warnings.append(message)

@@ -13,15 +13,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.database import sqlstate
 from profiles_schema.migrations.sql_objects import holds
 from profiles_schema.schema.objects import Where
+from profiles_schema.settings import ENVELOPE_PREFIX
 
 DENIED = "42501"
+_TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
+# What a row needs in the tables that a sign-up leaves empty.
+_ROWS: dict[str, dict[str, Any]] = {
+    "user_api_keys": {"openai_api_key": f"{ENVELOPE_PREFIX}smoke.{'A' * 60}"},
+    "export_history": {"export_type": "smoke", "export_format": "json"},
+    "user_profile_audit_logs": {"action": "updated", "origin": "manual"},
+    "sessions": {},
+}
+# A column that users may change in their own rows.
+_CHANGED = {
+    "user_profiles": "bio", "user_progress": "total_points", "user_api_keys": "openai_api_key",
+    "export_history": "filters",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,10 @@ def _try(connection: Connection, name: str, attempt: Callable[[], None]) -> Step
     return Step(name, passed=True)
 
 
+def _insert(table: str, row: dict[str, Any]) -> TextClause:
+    return text(f"insert into public.{table} ({', '.join(row)}) values ({', '.join(f':{name}' for name in row)})")
+
+
 class _Trial:
     """The steps, and the two made-up users they are about."""
 
@@ -77,6 +95,7 @@ class _Trial:
         self.connection = connection
         self.user = uuid.uuid4()
         self.other = uuid.uuid4()
+        self.tables = [*_TABLES, *(["sessions"] if holds(connection, Where.OWN_SESSIONS) else [])]
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "a sign-up makes profile and progress", self.sign_up
@@ -125,12 +144,10 @@ class _Trial:
         claims = json.dumps({"role": role, **({"sub": str(user)} if user else {})})
         self.value("select set_config('request.jwt.claims', :claims, true)", claims=claims)
         self.connection.exec_driver_sql(f"set local role {role}")
-        try:
-            yield
-        finally:
-            if self.connection.in_transaction():
-                self.connection.exec_driver_sql("reset role")
-                self.value("select set_config('request.jwt.claims', '', true)")
+        # After an error nothing can be said to the server before the step's savepoint, which undoes this as well.
+        yield
+        self.connection.exec_driver_sql("reset role")
+        self.value("select set_config('request.jwt.claims', '', true)")
 
     # The steps
 
@@ -214,27 +231,64 @@ class _Trial:
         self.expect(taken, 0, f"the number of profiles named {name}")
 
     def read_other(self) -> None:
+        self._give_rows(self.other)
         with self.acting_as("authenticated", self.user):
-            for table in (
-                "user_profiles",
-                "user_progress",
-                "user_api_keys",
-                "export_history",
-                "user_profile_audit_logs",
-            ):
-                seen = self.value(f"select count(*) from public.{table} where user_id = :other", other=self.other)
-                self.expect(seen, 0, f"the number of rows of {table}")
+            open_ones = [
+                table
+                for table in self.tables
+                if self.value(
+                    f"select exists (select from public.{table} where user_id is distinct from :id)", id=self.user
+                )
+            ]
+        if open_ones:
+            raise _Failed(f"rows of others can be read in {', '.join(open_ones)}")
+
+    def _give_rows(self, user: uuid.UUID) -> None:
+        """A row in each table that a sign-up leaves empty. Where the application's own rules refuse it, others' rows serve."""
+        for table in self.tables:
+            if table not in _ROWS:
+                continue
+            savepoint = self.connection.begin_nested()
+            try:
+                row = {"user_id": user, **_ROWS[table]}
+                self.connection.execute(_insert(table, row), row)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                savepoint.rollback()
+            else:
+                savepoint.commit()
 
     def change_other(self) -> None:
+        self._give_rows(self.other)
+        open_ones = []
         with self.acting_as("authenticated", self.user):
-            changed = self.connection.execute(
-                text("update public.user_profiles set bio = 'not mine' where user_id = :other"), {"other": self.other}
-            )
-            self.expect(changed.rowcount, 0, "the number of rows changed")
-            self.expect_denied(
-                "insert into public.export_history (user_id, export_type, export_format) values (:other, 'smoke', 'json')",
-                other=self.other,
-            )
+            for table in self.tables:
+                column = _CHANGED.get(table, "user_id")
+                row = {"user_id": self.other, **_ROWS.get(table, {})}
+                for what, attempt in (
+                    ("changed", f"update public.{table} set {column} = {column} where user_id = :other"),
+                    ("deleted", f"delete from public.{table} where user_id = :other"),
+                ):
+                    if self._reaches(text(attempt), {"other": self.other}):
+                        open_ones.append(f"{what} in {table}")
+                if self._reaches(_insert(table, row), row):
+                    open_ones.append(f"inserted into {table}")
+        if open_ones:
+            raise _Failed(f"rows of others can be {', '.join(open_ones)}")
+
+    def _reaches(self, statement: TextClause, values: dict[str, Any]) -> bool:
+        """Whether a statement gets at a row; undone at once. Another error than a denial comes from behind the policies."""
+        savepoint = self.connection.begin_nested()
+        try:
+            result = self.connection.execute(statement, values)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            savepoint.rollback()
+            return sqlstate(error) != DENIED
+        savepoint.rollback()
+        return result.rowcount > 0
 
     def change_role(self) -> None:
         with self.acting_as("authenticated", self.user):
@@ -242,13 +296,7 @@ class _Trial:
 
     def anon_reads(self) -> None:
         with self.acting_as("anon"):
-            for table in (
-                "user_profiles",
-                "user_progress",
-                "user_api_keys",
-                "export_history",
-                "user_profile_audit_logs",
-            ):
+            for table in self.tables:
                 self.expect_denied(f"select 1 from public.{table}")
 
     def anon_calls(self) -> None:

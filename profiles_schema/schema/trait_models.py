@@ -104,7 +104,8 @@ class Traits(BaseModel):
         hide_input_in_errors=True,  # values are personal, and errors end up in logs
         defer_build=True,
     )
-    __pydantic_extra__: dict[Annotated[str, AfterValidator(_as_text)], Json]
+    if not TYPE_CHECKING:  # a type checker takes it for an argument that every constructor needs
+        __pydantic_extra__: dict[Annotated[str, AfterValidator(_as_text)], Json]
 
     @classmethod
     def from_json(cls, value: dict[str, Any] | None) -> Self:
