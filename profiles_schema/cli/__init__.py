@@ -11,6 +11,7 @@ import click
 
 from profiles_schema._version import __version__
 from profiles_schema.errors import ProfilesSchemaError
+from profiles_schema.migrations.interrupts import TERMINATED
 from profiles_schema.settings import debug
 
 _INTERRUPTED = 130
@@ -83,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         print("error: interrupted", file=sys.stderr)  # noqa: T201 - this is the command line
         return _INTERRUPTED
+    except SystemExit as leave:
+        if leave.code == TERMINATED:
+            print("error: terminated", file=sys.stderr)  # noqa: T201
+        raise
     except click.ClickException as error:
         error.show()
         return error.exit_code

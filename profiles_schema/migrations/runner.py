@@ -11,11 +11,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from profiles_schema import settings
 from profiles_schema.database import sqlstate
@@ -30,7 +30,7 @@ from profiles_schema.errors import (
 from profiles_schema.migrations import failures, identity, locking, offline, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
-from profiles_schema.migrations.interrupts import interruptible
+from profiles_schema.migrations.interrupts import TERMINATED, interruptible
 from profiles_schema.migrations.losses import refuse_data_loss
 from profiles_schema.migrations.options import Options, parse
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
@@ -107,6 +107,10 @@ def _reported(config: Config) -> Iterator[None]:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
+    except SystemExit as leave:
+        if leave.code == TERMINATED:
+            print("error: terminated", file=sys.stderr)  # noqa: T201
+        raise
 
 
 def _is_alembic_command(config: Config) -> bool:
@@ -450,7 +454,8 @@ class _Work:
         if step.is_stamp:
             return
         direction = "upgrade" if step.is_upgrade else "downgrade"
-        self._write_log(step.up_revision_id, direction, "done")
+        if self._write_log(self.connection, step.up_revision_id, direction, "done"):
+            self.logged.append((step.up_revision_id, direction))
 
     def record(self, after: summary.Counts) -> None:
         """Put the counts at the end of the run into the last row."""
@@ -462,23 +467,22 @@ class _Work:
         except DBAPIError:
             self.connection.rollback()
 
-    def _write_log(self, revision: str, direction: str, outcome: str) -> None:
-        written = summary.write_log(
-            self.connection,
+    def _write_log(self, connection: Connection, revision: str, direction: str, outcome: str) -> bool:
+        return summary.write_log(
+            connection,
             revision=revision,
             direction=direction,
             seconds=time.monotonic() - self.started,
             outcome=outcome,
             counts=self.counts,
         )
-        if written and outcome == "done":
-            self.logged.append((revision, direction))
 
     def _attempt(self) -> bool:
         """Run the remaining steps; False if another attempt is due."""
         try:
             self._ensure_schemas()
-            self.environment.run_migrations()
+            with _causes_shown():
+                self.environment.run_migrations()
         except DBAPIError as error:
             self._recover()
             if sqlstate(error) not in failures.LOCK_FAILURES:
@@ -576,17 +580,19 @@ class _Work:
             self.connection.invalidate()
 
     def _log_failure(self) -> None:
-        """A row for the failed revision, if that is still possible."""
-        if self.step is None or self.connection.closed or self.connection.invalidated:
+        """A row for the failed revision, if that is still possible: an interruption costs the connection."""
+        if self.step is None or self.step.info.is_stamp:
             return
         info = self.step.info
-        if info.is_stamp:
-            return
-        try:
-            self._write_log(info.up_revision_id, "upgrade" if info.is_upgrade else "downgrade", "failed")
-            self.connection.commit()
-        except DBAPIError:
-            self.connection.rollback()
+        direction = "upgrade" if info.is_upgrade else "downgrade"
+        with suppress(DBAPIError, ProfilesSchemaError), ExitStack() as stack:
+            connection = self.connection
+            if connection.closed or connection.invalidated:
+                connection = stack.enter_context(connection.engine.connect())
+            stack.callback(connection.rollback)
+            connection.exec_driver_sql(f"set local lock_timeout = {self.options.lock_timeout_ms}")
+            self._write_log(connection, info.up_revision_id, direction, "failed")
+            connection.commit()
 
     def _doing(self) -> str:
         return _named(self.step).partition(":")[0] if self.step is not None else "Preparing the version table"
@@ -613,6 +619,22 @@ def _role(connection: Connection) -> str:
     except Exception:  # noqa: BLE001 - only for a message, and the connection may be gone
         return connection.engine.url.username or "unknown"
     return role
+
+
+@contextmanager
+def _causes_shown() -> Iterator[None]:
+    """Raise what broke the connection inside an autocommit block.
+
+    Alembic leaves such a block by a commit, also after an error, and on a broken connection the commit fails with a
+    PendingRollbackError that hides the first error: a lost connection, Ctrl-C, SIGTERM.
+    """
+    try:
+        yield
+    except PendingRollbackError as error:
+        cause: BaseException | None = error
+        while isinstance(cause, PendingRollbackError):
+            cause = cause.__context__
+        raise (cause or error) from None
 
 
 @contextmanager
