@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from profiles_schema import settings
+from profiles_schema import database, settings
 from profiles_schema.database import sqlstate
 from profiles_schema.errors import (
     InsufficientPrivilege,
@@ -220,9 +220,13 @@ class _Run:
                     "The connection in config.attributes is inside a transaction. Pass one from engine.connect(), "
                     "not from engine.begin(): revisions are committed one by one."
                 )
+            encoding, name = connection.exec_driver_sql(
+                "select pg_catalog.current_setting('server_encoding'), pg_catalog.current_database()"
+            ).one()
+            connection.rollback()
+            database.check_encoding(encoding, name)
             yield connection
             return
-        from profiles_schema import database
         from profiles_schema.migrations.target import resolve_url
 
         url = resolve_url(local=self.options.local)
