@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic.util import CommandError
@@ -27,14 +28,14 @@ from profiles_schema.errors import (
     SchemaDrift,
     UsageError,
 )
-from profiles_schema.migrations import failures, identity, locking, offline, summary
+from profiles_schema.migrations import failures, identity, locking, offline, paths, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
 from profiles_schema.migrations.interrupts import TERMINATED, interruptible
 from profiles_schema.migrations.losses import refuse_data_loss
 from profiles_schema.migrations.options import Options, parse
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
-from profiles_schema.migrations.session import MIGRATE, session
+from profiles_schema.migrations.session import MIGRATE, OWN_SEARCH_PATH, session
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -189,8 +190,11 @@ class _Run:
         for text in offline.foot(at_base=at_base, **table):
             context.impl.static_output(text)
 
-    def _offline_steps(self, _heads: tuple[str, ...], _context: MigrationContext) -> Iterator[Any]:
-        yield from self.steps
+    def _offline_steps(self, _heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
+        for step in self.steps:
+            context.impl.static_output(offline.search_path(OWN_SEARCH_PATH if _is_ours(step) else None))
+            yield step
+        context.impl.static_output(offline.search_path(None))
 
     def _log_offline(self, ctx: MigrationContext, step: Any, heads: Any, run_args: Any) -> None:
         self.heads_after = set(heads)
@@ -263,7 +267,7 @@ class _Run:
 
             metadata = _our_metadata() if self.metadata is None else self.metadata
             options |= {"target_metadata": metadata, **configure_options(metadata)}
-        with session(connection, self.options):
+        with session(connection, self.options), _public(connection) if self.metadata is None else nullcontext():
             context = self._configure(connection, **options)
             try:
                 self.environment.run_migrations()
@@ -420,6 +424,8 @@ class _Work:
         self.logged: list[tuple[str, str]] = []
         self.watch: BlockerWatch | None = None
         self.role = _role(connection)
+        self.search_path: str = connection.exec_driver_sql("show search_path").scalar_one()
+        connection.commit()
 
     def run(self) -> None:
         with ExitStack() as stack:
@@ -440,7 +446,7 @@ class _Work:
         """The steps still to do; a step counts as done once alembic comes back for the next, after its commit."""
         assert self.watch is not None  # noqa: S101 - for the type checker
         for step in self.steps[self.done :]:
-            self._prepare()
+            self._prepare(OWN_SEARCH_PATH if _is_ours(step) else self.search_path)
             self.step = step
             self.started = time.monotonic()
             self.watch.begin()
@@ -506,11 +512,13 @@ class _Work:
             raise
         return True
 
-    def _prepare(self) -> None:
+    def _prepare(self, search_path: str) -> None:
         """Before each attempt at a step: the lock must still be ours, the settings as they should be."""
         held = self.connection.exec_driver_sql(
             f"select {locking.HELD_BY_US}, "
-            f"pg_catalog.set_config('lock_timeout', '{self.options.lock_timeout_ms}ms', false)"
+            f"pg_catalog.set_config('lock_timeout', '{self.options.lock_timeout_ms}ms', false), "
+            "pg_catalog.set_config('search_path', %(search_path)s, false)",
+            {"search_path": search_path},
         ).one()[0]
         self.connection.commit()
         if not held:
@@ -608,12 +616,32 @@ def _our_metadata() -> MetaData:
     return metadata
 
 
+def _is_ours(step: Any) -> bool:
+    """Whether the step runs a revision of this package, and not one of the application's."""
+    script = getattr(step, "revision", None)
+    return script is not None and Path(script.path).resolve().parent == paths.versions().resolve()
+
+
 def _named(step: Any) -> str:
     info = step.info
     if info.is_stamp:
         return f"stamp {', '.join(info.destination_revision_ids) or 'base'}"
     title = f": {step.doc.rstrip('.')}" if step.doc else ""
     return f"{'upgrade' if info.is_upgrade else 'downgrade'} {info.up_revision_id}{title}"
+
+
+@contextmanager
+def _public(connection: Connection) -> Iterator[None]:
+    """Compare with schema public, where our tables are, whatever the search path of the database: no model names it."""
+    dialect = connection.dialect
+    before = dialect.default_schema_name
+    dialect.default_schema_name = "public"
+    connection.exec_driver_sql("set search_path = public")
+    connection.commit()
+    try:
+        yield
+    finally:
+        dialect.default_schema_name = before
 
 
 def _role(connection: Connection) -> str:
