@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ from profiles_schema.errors import (
     ProfilesSchemaError,
     ReadOnlyServer,
     TooManyConnections,
+    UnsupportedEncoding,
     UnsupportedServer,
 )
 from profiles_schema.settings import APPLICATION_NAME, CONNECT_TIMEOUT_SECONDS, NEWEST_SERVER, OLDEST_SERVER
@@ -132,6 +134,8 @@ def create_engine(url: URL, *, application_name: str = APPLICATION_NAME) -> Engi
     defaults: dict[str, Any] = {
         "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        # PGCLIENTENCODING may say otherwise, and cannot hold the texts of our objects.
+        "client_encoding": "utf8",
         # A revision may be silent for long; a connection dropped on the way must still be noticed.
         "keepalives_idle": 30,
         "keepalives_interval": 10,
@@ -155,6 +159,7 @@ def connect(engine: Engine) -> Connection:
         NoDatabase: (a subclass) the server cannot be reached, refuses the role, or lacks the database.
         InvalidDatabaseUrl: a parameter of the URL is unknown.
         UnsupportedServer: it is not PostgreSQL 15 to 18.
+        UnsupportedEncoding: the database is not in UTF8.
     """
     from sqlalchemy.exc import DBAPIError
 
@@ -173,7 +178,29 @@ def connect(engine: Engine) -> Connection:
 
 
 def _check_server(connection: Any, _record: object) -> None:
-    check_server_version(connection.info.server_version, connection.info.parameter_status("server_version") or "")
+    info = connection.info
+    check_server_version(info.server_version, info.parameter_status("server_version") or "")
+    check_encoding(info.parameter_status("server_encoding") or "UTF8", info.dbname)
+
+
+def check_encoding(encoding: str, name: str) -> None:
+    """Refuse a database that is not in UTF8: it cannot hold the texts of our objects, nor every person's name.
+
+    Args:
+        encoding: ``server_encoding`` as the server reports it.
+        name: the database.
+
+    Raises:
+        UnsupportedEncoding: says how to make one in UTF8.
+    """
+    if encoding == "UTF8":
+        return
+    old, new = shlex.quote(name), shlex.quote(f"{name}_utf8")
+    raise UnsupportedEncoding(
+        f'Database "{name}" has the encoding {encoding}; profiles-schema needs UTF8. Nothing was changed. '
+        "Copy it into a new database, and name that one in DATABASE_URL:\n"
+        f"createdb -E UTF8 -T template0 {new} && pg_dump {old} | psql -v ON_ERROR_STOP=1 {new}"
+    )
 
 
 def refuse_read_only(connection: Connection, refusal: str = "") -> None:

@@ -89,6 +89,10 @@ class UnsupportedServer(ProfilesSchemaError):
     """This server is not supported: profiles-schema needs PostgreSQL 15 to 18."""
 
 
+class UnsupportedEncoding(ProfilesSchemaError):
+    """This database is not in UTF8. Copy it into one that was made with: createdb -E UTF8 -T template0 NAME"""
+
+
 class InsufficientPrivilege(ProfilesSchemaError):
     """The database role may not do this."""
 

@@ -691,6 +691,101 @@ def test_an_interrupted_migration_leaves_no_half_revision_and_can_be_run_again(h
     assert versions(url) == ["0002_long"]
 
 
+@pytest.fixture
+def long_backfill(database):
+    """A database before 0012, whose 0012 works for long; what `alembic` and `profiles-schema` are interrupted in."""
+    database.script(
+        "alter table auth.users disable trigger profiles_on_auth_user_created;"
+        "insert into auth.users (email) select g || '@example.org' from generate_series(1, 3000) as g;"
+        "alter table auth.users enable trigger profiles_on_auth_user_created;"
+        "update profiles_internal.alembic_version set version_num = '0011_create_sign_up_triggers';"
+        "create function public.slow() returns trigger language plpgsql as"
+        " $$begin perform pg_catalog.pg_sleep(0.01); return new; end$$;"
+        "create trigger slow before insert on public.user_profiles for each row execute function public.slow()"
+    )
+    return database
+
+
+MIGRATOR = "from pg_stat_activity where application_name like '% migrate' and datname = current_database()"
+
+
+def interrupted_inside_0012(database, program, interrupt):
+    """Start `upgrade head`, interrupt it inside the autocommit block; exit code and what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", program, "upgrade", "head"], cwd=REPOSITORY,
+        env=os.environ | {"DATABASE_URL": database.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: rows(database.url, f"select 1 {MIGRATOR} and query ~ '^\\s*do .backfill'"))
+    if interrupt == "terminate":
+        database.run(f"select pg_terminate_backend(pid) {MIGRATOR}")
+    else:
+        process.send_signal(interrupt)
+    code, _, err = finished(process)
+    return code, err
+
+
+@pytest.mark.parametrize(
+    ("program", "interrupt", "exit_code", "error"),
+    [
+        ("profiles_schema", signal.SIGINT, 130, "error: interrupted"),
+        ("alembic", signal.SIGTERM, 143, "error: terminated"),
+        (
+            "profiles_schema", "terminate", 3,
+            "error: The connection to the database was lost during upgrade 0012_backfill_profiles. "
+            "What was finished before it stands; run this again to go on.",
+        ),
+        pytest.param("alembic", signal.SIGINT, 130, "error: interrupted", marks=pytest.mark.slow),
+        pytest.param("profiles_schema", signal.SIGTERM, 143, "error: terminated", marks=pytest.mark.slow),
+        pytest.param(
+            "alembic", "terminate", 3,
+            "error: The connection to the database was lost during upgrade 0012_backfill_profiles. "
+            "What was finished before it stands; run this again to go on.",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_an_interruption_inside_an_autocommit_block_is_one_line(long_backfill, program, interrupt, exit_code, error):
+    code, said = interrupted_inside_0012(long_backfill, program, interrupt)
+    assert code == exit_code, said
+    assert "Traceback" not in said
+    assert [line for line in said.splitlines() if line.startswith("error:")] == [error]
+    assert versions(long_backfill.url) == ["0011_create_sign_up_triggers"]
+    logged = "select revision, outcome from profiles_internal.migration_log order by id desc limit 1"
+    assert long_backfill.run(logged) == [("0012_backfill_profiles", "failed")]
+    assert rows(long_backfill.url, f"select pg_try_advisory_lock({locking.LOCK_CLASS}, {locking.LOCK_OBJECT})") == [
+        (True,)
+    ]
+
+
+def test_a_downgrade_interrupted_inside_an_autocommit_block_is_one_line(history, url):
+    history.add("0001_table", "create table t (n int)")
+    history.add("0002_block", "pass", concurrently("select pg_sleep(30)"))
+    history.upgrade()
+    process = history.start(url, "downgrade", "-1")
+    wait_until(lambda: rows(url, f"select 1 {MIGRATOR} and query = 'select pg_sleep(30)'"))
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert versions(url) == ["0002_block"]
+
+
+def test_a_backend_that_died_before_a_concurrent_index_is_one_line(history, url):
+    rows(url, "create table t (n int)")
+    history.add(
+        "0001_index",
+        "with op.get_context().autocommit_block():\n"
+        "    import os, psycopg2\n"
+        "    pid = op.get_bind().exec_driver_sql('select pg_backend_pid()').scalar()\n"
+        "    other = psycopg2.connect(os.environ['DATABASE_URL'])\n"
+        "    other.cursor().execute('select pg_terminate_backend(%s, 5000)', (pid,))\n"
+        "    other.close()\n"
+        "    op.execute('create index concurrently t_n on t (n)')",
+    )
+    with pytest.raises(errors.DatabaseUnreachable, match="lost during upgrade 0001_index"):
+        history.upgrade()
+
+
 # The script of --sql
 
 

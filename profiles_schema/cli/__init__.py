@@ -14,6 +14,7 @@ from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import DATABASE_URL_OPTION
 from profiles_schema.cli.style import colour, print_error
 from profiles_schema.errors import ProfilesSchemaError
+from profiles_schema.migrations.interrupts import TERMINATED
 from profiles_schema.settings import DATABASE_URL, debug
 
 _INTERRUPTED = 130
@@ -121,6 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         print_error("interrupted")
         return _INTERRUPTED
+    except SystemExit as leave:
+        if leave.code == TERMINATED:
+            print_error("terminated")
+        raise
     except click.ClickException as error:
         error.show()
         return error.exit_code

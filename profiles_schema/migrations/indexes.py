@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from profiles_schema.errors import MigrationFailed
@@ -63,29 +63,26 @@ def concurrent_index_rules(connection: Connection, *, lock_timeout_ms: int, dead
 
     wait_ms = max(1, int(deadline_seconds * 1000))
 
+    # Through SQLAlchemy, not the driver: its errors are the ones that the runner knows.
     def before(conn: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if not is_concurrent(statement):
             return
-        with closing(conn.connection.cursor()) as cursor:
-            cursor.execute(f"set lock_timeout = {wait_ms}")
-            created = created_index(statement)
-            if created is not None:
-                state = _state(cursor, *created)
-                if state is not None and not state[1]:
-                    cursor.execute(f"drop index concurrently if exists {state[0]}")
+        created = created_index(statement)
+        state = _state(conn, *created) if created is not None else None
+        if state is not None and not state[1]:
+            conn.exec_driver_sql(f"drop index concurrently if exists {state[0]}")
+        conn.exec_driver_sql(f"set lock_timeout = {wait_ms}")
 
     def after(conn: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if not is_concurrent(statement):
             return
-        with closing(conn.connection.cursor()) as cursor:
-            cursor.execute(f"set lock_timeout = {lock_timeout_ms}")
-            created = created_index(statement)
-            if created is not None:
-                state = _state(cursor, *created)
-                if state is not None and not state[1]:
-                    raise MigrationFailed(
-                        f"Index {state[0]} was created but is not valid. Run this again: it is dropped and rebuilt."
-                    )
+        conn.exec_driver_sql(f"set lock_timeout = {lock_timeout_ms}")
+        created = created_index(statement)
+        state = _state(conn, *created) if created is not None else None
+        if state is not None and not state[1]:
+            raise MigrationFailed(
+                f"Index {state[0]} was created but is not valid. Run this again: it is dropped and rebuilt."
+            )
 
     event.listen(connection, "before_cursor_execute", before)
     event.listen(connection, "after_cursor_execute", after)
@@ -96,7 +93,6 @@ def concurrent_index_rules(connection: Connection, *, lock_timeout_ms: int, dead
         event.remove(connection, "after_cursor_execute", after)
 
 
-def _state(cursor: Any, index: str, table: str) -> tuple[str, bool] | None:
-    cursor.execute(_STATE, (table, index))
-    row: tuple[str, bool] | None = cursor.fetchone()
-    return row
+def _state(connection: Connection, index: str, table: str) -> tuple[str, bool] | None:
+    row = connection.exec_driver_sql(_STATE, (table, index)).first()
+    return None if row is None else (row[0], row[1])

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code after SIGTERM."""
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
@@ -34,7 +37,7 @@ def interruptible() -> Iterator[None]:
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the way out needs the connection
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(TERMINATED)
 
 
 def _wait(connection: Any) -> None:

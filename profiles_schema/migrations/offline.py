@@ -47,6 +47,11 @@ def foot(*, schema: str, version_table: str, at_base: bool) -> list[str]:
     return [*tidy, locking.offline_release()]
 
 
+def search_path(names: str | None) -> str:
+    """Set the search path; without names, back to that of the database."""
+    return f"set search_path = {names};" if names else "reset search_path;"
+
+
 def create_schema(name: str) -> str:
     """Create a schema only where it is missing: IF NOT EXISTS alone asks for the privilege even if it exists."""
     return f"""do $create_schema$

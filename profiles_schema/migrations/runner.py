@@ -11,13 +11,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from profiles_schema import settings
+from profiles_schema import database, settings
 from profiles_schema.database import refuse_read_only, sqlstate
 from profiles_schema.errors import (
     InsufficientPrivilege,
@@ -27,14 +28,14 @@ from profiles_schema.errors import (
     SchemaDrift,
     UsageError,
 )
-from profiles_schema.migrations import failures, identity, locking, offline, summary
+from profiles_schema.migrations import failures, identity, locking, offline, paths, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
-from profiles_schema.migrations.interrupts import interruptible
+from profiles_schema.migrations.interrupts import TERMINATED, interruptible
 from profiles_schema.migrations.losses import refuse_data_loss
 from profiles_schema.migrations.options import Options, parse
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
-from profiles_schema.migrations.session import MIGRATE, session
+from profiles_schema.migrations.session import MIGRATE, OWN_SEARCH_PATH, session
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -109,6 +110,10 @@ def _reported(config: Config) -> Iterator[None]:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
+    except SystemExit as leave:
+        if leave.code == TERMINATED:
+            print("error: terminated", file=sys.stderr)  # noqa: T201
+        raise
 
 
 def _is_alembic_command(config: Config) -> bool:
@@ -187,8 +192,11 @@ class _Run:
         for text in offline.foot(at_base=at_base, **table):
             context.impl.static_output(text)
 
-    def _offline_steps(self, _heads: tuple[str, ...], _context: MigrationContext) -> Iterator[Any]:
-        yield from self.steps
+    def _offline_steps(self, _heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
+        for step in self.steps:
+            context.impl.static_output(offline.search_path(OWN_SEARCH_PATH if _is_ours(step) else None))
+            yield step
+        context.impl.static_output(offline.search_path(None))
 
     def _log_offline(self, ctx: MigrationContext, step: Any, heads: Any, run_args: Any) -> None:
         self.heads_after = set(heads)
@@ -218,9 +226,13 @@ class _Run:
                     "The connection in config.attributes is inside a transaction. Pass one from engine.connect(), "
                     "not from engine.begin(): revisions are committed one by one."
                 )
+            encoding, name = connection.exec_driver_sql(
+                "select pg_catalog.current_setting('server_encoding'), pg_catalog.current_database()"
+            ).one()
+            connection.rollback()
+            database.check_encoding(encoding, name)
             yield connection
             return
-        from profiles_schema import database
         from profiles_schema.migrations.target import resolve_url
 
         url = resolve_url(local=self.options.local, given=self.environment.config.attributes.get(URL))
@@ -258,7 +270,7 @@ class _Run:
             refuse_read_only(connection, "The comparison makes objects in a transaction that it rolls back.")
             metadata = _our_metadata() if self.metadata is None else self.metadata
             options |= {"target_metadata": metadata, **configure_options(metadata)}
-        with session(connection, self.options):
+        with session(connection, self.options), _public(connection) if self.metadata is None else nullcontext():
             context = self._configure(connection, **options)
             try:
                 self.environment.run_migrations()
@@ -419,6 +431,8 @@ class _Work:
         self.logged: list[tuple[str, str]] = []
         self.watch: BlockerWatch | None = None
         self.role = _role(connection)
+        self.search_path: str = connection.exec_driver_sql("show search_path").scalar_one()
+        connection.commit()
 
     def run(self) -> None:
         with ExitStack() as stack:
@@ -439,7 +453,7 @@ class _Work:
         """The steps still to do; a step counts as done once alembic comes back for the next, after its commit."""
         assert self.watch is not None  # noqa: S101 - for the type checker
         for step in self.steps[self.done :]:
-            self._prepare()
+            self._prepare(OWN_SEARCH_PATH if _is_ours(step) else self.search_path)
             self.step = step
             self.started = time.monotonic()
             self.watch.begin()
@@ -459,7 +473,8 @@ class _Work:
         if step.is_stamp:
             return
         direction = "upgrade" if step.is_upgrade else "downgrade"
-        self._write_log(step.up_revision_id, direction, "done")
+        if self._write_log(self.connection, step.up_revision_id, direction, "done"):
+            self.logged.append((step.up_revision_id, direction))
 
     def record(self, after: summary.Counts) -> None:
         """Put the counts at the end of the run into the last row."""
@@ -471,23 +486,22 @@ class _Work:
         except DBAPIError:
             self.connection.rollback()
 
-    def _write_log(self, revision: str, direction: str, outcome: str) -> None:
-        written = summary.write_log(
-            self.connection,
+    def _write_log(self, connection: Connection, revision: str, direction: str, outcome: str) -> bool:
+        return summary.write_log(
+            connection,
             revision=revision,
             direction=direction,
             seconds=time.monotonic() - self.started,
             outcome=outcome,
             counts=self.counts,
         )
-        if written and outcome == "done":
-            self.logged.append((revision, direction))
 
     def _attempt(self) -> bool:
         """Run the remaining steps; False if another attempt is due."""
         try:
             self._ensure_schemas()
-            self.environment.run_migrations()
+            with _causes_shown():
+                self.environment.run_migrations()
         except DBAPIError as error:
             self._recover()
             if sqlstate(error) not in failures.LOCK_FAILURES:
@@ -507,11 +521,13 @@ class _Work:
             raise
         return True
 
-    def _prepare(self) -> None:
+    def _prepare(self, search_path: str) -> None:
         """Before each attempt at a step: the lock must still be ours, the settings as they should be."""
         held = self.connection.exec_driver_sql(
             f"select {locking.HELD_BY_US}, "
-            f"pg_catalog.set_config('lock_timeout', '{self.options.lock_timeout_ms}ms', false)"
+            f"pg_catalog.set_config('lock_timeout', '{self.options.lock_timeout_ms}ms', false), "
+            "pg_catalog.set_config('search_path', %(search_path)s, false)",
+            {"search_path": search_path},
         ).one()[0]
         self.connection.commit()
         if not held:
@@ -585,17 +601,19 @@ class _Work:
             self.connection.invalidate()
 
     def _log_failure(self) -> None:
-        """A row for the failed revision, if that is still possible."""
-        if self.step is None or self.connection.closed or self.connection.invalidated:
+        """A row for the failed revision, if that is still possible: an interruption costs the connection."""
+        if self.step is None or self.step.info.is_stamp:
             return
         info = self.step.info
-        if info.is_stamp:
-            return
-        try:
-            self._write_log(info.up_revision_id, "upgrade" if info.is_upgrade else "downgrade", "failed")
-            self.connection.commit()
-        except DBAPIError:
-            self.connection.rollback()
+        direction = "upgrade" if info.is_upgrade else "downgrade"
+        with suppress(DBAPIError, ProfilesSchemaError), ExitStack() as stack:
+            connection = self.connection
+            if connection.closed or connection.invalidated:
+                connection = stack.enter_context(connection.engine.connect())
+            stack.callback(connection.rollback)
+            connection.exec_driver_sql(f"set local lock_timeout = {self.options.lock_timeout_ms}")
+            self._write_log(connection, info.up_revision_id, direction, "failed")
+            connection.commit()
 
     def _doing(self) -> str:
         return _named(self.step).partition(":")[0] if self.step is not None else "Preparing the version table"
@@ -607,12 +625,32 @@ def _our_metadata() -> MetaData:
     return metadata
 
 
+def _is_ours(step: Any) -> bool:
+    """Whether the step runs a revision of this package, and not one of the application's."""
+    script = getattr(step, "revision", None)
+    return script is not None and Path(script.path).resolve().parent == paths.versions().resolve()
+
+
 def _named(step: Any) -> str:
     info = step.info
     if info.is_stamp:
         return f"stamp {', '.join(info.destination_revision_ids) or 'base'}"
     title = f": {step.doc.rstrip('.')}" if step.doc else ""
     return f"{'upgrade' if info.is_upgrade else 'downgrade'} {info.up_revision_id}{title}"
+
+
+@contextmanager
+def _public(connection: Connection) -> Iterator[None]:
+    """Compare with schema public, where our tables are, whatever the search path of the database: no model names it."""
+    dialect = connection.dialect
+    before = dialect.default_schema_name
+    dialect.default_schema_name = "public"
+    connection.exec_driver_sql("set search_path = public")
+    connection.commit()
+    try:
+        yield
+    finally:
+        dialect.default_schema_name = before
 
 
 def _role(connection: Connection) -> str:
@@ -622,6 +660,22 @@ def _role(connection: Connection) -> str:
     except Exception:  # noqa: BLE001 - only for a message, and the connection may be gone
         return connection.engine.url.username or "unknown"
     return role
+
+
+@contextmanager
+def _causes_shown() -> Iterator[None]:
+    """Raise what broke the connection inside an autocommit block.
+
+    Alembic leaves such a block by a commit, also after an error, and on a broken connection the commit fails with a
+    PendingRollbackError that hides the first error: a lost connection, Ctrl-C, SIGTERM.
+    """
+    try:
+        yield
+    except PendingRollbackError as error:
+        cause: BaseException | None = error
+        while isinstance(cause, PendingRollbackError):
+            cause = cause.__context__
+        raise (cause or error) from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 MIGRATE = f"{APPLICATION_NAME} migrate"
+OWN_SEARCH_PATH = "pg_catalog, pg_temp"
+"""For our own revisions, which qualify every other name: nothing of the application's can be taken for a built-in."""
 
 
 def settings(options: Options) -> dict[str, str]:
@@ -32,6 +35,7 @@ def session(connection: Connection, options: Options) -> Iterator[None]:
     """Apply ``settings`` to the connection for as long as the block lasts."""
     wanted = settings(options)
     wanted["application_name"] = MIGRATE
+    wanted["search_path"] = catalog_first(connection.exec_driver_sql("show search_path").scalar_one())
     if (connection.dialect.server_version_info or ()) >= (17,):
         wanted["transaction_timeout"] = "0"
     before = _apply(connection, wanted)
@@ -43,6 +47,12 @@ def session(connection: Connection, options: Options) -> Iterator[None]:
         if not (connection.closed or connection.invalidated):
             connection.rollback()
             _apply(connection, before)
+
+
+def catalog_first(search_path: str) -> str:
+    """The search path without an explicit ``pg_catalog``, which then comes first, and not behind a schema with a now()."""
+    names = re.findall(r'"(?:[^"]|"")*"|[^,\s"]+', search_path)
+    return ", ".join(name for name in names if name.strip('"') != "pg_catalog")
 
 
 def _apply(connection: Connection, values: Mapping[str, str]) -> dict[str, str]:
