@@ -20,15 +20,14 @@ from profiles_schema.migrations import expected
 from profiles_schema.migrations.paths import config
 from profiles_schema.migrations.sql_objects import holds
 from profiles_schema.operations import openings
-from profiles_schema.operations.batches import command_of
 from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.jobs import examine_jobs
 from profiles_schema.operations.settings import VERIFICATION_DAYS, accepted, examine_settings
 from profiles_schema.schema.catalog import Snapshot
 from profiles_schema.schema.objects import Where
 
 WINDOW_USERS = 1_000
 FAILURES_LOOKED_AT = 10_000
-STALE_JOB_SECONDS = 300
 SET_ASIDE_LOOKED_AT = 10_000
 _SHOWN = 5
 
@@ -147,7 +146,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _not_erased(connection) if full else []
     findings += _flag(connection)
     findings += examine_settings(connection)
-    findings += _jobs(connection)
+    findings += examine_jobs(connection)
     findings += _set_aside(connection, full=full)
     findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
     findings += _identity(connection, full=full) if follows else []
@@ -339,26 +338,6 @@ def _flag(connection: Connection) -> Iterator[Finding]:
             "notice",
             "Sign-ups get no profile: the setting auto_create_profiles is off.",
             "profiles-schema settings set auto_create_profiles true",
-        )
-
-
-def _jobs(connection: Connection) -> Iterator[Finding]:
-    rows = connection.execute(
-        text(
-            "select j.id, j.kind, j.state, j.rows_total,"
-            " j.state = 'running' and j.heartbeat_at < now() - make_interval(secs => :stale) as stale"
-            " from profiles_internal.jobs as j where j.state not in ('completed', 'cancelled') order by j.id"
-        ),
-        {"stale": STALE_JOB_SECONDS},
-    )
-    for job in rows:
-        stuck = job.state == "failed" or job.stale
-        state = "running, but shows no sign of life" if job.stale else job.state
-        yield Finding(
-            "job",
-            "problem" if stuck else "notice",
-            f"Job {job.id} ({job.kind}) is {state}.",
-            command_of(job.kind) if job.state != "running" or job.stale else None,
         )
 
 
