@@ -157,6 +157,10 @@ class JobCancelled(ProfilesSchemaError):
     """The job was cancelled. What is done stands."""
 
 
+class JobPaused(ProfilesSchemaError):
+    """The job is paused. Let it go on with: profiles-schema jobs resume ID"""
+
+
 class NormalizationRefused(ProfilesSchemaError):
     """The wide columns cannot go, or come back, yet."""
 

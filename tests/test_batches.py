@@ -17,7 +17,7 @@ from support import profiles_schema
 from profiles_schema.errors import AnotherRunner, RunnerReplaced
 from profiles_schema.operations import batches
 from profiles_schema.operations.backfill import _MissingProfiles, backfill, count_missing
-from profiles_schema.operations.batches import list_jobs
+from profiles_schema.operations.jobs import list_jobs
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ import click
 
 from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
-from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
+from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
 from profiles_schema.cli.style import counted, styled
 
 if TYPE_CHECKING:
@@ -77,16 +77,16 @@ def backfill(  # noqa: PLR0917 - click passes them by name
 
         repaired_files = operation.repair_triggers(connection) if repair_triggers else []
         progress = operation.Progress()
-        with asked_to_stop() as stopped, shown("backfill", "users", _step) as show:
+        with at_work("backfill", "users", _step) as work:
             for progress in operation.backfill(
                 connection,
                 batch_users=batch_size,
                 target_ms=target_ms,
                 max_rate=max_rate,
                 remove_gone=remove_gone,
-                stopped=stopped,
+                stopped=work.stopped,
             ):
-                show(progress)
+                work.show(progress)
     if progress.state == "stopped":
         click.echo(
             f"stopped after {progress.users} of {progress.total} users; go on with: profiles-schema backfill", err=True

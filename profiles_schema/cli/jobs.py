@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from profiles_schema.cli.help import Verb, Verbs, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
+
+if TYPE_CHECKING:
+    from profiles_schema.operations.jobs import JobRow
 
 
 @click.group(
@@ -23,7 +28,7 @@ def jobs() -> None:
 @json_option
 def list_them(local: bool, as_json: bool) -> None:
     """All jobs, newest first."""
-    from profiles_schema.operations.batches import list_jobs
+    from profiles_schema.operations.jobs import list_jobs
 
     with database(local=local) as connection:
         require_migrated(connection)
@@ -31,13 +36,50 @@ def list_them(local: bool, as_json: bool) -> None:
     if as_json:
         print_json([asdict(job) for job in found])
         return
-    for job in found:
-        total = f" of {job.rows_total}" if job.rows_total is not None else ""
-        failed = f", {job.rows_failed} left out" if job.rows_failed else ""
-        runner = f", by {job.runner}" if job.runner else ""
-        click.echo(f"{job.id}  {job.kind}  {job.state}  {job.rows_done}{total} rows{failed}{runner}")
     if not found:
         click.echo("no jobs")
+        return
+    lines = [_HEADER, *map(_cells, found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for job, cells in zip([None, *found], lines, strict=True):
+        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+        for remark in _remarks(job) if job else ():
+            click.echo(f"    {remark}")
+
+
+_HEADER = ("id", "job", "state", "rows", "rows/s", "started", "sign of life")
+
+
+def _cells(job: JobRow) -> tuple[str, ...]:
+    return (
+        str(job.id),
+        job.kind,
+        job.state,
+        str(job.rows_done) + (f"/{job.rows_total}" if job.rows_total is not None else ""),
+        "-" if job.rows_per_second is None else f"{job.rows_per_second:.0f}",
+        f"{job.started_at.astimezone():%Y-%m-%d %H:%M}" if job.started_at else "-",
+        "-" if job.seconds_quiet is None else f"{_age(job.seconds_quiet)} ago",
+    )
+
+
+def _remarks(job: JobRow) -> Iterator[str]:
+    from profiles_schema.operations.jobs import command_of
+
+    if job.rows_failed:
+        yield f"{job.rows_failed} rows left out"
+    if job.state == "running" and not job.runner_runs:
+        yield f"its runner is gone; go on with: {command_of(job.kind)}"
+    elif job.runner and job.state in {"running", "paused"}:
+        yield f"by {job.runner}"
+    if job.state == "paused":
+        yield f"go on with: profiles-schema jobs resume {job.id}"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def _mover(verb: str, summary: str) -> click.Command:
@@ -46,7 +88,7 @@ def _mover(verb: str, summary: str) -> click.Command:
     @local_option
     @json_option
     def command(job_id: int, local: bool, as_json: bool) -> None:
-        from profiles_schema.operations.batches import command_of, list_jobs, move
+        from profiles_schema.operations.jobs import command_of, list_jobs, move
 
         with database(local=local, writes=True) as connection:
             require_migrated(connection)

@@ -9,7 +9,7 @@ import click
 
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json
-from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
+from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
 
 if TYPE_CHECKING:
     from profiles_schema.operations.keys import KeysStatus, Progress
@@ -95,12 +95,12 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
                 _print_plan(plan["rows"], plan["seconds"], plan["locks"], before)
             return 0
         last = None
-        with asked_to_stop() as stopped, shown("keys encrypt", "rows", _step) as show:
+        with at_work("keys encrypt", "rows", _step) as work:
             for last in operation.encrypt(
                 connection, ring, table=table, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate,
-                stopped=stopped,
+                stopped=work.stopped,
             ):  # fmt: skip
-                show(last)
+                work.show(last)
         after = operation.status(connection, table=table)
     if last is not None and last.state == "stopped":
         click.echo(

@@ -10,7 +10,7 @@ import click
 
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json, require_migrated
-from profiles_schema.cli.progress import INTERRUPTED, Step, asked_to_stop, shown
+from profiles_schema.cli.progress import INTERRUPTED, Step, Work, at_work
 
 if TYPE_CHECKING:
     from profiles_schema.operations.batches import Progress
@@ -99,11 +99,11 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
                 click.echo(f"it should take {plan['seconds'][0]:.0f} to {plan['seconds'][1]:.0f} s")
                 click.echo(f"locks: {plan['locks']}")
             return 0
-        with asked_to_stop() as stopped:
+        with at_work("normalize", "profiles", _step) as work:
             steps = operation.convert(
-                connection, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate, stopped=stopped
+                connection, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate, stopped=work.stopped
             )
-            progress = _followed("normalize", steps)
+            progress = _followed(work, steps)
         found = operation.status(connection)
     return _told(progress, found, "converted", "profiles-schema normalize run", as_json=as_json)
 
@@ -118,20 +118,19 @@ def restore(batch_size: int, target_ms: int, max_rate: float | None, local: bool
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
-        with asked_to_stop() as stopped:
+        with at_work("restore", "profiles", _step) as work:
             steps = operation.restore(
-                connection, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate, stopped=stopped
+                connection, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate, stopped=work.stopped
             )
-            progress = _followed("restore", steps)
+            progress = _followed(work, steps)
         found = operation.status(connection)
     return _told(progress, found, "restored", "profiles-schema normalize restore", as_json=as_json)
 
 
-def _followed(label: str, steps: Iterator[Progress]) -> Progress | None:
+def _followed(work: Work, steps: Iterator[Progress]) -> Progress | None:
     last = None
-    with shown(label, "profiles", _step) as show:
-        for last in steps:
-            show(last)
+    for last in steps:
+        work.show(last)
     return last
 
 
@@ -172,8 +171,8 @@ def verify(local: bool, as_json: bool) -> int:
 
     with database(local=local) as connection:
         require_migrated(connection)
-        with asked_to_stop() as stopped:
-            result = _verified(operation.verify(connection, stopped=stopped))
+        with at_work("verify", "profiles", _verify_step) as work:
+            result = _verified(work, operation.verify(connection, stopped=work.stopped))
         phase = operation.status(connection).phase
     if result is None or result.state == "stopped":
         click.echo("stopped; nothing was changed", err=True)
@@ -213,8 +212,8 @@ def contract(now: bool, local: bool, as_json: bool) -> int:
         require_migrated(connection)
         before = operation.status(connection)
         connection.rollback()
-        with asked_to_stop() as stopped:
-            result = _verified(operation.contract(connection, now=now, stopped=stopped))
+        with at_work("verify", "profiles", _verify_step) as work:
+            result = _verified(work, operation.contract(connection, now=now, stopped=work.stopped))
     if result is not None and result.state == "stopped":
         click.echo("stopped; no column is dropped", err=True)
         return INTERRUPTED
@@ -228,11 +227,10 @@ def contract(now: bool, local: bool, as_json: bool) -> int:
     return 0
 
 
-def _verified(steps: Iterator[Verification]) -> Verification | None:
+def _verified(work: Work, steps: Iterator[Verification]) -> Verification | None:
     last = None
-    with shown("verify", "profiles", _verify_step) as show:
-        for last in steps:
-            show(replace(last, differences=[]))  # one line each; the result names them
+    for last in steps:
+        work.show(replace(last, differences=[]))  # one line each; the result names them
     return last
 
 

@@ -6,13 +6,18 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
+from profiles_schema.errors import JobPaused
+
 INTERRUPTED = 130
 """Exit code of work that was stopped and can be taken up again."""
+PAUSE_SECONDS = 60.0
+"""How long work waits for its job to be resumed where there is no terminal."""
 _LONGEST_BAR = 30
 _SHORTEST_BAR = 5
 _USUAL_COLUMNS = 80
@@ -29,6 +34,60 @@ class Step:
     rate: float
     eta_seconds: float | None
     state: str
+
+
+class Work:
+    """Long work under way: ``show`` takes each report, ``stopped`` says whether the work is to end before its next batch.
+
+    Off a terminal nobody sees that a job is paused, so the work waits for that only so long.
+    """
+
+    def __init__(self, show: Callable[[Any], None], asked: Callable[[], bool], *, watched: bool) -> None:
+        self._show = show
+        self._asked = asked
+        self._watched = watched
+        self._paused_since: float | None = None
+        self._job_id = 0
+        self.gave_up = False
+
+    def show(self, report: Any) -> None:
+        """Show how far the work is."""
+        self._paused_since = None
+        if report.state == "paused":
+            self._paused_since, self._job_id = time.monotonic(), report.job_id
+        self._show(report)
+
+    def stopped(self) -> bool:
+        """Whether somebody asked for an end, or the work was paused for too long."""
+        if self._paused_since is not None and not self._watched:
+            self.gave_up = time.monotonic() - self._paused_since > PAUSE_SECONDS
+        return self.gave_up or self._asked()
+
+    def paused(self) -> JobPaused:
+        """The error of work that gave up waiting."""
+        return JobPaused(
+            f"Job {self._job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. What is done stands."
+            f" Resume it, then run this again: profiles-schema jobs resume {self._job_id}"
+        )
+
+
+@contextmanager
+def at_work(label: str, unit: str, step: Callable[[Any], Step]) -> Iterator[Work]:
+    """Show long work on stderr, let Ctrl-C end it, and do not wait for ever while its job is paused.
+
+    Args:
+        label: What is being done, for example backfill.
+        unit: What is counted, for example users.
+        step: Reads a report, which is a dataclass.
+
+    Raises:
+        JobPaused: the job is paused, and nobody can see it.
+    """
+    with asked_to_stop() as asked, shown(label, unit, step) as show:
+        work = Work(show, asked, watched=sys.stderr.isatty())
+        yield work
+    if work.gave_up:
+        raise work.paused()
 
 
 @contextmanager

@@ -15,10 +15,18 @@ from profiles_schema.cli.options import database, json_option, local_option, pri
     epilog=examples("profiles-schema settings get", "profiles-schema settings set audit_level changes"),
 )
 def settings() -> None:
-    """Read and change the settings that the database itself reads.
+    """Read and change the settings that the database itself reads, and those of health.
 
     auto_create_profiles (true, false): whether sign-ups get a profile; off, they still succeed.
-    audit_level (failures, changes, all): what of the changes of profiles is recorded.
+
+    audit_level (failures, changes, all): which changes of profiles are recorded.
+
+    normalize_verification_days (0 to 3650): how long wide columns stay after their conversion.
+
+    accepted_policies: policies of your own on our tables that health accepts. A name as health prints it is added; a JSON
+    list replaces all of them.
+
+    accepted_openings: the same for views, functions, rules and rights to execute.
     """
 
 
@@ -29,20 +37,20 @@ def settings() -> None:
 def get_setting(key: str | None, local: bool, as_json: bool) -> None:
     """Print one setting, or all."""
     from profiles_schema.errors import UsageError
-    from profiles_schema.operations.settings import KNOWN, get_settings
+    from profiles_schema.operations.settings import DEFAULTS, get_settings
 
-    if key is not None and key not in KNOWN:
-        raise UsageError(f'There is no setting "{key}". Settings: {", ".join(KNOWN)}.')
+    if key is not None and key not in DEFAULTS:
+        raise UsageError(f'There is no setting "{key}". Settings: {", ".join(DEFAULTS)}.')
     with database(local=local) as connection:
         require_migrated(connection)
         found = get_settings(connection)
+    shown = {**DEFAULTS, **found}
     if as_json:
-        print_json(found if key is None else {key: found.get(key)})
-    elif key is not None:
-        click.echo(_plain(found.get(key)))
-    else:
-        for name, value in found.items():
-            click.echo(f"{name} {_plain(value)}")
+        print_json(shown if key is None else {key: shown[key]})
+        return
+    for name in sorted(shown) if key is None else [key]:
+        prefix = f"{name} " if key is None else ""
+        click.echo(f"{prefix}{_plain(shown[name])}{'' if name in found else ' (default)'}")
 
 
 @settings.command(

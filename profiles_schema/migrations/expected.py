@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from importlib.resources import files
 
 from sqlalchemy.engine import Connection
@@ -55,6 +56,15 @@ def every_table() -> list[str]:
     return [f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values()]
 
 
+def declared(connection: Connection) -> dict[str, str]:
+    """The fingerprints, by key, of what this version declares on this database."""
+    known = load()
+    # The narrower condition comes later and decides.
+    return {
+        key: value for where in Where if holds(connection, where) for key, value in known.get(where.name, {}).items()
+    }
+
+
 def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
     """Look at a database: its snapshot, and what differs from this version, by key: missing, changed or not expected.
 
@@ -62,11 +72,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
     anything else that is there besides ours is the application's.
     """
     found = take_snapshot(connection, every_table(), public_functions(), ["profiles_internal", "auth"])
-    known = load()
-    # The narrower condition comes later and decides.
-    expected = {
-        key: value for where in Where if holds(connection, where) for key, value in known.get(where.name, {}).items()
-    }
+    expected = declared(connection)
     problems = {}
     for key, value in expected.items():
         if key not in found:
@@ -77,12 +83,12 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
         on_column = re.match(r"grant (\w+\.\w+\.\w+) to", key)
         if on_column and f"column {on_column[1]}" not in expected:
             continue  # the application's own column
-        if key not in expected and _must_be_ours(connection, key, value):
+        if key not in expected and _must_be_ours(connection, key, value, expected):
             problems[key] = "not expected"
     return found, dict(sorted(problems.items()))
 
 
-def _must_be_ours(connection: Connection, key: str, value: str) -> bool:
+def _must_be_ours(connection: Connection, key: str, value: str, expected: Collection[str]) -> bool:
     if key.partition(" ")[2] in objects.GENERATED:
         return False
     if _condition(key) not in {Where.EVERYWHERE, Where.PROFILES_VIEW} and not holds(connection, _condition(key)):
@@ -90,7 +96,9 @@ def _must_be_ours(connection: Connection, key: str, value: str) -> bool:
     if key.startswith("trigger "):
         return " profiles_internal." in value
     if key.startswith("grant function "):
-        return key.startswith("grant function profiles_internal.")
+        # In public and auth, the application may have functions of its own, and other forms of ours.
+        function = key.removeprefix("grant ").rpartition(" to ")[0]
+        return function in expected or function.startswith("function profiles_internal.")
     return key.startswith(
         ("grant public.", "grant profiles_internal.", "grant schema profiles_internal", "function profiles_internal.")
     )

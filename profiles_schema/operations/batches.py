@@ -31,7 +31,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.database import is_disconnect, sqlstate
-from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced, UsageError
+from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced
 
 TARGET_MS = 100
 FIRST_ROWS = 100
@@ -57,6 +57,8 @@ _LIVE = ("pending", "running", "paused")
 # A session by more than its process id, which comes again; as a number, for a time is spelled as each session likes.
 # Null to roles that may not see it.
 _SESSION_START = "extract(epoch from a.backend_start)::text"
+RUNNER_SESSION = f"j.runner like '% ' || a.pid || ' ' || coalesce({_SESSION_START}, '%')"
+"""Whether a session ``a`` of pg_stat_activity is that of the runner of job ``j``."""
 
 
 class Job(Protocol):
@@ -226,8 +228,7 @@ class _Runner:
                 row = self.connection.execute(
                     text(
                         "select j.*, a.pid is not null as alive, a.state = 'active' as active"
-                        " from profiles_internal.jobs as j left join pg_stat_activity as a"
-                        f"  on j.runner like '% ' || a.pid || ' ' || coalesce({_SESSION_START}, '%')"
+                        f" from profiles_internal.jobs as j left join pg_stat_activity as a on {RUNNER_SESSION}"
                         " where j.kind = :kind and j.state = any (cast(:live as text[])) order by j.id limit 1"
                     ),
                     {"kind": self.job.kind, "live": list(_LIVE)},
@@ -562,76 +563,3 @@ def _at_work(row: Any) -> str:
         f"Job {row.id} ({row.kind}) is being worked on by {row.runner.split(' ')[0]}. Let it finish, or end that process;"
         f" to hold it: profiles-schema jobs pause {row.id}"
     )
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """A job as ``jobs list`` shows it."""
-
-    id: int
-    kind: str
-    state: str
-    rows_done: int
-    rows_total: int | None
-    rows_failed: int
-    runner: str | None
-
-
-def list_jobs(connection: Connection) -> list[JobRow]:
-    """All jobs, newest first."""
-    rows = connection.execute(
-        text(
-            "select id, kind, state, rows_done, rows_total, rows_failed, split_part(runner, ' ', 1) as runner"
-            " from profiles_internal.jobs order by id desc"
-        )
-    )
-    return [JobRow(*row) for row in rows]
-
-
-_COMMANDS = {"normalize": "normalize run", "restore": "normalize restore", "identity": "backfill"}
-
-
-def command_of(kind: str) -> str:
-    """The command that works on jobs of a kind."""
-    return f"profiles-schema {_COMMANDS.get(kind, kind)}"
-
-
-_MOVES = {
-    "pause": (("pending", "running"), "paused"),
-    "resume": (("paused",), "pending"),
-    "cancel": (("pending", "running", "paused"), "cancelled"),
-}
-
-
-def move(connection: Connection, verb: str, job_id: int) -> str:
-    """Pause, resume or cancel a job; returns its new state. A runner heeds it before its next batch.
-
-    Raises:
-        UsageError: no such job, or it is not in a state for that.
-    """
-    allowed, state = _MOVES[verb]
-    with connection.begin():
-        connection.exec_driver_sql("set local lock_timeout = '10s'")
-        row = connection.execute(
-            text(
-                "select state, runner is not null"
-                " and coalesce(heartbeat_at > now() - make_interval(secs => :stale), false) as fresh"
-                " from profiles_internal.jobs where id = :id for update"
-            ),
-            {"id": job_id, "stale": STALE_SECONDS},
-        ).one_or_none()
-        if row is None:
-            raise UsageError(f"There is no job {job_id}. List them with: profiles-schema jobs list")
-        if row.state not in allowed:
-            raise UsageError(f"Job {job_id} is {row.state}: there is nothing to {verb}.")
-        if verb == "resume" and row.fresh:
-            state = "running"  # its runner waits
-        connection.execute(
-            text(
-                "update profiles_internal.jobs set state = :state,"
-                " parameters = case when :state = 'cancelled' then parameters - 'left_out' else parameters end,"
-                " finished_at = case when :state = 'cancelled' then now() end where id = :id"
-            ),
-            {"state": state, "id": job_id},
-        )
-    return state

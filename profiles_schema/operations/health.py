@@ -19,13 +19,15 @@ from profiles_schema import settings
 from profiles_schema.migrations import expected
 from profiles_schema.migrations.paths import config
 from profiles_schema.migrations.sql_objects import holds
-from profiles_schema.operations.batches import command_of
+from profiles_schema.operations import openings
+from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.jobs import examine_jobs
+from profiles_schema.operations.settings import VERIFICATION_DAYS, accepted, examine_settings
 from profiles_schema.schema.catalog import Snapshot
 from profiles_schema.schema.objects import Where
 
 WINDOW_USERS = 1_000
 FAILURES_LOOKED_AT = 10_000
-STALE_JOB_SECONDS = 300
 SET_ASIDE_LOOKED_AT = 10_000
 _SHOWN = 5
 
@@ -51,17 +53,6 @@ UNREPAIRED = (
     " else exists (select from public.user_profiles as p where p.user_id = u.id and p.is_active) end"
 )
 """A user ``u`` whose profile is not what the user row asks for: missing, stale, or not erased."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found: ``severity`` is problem (exit code 1) or notice; ``remedy`` the next command, if there is one."""
-
-    code: str
-    severity: str
-    message: str
-    remedy: str | None = None
-    count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +113,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     if not findings:  # at another revision the differences are no news
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(snapshot)
-    findings += _foreign_policies(snapshot)
-    findings += _owners(connection)
+    findings += openings.look(connection, expected.declared(connection), accepted(connection))
     findings += _service_role(connection)
     if damaged:
         # What is gone is named above; nothing can be counted without it.
@@ -155,7 +145,8 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _failures(connection)
     findings += _not_erased(connection) if full else []
     findings += _flag(connection)
-    findings += _jobs(connection)
+    findings += examine_settings(connection)
+    findings += examine_jobs(connection)
     findings += _set_aside(connection, full=full)
     findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
     findings += _identity(connection, full=full) if follows else []
@@ -237,46 +228,6 @@ def _invalid_indexes(snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(
                 "invalid_index", "problem", f"The index {name} is invalid.", f"reindex index concurrently {name}"
             )
-
-
-def _foreign_policies(snapshot: Snapshot) -> Iterator[Finding]:
-    from profiles_schema.migrations.expected import load
-
-    declared = {key for keys in load().values() for key in keys}
-    for key, value in snapshot.items():
-        opens = re.search(r" to (.*?)( using|$)", value)
-        if (
-            key.startswith("policy ")
-            and key not in declared
-            and opens
-            and not key.startswith("policy public.sessions.")
-        ):
-            roles = set(opens[1].split(", "))
-            if roles & {"PUBLIC", "anon", "authenticated"}:
-                yield Finding(
-                    "policy",
-                    "notice",
-                    f"A policy that is not ours opens {key.removeprefix('policy ')!r} to {', '.join(sorted(roles))}.",
-                )
-
-
-def _owners(connection: Connection) -> Iterator[Finding]:
-    """A definer function runs with its owner's rights: those of another role than the tables' may not suffice."""
-    rows = connection.execute(
-        text(
-            "select p.oid::regprocedure::text as name, p.proowner::regrole::text as owner, c.relowner::regrole::text as wanted"
-            " from pg_proc as p join pg_class as c on c.oid = to_regclass('public.user_profiles')"
-            " where p.pronamespace = to_regnamespace('profiles_internal') and p.prosecdef and p.proowner <> c.relowner"
-            " order by 1"
-        )
-    )
-    for row in rows:
-        yield Finding(
-            "owner",
-            "problem",
-            f"The function {row.name} belongs to {row.owner}, the tables to {row.wanted}: it runs with the wrong rights.",
-            f"alter function {row.name} owner to {row.wanted}",
-        )
 
 
 def _service_role(connection: Connection) -> Iterator[Finding]:
@@ -390,26 +341,6 @@ def _flag(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _jobs(connection: Connection) -> Iterator[Finding]:
-    rows = connection.execute(
-        text(
-            "select j.id, j.kind, j.state, j.rows_total,"
-            " j.state = 'running' and j.heartbeat_at < now() - make_interval(secs => :stale) as stale"
-            " from profiles_internal.jobs as j where j.state not in ('completed', 'cancelled') order by j.id"
-        ),
-        {"stale": STALE_JOB_SECONDS},
-    )
-    for job in rows:
-        stuck = job.state == "failed" or job.stale
-        state = "running, but shows no sign of life" if job.stale else job.state
-        yield Finding(
-            "job",
-            "problem" if stuck else "notice",
-            f"Job {job.id} ({job.kind}) is {state}.",
-            command_of(job.kind) if job.state != "running" or job.stale else None,
-        )
-
-
 def _set_aside(connection: Connection, *, full: bool) -> Iterator[Finding]:
     """What adoption left: rows in quarantine, foreign keys that their absence breaks, values that a rule changed."""
     most = None if full else SET_ASIDE_LOOKED_AT
@@ -467,8 +398,7 @@ def _normalization(connection: Connection) -> Iterator[Finding]:
     row = connection.execute(
         text(
             "select count(*) as columns, bool_or(l.state = 'expanded') as expanded, bool_or(l.state = 'restoring') as restoring,"
-            " max(l.converted_at) + make_interval(days => (select (s.value #>> '{}')::integer"
-            "  from profiles_internal.settings as s where s.key = 'normalize_verification_days')) < now() as due,"
+            f" max(l.converted_at) + make_interval(days => {VERIFICATION_DAYS}) < now() as due,"
             " profiles_internal.dual_write_is_whole() as in_step"
             " from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles' and l.state <> 'contracted'"
         )

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.operations.batches import FIRST_ROWS, RECONNECT_SECONDS, TARGET_MS, Limits, Progress, run
+from profiles_schema.operations.settings import VERIFICATION_DAYS
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -29,8 +30,6 @@ _NAMED = 1_000
 _LOCK_SECONDS = 60.0
 _LOCK_ERRORS = frozenset({"55P03", "40P01"})
 _REFUSALS = {"55000", "2BP01", "42701", "0A000"}
-_DAYS = "normalize_verification_days"
-_USUAL_DAYS = 7
 _KEPT_ROWS = 100
 
 
@@ -120,15 +119,10 @@ def status(connection: Connection) -> Status:
             " (select greatest(c.reltuples, 0)::bigint from pg_class as c where c.oid = 'public.user_profiles'::regclass) as profiles,"
             " (select format('%s %s, %s rows done', j.id, j.state, j.rows_done) from profiles_internal.jobs as j"
             "  where j.kind in ('normalize', 'restore') and j.state in ('pending', 'running', 'paused') order by j.id limit 1) as job,"
-            " (select (s.value #>> '{}')::integer from profiles_internal.settings as s where s.key = :days) as days"
-        ),
-        {"days": _DAYS},
+            f" {VERIFICATION_DAYS} as days"
+        )
     ).one()
-    due = (
-        row.converted_at + timedelta(days=_USUAL_DAYS if others.days is None else others.days)
-        if phase == "converted" and row.converted_at
-        else None
-    )
+    due = row.converted_at + timedelta(days=others.days) if phase == "converted" and row.converted_at else None
     return Status(
         phase, row.columns, found, others.profiles, row.converted_at, due, others.in_step, others.kept, others.job
     )

@@ -1,0 +1,356 @@
+"""Who can get at rows, or lose them, by a way that this package does not declare.
+
+Rights, functions and policies of this package itself are compared by fingerprint (``migrations.expected``). What
+somebody adds is in no fingerprint: policies, views, definer functions, rules, memberships, owners. Those are looked for
+here. Queries of the catalog only: health runs every minute.
+
+Names are written out with their schema, because a connection may have any search path.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from profiles_schema.operations.findings import Finding
+from profiles_schema.schema.catalog import API_ROLES
+from profiles_schema.schema.objects import Where
+
+_TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
+_SERVICE_POLICY = ("Service role can do what its grants allow", ["service_role"])
+_VERBS = {"r": "read", "a": "insert", "w": "change", "d": "delete", "*": "read and write"}
+
+_OURS = f"""
+ours as (
+  select c.oid, c.relowner as owner, c.relname as bare, n.nspname || '.' || c.relname as plain,
+    format('%I.%I', n.nspname, c.relname) as name, n.nspname = 'profiles_internal' as internal
+  from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+  where c.relkind in ('r', 'p') and (
+    n.nspname = 'profiles_internal'
+    or n.nspname = 'public' and c.relname = any (cast(:tables as text[]))
+    or c.oid = to_regclass('public.sessions') and {Where.OWN_SESSIONS.value}
+    or c.oid = to_regclass('auth.users') and {Where.OWN_IDENTITY.value}
+  )
+)
+"""
+# Row level security does not bind the owner of a table, a superuser, or a role with BYPASSRLS.
+_UNBOUND = """
+unbound as (
+  select r.oid from pg_roles as r
+  where r.rolsuper or r.rolbypassrls
+    or exists (select from ours as o where not o.internal and pg_has_role(r.oid, o.owner, 'usage'))
+)
+"""
+# Views that lead to a table of ours, by way of other views too.
+_REACHING = """
+reaching as (
+  select o.oid from ours as o
+  union
+  select w.ev_class from reaching as l
+  join pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = l.oid
+  join pg_rewrite as w on w.oid = d.objid and w.ev_class <> l.oid
+)
+"""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A way that the application may have made on purpose; ``name`` is what the setting that accepts it calls it."""
+
+    name: str
+    finding: Finding
+
+
+def look(connection: Connection, declared: Collection[str], accepted: dict[str, list[str]]) -> Iterator[Finding]:
+    """Everything that opens a table of ours, or keeps rows out of it, and is not accepted.
+
+    Args:
+        connection: Any connection; the transaction is the caller's.
+        declared: Keys of what this version declares on this database.
+        accepted: The settings accepted_policies and accepted_openings.
+    """
+    for setting, openings in acceptable(connection, declared).items():
+        yield from (each.finding for each in openings if each.name not in accepted.get(setting, ()))
+    yield from _roles(connection)
+    yield from _owners(connection)
+    yield from _schemas(connection)
+    yield from _triggers(connection)
+
+
+def acceptable(connection: Connection, declared: Collection[str]) -> dict[str, list[Opening]]:
+    """What the settings accepted_policies and accepted_openings can name."""
+    return {
+        "accepted_policies": list(_policies(connection, declared)),
+        "accepted_openings": [
+            *_views(connection),
+            *_functions(connection),
+            *_rights(connection, declared),
+            *_rules(connection),
+        ],
+    }
+
+
+def _rows(connection: Connection, query: str, **values: Any) -> Any:
+    return connection.execute(
+        text(query), {"tables": list(_TABLES), "api": list(API_ROLES), "users": ["anon", "authenticated"], **values}
+    )
+
+
+def _opening(setting: str, name: str, code: str, fact: str, remedy: str) -> Opening:
+    accept = f"profiles-schema settings set {setting} {shlex.quote(name)}"
+    return Opening(name, Finding(code, "problem", f"{fact} If that is meant: {accept}", remedy))
+
+
+def _policies(connection: Connection, declared: Collection[str]) -> Iterator[Opening]:
+    """Permissive policies of the application. A restrictive one only takes away."""
+    rows = _rows(
+        connection,
+        f"with {_OURS} select o.plain, o.name, p.polname, quote_ident(p.polname) as quoted, p.polcmd,"
+        " array(select coalesce(r.rolname, 'PUBLIC') from unnest(p.polroles) as x (oid) left join pg_roles as r on r.oid = x.oid"
+        "  order by 1) as roles"
+        " from ours as o join pg_policy as p on p.polrelid = o.oid where not o.internal and p.polpermissive order by 2, 3",
+    )
+    for row in rows:
+        if f"policy {row.plain}.{row.polname}" in declared or (row.polname, row.roles) == _SERVICE_POLICY:
+            continue
+        yield _opening(
+            "accepted_policies",
+            f"{row.plain}.{row.polname}",
+            "policy",
+            f'The policy "{row.polname}", which is not ours, lets {", ".join(row.roles)} {_VERBS[row.polcmd]} rows of {row.plain}.',
+            f"drop policy {row.quoted} on {row.name}",
+        )
+
+
+def _views(connection: Connection) -> Iterator[Opening]:
+    """Views that show rows with the rights of their owner, which row level security does not bind."""
+    rows = _rows(
+        connection,
+        f"with recursive {_OURS}, {_UNBOUND}, {_REACHING}"
+        " select format('%I.%I', n.nspname, c.relname) as name, c.relkind = 'm' as materialized,"
+        "  string_agg(u.rolname, ', ' order by u.rolname) as roles"
+        " from reaching as l join pg_class as c on c.oid = l.oid join pg_namespace as n on n.oid = c.relnamespace"
+        " join pg_roles as u on u.rolname = any (cast(:users as text[]))"
+        " where c.relkind in ('v', 'm') and c.relowner in (select oid from unbound)"
+        "  and not exists (select from pg_options_to_table(c.reloptions) as o"
+        "   where o.option_name = 'security_invoker' and o.option_value::boolean)"
+        "  and coalesce(obj_description(c.oid, 'pg_class'), '') <> 'profiles-schema: user_profiles in the shape it had before'"
+        "  and has_schema_privilege(u.oid, n.oid, 'usage')"
+        "  and (has_any_column_privilege(u.oid, c.oid, 'select, insert, update') or has_table_privilege(u.oid, c.oid, 'delete'))"
+        " group by 1, 2 order by 1",
+    )
+    for row in rows:
+        kind = "materialized view" if row.materialized else "view"
+        yield _opening(
+            "accepted_openings",
+            f"view {row.name}",
+            "view",
+            f"The {kind} {row.name} shows {row.roles} rows of our tables without row level security.",
+            f"revoke all on {row.name} from public, {row.roles}"
+            if row.materialized
+            else f"alter view {row.name} set (security_invoker = true)",
+        )
+
+
+def _functions(connection: Connection) -> Iterator[Opening]:
+    """Definer functions of the application that name a table of ours. What their text says is all there is to go by."""
+    rows = _rows(
+        connection,
+        f"with recursive {_OURS}, {_UNBOUND}, {_REACHING},"
+        " named as ("
+        "  select string_agg(distinct case when n.nspname = 'auth' then '\\mauth[.]\"?users\"?\\M'"
+        "   when c.relname = 'sessions' then '(?<![.\\w])(public[.])?sessions\\M'"
+        "   when n.nspname = 'profiles_internal' then '\\mprofiles_internal[.]'"
+        "   else '\\m' || regexp_replace(c.relname, '(\\W)', '\\\\\\1', 'g') || '\\M' end, '|') as pattern"
+        "  from reaching as l join pg_class as c on c.oid = l.oid join pg_namespace as n on n.oid = c.relnamespace"
+        " )"
+        " select format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) as name,"
+        "  case p.prokind when 'p' then 'procedure' else 'function' end as kind, p.proowner::regrole::text as owner,"
+        "  string_agg(u.rolname, ', ' order by u.rolname) as roles"
+        " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
+        " join pg_roles as u on u.rolname = any (cast(:users as text[])) cross join named"
+        " where p.prosecdef and n.nspname not in ('pg_catalog', 'information_schema', 'profiles_internal')"
+        "  and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)"
+        "  and p.proowner in (select oid from unbound)"
+        "  and has_function_privilege(u.oid, p.oid, 'execute') and has_schema_privilege(u.oid, n.oid, 'usage')"
+        "  and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')"
+        "  and (regexp_replace(p.prosrc, '--[^\\n]*|/[*].*?[*]/', ' ', 'g') ~* named.pattern"
+        "   or exists (select from pg_depend as d join reaching as l on l.oid = d.refobjid"
+        "    where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.refclassid = 'pg_class'::regclass))"
+        " group by p.oid, n.nspname, p.proname, p.prokind, p.proowner order by 1",
+    )
+    for row in rows:
+        yield _opening(
+            "accepted_openings",
+            f"function {row.name}",
+            "definer",
+            f"The {row.kind} {row.name} reaches our tables with the rights of {row.owner}, past row level security,"
+            f" and {row.roles} may call it.",
+            f"revoke execute on {row.kind} {row.name} from public, {row.roles}",
+        )
+
+
+def _rights(connection: Connection, declared: Collection[str]) -> Iterator[Opening]:
+    """Roles other than those of the API that may execute our functions; theirs are compared by fingerprint."""
+    rows = _rows(
+        connection,
+        f"with {_OURS} select n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' as plain,"
+        " format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) as name,"
+        " r.rolname, quote_ident(r.rolname) as quoted"
+        " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
+        " cross join lateral aclexplode(p.proacl) as a join pg_roles as r on r.oid = a.grantee"
+        " where n.nspname in ('public', 'profiles_internal') and r.rolname <> all (cast(:api as text[]))"
+        "  and not r.rolsuper and not pg_has_role(r.oid, p.proowner, 'usage')"
+        "  and not exists (select from ours as o where not o.internal and pg_has_role(r.oid, o.owner, 'usage'))"
+        " order by 1, 3",
+    )
+    for row in rows:
+        if f"function {row.plain}" not in declared:
+            continue
+        yield _opening(
+            "accepted_openings",
+            f"execute on {row.plain} to {row.rolname}",
+            "execute",
+            f"The role {row.rolname} may execute our function {row.plain}, which is declared for nobody but the roles of the API.",
+            f"revoke execute on function {row.name} from {row.quoted}",
+        )
+
+
+def _rules(connection: Connection) -> Iterator[Opening]:
+    """Rules: one with DO INSTEAD swallows rows, and no error says so."""
+    rows = _rows(
+        connection,
+        f"with {_OURS} select w.rulename, quote_ident(w.rulename) as quoted, x.plain, x.name from ("
+        "  select o.oid, o.plain, o.name from ours as o union select to_regclass('auth.users'), 'auth.users', 'auth.users'"
+        " ) as x join pg_rewrite as w on w.ev_class = x.oid where w.ev_enabled <> 'D' order by 3, 1",
+    )
+    for row in rows:
+        yield _opening(
+            "accepted_openings",
+            f"rule {row.rulename} on {row.plain}",
+            "rule",
+            f'The rule "{row.rulename}" on {row.plain} changes what statements on that table do; it can swallow rows.',
+            f"drop rule {row.quoted} on {row.name}",
+        )
+
+
+def _roles(connection: Connection) -> Iterator[Finding]:
+    """Roles of the API that can do more than their rights say."""
+    attributes = _rows(
+        connection,
+        "select r.rolname, a.attribute from pg_roles as r cross join lateral (values ('superuser', r.rolsuper),"
+        " ('bypassrls', r.rolbypassrls and r.rolname <> 'service_role'), ('createrole', r.rolcreaterole)) as a (attribute, has)"
+        " where r.rolname = any (cast(:api as text[])) and a.has order by 1, 2",
+    )
+    for row in attributes:
+        yield Finding(
+            "role_rights",
+            "problem",
+            f"The role {row.rolname} has {row.attribute.upper()}: row level security does not hold for it.",
+            f"alter role {row.rolname} no{row.attribute}",
+        )
+    memberships = _rows(
+        connection,
+        f"with {_OURS}, mighty as ("
+        "  select r.oid, r.rolname, r.rolsuper or r.rolname like 'pg\\_%' or r.oid in (select owner from ours) as always"
+        "  from pg_roles as r where r.rolsuper or r.rolbypassrls or r.rolname = 'service_role' or r.oid in (select owner from ours)"
+        "   or r.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files',"
+        "    'pg_execute_server_program')"
+        ") select a.rolname, m.roleid::regrole::text as direct, m.grantor::regrole::text as grantor,"
+        "  bool_or(y.oid = m.roleid) as itself, string_agg(distinct y.rolname, ', ') as reached"
+        " from pg_roles as a join pg_auth_members as m on m.member = a.oid"
+        " join mighty as y on pg_has_role(m.roleid, y.oid, 'member') and y.oid <> a.oid"
+        " where a.rolname = any (cast(:api as text[])) and not a.rolsuper and (y.always or a.rolname <> 'service_role')"
+        " group by 1, 2, 3 order by 1, 2",
+    )
+    for row in memberships:
+        by_way = "" if row.itself else f" and by that of {row.reached}"
+        yield Finding(
+            "role_rights",
+            "problem",
+            f"The role {row.rolname} is a member of {row.direct}{by_way}: it can do what that role can.",
+            f"revoke {row.direct} from {row.rolname} granted by {row.grantor}",
+        )
+
+
+def _owners(connection: Connection) -> Iterator[Finding]:
+    """Tables and definer functions that belong to another role than the rest, which then has other rights."""
+    rows = _rows(
+        connection,
+        f"with {_OURS}, wanted as ("
+        "  select o.owner from ours as o join pg_roles as r on r.oid = o.owner"
+        "  where not o.internal and o.plain like 'public.%' and r.rolname <> all (cast(:api as text[]))"
+        "  group by 1 order by count(*) desc, bool_or(o.bare = 'user_profiles') desc limit 1"
+        ") select x.kind, x.name, x.owner::regrole::text as owner, w.owner::regrole::text as wanted from ("
+        "  select 'table' as kind, o.name, o.owner from ours as o"
+        "  union all"
+        "  select 'function', format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), p.proowner"
+        "  from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace where n.nspname = 'profiles_internal' and p.prosecdef"
+        " ) as x join wanted as w on x.owner <> w.owner order by 1 desc, 2",
+    )
+    for row in rows:
+        why = (
+            "it runs with the wrong rights" if row.kind == "function" else "row level security does not bind that role"
+        )
+        yield Finding(
+            "owner",
+            "problem",
+            f"The {row.kind} {row.name} belongs to {row.owner}, the other tables to {row.wanted}: {why}.",
+            f"alter {row.kind} {row.name} owner to {row.wanted}",
+        )
+
+
+def _schemas(connection: Connection) -> Iterator[Finding]:
+    """CREATE on schema public, which lets a role put its own objects in other people's way; schemas that are closed."""
+    rows = _rows(
+        connection,
+        "select distinct case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee"
+        " from pg_namespace as n cross join lateral aclexplode(n.nspacl) as a"
+        " where n.nspname = 'public' and a.privilege_type = 'CREATE' and (a.grantee = 0"
+        "  or exists (select from pg_roles as r where r.rolname = any (cast(:api as text[])) and not r.rolsuper"
+        "   and pg_has_role(r.oid, a.grantee, 'usage'))) order by 1",
+    )
+    for row in rows:
+        who = "everybody" if row.grantee == "public" else row.grantee
+        yield Finding(
+            "schema",
+            "problem",
+            f"In the schema public, {who} may create objects: tables and functions that others then use by mistake.",
+            f"revoke create on schema public from {row.grantee}",
+        )
+    rows = _rows(
+        connection,
+        "select n.nspname, r.rolname from pg_namespace as n cross join pg_roles as r"
+        " where n.nspname in ('public', 'auth', 'profiles_internal') and r.rolname = any (cast(:api as text[]))"
+        "  and not has_schema_privilege(r.oid, n.oid, 'usage') order by 1, 2",
+    )
+    for row in rows:
+        yield Finding(
+            "schema",
+            "problem",
+            f"The role {row.rolname} may not use the schema {row.nspname}: what it calls there fails.",
+            f"grant usage on schema {row.nspname} to {row.rolname}",
+        )
+
+
+def _triggers(connection: Connection) -> Iterator[Finding]:
+    """BEFORE triggers of the application: one that raises, or returns null, keeps profiles from being made."""
+    rows = _rows(
+        connection,
+        f"with {_OURS} select t.tgname, x.plain from ("
+        "  select o.oid, o.plain from ours as o union select to_regclass('auth.users'), 'auth.users'"
+        " ) as x join pg_trigger as t on t.tgrelid = x.oid join pg_proc as p on p.oid = t.tgfoid"
+        " where not t.tgisinternal and t.tgtype & 2 = 2 and t.tgenabled <> 'D'"
+        "  and p.pronamespace is distinct from to_regnamespace('profiles_internal')::oid order by 2, 1",
+    )
+    for row in rows:
+        yield Finding(
+            "foreign_trigger",
+            "notice",
+            f'The trigger "{row.tgname}" on {row.plain} is not ours and runs before rows are written: it can refuse them.',
+        )
