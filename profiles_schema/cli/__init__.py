@@ -25,6 +25,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "health": ("profiles_schema.cli.health:health", "Look for users without a profile, and for what else is wrong."),
     "smoke": ("profiles_schema.cli.smoke:smoke", "Try a sign-up and every function, in a transaction rolled back."),
     "backfill": ("profiles_schema.cli.backfill:backfill", "Create the profiles that are missing."),
+    "repair": ("profiles_schema.cli.repair:repair", "Bring the database back to what this version declares."),
+    "stamp": ("profiles_schema.cli.stamp:stamp", "Record the newest revision, if the catalog proves it."),
     "normalize": (
         "profiles_schema.cli.normalize:normalize",
         "Move wide columns into JSON, prove it, drop them, bring them back.",
