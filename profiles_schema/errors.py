@@ -7,6 +7,7 @@ A class docstring is the default message: it states the fact and says what to do
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -138,6 +139,21 @@ class TableLocked(ProfilesSchemaError):
 class SchemaDrift(ProfilesSchemaError):
     """The database differs from what this version declares."""
 
+    def __init__(self, message: str | None = None, *, differences: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.differences = list(differences)
+
+    def __str__(self) -> str:
+        if not self.differences:
+            return super().__str__()
+        return "\n".join(
+            [
+                f"{super().__str__()} Differences: {len(self.differences)}.",
+                *self.differences,
+                "Put back what this package declares with: profiles-schema repair",
+            ]
+        )
+
 
 class DataLossRefused(ProfilesSchemaError):
     """This downgrade would drop tables that hold rows. Save them, or lose them on purpose: -x allow-data-loss=yes."""
@@ -207,6 +223,14 @@ class EncryptionNotKept(ProfilesSchemaError):
 
 class NotMigrated(ProfilesSchemaError):
     """This database is not migrated. Run: profiles-schema upgrade"""
+
+
+class ObjectsMissing(NotMigrated):
+    """Something that this package needs is missing from the database. See what: profiles-schema health"""
+
+
+class NotProven(ProfilesSchemaError):
+    """The database is not as this version declares it, so it cannot be stamped."""
 
 
 class MigrationFailed(ProfilesSchemaError):

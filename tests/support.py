@@ -173,7 +173,7 @@ def drift(database: Database, config: Config | None = None) -> list[str]:
         try:
             command.check(config)
         except SchemaDrift as found:
-            return str(found).splitlines()[1:]
+            return found.differences
     return []
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from support import profiles_schema
 
-from profiles_schema.operations.backfill import backfill, count_missing, repair_triggers
+from profiles_schema.operations.backfill import backfill, count_missing
 
 
 def without_trigger(database, users):
@@ -127,16 +127,6 @@ def test_a_deferred_job_is_completed(empty):
     assert empty.value("select state from profiles_internal.jobs") == "pending"
     assert run(empty).created == 1
     assert empty.value("select state from profiles_internal.jobs") == "completed"
-
-
-def test_repair_puts_back_only_what_is_damaged(database):
-    with database.engine.connect() as connection:
-        assert repair_triggers(connection) == []
-    database.script("drop trigger profiles_on_auth_user_updated on auth.users")
-    with database.engine.connect() as connection:
-        assert repair_triggers(connection) == ["triggers/profiles_on_auth_user_updated.sql"]
-        connection.rollback()
-        assert repair_triggers(connection) == []
 
 
 def test_the_command_reports_and_a_dry_run_changes_nothing(database):

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from support import insert_user
 
 from profiles_schema.operations import backfill
+from profiles_schema.operations import repair as repairs
 from profiles_schema.operations.health import examine
 
 SHORT_SECONDS = 2.5
@@ -187,7 +188,7 @@ def repair(database):
 
 def repair_triggers(database):
     with database.engine.connect() as connection:
-        backfill.repair_triggers(connection)
+        assert repairs.repair(connection).left == []
 
 
 def recorded(database, user_id):

@@ -6,6 +6,7 @@ import pytest
 from support import profiles_schema
 
 from profiles_schema.operations.health import Health, examine
+from profiles_schema.operations.repair import repair
 
 
 def look(database, **options) -> Health:
@@ -95,9 +96,9 @@ def test_a_damaged_trigger_is_named_and_repaired(database, damage, state):
     assert health.triggers["auth.users.profiles_on_auth_user_created"] == state
     finding = next(f for f in health.problems if f.code == "trigger")
     assert state in finding.message
-    assert finding.remedy == "profiles-schema backfill --repair-triggers"
-
-    assert profiles_schema(database.url, "backfill", "--repair-triggers").returncode == 0
+    assert finding.remedy == "profiles-schema repair"
+    with database.engine.connect() as connection:
+        assert repair(connection).left == []
     assert look(database).findings == []
 
 
@@ -106,26 +107,53 @@ def test_a_damaged_trigger_is_named_and_repaired(database, damage, state):
     [
         (
             'drop policy "Owners can read their own profile" on public.user_profiles',
-            "Owners can read their own profile",
+            'The policy "Owners can read their own profile" of public.user_profiles is missing.',
         ),
-        ("grant update on public.user_profiles to anon", "grant public.user_profiles to anon"),
-        ("grant execute on function profiles_internal.create_profiles(jsonb[], integer) to public", "create_profiles"),
-        ("grant select on profiles_internal.settings to authenticated", "profiles_internal.settings"),
-        ("alter table public.user_api_keys disable row level security", "table public.user_api_keys"),
+        (
+            "grant update on public.user_profiles to anon",
+            "anon has rights on public.user_profiles that are not declared: update.",
+        ),
+        (
+            "grant execute on function profiles_internal.create_profiles(jsonb[], integer) to public",
+            "PUBLIC may execute profiles_internal.create_profiles",
+        ),
+        (
+            "grant select on profiles_internal.settings to authenticated",
+            "authenticated has rights on profiles_internal.settings that are not declared: select.",
+        ),
+        (
+            "revoke delete on public.user_api_keys from authenticated",
+            "authenticated has other rights on public.user_api_keys than declared: select.",
+        ),
+        (
+            "revoke update (bio) on public.user_profiles from authenticated",
+            "authenticated has lost its rights on the column bio of public.user_profiles.",
+        ),
+        (
+            "alter table public.user_api_keys disable row level security",
+            "Row level security is off on public.user_api_keys.",
+        ),
         (
             "alter table public.user_profiles drop constraint ck_user_profiles_bio_up_to_4000_characters",
-            "bio_up_to_4000",
+            "The constraint ck_user_profiles_bio_up_to_4000_characters of public.user_profiles is missing.",
         ),
-        ("drop index public.idx_export_history_status", "idx_export_history_status"),
-        ("alter table public.user_profiles alter column bio set default 'x'", "user_profiles.bio"),
-        ("drop function public.get_my_profile_v2()", "get_my_profile_v2"),
+        (
+            "drop index public.idx_export_history_status",
+            "The index idx_export_history_status of public.export_history is missing.",
+        ),
+        (
+            "alter table public.user_profiles alter column bio set default 'x'",
+            "The column bio of public.user_profiles is not as declared, but text default 'x'::text.",
+        ),
+        ("alter table public.user_profiles drop column bio", "The column bio of public.user_profiles is missing."),
+        ("drop function public.get_my_profile_v2()", "The function public.get_my_profile_v2() is missing."),
     ],
 )
-def test_drift_is_named(database, damage, named):
+def test_drift_is_named_in_words(database, damage, named):
     database.script(damage)
-    health = look(database)
-    assert "drift" in codes(health)
-    assert any(named in finding.message for finding in health.problems)
+    (finding,) = (finding for finding in look(database).problems if finding.code == "drift")
+    assert named in finding.message
+    assert finding.remedy == "profiles-schema repair"
 
 
 def test_what_the_application_adds_is_no_drift(database):
@@ -148,7 +176,7 @@ def test_an_invalid_index_is_named(database):
     )
     health = look(database)
     assert codes(health) == {"invalid_index"}
-    assert health.problems[0].remedy == "reindex index concurrently idx_export_history_status"
+    assert health.problems[0].remedy == "profiles-schema repair"
 
 
 def test_a_recorded_failure_stays_until_it_is_repaired(database):

@@ -23,6 +23,7 @@ from support import ENVELOPE, Database, drift, insert_user
 
 from profiles_schema.operations import backfill
 from profiles_schema.operations.health import examine
+from profiles_schema.operations.repair import repair
 
 NAIVE = (Path(__file__).parent / "naive_trigger.sql").read_text(encoding="utf-8")
 SECTIONS = dict(part.split("\n", 1) for part in NAIVE.split("-- section: ")[1:])
@@ -89,7 +90,7 @@ class Ours(Candidate):
 
     def repair(self):
         with self.database.engine.connect() as connection:
-            backfill.repair_triggers(connection)
+            repair(connection)
         self.backfill()
 
     def problems(self):

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     help="How long a batch should take; a sign-up waits 250 ms for a lock.",
 )
 @click.option("--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="USERS", help="Most users per second.")
-@click.option("--repair-triggers", is_flag=True, help="First put back triggers that are missing, disabled or changed.")
 @click.option(
     "--remove-gone",
     is_flag=True,
@@ -55,7 +54,6 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     batch_size: int,
     target_ms: int,
     max_rate: float | None,
-    repair_triggers: bool,
     remove_gone: bool,
     local: bool,
     as_json: bool,
@@ -75,7 +73,6 @@ def backfill(  # noqa: PLR0917 - click passes them by name
             _print_plan(plan, as_json=as_json)
             return 0
 
-        repaired_files = operation.repair_triggers(connection) if repair_triggers else []
         progress = operation.Progress()
         with at_work("backfill", "users", _step) as work:
             for progress in operation.backfill(
@@ -93,10 +90,8 @@ def backfill(  # noqa: PLR0917 - click passes them by name
         )
         return INTERRUPTED
     if as_json:
-        print_json({**asdict(progress), "repaired_files": repaired_files})
+        print_json(asdict(progress))
     else:
-        for name in repaired_files:
-            click.echo(f"put back: {name}")
         done = [f"created {counted(progress.created, 'profile')}"]
         if progress.completed:
             done.append(f"added the progress of {counted(progress.completed, 'user')}")

@@ -149,7 +149,7 @@ def check(local: bool, as_json: bool, x: tuple[str, ...]) -> int:
     except SchemaDrift as drift:
         if not as_json:
             raise
-        print_json({"clean": False, "differences": str(drift).splitlines()[1:]})
+        print_json({"clean": False, "differences": drift.differences})
         return drift.exit_code
     if as_json:
         print_json({"clean": True, "differences": []})

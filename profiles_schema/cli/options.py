@@ -142,11 +142,17 @@ def require_migrated(connection: Connection) -> None:
     """Refuse a database without our tables.
 
     Raises:
-        NotMigrated: it was never migrated.
+        NotMigrated: it was never migrated, or something of ours is missing; the message says what.
     """
     from profiles_schema.errors import NotMigrated
+    from profiles_schema.migrations import standing
     from profiles_schema.operations.health import current_revision
 
-    if current_revision(connection) is None:
-        raise NotMigrated
+    revision = current_revision(connection)
+    if revision is None:
+        obstacle = standing.without_version(connection)
+        raise obstacle.error() if obstacle else NotMigrated
+    if standing.at_head(revision):
+        for obstacle in standing.missing_tables(connection):
+            raise obstacle.error()
     connection.rollback()

@@ -41,9 +41,9 @@ class ReplaceSqlOp(MigrateOperation):
         """The way back."""
         return ReplaceSqlOp(self.change.reversed())
 
-    def to_diff_tuple(self) -> tuple[str, str]:
+    def to_diff_tuple(self) -> tuple[str, str, tuple[str, ...]]:
         """What `alembic check` lists."""
-        return ("replace_sql", self.change.what)
+        return ("replace_sql", self.change.what, self.change.why)
 
 
 def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]:

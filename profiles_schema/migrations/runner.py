@@ -28,7 +28,7 @@ from profiles_schema.errors import (
     SchemaDrift,
     UsageError,
 )
-from profiles_schema.migrations import failures, identity, locking, offline, paths, summary
+from profiles_schema.migrations import failures, identity, locking, offline, paths, standing, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
 from profiles_schema.migrations.interrupts import TERMINATED, interruptible
@@ -160,6 +160,10 @@ class _Run:
         return getattr(self.original, "__name__", "") == "do_ensure_version"
 
     @property
+    def stamps(self) -> bool:
+        return getattr(self.original, "__name__", "") == "do_stamp"
+
+    @property
     def goes_down(self) -> bool:
         return any(not getattr(step, "is_upgrade", True) for step in self.steps)
 
@@ -276,7 +280,10 @@ class _Run:
                 self.environment.run_migrations()
             except CommandError as error:
                 connection.rollback()
-                raise failures.refused(error, self.environment.script, context.get_current_heads()) from error
+                heads = context.get_current_heads()
+                if not heads:
+                    self._refuse_lost_version(connection)
+                raise failures.refused(error, self.environment.script, heads) from error
             connection.rollback()
         if self.compares and self._is_check():
             self._report_drift(connection)
@@ -287,16 +294,14 @@ class _Run:
         return bool(name == "check")
 
     def _report_drift(self, connection: Connection) -> None:
-        from profiles_schema.migrations.drift import described, dual_write_is_broken
+        from profiles_schema.migrations.drift import beyond_autogenerate, described
 
         script = self.asked["revision_context"].generated_revisions[-1]
         differences = [line for ops in script.upgrade_ops_list for line in described(ops)]
-        if dual_write_is_broken(connection):
-            differences.append(
-                "trigger public.user_profiles.zz_dual_write: not as it is made (profiles-schema normalize run)"
-            )
+        differences += beyond_autogenerate(connection)
+        connection.rollback()
         if differences:
-            raise SchemaDrift("\n".join([f"{SchemaDrift()} Differences: {len(differences)}.", *differences]))
+            raise SchemaDrift(differences=differences)
 
     # Commands that write: upgrade, downgrade, stamp
 
@@ -310,6 +315,8 @@ class _Run:
             context = self._configure(connection, fn=self._planned, on_version_apply=self._applied)
             heads = () if context.purge else context.get_current_heads()
             connection.rollback()
+            if not heads and "destination_rev" in self.asked and not self.stamps:
+                self._refuse_lost_version(connection)
             try:
                 self.steps = [] if self.ensures_version else list(self.original(heads, context))
             except CommandError as error:
@@ -340,6 +347,13 @@ class _Run:
             after = summary.count(connection)
             work.record(after)
             self._say_where(connection, after)
+
+    def _refuse_lost_version(self, connection: Connection) -> None:
+        """Our tables without a version row must not be taken for a database that was never migrated."""
+        obstacle = standing.without_version(connection)
+        connection.rollback()
+        if obstacle is not None:
+            raise obstacle.error()
 
     def _choose_identity(self, connection: Connection) -> None:
         if name := identity.choose(connection, self.options):

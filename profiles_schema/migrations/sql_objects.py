@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import MetaData, Table, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from profiles_schema.migrations.drift import sentence
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import API_ROLES, Snapshot, take_snapshot
 from profiles_schema.schema.objects import SqlObject, Where
@@ -33,17 +34,18 @@ _FIRING = {"D": "disable", "R": "enable replica", "A": "enable always"}
 class Change:
     """One difference: what it is, the SQL that removes it, and the SQL that brings it back.
 
-    ``concurrently`` says that the SQL cannot run inside a transaction.
+    ``concurrently`` says that the SQL cannot run inside a transaction; ``why`` is what differs, in sentences.
     """
 
     what: str
     upgrade_sql: str
     downgrade_sql: str
     concurrently: bool = False
+    why: tuple[str, ...] = ()
 
     def reversed(self) -> Change:
         """The same difference, seen from the other side."""
-        return Change(self.what, self.downgrade_sql, self.upgrade_sql, self.concurrently)
+        return Change(self.what, self.downgrade_sql, self.upgrade_sql, self.concurrently, self.why)
 
 
 def our_tables(metadata: MetaData) -> list[Table]:
@@ -123,6 +125,11 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     declared = snapshot_of_declarations(connection, tables)
     found = snapshot_of_database(connection, tables)
 
+    def why(*keys: str) -> tuple[str, ...]:
+        return tuple(
+            sentence(key, _what(key, declared, found), found.get(key, ""), declared.get(key, "")) for key in keys
+        )
+
     result: list[Change] = []
     touched: dict[SqlObject, list[str]] = {}
     for key in sorted({*declared, *found}):
@@ -130,18 +137,24 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
             continue
         kind, _, name = key.partition(" ")
         if _is_left_to_us(key, declared, found):
-            result.append(_replace_constraint_or_index(kind, name, declared[key], found.get(key)))
+            result.append(
+                replace(_replace_constraint_or_index(kind, name, declared[key], found.get(key)), why=why(key))
+            )
         elif kind == "function" and key not in declared:
             if file_of(key) or name.startswith(f"{INTERNAL_SCHEMA}."):
-                result.append(_drop_function(connection, name))
+                result.append(replace(_drop_function(connection, name), why=why(key)))
         elif (owner := file_of(key)) is not None and (key in declared or _is_own_leftover(key)):
             touched.setdefault(owner, []).append(key)
 
-    for sql_object in objects.inventory():
-        if sql_object in touched:
-            replace = _replace_policies if sql_object.kind == "policies" else _replace_functions_and_triggers
-            result.append(replace(connection, sql_object, touched[sql_object], declared, found))
+    for sql_object in (each for each in objects.inventory() if each in touched):
+        keys = touched[sql_object]
+        make = _replace_policies if sql_object.kind == "policies" else _replace_functions_and_triggers
+        result.append(replace(make(connection, sql_object, keys, declared, found), why=why(*keys)))
     return result
+
+
+def _what(key: str, declared: Snapshot, found: Snapshot) -> str:
+    return "missing" if key not in found else "changed" if key in declared else "not expected"
 
 
 def _name(table: Table) -> str:

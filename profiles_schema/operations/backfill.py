@@ -18,12 +18,9 @@ from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import InsufficientPrivilege
-from profiles_schema.migrations import expected
-from profiles_schema.migrations.sql_objects import file_of, holds
 from profiles_schema.operations import batches
 from profiles_schema.operations.batches import FIRST_ROWS, MOST_WINDOW_ROWS, TARGET_MS, Limits, run
 from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
-from profiles_schema.schema import objects
 
 _LOCK_ERRORS = {"55P03", "40P01"}
 _ATTEMPTS = 50
@@ -325,24 +322,6 @@ class _MissingProfiles:
 
     def skip(self, connection: Connection, key: str, code: str) -> None:
         _record_in_transaction(connection, [key], "failed", code)
-
-
-def repair_triggers(connection: Connection) -> list[str]:
-    """Put back every trigger and function of ours that is missing, disabled or changed; returns the files applied."""
-    with connection.begin():
-        _snapshot, differences = expected.compare(connection)
-        damaged = {file_of(key) for key in differences if key.startswith(("trigger ", "function ", "grant function "))}
-        applicable = [o for o in objects.inventory() if o in damaged and holds(connection, o.where)]
-    for sql_object in applicable:
-        _with_patience(connection, lambda o=sql_object: connection.exec_driver_sql(o.text.replace("%", "%%")))
-    installed: list[str] = []
-    with connection.begin():
-        follows = _followed_table(connection) is not None
-    if follows:
-        installed = _with_patience(
-            connection, lambda: connection.scalar(text("select profiles_internal.install_identity()"))
-        )
-    return [*map(str, applicable), *installed]
 
 
 def _create(connection: Connection, users: list[str]) -> int:

@@ -16,8 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema import settings
-from profiles_schema.migrations import expected
-from profiles_schema.migrations.paths import config
+from profiles_schema.migrations import expected, foreign_keys, standing
+from profiles_schema.migrations.drift import REMEDY, sentence
 from profiles_schema.migrations.sql_objects import holds
 from profiles_schema.operations import openings
 from profiles_schema.operations.findings import Finding
@@ -99,20 +99,22 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     """
     revision = current_revision(connection)
     if revision is None:
-        nothing = Finding("not_migrated", "problem", "This database is not migrated.", "profiles-schema upgrade")
-        return Health(None, full, 0, 0, {}, [nothing])
+        return Health(None, full, 0, 0, {}, [_not_migrated(connection)])
 
     findings = list(_revisions(revision))
     snapshot, differences = expected.compare(connection)
     triggers = trigger_states(snapshot, differences)
+    if not findings and (gone := list(_missing_tables(connection))):
+        return Health(revision, full, 0, 0, triggers, gone)
     damaged = any(what == "missing" and key.startswith(("table ", "column ")) for key, what in differences.items())
     # Without the tables nothing can be asked.
     follows = "function profiles_internal.identity_triggers()" in snapshot and not damaged
     if follows:
         triggers = dict(sorted((triggers | _identity_triggers(connection)).items()))
     if not findings:  # at another revision the differences are no news
+        findings += _foreign_keys(connection, full=full)
         findings += _drift(snapshot, differences, triggers)
-    findings += _invalid_indexes(snapshot)
+    findings += _invalid_indexes(connection, snapshot)
     findings += openings.look(connection, expected.declared(connection), accepted(connection))
     findings += _service_role(connection)
     if damaged:
@@ -163,20 +165,26 @@ def current_revision(connection: Connection) -> str | None:
     return revision
 
 
-def _revisions(revision: str) -> Iterator[Finding]:
-    from alembic.script import ScriptDirectory
+def _not_migrated(connection: Connection) -> Finding:
+    if obstacle := standing.without_version(connection):
+        return Finding(obstacle.code, "problem", obstacle.message, obstacle.remedy)
+    return Finding("not_migrated", "problem", "This database is not migrated.", "profiles-schema upgrade")
 
-    script = ScriptDirectory.from_config(config())
-    heads, recorded = script.get_heads(), set(revision.split(", "))
-    # An application that keeps one history with ours records its own revisions alone: then the fingerprints decide.
-    ours = {each.revision for each in script.walk_revisions()}
-    if recorded <= ours and not set(heads) <= recorded:
+
+def _revisions(revision: str) -> Iterator[Finding]:
+    if not standing.at_head(revision):
+        newest = ", ".join(sorted(standing.heads_and_ours()[0]))
         yield Finding(
             "not_at_head",
             "problem",
-            f"The database is at {revision}, this version's newest is {', '.join(heads)}.",
+            f"The database is at {revision}, this version's newest is {newest}.",
             "profiles-schema upgrade",
         )
+
+
+def _missing_tables(connection: Connection) -> Iterator[Finding]:
+    for obstacle in standing.missing_tables(connection):
+        yield Finding(obstacle.code, "problem", obstacle.message, obstacle.remedy)
 
 
 def trigger_states(snapshot: Snapshot, differences: dict[str, str]) -> dict[str, str]:
@@ -202,32 +210,59 @@ def trigger_states(snapshot: Snapshot, differences: dict[str, str]) -> dict[str,
 def _drift(snapshot: Snapshot, differences: dict[str, str], triggers: dict[str, str]) -> Iterator[Finding]:
     for name, state in triggers.items():
         if state != "INSTALLED":
-            yield Finding(
-                "trigger", "problem", f"The trigger {name} is {state}.", "profiles-schema backfill --repair-triggers"
-            )
+            yield Finding("trigger", "problem", f"The trigger {name} is {state}.", REMEDY)
     others = [
-        f"{key} {what}"
-        for key, what in differences.items()
+        sentence(key, what, snapshot.get(key, ""))
+        # What shuts the doors comes first.
+        for key, what in sorted(differences.items(), key=lambda item: not item[0].startswith(("table ", "policy ")))
         if not key.startswith(("trigger ", "comment ")) and not snapshot.get(key, "").endswith(" INVALID")
     ]
     if others:
-        shown = "; ".join(others[:_SHOWN]) + (f"; and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        more = f" And {len(others) - _SHOWN} more." if len(others) > _SHOWN else ""
         yield Finding(
             "drift",
             "problem",
-            f"The database differs from what this version declares: {shown}.",
-            "profiles-schema check",
+            f"The database differs from what this version declares. {' '.join(others[:_SHOWN])}{more}",
+            REMEDY,
             len(others),
         )
 
 
-def _invalid_indexes(snapshot: Snapshot) -> Iterator[Finding]:
-    for key, value in snapshot.items():
-        if key.startswith("index ") and value.endswith(" INVALID"):
-            name = key.rpartition(".")[2]
+def _foreign_keys(connection: Connection, *, full: bool) -> Iterator[Finding]:
+    """Foreign keys of ours that are switched off, and rows that they would not allow.
+
+    Rows first: a foreign key can be validated only without them.
+    """
+    for key in foreign_keys.ours(connection):
+        orphans = key.count_orphans(connection) if full or not key.is_validated else 0
+        if orphans:
             yield Finding(
-                "invalid_index", "problem", f"The index {name} is invalid.", f"reindex index concurrently {name}"
+                "orphans",
+                "problem",
+                f"{orphans} {'row' if orphans == 1 else 'rows'} of {key.table} refer to no row of {key.refers_to}:"
+                " what belonged to users who were deleted while the foreign key was off.",
+                key.removes_orphans,
+                orphans,
             )
+        if not key.is_on:
+            yield Finding("foreign_key_off", "problem", str(key.difference()), REMEDY)
+
+
+def _invalid_indexes(connection: Connection, snapshot: Snapshot) -> Iterator[Finding]:
+    declared = {key for keys in expected.load().values() for key in keys}
+    quote = connection.dialect.identifier_preparer.quote
+    for key, value in snapshot.items():
+        if not (key.startswith("index ") and value.endswith(" INVALID")):
+            continue
+        schema, _, name = key.removeprefix("index ").split(".", 2)
+        own = re.sub(r"_cc(new|old)\d*$", "", key) in declared
+        if key in declared:
+            remedy = REMEDY
+        elif own:  # what REINDEX CONCURRENTLY leaves when it fails
+            remedy = f"drop index concurrently {schema}.{quote(name)}"
+        else:
+            remedy = f"reindex index concurrently {schema}.{quote(name)}"
+        yield Finding("invalid_index", "problem", f"The index {name} is invalid.", remedy)
 
 
 def _service_role(connection: Connection) -> Iterator[Finding]:

@@ -392,7 +392,7 @@ class _Rehearsing:
             try:
                 command.check(config)
             except SchemaDrift as found:
-                return str(found).splitlines()[1:]
+                return found.differences
             except ProfilesSchemaError as error:
                 return [str(error)]
         return []

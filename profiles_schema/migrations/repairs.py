@@ -1,0 +1,509 @@
+"""How what differs is brought back to what this version declares: the SQL for each difference, and what takes a decision.
+
+The differences are those that ``check`` and ``health`` find. What belongs to the application is never proposed by the
+comparison, so it is never touched here.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any, ClassVar
+
+from alembic.autogenerate import produce_migrations
+from alembic.operations import Operations, ops
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy import types as sqltypes
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from profiles_schema.database import is_disconnect
+from profiles_schema.migrations import expected, foreign_keys, standing
+from profiles_schema.migrations.autogenerate import ReplaceSqlOp, configure_options
+from profiles_schema.migrations.drift import REMEDY as AGAIN
+from profiles_schema.migrations.drift import dual_write_is_broken, sentence
+from profiles_schema.migrations.sql_objects import Change
+from profiles_schema.schema.models import metadata
+
+REWRITTEN_ROWS = 100_000
+"""Above this many rows, a column's type is changed by a person, at a time of their choice: the table is locked meanwhile."""
+
+_PLAIN = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+_KEYED = re.compile(r"ON (\S+) (?:USING \w+ )?\((.*)\)(?: WHERE (.*))?;?\Z", re.DOTALL)
+_CHECK = re.compile(r"alter table (\S+) add constraint \S+ CHECK (\(.*\)) not valid;")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One difference in words, and the SQL that removes it, a transaction each."""
+
+    what: str
+    transactions: tuple[str, ...]
+    duplicates: str | None = None
+    """The query that shows the rows which would prevent it."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """A difference that stays: why, and what to do."""
+
+    what: str
+    why: str
+    remedy: str
+    waits: bool = field(default=False, compare=False)
+    """Whether it only waits for something else that is left: a column that is missing."""
+
+
+def plan(connection: Connection, *, recreate_dropped: bool = False) -> tuple[list[Step], list[Left]]:
+    """What would put a database back, and what takes a decision. Changes nothing.
+
+    Args:
+        connection: A connection of the role that owns the tables; the transaction is the caller's.
+        recreate_dropped: Also make tables and columns anew that were dropped with what they held.
+    """
+    steps: list[Step] = []
+    left: list[Left] = []
+    snapshot, differences = expected.compare(connection)
+    # First what shuts the doors, each by itself, so that nothing else can keep it from happening.
+    steps += _row_security(snapshot, differences)
+    for each in (*_Operations(connection, recreate_dropped=recreate_dropped), *_of_foreign_keys(connection)):
+        if isinstance(each, Left):
+            left.append(each)
+        else:
+            steps.append(each)
+    steps += _unexpected_triggers(snapshot, differences)
+    steps += _invalid_indexes(snapshot, differences)
+    if not any(key.startswith(("table ", "column ")) for key in differences):
+        steps += _generated(connection)
+    steps += _owners(connection)
+    return steps, left
+
+
+def _row_security(snapshot: dict[str, str], differences: dict[str, str]) -> Iterator[Step]:
+    for key, what in differences.items():
+        if key.startswith("table ") and what == "changed":
+            name = key.removeprefix("table ")
+            switch = "disable" if name.startswith("profiles_internal.") else "enable"
+            yield Step(
+                sentence(key, what, snapshot[key]),
+                (f"alter table {name} {switch} row level security, no force row level security;",),
+            )
+
+
+class _Operations:
+    """What alembic and our comparison of SQL objects would do, as steps; ``check`` names the same."""
+
+    def __init__(self, connection: Connection, *, recreate_dropped: bool) -> None:
+        self.connection = connection
+        self.recreate_dropped = recreate_dropped
+        self.dropped: dict[str, str] = {}
+        """SQL that drops what differs, by name; what takes its place comes behind it."""
+        self.absent: dict[str, set[str]] = {}
+        """The columns that are missing, and left so, by table."""
+
+    def __iter__(self) -> Iterator[Step | Left]:
+        for operation in _flattened(self._found()):
+            handle = next((method for kind, method in self._HANDLED.items() if isinstance(operation, kind)), None)
+            yield from (handle or type(self)._comment)(self, operation)  # noqa: SLF001 - its own
+
+    def _found(self) -> Iterable[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SQLAlchemy's, about a CHECK that is not validated
+            context = MigrationContext.configure(self.connection, opts=configure_options(metadata))
+            found = produce_migrations(context, metadata).upgrade_ops
+        return found.ops if found is not None else ()
+
+    def _comment(self, operation: Any) -> Iterator[Step]:
+        yield Step(f"The comment on {_name(operation)} is not as declared.", (_rendered(operation),))
+
+    def _drop(self, operation: ops.DropConstraintOp | ops.DropIndexOp) -> Iterator[Step]:
+        name = operation.constraint_name if isinstance(operation, ops.DropConstraintOp) else operation.index_name
+        self.dropped[str(name)] = _rendered(operation)
+        return iter(())
+
+    def _index(self, operation: ops.CreateIndexOp) -> Iterator[Step]:
+        yield _index(operation, self.dropped.pop(str(operation.index_name), None))
+
+    def _unique_constraint(self, operation: ops.CreateUniqueConstraintOp) -> Iterator[Step]:
+        yield _unique_constraint(operation, self.dropped.pop(str(operation.constraint_name), None))
+
+    def _foreign_key(self, operation: ops.CreateForeignKeyOp) -> Iterator[Step]:
+        yield _foreign_key(operation, self.dropped.pop(str(operation.constraint_name), None))
+
+    def _table(self, operation: ops.CreateTableOp) -> Iterator[Step | Left]:
+        yield _table(self.connection, operation, recreate_dropped=self.recreate_dropped)
+
+    def _column(self, operation: ops.AddColumnOp) -> Iterator[Step | Left]:
+        column = _column(self.connection, operation, recreate_dropped=self.recreate_dropped)
+        if isinstance(column, Left):
+            self.absent.setdefault(_name(operation), set()).add(operation.column.name)
+        yield column
+
+    def _altered_column(self, operation: ops.AlterColumnOp) -> Iterator[Step | Left]:
+        return _altered_column(self.connection, operation)
+
+    def _change(self, operation: ReplaceSqlOp) -> Iterator[Step | Left]:
+        return _of_change(self.connection, operation.change, self.absent)
+
+    _HANDLED: ClassVar[Mapping[type, Callable[..., Iterator[Any]]]] = {
+        ReplaceSqlOp: _change,
+        ops.DropConstraintOp: _drop,
+        ops.DropIndexOp: _drop,
+        ops.CreateIndexOp: _index,
+        ops.CreateUniqueConstraintOp: _unique_constraint,
+        ops.CreateForeignKeyOp: _foreign_key,
+        ops.CreateTableOp: _table,
+        ops.AddColumnOp: _column,
+        ops.AlterColumnOp: _altered_column,
+    }
+
+
+def _flattened(operations: Iterable[Any]) -> Iterator[Any]:
+    for operation in operations:
+        if isinstance(operation, ops.ModifyTableOps):
+            yield from _flattened(operation.ops)
+        else:
+            yield operation
+
+
+def _rendered(operation: Any) -> str:
+    """The SQL of an operation of alembic, with the schema of each table."""
+    written = StringIO()
+    context = MigrationContext.configure(dialect=_PLAIN, opts={"as_sql": True, "output_buffer": written})
+    Operations(context).invoke(operation)
+    public = "|".join(name.removeprefix("public.") for name in expected.every_table() if name.startswith("public."))
+    sql = re.sub(rf"\b(TABLE|ON|COLUMN|REFERENCES) (?=(?:{public})\b)", r"\1 public.", written.getvalue().strip())
+    return re.sub(r";\s*\n\n+", ";\n", sql)
+
+
+def _name(operation: Any) -> str:
+    source = getattr(operation, "source_table", None) or operation.table_name
+    return f"{operation.schema or 'public'}.{source}" if hasattr(operation, "schema") else f"public.{source}"
+
+
+def _of_change(connection: Connection, change: Change, absent: Mapping[str, set[str]]) -> Iterator[Step | Left]:
+    what = " ".join(change.why) or f"{change.what} is not as declared."
+    sql = change.upgrade_sql.strip()
+    if change.concurrently:
+        yield Step(what, tuple(_statements(sql)), _duplicates(sql))
+    elif change.what.startswith("policies/"):
+        # Rights on a column that is missing must not keep the other ones from being put back.
+        missing = [f"the column {column} of {table}" for table, columns in absent.items() for column in columns]
+        why = [line for line in change.why if not re.search(rf"(?:{'|'.join(missing) or '$^'})\b", line)]
+        yield from [Step(" ".join(why), (_without_columns(sql, absent),))] if why else []
+    elif not change.what.startswith("constraint "):
+        yield Step(what, (sql,))
+    elif check := _CHECK.search(sql):
+        table, condition = check.groups()
+        breaking = f"select * from {table} where not {condition}"
+        if count := _count(connection, breaking):
+            yield Left(
+                what,
+                f"{count} {'row' if count == 1 else 'rows'} of {table} break it.",
+                f"correct or delete the rows that this shows: {breaking}; then: {AGAIN}",
+            )
+            return
+        first, _, last = sql.rpartition("\n")
+        # The table is not locked while its rows are read.
+        yield Step(what, (first, last) if "validate constraint" in last else (sql,))
+    else:
+        yield _primary_key(what, change.what, sql)
+
+
+def _without_columns(sql: str, absent: Mapping[str, set[str]]) -> str:
+    def remaining(match: re.Match[str]) -> str:
+        columns = [name for name in re.split(r",\s*", match[2].strip()) if name not in absent.get(match[4], ())]
+        return f"{match[1]}({', '.join(columns)}){match[3]}{match[4]}"
+
+    return re.sub(r"(grant \w+ )\(([^)]*)\)( on (?:table )?)([\w.]+)", remaining, sql)
+
+
+def _count(connection: Connection, query: str) -> int:
+    """How many rows a query has; 0 if it cannot be asked, for want of a column, say."""
+    savepoint = connection.begin_nested()
+    try:
+        return int(connection.scalar(text(_literal(f"select count(*) from ({query}) as r"))) or 0)
+    except DBAPIError as error:
+        if is_disconnect(error):
+            raise
+        return 0
+    finally:
+        if savepoint.is_active:
+            savepoint.rollback()
+
+
+def _primary_key(what: str, name: str, sql: str) -> Step:
+    columns = re.search(r"PRIMARY KEY \((.*)\)", sql)
+    schema, table, constraint = name.removeprefix("constraint ").split(".", 2)
+    if columns is None:
+        return Step(what, (sql,))
+    return Step(
+        what,
+        _by_index(f"{schema}.{table}", constraint, "primary key", columns[1]),
+        f"select {columns[1]}, count(*) from {schema}.{table} group by {columns[1]} having count(*) > 1",
+    )
+
+
+def _by_index(table: str, constraint: str, kind: str, columns: str) -> tuple[str, ...]:
+    """Make a constraint from an index that is built concurrently."""
+    index = f"{constraint}_new"
+    return (
+        f"create unique index concurrently if not exists {index} on {table} ({columns});",
+        (
+            f"alter table {table} drop constraint if exists {constraint},"
+            f" add constraint {constraint} {kind} using index {index};"
+        ),
+    )
+
+
+def _index(operation: ops.CreateIndexOp, drop: str | None) -> Step:
+    sql = _rendered(operation).replace("INDEX ", "INDEX CONCURRENTLY ", 1)
+    before = (drop.replace("INDEX ", "INDEX CONCURRENTLY ", 1),) if drop else ()
+    key = f"index {_name(operation)}.{operation.index_name}"
+    return Step(sentence(key, "changed" if drop else "missing"), (*before, sql), _duplicates(sql))
+
+
+def _unique_constraint(operation: ops.CreateUniqueConstraintOp, drop: str | None) -> Step:
+    table, name = _name(operation), str(operation.constraint_name)
+    columns = ", ".join(str(column) for column in operation.columns)
+    return Step(
+        sentence(f"constraint {table}.{name}", "changed" if drop else "missing", declared="UNIQUE"),
+        _by_index(table, name, "unique", columns),
+        f"select {columns}, count(*) from {table} group by {columns} having count(*) > 1",
+    )
+
+
+def _foreign_key(operation: ops.CreateForeignKeyOp, drop: str | None) -> Step:
+    table, name = _name(operation), operation.constraint_name
+    add = _rendered(operation).rstrip(";") + " NOT VALID;"
+    return Step(
+        sentence(f"constraint {table}.{name}", "changed" if drop else "missing", declared="FOREIGN KEY"),
+        ("\n".join(filter(None, (drop, add))), f"alter table {table} validate constraint {name};"),
+    )
+
+
+def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dropped: bool) -> Step | Left:
+    name = _name(operation)
+    missing = next((o for o in standing.missing_tables(connection) if o.subject == name), None)
+    what = sentence(f"table {name}", "missing")
+    if missing is not None and missing.moved:
+        return Left(missing.message, "Its rows are there.", missing.remedy)
+    if recreate_dropped:
+        return Step(what, (_rendered(operation),))
+    return Left(
+        what,
+        "What it held is gone with it.",
+        f"restore it from a backup; or make it anew, empty: {AGAIN} --recreate-dropped",
+    )
+
+
+def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_dropped: bool) -> Step | Left:
+    table = _name(operation)
+    what = sentence(f"column {table}.{operation.column.name}", "missing")
+    sql = _rendered(operation)
+    if recreate_dropped or not connection.scalar(text(f"select exists (select from {table})")):
+        return Step(what, (sql,))
+    return Left(
+        what,
+        f"{table} holds rows, whose values in it are gone.",
+        f"restore them from a backup; or make the column anew, empty: {AGAIN} --recreate-dropped",
+    )
+
+
+def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Iterator[Step | Left]:
+    table, column = _name(operation), connection.dialect.identifier_preparer.quote(operation.column_name)
+    key = f"column {table}.{operation.column_name}"
+    nullable, operation.modify_nullable = operation.modify_nullable, None
+    sql = _rendered(operation)
+    if operation.modify_type is not None and (refusal := _type_refusal(connection, operation, table, column, sql)):
+        yield refusal
+    elif sql:
+        is_comment = sql.startswith("COMMENT ")
+        what = sentence(
+            f"comment {table}.{operation.column_name}" if is_comment else key,
+            "changed",
+            _found(connection, table, operation.column_name),
+        )
+        yield Step(what, (sql,))
+    if nullable is True:
+        yield Step(
+            f"The column {column} of {table} is not null.",
+            (f"alter table {table} alter column {column} drop not null;",),
+        )
+    elif nullable is False:
+        what = f"The column {column} of {table} may be null."
+        empty = f"select * from {table} where {column} is null"
+        if connection.scalar(text(f"select exists ({empty})")):
+            yield Left(
+                what,
+                f"Rows of {table} have no value there.",
+                f"fill or delete the rows that this shows: {empty}; then: {AGAIN}",
+            )
+            return
+        check = connection.dialect.identifier_preparer.quote(f"ck_{operation.column_name}_not_null_new")
+        # Proved by a CHECK first, so that the table is not locked while its rows are read.
+        yield Step(
+            what,
+            (
+                f"alter table {table} drop constraint if exists {check}, add constraint {check} check ({column} is not null) not valid;",
+                f"alter table {table} validate constraint {check};",
+                f"alter table {table} alter column {column} set not null, drop constraint {check};",
+            ),
+        )
+
+
+def _found(connection: Connection, table: str, column: str) -> str:
+    found: str = (
+        connection.scalar(
+            text(
+                "select concat_ws(' ', format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,"
+                " 'default ' || pg_get_expr(d.adbin, d.adrelid)) from pg_attribute as a"
+                " left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum"
+                " where a.attrelid = to_regclass(:table) and a.attname = :column"
+            ),
+            {"table": table, "column": column},
+        )
+        or ""
+    )
+    return found
+
+
+def _type_refusal(
+    connection: Connection, operation: ops.AlterColumnOp, table: str, column: str, sql: str
+) -> Left | None:
+    declared = sqltypes.to_instance(operation.modify_type).compile(dialect=_PLAIN)
+    before, rows = connection.execute(
+        text(
+            "select format_type(a.atttypid, a.atttypmod), c.reltuples from pg_attribute as a join pg_class as c on c.oid = a.attrelid"
+            " where a.attrelid = to_regclass(:table) and a.attname = :column"
+        ),
+        {"table": table, "column": operation.column_name},
+    ).one()
+    what = f"The column {column} of {table} is {before}, not {declared}."
+    differs = f"{column} is distinct from cast(cast({column} as {declared}) as {before})"
+    savepoint = connection.begin_nested()
+    try:
+        count = connection.scalar(text(_literal(f"select count(*) from {table} where {differs}")))
+    except DBAPIError:
+        return Left(what, "Its values cannot be converted there and back.", f"convert them, then: {AGAIN}")
+    finally:
+        savepoint.rollback()
+    if count:
+        return Left(
+            what,
+            f"The conversion would change {count} values.",
+            f"look at them: select * from {table} where {differs}; then, if that is meant: {sql}",
+        )
+    if rows > REWRITTEN_ROWS:
+        return Left(
+            what,
+            f"The conversion may lock the table while {rows:.0f} rows are written anew.",
+            f"when that is no harm, run: {sql}",
+        )
+    return None
+
+
+def _of_foreign_keys(connection: Connection) -> Iterator[Step | Left]:
+    for key in foreign_keys.ours(connection):
+        what = key.difference()
+        if what is None:
+            continue
+        validate = f"alter table {key.table} validate constraint {key.name};"
+        again = (
+            f"alter table {key.table} drop constraint {key.name}, add constraint {key.name} {key.definition} not valid;"
+        )
+        orphans = key.count_orphans(connection)
+        # Making it anew takes no superuser, as switching its triggers on would, and proves that every row keeps it.
+        transactions = (*([] if key.is_on else [again]), *([] if orphans else [validate]))
+        if transactions:
+            yield Step(what, transactions)
+        if orphans:
+            yield Left(
+                f"{orphans} rows of {key.table} refer to what is not in {key.refers_to}.",
+                f"They keep {key.name} from being validated.",
+                f"if they are not wanted: {key.removes_orphans}; then: {AGAIN}",
+            )
+
+
+def _unexpected_triggers(snapshot: dict[str, str], differences: dict[str, str]) -> Iterator[Step]:
+    for key, what in differences.items():
+        if key.startswith("trigger ") and what == "not expected":
+            table, _, trigger = key.removeprefix("trigger ").rpartition(".")
+            quoted = trigger if re.fullmatch(r"[a-z_][a-z0-9_]*", trigger) else '"' + trigger.replace('"', '""') + '"'
+            yield Step(sentence(key, what, snapshot[key]), (f"drop trigger {quoted} on {table};",))
+
+
+def _invalid_indexes(snapshot: dict[str, str], differences: dict[str, str]) -> Iterator[Step]:
+    """Those that back a constraint; any other is built anew by the comparison of indexes."""
+    for key in differences:
+        value = snapshot.get(key, "")
+        if key.startswith("index ") and value.endswith(" INVALID") and f"constraint {key[6:]}" in snapshot:
+            schema, _, name = key.removeprefix("index ").split(".", 2)
+            yield Step(sentence(key, "changed", value), (f"reindex index concurrently {schema}.{name};",))
+
+
+def _generated(connection: Connection) -> Iterator[Step]:
+    """The triggers that the database writes itself: dual write of wide columns, following a table of users."""
+    if connection.scalar(text("select to_regproc('profiles_internal.identity_triggers') is not null")):
+        wrong = connection.execute(
+            text(
+                "select i.table_name || '.' || i.trigger_name as name, i.state from profiles_internal.identity_triggers() as i where i.state <> 'INSTALLED'"
+            )
+        ).all()
+        renamed = connection.execute(
+            text(
+                "select s.value #>> '{}' as before, i.table_name as now from profiles_internal.settings as s"
+                " cross join profiles_internal.identity_table() as i"
+                " where s.key = 'identity' and s.value <> to_jsonb(i.table_name)"
+            )
+        ).one_or_none()
+        if renamed:
+            what = f"The table of users {renamed.before} is called {renamed.now} now."
+            yield Step(what, ("select profiles_internal.install_identity();",))
+        elif wrong:
+            what = " ".join(f"The trigger {row.name} is {row.state}." for row in wrong)
+            yield Step(what, ("select profiles_internal.install_identity();",))
+    if dual_write_is_broken(connection):
+        yield Step(
+            "The trigger that keeps wide columns and JSON in step is missing, disabled or changed.",
+            ("select profiles_internal.install_dual_write();",),
+        )
+
+
+def _owners(connection: Connection) -> Iterator[Step]:
+    """Definer functions belong to whom the tables belong, with whose rights they are to run."""
+    for row in connection.execute(
+        text(
+            "select p.oid::regprocedure::text as name, c.relowner::regrole::text as wanted, p.proowner::regrole::text as owner"
+            " from pg_proc as p join pg_class as c on c.oid = to_regclass('public.user_profiles')"
+            " where p.pronamespace = to_regnamespace('profiles_internal') and p.prosecdef and p.proowner <> c.relowner order by 1"
+        )
+    ):
+        yield Step(
+            f"The function {row.name} belongs to {row.owner}, the tables to {row.wanted}.",
+            (f"alter function {row.name} owner to {row.wanted};",),
+        )
+
+
+def _statements(sql: str) -> Sequence[str]:
+    return [f"{statement};" for statement in re.split(r";\s*\n", sql.rstrip(";"))]
+
+
+def _duplicates(sql: str) -> str | None:
+    """The query for rows that a unique index would refuse."""
+    found = _KEYED.search(sql)
+    if "UNIQUE INDEX" not in sql or found is None:
+        return None
+    table, columns, condition = found.groups()
+    where = f" where {condition}" if condition else ""
+    return f"select {columns}, count(*) from {table}{where} group by {columns} having count(*) > 1"
+
+
+def _literal(sql: str) -> str:
+    """For ``text()``, which takes a colon before a word for a parameter."""
+    return re.sub(r"(?<!:):(?=\w)", r"\\:", sql)

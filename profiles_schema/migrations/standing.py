@@ -1,0 +1,135 @@
+"""What a database without a version row of ours is: never migrated, or damaged in a way that hides it.
+
+Without this look a database whose version row or internal schema is lost reads as one that was never migrated, and an
+upgrade would run into its own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from profiles_schema.errors import ObjectsMissing
+from profiles_schema.settings import INTERNAL_SCHEMA
+
+_MARKS = ("settings", "jobs", "migration_log")
+"""Tables that only our internal schema has, all three."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why nothing else can be asked of a database: a code of ``health``, a sentence, and the next command."""
+
+    code: str
+    message: str
+    remedy: str
+    subject: str = ""
+    moved: bool = False
+    """Whether a table is there under another name."""
+
+    def error(self) -> ObjectsMissing:
+        """The same, to raise."""
+        return ObjectsMissing(f"{self.message} Run: {self.remedy}")
+
+
+def heads_and_ours() -> tuple[set[str], set[str]]:
+    """The newest revisions of this version, and all of them."""
+    from alembic.script import ScriptDirectory
+
+    from profiles_schema.migrations.paths import config
+
+    script = ScriptDirectory.from_config(config())
+    return set(script.get_heads()), {each.revision for each in script.walk_revisions()}
+
+
+def at_head(revision: str) -> bool:
+    """Whether a database at these revisions has all of ours.
+
+    An application that keeps one history with ours records its own revisions alone; they depend on our newest.
+    """
+    heads, ours = heads_and_ours()
+    recorded = set(revision.split(", "))
+    return heads <= recorded or not recorded <= ours
+
+
+def without_version(connection: Connection) -> Obstacle | None:
+    """Why a database has no version row, if that is not because it was never migrated."""
+    schemas = connection.scalars(
+        text(
+            "select quote_ident(n.nspname) from pg_namespace as n where (select count(*) from pg_class as c"
+            " where c.relnamespace = n.oid and c.relkind = 'r' and c.relname = any (cast(:marks as text[]))) = :all"
+            " order by n.nspname <> :internal, 1"
+        ),
+        {"marks": list(_MARKS), "all": len(_MARKS), "internal": INTERNAL_SCHEMA},
+    ).all()
+    if not schemas:
+        return None
+    if schemas[0] == INTERNAL_SCHEMA:
+        return Obstacle(
+            "version_lost",
+            f"The tables are there, but no revision is recorded in {INTERNAL_SCHEMA}.",
+            "profiles-schema stamp",
+        )
+    if not connection.scalar(text("select to_regclass('public.user_profiles') is not null")):
+        return None
+    taken = connection.scalar(text("select to_regnamespace(:internal) is not null"), {"internal": INTERNAL_SCHEMA})
+    return Obstacle(
+        "schema_renamed",
+        f"The schema {INTERNAL_SCHEMA} is missing; {schemas[0]} holds its tables.",
+        f"{f'drop schema {INTERNAL_SCHEMA}; ' if taken else ''}alter schema {schemas[0]} rename to {INTERNAL_SCHEMA}",
+    )
+
+
+def missing_tables(connection: Connection) -> Iterator[Obstacle]:
+    """Each table that a database at the newest revision should have and has not, and where it may have gone.
+
+    One that was renamed or moved still has its constraints, by whose names it is found.
+    """
+    from profiles_schema.migrations.expected import load
+
+    declared = list(load()["EVERYWHERE"])
+    names = [key.removeprefix("table ") for key in declared if key.startswith("table ")]
+    missing = connection.scalars(
+        text(
+            "select t.name from unnest(cast(:names as text[])) with ordinality as t (name, place)"
+            " where to_regclass(t.name) is null order by t.place"
+        ),
+        {"names": names},
+    ).all()
+    for name in missing:
+        schema, _, table = name.partition(".")
+        constraints = [key.rpartition(".")[2] for key in declared if key.startswith(f"constraint {name}.")]
+        found = connection.execute(
+            text(
+                "select quote_ident(n.nspname) as schema, quote_ident(c.relname) as name, n.nspname as bare, c.relname as plain"
+                " from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+                " join pg_constraint as k on k.conrelid = c.oid and k.conname = any (cast(:constraints as text[]))"
+                " where c.relkind = 'r' and format('%I.%I', n.nspname, c.relname) <> all (cast(:names as text[]))"
+                " group by 1, 2, 3, 4 order by count(*) desc limit 1"
+            ),
+            {"constraints": constraints, "names": names},
+        ).one_or_none()
+        shown = name.removeprefix("public.")
+        if found is None:
+            yield Obstacle(
+                "table_missing",
+                f"The table {shown} is missing. If it held rows, restore it from a backup; otherwise it can be made anew.",
+                "profiles-schema repair --recreate-dropped",
+                name,
+            )
+            continue
+        steps = []
+        if found.bare != schema:
+            steps.append(f"alter table {found.schema}.{found.name} set schema {schema}")
+        if found.plain != table:
+            steps.append(f"alter table {schema}.{found.name} rename to {table}")
+        yield Obstacle(
+            "table_missing",
+            f"The table {shown} is missing: it is called {found.schema}.{found.name} now.",
+            "; ".join(steps),
+            name,
+            moved=True,
+        )
