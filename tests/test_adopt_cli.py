@@ -49,11 +49,7 @@ def planned(database, *x):
 
 def shown(database, *arguments, columns=80):
     """What the command prints on a terminal of so many columns."""
-    environment = os.environ | {"DATABASE_URL": database.url, "COLUMNS": str(columns)}
-    return subprocess.run(
-        [sys.executable, "-m", "profiles_schema", "adopt", "--dry-run", *arguments],
-        capture_output=True, text=True, encoding="utf-8", timeout=60, check=False, env=environment,
-    )  # fmt: skip
+    return profiles_schema(database.url, "adopt", "--dry-run", *arguments, environment={"COLUMNS": str(columns)})
 
 
 def said(capsys, monkeypatch, database, *arguments):

@@ -216,7 +216,9 @@ def test_a_child_of_a_killed_initdb_that_still_writes_keeps_nothing_back(directo
     left = local.start(directory).data_directory.with_name("data.new-0123abcd")
     left.mkdir()
     # Like PostgreSQL it works inside the directory, so it ends when that is gone.
-    writer = subprocess.Popen(["sh", "-c", "i=0; while : > $i; do i=$((i+1)); done"], cwd=left, stderr=subprocess.DEVNULL)
+    writer = subprocess.Popen(
+        ["sh", "-c", "i=0; while : > $i; do i=$((i+1)); done"], cwd=left, stderr=subprocess.DEVNULL
+    )
     try:
         wait_until(lambda: sum(1 for _ in left.iterdir()) > 100)
         local.start(directory)
