@@ -603,6 +603,7 @@ def left(place):
     return [path.name for path in place.iterdir() if path.name.startswith("adopt-demo")]
 
 
+@pytest.mark.slow
 def test_the_demonstration_shows_one_adoption_and_leaves_nothing(place):
     done = subprocess.run(
         [sys.executable, str(DEMO / "demo.py")],
@@ -617,6 +618,7 @@ def test_the_demonstration_shows_one_adoption_and_leaves_nothing(place):
     assert left(place) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_demonstration_leaves_nothing(place):
     process = subprocess.Popen([sys.executable, str(DEMO / "demo.py")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

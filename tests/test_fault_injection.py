@@ -204,9 +204,8 @@ def is_complete(database, user_id):
 
 
 @pytest.fixture
-def project(hosted):
-    hosted.upgrade()
-    return hosted
+def project(hosted_at_head):
+    return hosted_at_head
 
 
 @contextmanager

@@ -181,7 +181,7 @@ def test_the_server_outlives_kill_9_of_its_starter_and_its_group(directory):
 
 
 @pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("after_seconds", [0.05, 0.2, 0.4, 0.6])
+@pytest.mark.parametrize("after_seconds", [0.6, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.05, 0.2, 0.4))])
 def test_a_starter_ended_at_any_moment_leaves_nothing_broken(directory, killed_by, after_seconds):
     starter = python("-c", START, str(directory), start_new_session=True)
     wait_until(lambda: (directory / "lock").exists() or starter.poll() is not None)

@@ -150,6 +150,7 @@ def finished(process, seconds=60):
 # One migrator at a time
 
 
+@pytest.mark.slow
 def test_eight_migrators_at_once_all_exit_0_and_apply_each_revision_once(history, url):
     rows(url, LOG_TABLE)
     history.add("0001_table", "create table t (n int)")
