@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 m ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo-adopt test test-all matrix lint format revision freeze judges snapshot docs wheel chaos bench clean
+.PHONY: help setup up down demo-adopt test test-slow test-all matrix lint format revision freeze judges snapshot docs wheel chaos bench clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,13 +43,18 @@ down: $(READY) ## Stop the embedded PostgreSQL; its data stay
 demo-adopt: $(READY) ## Show how tables that are there already are taken over: before, the plan, after
 	@$(BIN)/python examples/adopt/demo.py
 
-PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# What a part of the tests covers says nothing, so ARGS are run without the floor.
+COVERAGE := $(if $(ARGS),,--cov --cov-report=term:skip-covered --cov-fail-under=90)
 
-test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, with branch coverage; minutes, no network
-	$(PYTEST) -m "not slow" $(ARGS)
+test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, in minutes; some of them: ARGS=tests/test_sign_up.py
+	$(PYTEST) -m "not slow" $(COVERAGE) $(ARGS)
 
-test-all: $(READY) ## Run all tests, also those that kill, load and repeat
-	$(PYTEST) $(ARGS)
+test-slow: $(READY) ## Run the tests that kill, load and repeat
+	$(PYTEST) -m slow $(ARGS)
+
+test-all: $(if $(ARGS),$(READY),test test-slow) ## Run all tests; each once
+	$(if $(ARGS),$(PYTEST) $(ARGS))
 
 matrix: $(READY) ## Run the database tests on PostgreSQL 15, 16 and 17, and some on other Pythons; on one: ARGS=15
 	$(BIN)/python tests/matrix.py $(ARGS)

@@ -201,6 +201,7 @@ def start(directory: Path | None = None) -> LocalServer:
         account = _prepare(place)
         with _locked(place):
             _private_directory(place.server, account)
+            _remove_unfinished(place)
             postmaster = _listening(place)
             if postmaster is None:
                 postmaster = _bring_up(place, account, _programs(place, account, programs))
@@ -558,8 +559,6 @@ def _create_cluster(place: _Place, account: _Account | None, programs: Path) -> 
         )
     if place.data.exists():
         raise EmbeddedServerFailed(f"{place.data} holds no PostgreSQL cluster. Move it away, then run this again.")
-    for unfinished in place.server.glob("data.new-*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
     fresh = place.server / f"data.new-{secrets.token_hex(4)}"
     # The built-in C.UTF-8 sorts alike on every machine, whatever its locales.
     # trust: only the server's account (and root) may enter the socket's directory; there is no other way in.
@@ -584,6 +583,19 @@ def _create_cluster(place: _Place, account: _Account | None, programs: Path) -> 
             hint = " This user id has no entry in /etc/passwd, and PostgreSQL needs one."
         raise EmbeddedServerFailed(f"The embedded PostgreSQL in {place.directory}: {done.stderr.strip()}.{hint}")
     fresh.rename(place.data)
+
+
+def _remove_unfinished(place: _Place) -> None:
+    """Remove what an initdb left whose starter was ended; the lock is ours, so no living starter is making one.
+
+    A program that such an initdb had started may still write for a moment, and what it adds makes a removal fail.
+    """
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    for unfinished in place.server.glob("data.new-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        while unfinished.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _bring_up(place: _Place, account: _Account | None, programs: Path) -> _Postmaster:

@@ -191,20 +191,28 @@ def hosted_open(server, _open_client):
     return _owned(server, _open_client.info.dbname)
 
 
-@pytest.fixture(params=["hosted", "hosted_open"])
+@pytest.fixture
+def hosted_at_head(server, _hosted_at_head_client):
+    """A hosted project at head, connected to as its owner."""
+    return _owned(server, _hosted_at_head_client.info.dbname)
+
+
+@pytest.fixture
+def hosted_open_at_head(server, _open_at_head_client):
+    """The same, with default privileges that open every new object to the API roles."""
+    return _owned(server, _open_at_head_client.info.dbname)
+
+
+@pytest.fixture(params=[pytest.param("hosted", marks=pytest.mark.slow), "hosted_open"])
 def supabase(request, server):
     """A hosted project at head, with and without hosted default privileges, connected to as its owner."""
-    client = {"hosted": "_hosted_at_head_client", "hosted_open": "_open_at_head_client"}[request.param]
-    return _owned(server, request.getfixturevalue(client).info.dbname)
+    return request.getfixturevalue(f"{request.param}_at_head")
 
 
-@pytest.fixture(params=["plain", "hosted", "hosted_open"])
+@pytest.fixture(params=["plain", pytest.param("hosted", marks=pytest.mark.slow), "hosted_open"])
 def project(request, server):
     """A database at head of every kind: plain, and hosted with and without open default privileges."""
-    if request.param == "plain":
-        return request.getfixturevalue("database")
-    client = {"hosted": "_hosted_at_head_client", "hosted_open": "_open_at_head_client"}[request.param]
-    return _owned(server, request.getfixturevalue(client).info.dbname)
+    return request.getfixturevalue("database" if request.param == "plain" else f"{request.param}_at_head")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from profiles_schema.schema.traits import trait_columns
 ROWS = int(os.environ.get("PROFILES_TEST_SHAPE_ROWS", "300"))
 HOSTED = ["a", "b", "c", "d", "a+c", "d+c"]
 SINGLE = ["a", "b", "c", "d", "e"]
-ALL = [*HOSTED, "e"]
+ALL = [pytest.param(shape, marks=[pytest.mark.slow] * ("+" in shape)) for shape in [*HOSTED, "e"]]
 
 # What is the application's own in our tables after adoption, by shape: everything else is as in a new database.
 OWN = {
@@ -332,6 +332,7 @@ def test_downgrade_gives_everything_back_as_found_and_upgrade_takes_it_again(ado
     assert drift(database) == []
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_are_taken_over_and_given_back(hosted_open):
     shapes.create(hosted_open, "a")
     shapes.fill(hosted_open, "a", 10_000)

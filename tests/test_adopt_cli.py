@@ -49,11 +49,7 @@ def planned(database, *x):
 
 def shown(database, *arguments, columns=80):
     """What the command prints on a terminal of so many columns."""
-    environment = os.environ | {"DATABASE_URL": database.url, "COLUMNS": str(columns)}
-    return subprocess.run(
-        [sys.executable, "-m", "profiles_schema", "adopt", "--dry-run", *arguments],
-        capture_output=True, text=True, encoding="utf-8", timeout=60, check=False, env=environment,
-    )  # fmt: skip
+    return profiles_schema(database.url, "adopt", "--dry-run", *arguments, environment={"COLUMNS": str(columns)})
 
 
 def said(capsys, monkeypatch, database, *arguments):
@@ -607,6 +603,7 @@ def left(place):
     return [path.name for path in place.iterdir() if path.name.startswith("adopt-demo")]
 
 
+@pytest.mark.slow
 def test_the_demonstration_shows_one_adoption_and_leaves_nothing(place):
     done = subprocess.run(
         [sys.executable, str(DEMO / "demo.py")],
@@ -621,6 +618,7 @@ def test_the_demonstration_shows_one_adoption_and_leaves_nothing(place):
     assert left(place) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_demonstration_leaves_nothing(place):
     process = subprocess.Popen([sys.executable, str(DEMO / "demo.py")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

@@ -17,6 +17,7 @@ def chaos(server):
     chaos.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["a", "e"])
 def test_killed_on_the_way_and_back_no_row_is_lost(chaos, shape):
     chaos.prepare(shape, ROWS)

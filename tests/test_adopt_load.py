@@ -64,7 +64,7 @@ ANNOUNCED = {
 }  # fmt: skip
 
 
-@pytest.fixture(params="abcde")
+@pytest.fixture(params=["a", *(pytest.param(shape, marks=pytest.mark.slow) for shape in "bcde")])
 def found(request):
     """A database of a shape, with its rows, nothing of ours in it."""
     database = request.getfixturevalue("empty" if request.param == "e" else "hosted_open")

@@ -319,7 +319,11 @@ def test_check_waits_for_nobody_who_writes_and_keeps_nobody_waiting(project):
 # revision --autogenerate
 
 
-@pytest.mark.parametrize("damages", compatible_damages(), ids=len)
+# The first holds one damage of every object, the others what else can happen to the same.
+FIRST, *MORE = compatible_damages()
+
+
+@pytest.mark.parametrize("damages", [FIRST, *(pytest.param(more, marks=pytest.mark.slow) for more in MORE)], ids=len)
 def test_a_revision_brings_back_what_is_declared_and_its_downgrade_what_was(database, scripts, damages):
     head = snapshot(database)
     for damage in damages:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from sqlalchemy import make_url
+from support import alembic, profiles_schema
 
 REPOSITORY = Path(__file__).parents[1]
 SECRET = "hunter2secret"
@@ -19,17 +20,11 @@ SECRET = "hunter2secret"
 
 @pytest.fixture(params=["alembic", "profiles_schema"])
 def command(request):
-    """Run either command with a DATABASE_URL; returns the finished process."""
+    """Run either command with a DATABASE_URL; returns what a finished process would be."""
+    call = {"alembic": alembic, "profiles_schema": profiles_schema}[request.param]
 
     def run(*arguments, url=None, environ=None):
-        environment = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "PROFILES_DEBUG"}}
-        environment |= environ or {}
-        if url is not None:
-            environment["DATABASE_URL"] = url
-        return subprocess.run(
-            [sys.executable, "-m", request.param, *arguments],
-            cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        return call(url, *arguments, environment={"PROFILES_DEBUG": ""} | (environ or {}))
 
     run.name = request.param
     return run
@@ -253,10 +248,7 @@ def test_history_needs_no_database():
 
 @pytest.mark.parametrize("arguments", [["nosuch"], ["upgrade", "--nosuch"], ["downgrade"], ["upgrade", "a", "b"]])
 def test_a_wrong_command_line_is_a_usage_error(arguments):
-    process = subprocess.run(
-        [sys.executable, "-m", "profiles_schema", *arguments], cwd=REPOSITORY, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    process = profiles_schema(None, *arguments)
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
 

@@ -72,7 +72,7 @@ def test_a_rate_is_kept(crowd):
     assert time.monotonic() - started > 1.2
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_killed_anywhere_it_goes_on_and_loses_nothing(crowd, seed):
     database = crowd(3000)
     moment = random.Random(seed)

@@ -631,6 +631,7 @@ def compared(database):
     return last.profiles
 
 
+@pytest.mark.slow
 def test_concurrent_writers_of_columns_and_json_agree_in_every_phase(wide, crew):
     def write():
         time.sleep(SECONDS)

@@ -2,10 +2,7 @@
 failure is on record wherever a record can be written, health has a problem, and once the fault is gone both the next
 sign-in and `backfill` repair what was lost."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 import uuid
 from contextlib import contextmanager
@@ -14,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from support import insert_user
+from support import insert_user, profiles_schema
 
 from profiles_schema.operations import backfill
 from profiles_schema.operations import repair as repairs
@@ -208,9 +205,8 @@ def is_complete(database, user_id):
 
 
 @pytest.fixture
-def project(hosted):
-    hosted.upgrade()
-    return hosted
+def project(hosted_at_head):
+    return hosted_at_head
 
 
 @contextmanager
@@ -457,10 +453,7 @@ def test_a_sign_in_survives_a_missing_helper_function(project, helper):
 
 
 def command(database, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "profiles_schema", *arguments], env=os.environ | {"DATABASE_URL": database.url},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return profiles_schema(database.url, *arguments)
 
 
 def test_an_operator_finds_and_repairs_a_failed_sign_up_from_the_command_line(project):

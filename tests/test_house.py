@@ -83,8 +83,9 @@ def test_an_error_exits_as_the_command_line_documents():
 
 
 def test_the_wheel_carries_the_history_and_the_sql_and_shadows_nothing(tmp_path):
+    # Without isolation: a new environment would fetch hatchling, and the tests need no network.
     done = run(
-        sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
+        sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation",
         "--wheel-dir", str(tmp_path), str(REPOSITORY),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

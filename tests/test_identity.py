@@ -1,5 +1,6 @@
 """An application with its own table of users, -x identity=public.users: auth.users follows it, and nothing of ours fails it."""
 
+import functools
 import threading
 import time
 import uuid
@@ -7,9 +8,10 @@ from io import StringIO
 
 import pytest
 from alembic import command
+from pytest_postgresql import factories
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from support import Database, drift, profiles_schema, psql
+from support import Database, Server, drift, profiles_schema, psql
 
 from profiles_schema.errors import InsufficientPrivilege, MigrationFailed, UsageError
 from profiles_schema.migrations import paths
@@ -44,20 +46,35 @@ def application(database, key="bigint"):
     return database
 
 
+def _follow(key, host, port, user, dbname, password, autocommit):
+    database = Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname)
+    application(database, key).upgrade(identity="public.users")
+
+
+uuid_template = factories.postgresql_noproc(
+    depends_on="server", dbname="followed_by_uuid", load=[functools.partial(_follow, "uuid")]
+)
+bigint_template = factories.postgresql_noproc(
+    depends_on="server", dbname="followed_by_bigint", load=[functools.partial(_follow, "bigint")]
+)
+_uuid_client = factories.postgresql("uuid_template")
+_bigint_client = factories.postgresql("bigint_template")
+
+
 @pytest.fixture(params=["uuid", "bigint"])
-def app(request, empty):
+def app(request, server):
     """A database at head that follows public.users."""
-    application(empty, request.param).upgrade(identity="public.users")
-    empty.by_uuid = request.param == "uuid"
-    return empty
+    database = Database(server, request.getfixturevalue(f"_{request.param}_client").info.dbname)
+    database.by_uuid = request.param == "uuid"
+    return database
 
 
 @pytest.fixture
-def numbered(empty):
+def numbered(server, _bigint_client):
     """The same, with bigint keys only."""
-    application(empty).upgrade(identity="public.users")
-    empty.by_uuid = False
-    return empty
+    database = Database(server, _bigint_client.info.dbname)
+    database.by_uuid = False
+    return database
 
 
 def of(database, key):

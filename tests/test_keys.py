@@ -414,7 +414,7 @@ def start(found, *arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("batches", [1, 3, 8])
+@pytest.mark.parametrize("batches", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8))])
 def test_killed_anywhere_every_value_is_whole_and_run_again_finishes(found, batches):
     fill(found, 2_000)
     before = plain(found)

@@ -26,6 +26,7 @@ def start_upgrade(url):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old_snapshot", [False, True])
 def test_eight_deploys_at_once_give_the_catalog_of_one_alone(database, empty, old_snapshot):
     with empty.engine.connect() as bystander:

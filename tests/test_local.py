@@ -27,13 +27,15 @@ NOBODY = 65534
 only_root = pytest.mark.skipif(not ROOT, reason="only root can become another user")
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
+# Where every account may enter: on macOS, the usual temporary directory is closed to others, and its path is long.
+OPEN = "/tmp" if sys.platform == "darwin" else None
 START = "import sys; from profiles_schema import local; print(local.start(sys.argv[1]).pid, flush=True)"
 
 
 @pytest.fixture
 def base():
     # Not tmp_path: pytest closes its parents, and the account that serves root has to get through.
-    path = Path(tempfile.mkdtemp(prefix="profiles-local-", dir="/tmp")).resolve()
+    path = Path(tempfile.mkdtemp(prefix="profiles-local-", dir=OPEN)).resolve()
     path.chmod(0o755)
     yield path
     for pid_file in path.rglob("postmaster.pid"):
@@ -49,7 +51,7 @@ def directory(base):
 @pytest.fixture(scope="module")
 def shared():
     """A server that no test changes."""
-    path = Path(tempfile.mkdtemp(prefix="profiles-local-", dir="/tmp")).resolve()
+    path = Path(tempfile.mkdtemp(prefix="profiles-local-", dir=OPEN)).resolve()
     path.chmod(0o755)
     yield local.start(path / "postgres")
     end(path / "postgres" / "server" / "data" / "postmaster.pid")
@@ -179,7 +181,7 @@ def test_the_server_outlives_kill_9_of_its_starter_and_its_group(directory):
 
 
 @pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("after_seconds", [0.05, 0.2, 0.4, 0.6])
+@pytest.mark.parametrize("after_seconds", [0.6, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.05, 0.2, 0.4))])
 def test_a_starter_ended_at_any_moment_leaves_nothing_broken(directory, killed_by, after_seconds):
     starter = python("-c", START, str(directory), start_new_session=True)
     wait_until(lambda: (directory / "lock").exists() or starter.poll() is not None)
@@ -200,6 +202,44 @@ def test_a_half_made_cluster_is_made_anew(directory):
     (half / "PG_VERSION").unlink()
     assert query(local.start(directory), "select current_database()") == [("profiles",)]
     assert not half.exists()
+
+
+def test_what_an_interrupted_initdb_left_beside_a_whole_cluster_goes_with_the_next_start(directory):
+    server = local.start(directory)
+    left = server.data_directory.with_name("data.new-0123abcd")
+    (left / "base").mkdir(parents=True)
+    assert local.start(directory) == server
+    assert not left.exists()
+
+
+def test_a_child_of_a_killed_initdb_that_still_writes_keeps_nothing_back(directory):
+    left = local.start(directory).data_directory.with_name("data.new-0123abcd")
+    left.mkdir()
+    # Like PostgreSQL it works inside the directory, so it ends when that is gone.
+    writer = subprocess.Popen(
+        ["sh", "-c", "i=0; while : > $i; do i=$((i+1)); done"], cwd=left, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: sum(1 for _ in left.iterdir()) > 100)
+        local.start(directory)
+        assert not left.exists()
+        assert writer.wait(10) != 0
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def test_what_a_living_starter_makes_is_left_alone(directory):
+    server = local.start(directory)
+    made = server.data_directory.with_name("data.new-0123abcd")
+    with local._locked(local._Place(directory.resolve())):
+        made.mkdir()
+        other = python("-c", START, str(directory))
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(2)
+        assert made.exists()
+    assert int(said(other)) == server.pid
+    assert not made.exists()
 
 
 @only_linux

@@ -19,6 +19,7 @@ def chaos(wide):
     chaos.close()
 
 
+@pytest.mark.slow
 def test_killed_on_the_way_and_back_no_cell_is_lost(chaos):
     chaos.fill(PROFILES)
     chaos.run_killed(PROFILES, 3)

@@ -101,6 +101,7 @@ def test_an_application_that_was_never_migrated_would_go_well(empty, place):
     assert left(place) == []
 
 
+@pytest.mark.slow
 def test_what_a_person_reads(empty):
     empty.script(APPLICATION)
     done = profiles_schema(None, "rehearse", "--source", empty.url)
@@ -139,6 +140,7 @@ def test_the_verdict_counts_changed_values_and_rows_in_quarantine(hosted):
     assert str(taken["changed"]) in result.verdict
 
 
+@pytest.mark.slow
 def test_a_migrated_database_with_users_keeps_its_rows(empty):
     empty.upgrade("0012_backfill_profiles")
     for name in ("ada", "grace"):
@@ -154,6 +156,7 @@ def test_a_migrated_database_with_users_keeps_its_rows(empty):
     assert dumped(empty) == before
 
 
+@pytest.mark.slow
 def test_at_the_newest_revision_there_is_nothing_to_do(database):
     database.sign_up("ada@example.org")
     result = rehearse(database.url)
@@ -163,6 +166,7 @@ def test_at_the_newest_revision_there_is_nothing_to_do(database):
     assert step(result, "verify").data["users"] == 1
 
 
+@pytest.mark.slow
 def test_a_hosted_project_is_upgraded_as_its_owner(hosted_open):
     hosted_open.administrator.run(
         "insert into auth.users (id, email) select gen_random_uuid(), 'usr' || g || '@example.org' from generate_series(1, 20) as g"
@@ -200,6 +204,7 @@ def test_a_refusal_is_a_finding_with_the_upgrades_own_words(empty, place):
     assert left(place) == []
 
 
+@pytest.mark.slow
 def test_a_sign_up_that_fails_on_the_copy_is_a_finding(hosted):
     hosted.administrator.script(
         "create function public.refuse() returns trigger language plpgsql as"
@@ -211,6 +216,7 @@ def test_a_sign_up_that_fails_on_the_copy_is_a_finding(hosted):
     assert any(line.startswith("sign-up: no more users") for line in found), found
 
 
+@pytest.mark.slow
 def test_what_differs_after_the_way_back_is_named(empty, monkeypatch):
     empty.script(APPLICATION)
     from profiles_schema.operations import rehearse as module
@@ -234,6 +240,7 @@ def test_what_differs_after_the_way_back_is_named(empty, monkeypatch):
     assert result.verdict == f"rehearsal: would need attention: {len(found)}"
 
 
+@pytest.mark.slow
 def test_much_work_is_done_as_its_own_command_would(hosted):
     hosted.administrator.run(
         "insert into auth.users (id, email) select gen_random_uuid(), 'usr' || g || '@example.org' from generate_series(1, 20) as g"
@@ -243,6 +250,7 @@ def test_much_work_is_done_as_its_own_command_would(hosted):
     assert any(note.startswith("the upgrade leaves 20 profiles to `profiles-schema backfill`") for note in result.notes)
 
 
+@pytest.mark.slow
 def test_wide_columns_are_converted_and_come_back(empty):
     empty.upgrade("0012_backfill_profiles")
     for name in ("ada", "grace"):
@@ -265,6 +273,7 @@ def vectors(empty):
     return empty
 
 
+@pytest.mark.slow
 def test_extensions_of_the_embedded_server_come_along(vectors):
     vectors.script(
         "create extension vector; create table public.looks (id integer, v vector(3)); insert into looks values (1, '[1,2,3]')"
@@ -274,6 +283,7 @@ def test_extensions_of_the_embedded_server_come_along(vectors):
     assert step(result, "copy").data["rows"] == 1
 
 
+@pytest.mark.slow
 def test_a_table_that_cannot_be_copied_is_a_finding_and_the_rest_is_rehearsed(vectors, monkeypatch):
     vectors.script(
         "create extension vector; create table public.looks (id integer primary key, v vector(3));"
@@ -312,6 +322,7 @@ def test_an_encrypted_source_is_never_read_in_the_clear(empty, monkeypatch, tmp_
     assert not (tmp_path / "service").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_is_enough_and_what_is_not_rehearsed_is_said(database):
     database.sign_up("ada@example.org")
     database.script(
@@ -396,6 +407,7 @@ def test_a_disk_without_room_is_refused_before_the_copy(empty, monkeypatch, plac
     assert left(place) == []
 
 
+@pytest.mark.slow
 def test_the_password_is_in_no_list_of_processes_and_in_no_output(empty, monkeypatch):
     seen = []
     run = copies._run
@@ -446,6 +458,7 @@ def servers(place):
     return found
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_programs_too_and_a_second_one_changes_nothing(empty, place):
     empty.script(APPLICATION)
     for moment, pause in (("Source:", 0.1), ("Source:", 0.5), ("copy ...", 0.05), ("upgrade 0007", 0.0)):
@@ -466,13 +479,13 @@ def test_ctrl_c_reaches_the_programs_too_and_a_second_one_changes_nothing(empty,
 @pytest.mark.parametrize(
     ("number", "code", "moment"),
     [
-        (signal.SIGINT, 130, "Source:"),
-        (signal.SIGINT, 130, "copy ..."),
+        pytest.param(signal.SIGINT, 130, "Source:", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "copy ...", marks=pytest.mark.slow),
         (signal.SIGINT, 130, "upgrade 0003"),
-        (signal.SIGINT, 130, "compare ..."),
-        (signal.SIGINT, 130, "verify ..."),
-        (signal.SIGTERM, 143, "upgrade 0005"),
-        (signal.SIGTERM, 143, "verify ..."),
+        pytest.param(signal.SIGINT, 130, "compare ...", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "verify ...", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "upgrade 0005", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "verify ...", marks=pytest.mark.slow),
     ],
 )
 def test_an_interruption_leaves_nothing_and_says_so(empty, place, number, code, moment):
@@ -489,6 +502,7 @@ def test_an_interruption_leaves_nothing_and_says_so(empty, place, number, code, 
     assert dumped(empty) == before
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_goes_with_the_next_rehearsal(empty, place):
     with started(empty.url) as process:
         until(process, "upgrade 0003")
@@ -500,6 +514,7 @@ def test_what_a_kill_leaves_goes_with_the_next_rehearsal(empty, place):
     assert servers(place) == []
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_disturb_each_other(empty, place):
     with started(empty.url) as one, started(empty.url) as other:
         assert one.communicate(timeout=120)[0].splitlines()[-1] == "rehearsal: would go well"
@@ -507,6 +522,7 @@ def test_two_at_once_do_not_disturb_each_other(empty, place):
     assert left(place) == []
 
 
+@pytest.mark.slow
 def test_a_kept_copy_can_be_looked_at_and_removed_as_it_says(empty, place):
     empty.script(APPLICATION)
     done = profiles_schema(None, "rehearse", "--source", empty.url, "--keep")

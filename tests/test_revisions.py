@@ -1,7 +1,6 @@
 """The revisions as a whole: their form, the SQL files they froze, the script they print, and the backfill."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from alembic.script import ScriptDirectory
-from support import psql, snapshot
+from support import alembic, psql, snapshot
 
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.migrations import paths
@@ -143,25 +142,21 @@ def test_no_copy_in_an_unreleased_revision_is_stale():
 # As a script
 
 
-def alembic(*arguments):
+def script(*arguments):
     """The script that the plain alembic command prints, without a database in sight."""
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments, "--sql"], cwd=REPOSITORY, env=environment,
-        capture_output=True, text=True, encoding="utf-8", timeout=60, check=False,
-    )  # fmt: skip
+    done = alembic(None, *arguments, "--sql")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def up():
-    return alembic("upgrade", "head")
+    return script("upgrade", "head")
 
 
 @pytest.fixture(scope="module")
 def down():
-    return alembic("downgrade", f"{HEAD}:base")
+    return script("downgrade", f"{HEAD}:base")
 
 
 EVERYTHING = (

@@ -22,6 +22,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, event, make_url
+from support import alembic, profiles_schema
 
 from profiles_schema import database, errors
 from profiles_schema.migrations import indexes, locking, paths, summary
@@ -149,6 +150,7 @@ def finished(process, seconds=60):
 # One migrator at a time
 
 
+@pytest.mark.slow
 def test_eight_migrators_at_once_all_exit_0_and_apply_each_revision_once(history, url):
     rows(url, LOG_TABLE)
     history.add("0001_table", "create table t (n int)")
@@ -878,41 +880,35 @@ def test_our_history_as_a_script_builds_what_the_upgrade_builds(url, tmp_path):
     assert versions(url) == [ScriptDirectory.from_config(config).get_current_head()]
 
 
-def cli(url, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "profiles_schema", *arguments], cwd=REPOSITORY, env=os.environ | {"DATABASE_URL": url},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
 def test_the_command_line_goes_up_and_down_and_reports(url):
     head = ScriptDirectory.from_config(paths.config()).get_current_head()
-    up = cli(url, "upgrade")
+    up = profiles_schema(url, "upgrade")
     assert up.returncode == 0, up.stderr
     assert up.stdout == f"Done: the database is at the newest revision, {head}; 0 users, 0 profiles, 0 missing.\n"
-    assert json.loads(cli(url, "current", "--json").stdout) == {"current": [head], "head": [head], "at_head": True}
-    down = cli(url, "downgrade", "-1")
+    assert json.loads(profiles_schema(url, "current", "--json").stdout) == {
+        "current": [head],
+        "head": [head],
+        "at_head": True,
+    }
+    down = profiles_schema(url, "downgrade", "-1")
     assert down.returncode == 0, down.stderr
     assert re.match(r"Done: the database is at revision \d{4}_", down.stdout)
-    assert not json.loads(cli(url, "current", "--json").stdout)["at_head"]
-    base = cli(url, "downgrade", "base")
+    assert not json.loads(profiles_schema(url, "current", "--json").stdout)["at_head"]
+    base = profiles_schema(url, "downgrade", "base")
     assert base.returncode == 0, base.stderr
-    assert cli(url, "current").stdout == "base\n"
+    assert profiles_schema(url, "current").stdout == "base\n"
 
 
 def test_check_is_clean_at_head_and_lists_a_difference(url):
-    assert cli(url, "upgrade").returncode == 0
-    clean = cli(url, "check", "--json")
+    assert profiles_schema(url, "upgrade").returncode == 0
+    clean = profiles_schema(url, "check", "--json")
     assert (clean.returncode, json.loads(clean.stdout)) == (0, {"clean": True, "differences": []})
     rows(url, "alter table public.user_profiles alter column bio set not null")
-    dirty = cli(url, "check")
+    dirty = profiles_schema(url, "check")
     assert dirty.returncode == 1
     assert "\nmodify nullable public.user_profiles.bio: False, declared True\n" in dirty.stderr
     assert "Traceback" not in dirty.stderr
-    plain = subprocess.run(
-        [sys.executable, "-m", "alembic", "check"], cwd=REPOSITORY, env=os.environ | {"DATABASE_URL": url},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    plain = alembic(url, "check")
     assert plain.returncode == 1
     assert "user_profiles.bio" in plain.stderr
 
