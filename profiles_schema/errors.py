@@ -139,6 +139,10 @@ class DataLossRefused(ProfilesSchemaError):
     """This downgrade would drop tables that hold rows. Save them, or lose them on purpose: -x allow-data-loss=yes."""
 
 
+class DependentsRefused(ProfilesSchemaError):
+    """This downgrade would drop what objects of the application depend on. Drop those first."""
+
+
 class AnotherRunner(ProfilesSchemaError):
     """Another process works on this job."""
 

@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic.util import CommandError
@@ -30,6 +29,7 @@ from profiles_schema.errors import (
 )
 from profiles_schema.migrations import failures, identity, locking, offline, paths, summary
 from profiles_schema.migrations.blockers import BlockerWatch
+from profiles_schema.migrations.dependents import refuse_dependents
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
 from profiles_schema.migrations.interrupts import TERMINATED, interruptible
 from profiles_schema.migrations.losses import refuse_data_loss
@@ -192,7 +192,7 @@ class _Run:
 
     def _offline_steps(self, _heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
         for step in self.steps:
-            context.impl.static_output(offline.search_path(OWN_SEARCH_PATH if _is_ours(step) else None))
+            context.impl.static_output(offline.search_path(OWN_SEARCH_PATH if paths.is_ours(step) else None))
             yield step
         context.impl.static_output(offline.search_path(None))
 
@@ -312,6 +312,7 @@ class _Run:
                 raise failures.refused(error, self.environment.script, heads) from error
             if self.options.values["allow-data-loss"] != "yes":
                 refuse_data_loss(connection, self.steps)
+            refuse_dependents(connection, self.steps)
             if not self.goes_down:
                 identity.refuse_unfit(connection, self.options)
             before = summary.count(connection)
@@ -446,7 +447,7 @@ class _Work:
         """The steps still to do; a step counts as done once alembic comes back for the next, after its commit."""
         assert self.watch is not None  # noqa: S101 - for the type checker
         for step in self.steps[self.done :]:
-            self._prepare(OWN_SEARCH_PATH if _is_ours(step) else self.search_path)
+            self._prepare(OWN_SEARCH_PATH if paths.is_ours(step) else self.search_path)
             self.step = step
             self.started = time.monotonic()
             self.watch.begin()
@@ -614,12 +615,6 @@ def _our_metadata() -> MetaData:
     from profiles_schema.schema.models import metadata
 
     return metadata
-
-
-def _is_ours(step: Any) -> bool:
-    """Whether the step runs a revision of this package, and not one of the application's."""
-    script = getattr(step, "revision", None)
-    return script is not None and Path(script.path).resolve().parent == paths.versions().resolve()
 
 
 def _named(step: Any) -> str:
