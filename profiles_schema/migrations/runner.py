@@ -86,7 +86,9 @@ def run(
     run_ = _Run(environment, metadata, version_table, version_table_schema)
     with _reported(config):
         run_.options = parse(getattr(config.cmd_opts, "x", None) or (), known_x=known_x)
-        if environment.is_offline_mode():
+        if _only_lists(config):
+            run_.original((), None)
+        elif environment.is_offline_mode():
             run_.offline()
         else:
             run_.online()
@@ -112,6 +114,17 @@ def _reported(config: Config) -> Iterator[None]:
         if leave.code == TERMINATED:
             print("error: terminated", file=sys.stderr)  # noqa: T201
         raise
+
+
+def _only_lists(config: Config) -> bool:
+    """Whether this is ``alembic history`` without a look at the database, which alembic.ini sends here nevertheless."""
+    command = getattr(config.cmd_opts, "cmd", None)
+    return bool(
+        command
+        and command[0].__name__ == "history"
+        and not config.cmd_opts.indicate_current
+        and "current" not in (config.cmd_opts.rev_range or "")
+    )
 
 
 def _is_alembic_command(config: Config) -> bool:
