@@ -97,6 +97,12 @@ class InsufficientPrivilege(ProfilesSchemaError):
     """The database role may not do this."""
 
 
+class StatementPooler(ProfilesSchemaError):
+    """DATABASE_URL leads through a pooler in statement mode, which ends a connection that begins a transaction.
+    Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode.
+    """
+
+
 class TransactionPooler(ProfilesSchemaError):
     """DATABASE_URL leads through a pooler in transaction mode, where the migration lock protects nothing.
     Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode.
