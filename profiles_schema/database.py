@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from profiles_schema.errors import (
     NoDatabase,
     ProfilesSchemaError,
     ReadOnlyServer,
+    StatementPooler,
     TooManyConnections,
     UnsupportedEncoding,
     UnsupportedServer,
@@ -32,6 +34,7 @@ _FOREIGN_PARAMETERS = frozenset(
 )
 _RETRY_SECONDS = 10.0
 _RETRY_PAUSE_SECONDS = 0.5
+_ENDED = "server closed the connection unexpectedly"
 _SHAPE = "Write it as postgresql://user:password@host:5432/database."
 
 
@@ -158,6 +161,7 @@ def connect(engine: Engine) -> Connection:
     Raises:
         NoDatabase: (a subclass) the server cannot be reached, refuses the role, or lacks the database.
         InvalidDatabaseUrl: a parameter of the URL is unknown.
+        StatementPooler: there is a pooler in between that knows no transactions.
         UnsupportedServer: it is not PostgreSQL 15 to 18.
         UnsupportedEncoding: the database is not in UTF8.
     """
@@ -170,11 +174,32 @@ def connect(engine: Engine) -> Connection:
             return engine.connect()
         except DBAPIError as error:
             problem, transient = _connection_problem(engine.url, str(error.orig))
+            if _ENDED in str(error.orig) and _is_statement_pooler(engine):
+                problem = StatementPooler()
         except UnicodeDecodeError:  # psycopg2 on a server message in another encoding
             problem, transient = DatabaseUnreachable(f"{_server(engine.url)} refused the connection."), False
         if not transient or time.monotonic() > give_up:
             raise problem
         time.sleep(_RETRY_PAUSE_SECONDS)
+
+
+def _is_statement_pooler(engine: Engine) -> bool:
+    """Whether a single statement is answered where one in a transaction ended the connection, by a pooler.
+
+    The pooler's own words do not reach us: the driver says only that the connection was closed.
+    """
+    import psycopg2
+
+    parameters = engine.dialect.create_connect_args(engine.url)[1]
+    try:
+        with closing(psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT_SECONDS, **parameters})) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("select pg_catalog.pg_backend_pid()")
+                # A pooler makes the announced one up.
+                return bool(cursor.fetchone()[0] != connection.info.backend_pid)
+    except psycopg2.Error:
+        return False
 
 
 def _check_server(connection: Any, _record: object) -> None:
@@ -319,6 +344,42 @@ _REFUSALS: tuple[tuple[str, type[ProfilesSchemaError], str, bool], ...] = (
         TooManyConnections,
         '{server} has no free connection for role "{role}". Close some, or raise the limit, and run this again.',
         True,
+    ),
+    (
+        r"server does not support SSL",
+        DatabaseUnreachable,
+        (
+            "{server} does not encrypt connections, and the sslmode of DATABASE_URL requires it. Use sslmode=prefer, or "
+            "turn encryption on in the server (ssl = on)."
+        ),
+        False,
+    ),
+    (
+        r'root certificate file "([^"]+)" does not exist',
+        DatabaseUnreachable,
+        (
+            "{server} cannot be verified, as the sslmode of DATABASE_URL requires: there is no root certificate {option}. "
+            "Name the file in sslrootcert, or use sslmode=require, which encrypts without verifying."
+        ),
+        False,
+    ),
+    (
+        r'server certificate for (".*) does not match host name',
+        DatabaseUnreachable,
+        (
+            "{server} shows a certificate for {option}, which is not the host in DATABASE_URL. Use a host name that the "
+            "certificate has, or sslmode=verify-ca, which does not compare names."
+        ),
+        False,
+    ),
+    (
+        r"certificate verify failed",
+        DatabaseUnreachable,
+        (
+            "{server} shows a certificate that the root certificate does not confirm. Name the root certificate of the server "
+            "in sslrootcert, or use sslmode=require, which encrypts without verifying."
+        ),
+        False,
     ),
     (r"FATAL", DatabaseAccessRefused, '{server} refused role "{role}": {reason}. Check DATABASE_URL.', False),
     (

@@ -102,6 +102,12 @@ class ReadOnlyServer(ProfilesSchemaError):
     """This server is a read-only standby. Run it on the primary."""
 
 
+class StatementPooler(ProfilesSchemaError):
+    """DATABASE_URL leads through a pooler in statement mode, which ends a connection that begins a transaction.
+    Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode.
+    """
+
+
 class TransactionPooler(ProfilesSchemaError):
     """DATABASE_URL leads through a pooler in transaction mode, where the migration lock protects nothing.
     Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode.
@@ -157,6 +163,10 @@ class SchemaDrift(ProfilesSchemaError):
 
 class DataLossRefused(ProfilesSchemaError):
     """This downgrade would drop tables that hold rows. Save them, or lose them on purpose: -x allow-data-loss=yes."""
+
+
+class DependentsRefused(ProfilesSchemaError):
+    """This downgrade would drop what objects of the application depend on. Drop those first."""
 
 
 class AnotherRunner(ProfilesSchemaError):

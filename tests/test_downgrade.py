@@ -1,9 +1,12 @@
 """Downgrades keep data, or say what they would drop and stop before anything has changed."""
 
 import pytest
+from alembic.script import ScriptDirectory
 from support import ENVELOPE, snapshot
 
-from profiles_schema.errors import ProfilesSchemaError
+from profiles_schema.errors import DependentsRefused, ProfilesSchemaError
+from profiles_schema.migrations import paths
+from profiles_schema.migrations.dependents import refuse_dependents
 from profiles_schema.schema.catalog import differences
 
 EVERYTHING = (
@@ -83,28 +86,118 @@ def test_the_users_of_a_hosted_project_do_not_count(hosted):
     assert hosted.value("select count(*) from auth.users") == 1
 
 
-@pytest.mark.parametrize(
-    ("own", "name"),
-    [
-        ("create view public.names as select username from public.user_profiles", "names"),
-        ("create table public.orders (user_id uuid references public.user_profiles (user_id))", "orders"),
-        ("create view public.busy as select user_id from public.user_progress", "busy"),
-    ],
-    ids=["view", "foreign key", "view on progress"],
-)
-def test_what_the_application_hangs_on_a_table_stops_its_drop_with_one_clear_error(empty, own, name):
-    empty.upgrade()
-    empty.script(own)
-    with pytest.raises(ProfilesSchemaError) as refused:
-        empty.downgrade("base")
-    assert name in str(refused.value)
-    stopped_at = at(empty)
-    assert stopped_at in {"0003_create_user_profiles", "0004_create_user_progress"}
-    # Nothing of that revision is undone, and those above it can be done again.
-    assert empty.value("select to_regclass('public.user_profiles')") is not None
-    assert empty.value(f"select count(*) from public.{name}") == 0
-    empty.upgrade()
-    assert empty.profile(empty.sign_up("ada@example.org")).username == "ada"
+OF_THE_APPLICATION = {
+    "view": ("create view public.names as select username from public.user_profiles", "view names"),
+    "materialized view": (
+        "create materialized view public.names as select username from public.user_profiles", "materialized view names",
+    ),
+    "foreign key": (
+        "create table public.orders (user_id uuid references public.user_profiles (user_id))",
+        "constraint orders_user_id_fkey on table orders",
+    ),
+    "foreign key to users": (
+        "create table public.orders (user_id uuid references auth.users)", "constraint orders_user_id_fkey on table orders",
+    ),
+    "view on progress": ("create view public.busy as select user_id from public.user_progress", "view busy"),
+    "view on a view": (
+        "create view public.names as select username from public.user_profiles; create view public.short as select from names",
+        "view short",
+    ),
+    "function": (
+        "create function public.one() returns setof public.user_profiles language sql as"
+        " 'select * from public.user_profiles limit 1'",
+        "function one()",
+    ),
+    "policy": (
+        "create table public.notes (owner uuid); create policy own on public.notes using (owner = auth.uid())",
+        "policy own on table notes",
+    ),
+    "default": ("create table public.notes (owner uuid default auth.uid())", "default value for column owner of table notes"),
+    "column": ("create table public.notes (old public.user_profiles)", "column old of table notes"),
+    "check": (
+        "create table public.notes (name text check (public.gen_available_username(name) is not null))",
+        "constraint notes_name_check on table notes",
+    ),
+    "function of a row": (
+        "create function public.f(public.user_progress) returns int language sql immutable as 'select 1'", "function f(user_progress)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_THE_APPLICATION)
+def test_what_the_application_hangs_on_ours_refuses_a_downgrade_before_its_first_step(database, kind):
+    own, named = OF_THE_APPLICATION[kind]
+    database.script(own)
+    database.sign_up("ada@example.org")
+    head, catalog = at(database), snapshot(database)
+    with pytest.raises(DependentsRefused) as refused:
+        database.downgrade("base", allow_data_loss="yes")
+    assert named in str(refused.value).replace("public.", ""), str(refused.value)
+    assert at(database) == head
+    assert snapshot(database) == catalog
+    assert database.value("select count(*) from public.user_progress") == 1
+
+
+@pytest.mark.parametrize("kind", ["view on a view", "foreign key", "policy"])
+def test_the_printed_statements_clear_the_way_down(database, kind):
+    database.script(OF_THE_APPLICATION[kind][0])
+    with pytest.raises(DependentsRefused) as refused:
+        database.downgrade("base", allow_data_loss="yes")
+    database.script(str(refused.value).partition("\n")[2])
+    database.downgrade("base", allow_data_loss="yes")
+    assert database.value("select to_regnamespace('profiles_internal')") is None
+
+
+def test_what_is_attached_to_our_own_tables_goes_with_them(database):
+    """Policies, triggers, indexes and columns that the application added to a table of ours hold nothing up."""
+    database.script(
+        "create policy mine on public.user_profiles using (user_id = auth.uid());"
+        "create index mine on public.user_profiles (timezone);"
+        "alter table public.user_profiles add column mine uuid default auth.uid(), add check (mine is null or mine = user_id);"
+        "create table public.orders (user_id uuid); create view public.open_orders as select * from public.orders"
+    )
+    database.downgrade("base", allow_data_loss="yes")
+    assert database.value("select to_regclass('public.user_profiles')") is None
+    assert database.value("select count(*) from public.open_orders") == 0
+
+
+def test_a_downgrade_that_stays_above_what_is_needed_is_not_refused(database):
+    database.script(OF_THE_APPLICATION["view"][0])
+    database.downgrade("0003_create_user_profiles", allow_data_loss="yes")
+    assert database.value("select count(*) from public.names") == 0
+    with pytest.raises(DependentsRefused):
+        database.downgrade("-1", allow_data_loss="yes")
+
+
+def test_of_an_adopted_table_only_what_was_added_counts(empty):
+    empty.upgrade("0001_create_identity")
+    empty.script(
+        "create table public.members (user_id uuid primary key references auth.users on delete cascade, bio text);"
+        "create view public.bios as select user_id, bio from public.members"
+    )
+    empty.upgrade(adopt_table="members")
+    empty.script("create view public.zones as select timezone from public.user_profiles")
+    with pytest.raises(DependentsRefused) as refused:
+        empty.downgrade("base", allow_data_loss="yes")
+    assert "view public.zones" in str(refused.value)
+    assert "bios" not in str(refused.value)
+    empty.script(str(refused.value).partition("\n")[2])
+    with empty.engine.connect() as connection:
+        steps = ScriptDirectory.from_config(paths.config())._downgrade_revs("base", at(empty))
+        refuse_dependents(connection, list(steps))
+
+
+@pytest.mark.parametrize("kind", ["plain", "wide"])
+def test_nothing_of_ours_counts_as_the_applications_whatever_the_target(request, kind):
+    database = request.getfixturevalue({"plain": "database"}.get(kind, kind))
+    script = ScriptDirectory.from_config(paths.config())
+    head = at(database)
+    with database.engine.connect() as connection:
+        for target in [
+            "base",
+            *(revision.revision for revision in script.walk_revisions() if revision.revision != head),
+        ]:
+            refuse_dependents(connection, list(script._downgrade_revs(target, head)))
 
 
 def test_a_downgrade_cut_off_behind_its_last_step_is_finished_by_the_next(empty):

@@ -22,22 +22,14 @@ def refuse_data_loss(connection: Connection, steps: Iterable[Any]) -> None:
     Raises:
         DataLossRefused: with every such table and its number of rows.
     """
-    tables = dict.fromkeys(
-        table
-        for step in steps
-        if not getattr(step, "is_upgrade", True)
-        for table in getattr(step.revision.module, "downgrade_drops", ())
-    )
-    adopted = _adopted(connection) if tables else set()
+    tables, adopted = dropped_tables(connection, steps)
     holding, narrowed = [], []
     for table in tables:
-        where = _ONLY_WHERE.get(table, Where.EVERYWHERE)
-        if connection.scalar(text(f"select to_regclass(:table) is not null and {where.value}"), {"table": table}):
-            rows = connection.scalar(text(f"select count(*) from {table}"))
-            if rows and table in adopted:
-                narrowed.append(f"{table} ({rows} rows)")
-            elif rows:
-                holding.append(f"{table} ({rows} rows)")
+        rows = connection.scalar(text(f"select count(*) from {table}"))
+        if rows and table in adopted:
+            narrowed.append(f"{table} ({rows} rows)")
+        elif rows:
+            holding.append(f"{table} ({rows} rows)")
     connection.rollback()
     losses = [
         f"{what}: {', '.join(names)}"
@@ -52,6 +44,25 @@ def refuse_data_loss(connection: Connection, steps: Iterable[Any]) -> None:
             f"This downgrade would {'; and '.join(losses)}. Nothing was changed. "
             "Save what you need first, then run it again with: -x allow-data-loss=yes"
         )
+
+
+def dropped_tables(connection: Connection, steps: Iterable[Any]) -> tuple[list[str], set[str]]:
+    """The tables that the steps of a downgrade drop, and which tables were adopted: those lose only what was added."""
+    named = dict.fromkeys(
+        table
+        for step in steps
+        if not getattr(step, "is_upgrade", True)
+        for table in getattr(step.revision.module, "downgrade_drops", ())
+    )
+    tables = [
+        table
+        for table in named
+        if connection.scalar(
+            text(f"select to_regclass(:table) is not null and {_ONLY_WHERE.get(table, Where.EVERYWHERE).value}"),
+            {"table": table},
+        )
+    ]
+    return tables, _adopted(connection) if named else set()
 
 
 def _adopted(connection: Connection) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -20,6 +20,12 @@ def script_location() -> Path:
 def versions() -> Path:
     """The directory of our revisions, for the ``version_locations`` of an application's own alembic.ini."""
     return script_location() / "versions"
+
+
+def is_ours(step: Any) -> bool:
+    """Whether a step of alembic's runs a revision of this package, and not one of the application's."""
+    script = getattr(step, "revision", None)
+    return script is not None and Path(script.path).resolve().parent == versions().resolve()
 
 
 def config(*, x: Iterable[str] = ()) -> Config:

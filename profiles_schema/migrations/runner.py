@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic.util import CommandError
@@ -30,6 +29,7 @@ from profiles_schema.errors import (
 )
 from profiles_schema.migrations import failures, identity, locking, offline, paths, standing, summary
 from profiles_schema.migrations.blockers import BlockerWatch
+from profiles_schema.migrations.dependents import refuse_dependents
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
 from profiles_schema.migrations.interrupts import TERMINATED, interruptible
 from profiles_schema.migrations.losses import refuse_data_loss
@@ -88,7 +88,9 @@ def run(
     run_ = _Run(environment, metadata, version_table, version_table_schema)
     with _reported(config):
         run_.options = parse(getattr(config.cmd_opts, "x", None) or (), known_x=known_x)
-        if environment.is_offline_mode():
+        if _only_lists(config):
+            run_.original((), None)
+        elif environment.is_offline_mode():
             run_.offline()
         else:
             run_.online()
@@ -114,6 +116,17 @@ def _reported(config: Config) -> Iterator[None]:
         if leave.code == TERMINATED:
             print("error: terminated", file=sys.stderr)  # noqa: T201
         raise
+
+
+def _only_lists(config: Config) -> bool:
+    """Whether this is ``alembic history`` without a look at the database, which alembic.ini sends here nevertheless."""
+    command = getattr(config.cmd_opts, "cmd", None)
+    return bool(
+        command
+        and command[0].__name__ == "history"
+        and not config.cmd_opts.indicate_current
+        and "current" not in (config.cmd_opts.rev_range or "")
+    )
 
 
 def _is_alembic_command(config: Config) -> bool:
@@ -198,7 +211,7 @@ class _Run:
 
     def _offline_steps(self, _heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
         for step in self.steps:
-            context.impl.static_output(offline.search_path(OWN_SEARCH_PATH if _is_ours(step) else None))
+            context.impl.static_output(offline.search_path(OWN_SEARCH_PATH if paths.is_ours(step) else None))
             yield step
         context.impl.static_output(offline.search_path(None))
 
@@ -323,6 +336,7 @@ class _Run:
                 raise failures.refused(error, self.environment.script, heads) from error
             if self.options.values["allow-data-loss"] != "yes":
                 refuse_data_loss(connection, self.steps)
+            refuse_dependents(connection, self.steps)
             if not self.goes_down:
                 identity.refuse_unfit(connection, self.options)
             before = summary.count(connection)
@@ -467,7 +481,7 @@ class _Work:
         """The steps still to do; a step counts as done once alembic comes back for the next, after its commit."""
         assert self.watch is not None  # noqa: S101 - for the type checker
         for step in self.steps[self.done :]:
-            self._prepare(OWN_SEARCH_PATH if _is_ours(step) else self.search_path)
+            self._prepare(OWN_SEARCH_PATH if paths.is_ours(step) else self.search_path)
             self.step = step
             self.started = time.monotonic()
             self.watch.begin()
@@ -637,12 +651,6 @@ def _our_metadata() -> MetaData:
     from profiles_schema.schema.models import metadata
 
     return metadata
-
-
-def _is_ours(step: Any) -> bool:
-    """Whether the step runs a revision of this package, and not one of the application's."""
-    script = getattr(step, "revision", None)
-    return script is not None and Path(script.path).resolve().parent == paths.versions().resolve()
 
 
 def _named(step: Any) -> str:
