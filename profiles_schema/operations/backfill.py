@@ -20,6 +20,7 @@ from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.operations import batches
 from profiles_schema.operations.batches import FIRST_ROWS, MOST_WINDOW_ROWS, TARGET_MS, Limits, run
+from profiles_schema.operations.erasure import PERSONAL
 from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
 
 _LOCK_ERRORS = {"55P03", "40P01"}
@@ -356,10 +357,11 @@ def _repair_failures(connection: Connection, progress: Progress) -> None:
                 text(
                     "select distinct u.id from public.user_profile_audit_logs as a join auth.users as u on u.id = a.user_id"
                     f" where a.action in ('failed', 'skipped') and not ({ALIVE} and {INCOMPLETE}) and {UNREPAIRED}"
-                    # An erasure can be lost without a record, too: while the trigger was away, say.
-                    f" union select d.id from {_ABSENT}"
-                    " cross join lateral (select w.id from auth.users as w where deleted_at is not null) as d"
-                    " where (select p.is_active from public.user_profiles as p where p.user_id = d.id)"
+                    # An erasure can be lost without a record, too: while the trigger was away, say. And who still holds a
+                    # token may have written something since.
+                    f" union select u.id from {_ABSENT}"
+                    " cross join lateral (select w.id from auth.users as w where deleted_at is not null) as u"
+                    f" where {PERSONAL}"
                 )
             )
         ]
@@ -382,7 +384,7 @@ def _follow(connection: Connection, user: str) -> None:
             " to_jsonb(u) || jsonb_build_object('last_sign_in_at',"
             "  case when p.last_login = u.last_sign_in_at then to_jsonb(u) -> 'last_sign_in_at' end), to_jsonb(u))::text"
             " else profiles_internal.erase_profile(u.id)::text end"
-            " from auth.users as u join public.user_profiles as p on p.user_id = u.id where u.id = cast(:user as uuid)"
+            " from auth.users as u left join public.user_profiles as p on p.user_id = u.id where u.id = cast(:user as uuid)"
         ),
         {"user": user},
     )

@@ -20,6 +20,7 @@ from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.drift import REMEDY, sentence
 from profiles_schema.migrations.sql_objects import holds
 from profiles_schema.operations import openings
+from profiles_schema.operations.erasure import examine_erasure
 from profiles_schema.operations.findings import Finding
 from profiles_schema.operations.jobs import examine_jobs
 from profiles_schema.operations.settings import VERIFICATION_DAYS, accepted, examine_settings
@@ -145,7 +146,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
                 )
             )
     findings += _failures(connection)
-    findings += _not_erased(connection) if full else []
+    findings += examine_erasure(connection, full=full)
     findings += _flag(connection)
     findings += examine_settings(connection)
     findings += examine_jobs(connection)
@@ -344,23 +345,6 @@ def _failures(connection: Connection) -> Iterator[Finding]:
             f"For {users} {'user' if users == 1 else 'users'} a recorded failure is not repaired yet; by SQLSTATE: {codes}.",
             "profiles-schema backfill",
             users,
-        )
-
-
-def _not_erased(connection: Connection) -> Iterator[Finding]:
-    count = connection.scalar(
-        text(
-            "select count(*) from auth.users as u join public.user_profiles as p on p.user_id = u.id"
-            f" where not ({ALIVE}) and p.is_active"
-        )
-    )
-    if count:
-        yield Finding(
-            "not_erased",
-            "problem",
-            f"{count} deleted users still have their profile.",
-            "profiles-schema backfill",
-            count,
         )
 
 

@@ -1,0 +1,63 @@
+"""Deleted users who still have personal data: an erasure that was lost, or something written afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from profiles_schema.operations.findings import Finding
+
+WINDOW_USERS = 1_000
+RECENT_ROWS = 1_000
+
+# What profiles_internal.erase_profile empties. Its random name is 32 hex digits.
+_EMPTY = (
+    "external_id", "display_name", "first_name", "last_name", "email", "phone", "bio", "company_name", "target_audience",
+    "business_context", "master_system_prompt", "avatar_url", "profile_picture_url", "logo_url", "referral_code", "last_login",
+    "personality_traits", "appearance_traits", "behavioral_metrics", "cultural_attributes", "analysis_summary", "metadata",
+)  # fmt: skip
+PERSONAL = (
+    "(exists (select from public.user_profiles as p where p.user_id = u.id and (p.is_active or p.username !~ '^[0-9a-f]{32}$'"
+    f" or num_nonnulls({', '.join(f'p.{column}' for column in _EMPTY)}) > 0"
+    " or p.preferences <> '{}' or p.notification_settings <> '{}' or p.key_metrics <> '[]'))"
+    " or exists (select from public.user_api_keys as k where k.user_id = u.id)"
+    " or exists (select from public.export_history as e where e.user_id = u.id"
+    "  and num_nonnulls(e.data, e.filters, e.file_url, e.error_message) > 0))"
+)
+"""Whether a user ``u`` has personal data in profile, API keys or exports."""
+
+_DELETED = "to_jsonb(u) ->> 'deleted_at' is not null"
+
+
+def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
+    """Deleted users who still have personal data.
+
+    Not ``full``: a window of users from a random point of the primary key, its ends, and whoever was written lately.
+    """
+    users = "select u.* from auth.users as u"
+    if not full:
+        users = " union ".join(
+            (
+                f"(select u.id from auth.users as u where u.id >= start.id order by u.id limit {WINDOW_USERS})",
+                f"(select u.id from auth.users as u order by u.id limit {WINDOW_USERS})",
+                f"(select u.id from auth.users as u order by u.id desc limit {WINDOW_USERS})",
+                f"(select p.user_id from public.user_profiles as p order by p.updated_at desc limit {RECENT_ROWS})",
+                f"(select e.user_id from public.export_history as e order by e.created_at desc limit {RECENT_ROWS})",
+            )
+        )
+        # Limit 1: one probe of the key each, where a join may read the whole table.
+        users = (
+            f"select u.* from (select gen_random_uuid() as id) as start cross join lateral ({users}) as w"
+            " cross join lateral (select * from auth.users as u where u.id = w.id limit 1) as u"
+        )
+    count = connection.scalar(text(f"select count(*) from ({users}) as u where {_DELETED} and {PERSONAL}"))
+    if count:
+        yield Finding(
+            "not_erased",
+            "problem",
+            f"{count} deleted {'user still has' if count == 1 else 'users still have'} personal data.",
+            "profiles-schema backfill",
+            count,
+        )
