@@ -120,12 +120,13 @@ def _reported(config: Config) -> Iterator[None]:
 
 def _only_lists(config: Config) -> bool:
     """Whether this is ``alembic history`` without a look at the database, which alembic.ini sends here nevertheless."""
-    command = getattr(config.cmd_opts, "cmd", None)
+    options: Any = config.cmd_opts
+    command = getattr(options, "cmd", None)
     return bool(
         command
         and command[0].__name__ == "history"
-        and not config.cmd_opts.indicate_current
-        and "current" not in (config.cmd_opts.rev_range or "")
+        and not options.indicate_current
+        and "current" not in (options.rev_range or "")
     )
 
 
