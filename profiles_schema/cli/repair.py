@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, log_to_stderr, print_json
 
 if TYPE_CHECKING:
     from profiles_schema.migrations.repairs import Step
 
 
-@click.command()
+@click.command(cls=Verb, epilog=examples("profiles-schema repair --dry-run", "profiles-schema repair"))
 @click.option("--dry-run", is_flag=True, help="Show the SQL, and change nothing.")
 @click.option(
     "--recreate-dropped",

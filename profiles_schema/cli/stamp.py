@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, log_to_stderr, print_json
 
 
-@click.command()
+@click.command(cls=Verb, epilog=examples("profiles-schema stamp --verify", "profiles-schema stamp"))
 @click.option("--verify", is_flag=True, help="Only say whether the catalog proves it; change nothing.")
 @local_option
 @json_option
