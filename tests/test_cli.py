@@ -120,6 +120,12 @@ def test_a_misspelt_verb_or_option_gets_a_guess(arguments, guess):
     assert guess in said
 
 
+def test_a_wrong_command_line_is_answered_like_every_other_error():
+    code, out, said = run("", "healt")
+    assert (code, out) == (2, "")
+    assert said.endswith('\n\nerror: There is no verb "healt". Did you mean health?\n')
+
+
 def test_something_that_is_like_no_verb_gets_none():
     code, _, said = run("", "xyzzy")
     assert code == 2

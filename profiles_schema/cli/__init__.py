@@ -94,7 +94,7 @@ class _Verbs(Verbs):
 
 @click.group(
     cls=_Verbs,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
         "profiles-schema upgrade --local        # try it on the embedded PostgreSQL",
         "profiles-schema upgrade && profiles-schema health",
@@ -129,7 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_error("terminated")
         raise
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+            click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+        print_error(error.format_message())
         return error.exit_code
     except ProfilesSchemaError as error:
         if debug():

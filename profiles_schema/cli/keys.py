@@ -10,6 +10,7 @@ import click
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json
 from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
+from profiles_schema.cli.style import counted, styled
 
 if TYPE_CHECKING:
     from profiles_schema.operations.keys import KeysStatus, Progress
@@ -136,11 +137,11 @@ def _print_result(done: Progress | None, after: KeysStatus) -> None:
     if done is None:
         _print_nothing(after)
     else:
-        click.echo(f"encrypted {done.encrypted} values in {done.done} rows of {after.table}")
+        click.echo(f"encrypted {counted(done.encrypted, 'value')} in {counted(done.done, 'row')} of {after.table}")
         if done.emptied:
             click.echo(f"{done.emptied} blank values became NULL")
         for code, rows in done.failed.items():
-            click.echo(f"failed for {rows} rows: SQLSTATE {code}")
+            click.echo(f"{styled('failed', 'problem')} for {counted(rows, 'row')}: SQLSTATE {code}")
         plain = sum(column.plain for column in after.columns.values())
         if plain and not done.failed and not after.without_user:
             click.echo(

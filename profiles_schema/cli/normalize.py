@@ -11,6 +11,7 @@ import click
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json, require_migrated
 from profiles_schema.cli.progress import INTERRUPTED, Step, Work, at_work
+from profiles_schema.cli.style import counted, styled
 
 if TYPE_CHECKING:
     from profiles_schema.operations.batches import Progress
@@ -153,9 +154,9 @@ def _told(progress: Progress | None, found: Status, done: str, again: str, *, as
         if progress is None:
             click.echo("nothing to do")
         else:
-            click.echo(f"{done} {progress.changed} profiles")
+            click.echo(f"{done} {counted(progress.changed, 'profile')}")
         for code, profiles in failed.items():
-            click.echo(f"failed for {profiles} profiles: SQLSTATE {code}")
+            click.echo(f"{styled('failed', 'problem')} for {counted(profiles, 'profile')}: SQLSTATE {code}")
         click.echo(f"next: {_next(found)}")
     return int(bool(failed))
 
