@@ -27,7 +27,8 @@ from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.autogenerate import ReplaceSqlOp, configure_options
 from profiles_schema.migrations.drift import REMEDY as AGAIN
 from profiles_schema.migrations.drift import dual_write_is_broken, sentence
-from profiles_schema.migrations.sql_objects import Change
+from profiles_schema.migrations.sql_objects import Change, file_of
+from profiles_schema.schema.catalog import API_ROLES, Snapshot
 from profiles_schema.schema.models import metadata
 
 REWRITTEN_ROWS = 100_000
@@ -66,7 +67,9 @@ def plan(connection: Connection, *, recreate_dropped: bool = False) -> tuple[lis
         connection: A connection of the role that owns the tables; the transaction is the caller's.
         recreate_dropped: Also make tables and columns anew that were dropped with what they held.
     """
-    steps: list[Step] = []
+    steps = list(_roles(connection))
+    if steps:
+        return steps, []  # nothing can be granted to a role that does not exist
     left: list[Left] = []
     snapshot, differences = expected.compare(connection)
     # First what shuts the doors, each by itself, so that nothing else can keep it from happening.
@@ -76,15 +79,45 @@ def plan(connection: Connection, *, recreate_dropped: bool = False) -> tuple[lis
             left.append(each)
         else:
             steps.append(each)
+    steps += _rights_on_auth(snapshot, differences)
     steps += _unexpected_triggers(snapshot, differences)
     steps += _invalid_indexes(snapshot, differences)
     if not any(key.startswith(("table ", "column ")) for key in differences):
         steps += _generated(connection)
     steps += _owners(connection)
+    if not (steps or left):
+        left = [
+            Left(sentence(key, what, snapshot.get(key, "")), "There is no SQL for it here.", "change it back by hand")
+            for key, what in differences.items()
+        ]
     return steps, left
 
 
-def _row_security(snapshot: dict[str, str], differences: dict[str, str]) -> Iterator[Step]:
+def _rights_on_auth(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
+    """Rights on a schema auth of ours, which the comparison of SQL objects does not look at."""
+    keys = [key for key in differences if key.startswith("grant schema auth ")]
+    if keys and (owner := file_of(keys[0])) is not None:
+        what = " ".join(sentence(key, differences[key], snapshot.get(key, "")) for key in keys)
+        yield Step(what, (owner.statement.strip(),))
+
+
+def _roles(connection: Connection) -> Iterator[Step]:
+    for role in connection.scalars(
+        text(
+            "select r.name from unnest(cast(:roles as text[])) as r (name)"
+            " where not exists (select from pg_roles as p where p.rolname = r.name) order by 1"
+        ),
+        {"roles": list(API_ROLES)},
+    ):
+        passes = connection.scalar(text("select rolsuper or rolbypassrls from pg_roles where rolname = current_user"))
+        bypass = " bypassrls" if role == "service_role" and passes else ""
+        yield Step(
+            f"The role {role} does not exist.",
+            (f"create role {role} nologin noinherit{bypass};\ngrant {role} to current_user;",),
+        )
+
+
+def _row_security(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
     for key, what in differences.items():
         if key.startswith("table ") and what == "changed":
             name = key.removeprefix("table ")
@@ -430,7 +463,7 @@ def _of_foreign_keys(connection: Connection) -> Iterator[Step | Left]:
             )
 
 
-def _unexpected_triggers(snapshot: dict[str, str], differences: dict[str, str]) -> Iterator[Step]:
+def _unexpected_triggers(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
     for key, what in differences.items():
         if key.startswith("trigger ") and what == "not expected":
             table, _, trigger = key.removeprefix("trigger ").rpartition(".")
@@ -438,7 +471,7 @@ def _unexpected_triggers(snapshot: dict[str, str], differences: dict[str, str]) 
             yield Step(sentence(key, what, snapshot[key]), (f"drop trigger {quoted} on {table};",))
 
 
-def _invalid_indexes(snapshot: dict[str, str], differences: dict[str, str]) -> Iterator[Step]:
+def _invalid_indexes(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
     """Those that back a constraint; any other is built anew by the comparison of indexes."""
     for key in differences:
         value = snapshot.get(key, "")

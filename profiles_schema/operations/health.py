@@ -128,8 +128,8 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
             Finding(
                 "blind",
                 "problem",
-                "Row level security hides auth.users from this role: users cannot be counted.",
-                "alter role <this role> bypassrls  (an administrator runs it)",
+                "Row level security hides auth.users from this role: users cannot be counted. An administrator can change it.",
+                f"alter role {connection.scalar(text('select quote_ident(current_user)'))} bypassrls",
             )
         )
     else:
@@ -167,8 +167,11 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def _not_migrated(connection: Connection) -> Finding:
-    if obstacle := standing.without_version(connection):
-        return Finding(obstacle.code, "problem", obstacle.message, obstacle.remedy)
+    obstacle = standing.without_version(connection)
+    if obstacle is not None and obstacle.code == "version_lost":
+        return Finding("version_lost", "problem", obstacle.message, obstacle.remedy)
+    if obstacle is not None:
+        return Finding("schema_renamed", "problem", obstacle.message, obstacle.remedy)
     return Finding("not_migrated", "problem", "This database is not migrated.", "profiles-schema upgrade")
 
 
@@ -185,7 +188,7 @@ def _revisions(revision: str) -> Iterator[Finding]:
 
 def _missing_tables(connection: Connection) -> Iterator[Finding]:
     for obstacle in standing.missing_tables(connection):
-        yield Finding(obstacle.code, "problem", obstacle.message, obstacle.remedy)
+        yield Finding("table_missing", "problem", obstacle.message, obstacle.remedy)
 
 
 def trigger_states(snapshot: Snapshot, differences: dict[str, str]) -> dict[str, str]:
@@ -234,17 +237,19 @@ def _foreign_keys(connection: Connection, *, full: bool) -> Iterator[Finding]:
 
     Rows first: a foreign key can be validated only without them.
     """
-    for key in foreign_keys.ours(connection):
+    keys = list(foreign_keys.ours(connection))
+    for key in keys:
         orphans = key.count_orphans(connection) if full or not key.is_validated else 0
         if orphans:
             yield Finding(
                 "orphans",
                 "problem",
                 f"{orphans} {'row' if orphans == 1 else 'rows'} of {key.table} refer to no row of {key.refers_to}:"
-                " what belonged to users who were deleted while the foreign key was off.",
+                " their users were deleted while the foreign key was off or missing.",
                 key.removes_orphans,
                 orphans,
             )
+    for key in keys:
         if not key.is_on:
             yield Finding("foreign_key_off", "problem", str(key.difference()), REMEDY)
 
@@ -275,13 +280,13 @@ def _service_role(connection: Connection) -> Iterator[Finding]:
         )
     )
     if shut_out is None:
-        yield Finding("role", "problem", "The role service_role does not exist.", "profiles-schema upgrade")
+        yield Finding("role", "problem", "The role service_role does not exist.", REMEDY)
     elif shut_out:
         yield Finding(
             "role",
             "problem",
-            "Row level security shuts service_role out: no BYPASSRLS, and no policy of its own.",
-            "alter role service_role bypassrls  (an administrator runs it)",
+            "Row level security shuts service_role out: no BYPASSRLS, and no policy of its own. An administrator can change it.",
+            "alter role service_role bypassrls",
         )
 
 
@@ -392,8 +397,9 @@ def _set_aside(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield Finding(
             "foreign_key",
             "notice",
-            f"The foreign key {row.name} of {row.table_name} is NOT VALID: rows may refer to what is not in {row.refers_to}.",
-            f"mend those rows, then: alter table {row.table_name} validate constraint {row.quoted}",
+            f"The foreign key {row.name} of {row.table_name} is NOT VALID: rows may refer to what is not in {row.refers_to}."
+            " Correct or delete those first.",
+            f"alter table {row.table_name} validate constraint {row.quoted}",
         )
     for row in connection.execute(
         text(
