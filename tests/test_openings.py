@@ -287,3 +287,26 @@ def test_a_view_that_a_hosted_project_opens_by_default_is_a_problem(hosted_open)
     assert (found.code, found.remedy) == ("view", "alter view public.everyone set (security_invoker = true)")
     hosted_open.script(found.remedy)
     assert problems(hosted_open) == []
+
+
+@pytest.mark.slow
+def test_what_an_adopted_application_had_before_is_a_notice_unless_it_shows_keys(hosted_open):
+    hosted_open.script(
+        "create table public.user_profiles (id uuid primary key, user_id uuid, display_name text);"
+        "create table public.user_api_keys (id uuid primary key, user_id uuid, openai_api_key text);"
+        "create view public.directory as select user_id, display_name from public.user_profiles;"
+        "create view public.vault as select p.display_name, k.openai_api_key from public.user_profiles as p"
+        "  join public.user_api_keys as k on k.user_id = p.user_id;"
+        "create function public.members() returns bigint language sql security definer as 'select count(*) from public.user_profiles'"
+    )
+    hosted_open.upgrade()
+    found = {
+        finding.code + " " + finding.message.split()[2]: finding.severity
+        for finding in look(hosted_open).findings
+        if finding.code in {"view", "definer"}
+    }
+    assert found == {
+        "view public.directory": "notice",
+        "view public.vault": "problem",
+        "definer public.members()": "notice",
+    }

@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.sample import sampled_users
 
-WINDOW_USERS = 1_000
 RECENT_ROWS = 1_000
 
 # What profiles_internal.erase_profile empties. Its random name is 32 hex digits.
@@ -36,23 +36,13 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
 
     Not ``full``: a window of users from a random point of the primary key, its ends, and whoever was written lately.
     """
-    users = "select u.* from auth.users as u"
+    users = "auth.users as u"
     if not full:
-        users = " union ".join(
-            (
-                f"(select u.id from auth.users as u where u.id >= start.id order by u.id limit {WINDOW_USERS})",
-                f"(select u.id from auth.users as u order by u.id limit {WINDOW_USERS})",
-                f"(select u.id from auth.users as u order by u.id desc limit {WINDOW_USERS})",
-                f"(select p.user_id from public.user_profiles as p order by p.updated_at desc limit {RECENT_ROWS})",
-                f"(select e.user_id from public.export_history as e order by e.created_at desc limit {RECENT_ROWS})",
-            )
+        users = sampled_users(
+            f"(select p.user_id from public.user_profiles as p order by p.updated_at desc limit {RECENT_ROWS})",
+            f"(select e.user_id from public.export_history as e order by e.created_at desc limit {RECENT_ROWS})",
         )
-        # Limit 1: one probe of the key each, where a join may read the whole table.
-        users = (
-            f"select u.* from (select gen_random_uuid() as id) as start cross join lateral ({users}) as w"
-            " cross join lateral (select * from auth.users as u where u.id = w.id limit 1) as u"
-        )
-    count = connection.scalar(text(f"select count(*) from ({users}) as u where {_DELETED} and {PERSONAL}"))
+    count = connection.scalar(text(f"select count(*) from {users} where {_DELETED} and {PERSONAL}"))
     if count:
         yield Finding(
             "not_erased",

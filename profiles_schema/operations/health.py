@@ -23,11 +23,11 @@ from profiles_schema.operations import openings
 from profiles_schema.operations.erasure import examine_erasure
 from profiles_schema.operations.findings import Finding
 from profiles_schema.operations.jobs import examine_jobs
+from profiles_schema.operations.sample import WINDOW_USERS, sampled_users
 from profiles_schema.operations.settings import VERIFICATION_DAYS, accepted, examine_settings
 from profiles_schema.schema.catalog import Snapshot
 from profiles_schema.schema.objects import Where
 
-WINDOW_USERS = 1_000
 FAILURES_LOOKED_AT = 10_000
 SET_ASIDE_LOOKED_AT = 10_000
 _SHOWN = 5
@@ -301,13 +301,6 @@ def _count(connection: Connection, *, full: bool) -> tuple[int, int]:
             )
         ).one()
         return row[0], row[1]
-    # From a random point on, and around the end: every user is looked at sooner or later.
-    windows = [
-        f"(select u.id from auth.users as u where u.id >= start.id and {ALIVE} order by u.id limit {WINDOW_USERS})",
-        f"(select u.id from auth.users as u where {ALIVE} order by u.id limit {WINDOW_USERS})",
-    ]
-    # Ids that grow with time end where the newest users are.
-    windows.append(f"(select u.id from auth.users as u where {ALIVE} order by u.id desc limit {WINDOW_USERS})")
     newest = connection.scalar(
         text(
             "select exists (select from pg_index as i join pg_attribute as a on a.attrelid = i.indrelid"
@@ -315,17 +308,10 @@ def _count(connection: Connection, *, full: bool) -> tuple[int, int]:
             " and i.indisvalid and i.indpred is null)"
         )
     )
-    if newest:
-        windows.append(
-            "(select u.id from auth.users as u where u.created_at is not null and "
-            f"{ALIVE} order by u.created_at desc limit {WINDOW_USERS})"
-        )
+    latest = f"(select w.id from auth.users as w where w.created_at is not null order by w.created_at desc limit {WINDOW_USERS})"
+    users = sampled_users(*[latest] if newest else [])
     row = connection.execute(
-        text(
-            "with start as (select gen_random_uuid() as id)"
-            f" select count(*), count(*) filter (where {INCOMPLETE})"
-            f" from start cross join lateral ({' union '.join(windows)}) as u"
-        )
+        text(f"select count(*), count(*) filter (where {INCOMPLETE}) from {users} where {ALIVE}")
     ).one()
     return row[0], row[1]
 

@@ -46,16 +46,20 @@ unbound as (
     or exists (select from ours as o where not o.internal and pg_has_role(r.oid, o.owner, 'usage'))
 )
 """
-# Views that lead to a table of ours, by way of other views too.
+# Views that lead to a table of ours, by way of other views too; secret, if to that of the keys.
 _REACHING = """
 reaching as (
-  select o.oid from ours as o
+  select o.oid, o.bare = 'user_api_keys' as secret from ours as o
   union
-  select w.ev_class from reaching as l
+  select w.ev_class, l.secret from reaching as l
   join pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = l.oid
   join pg_rewrite as w on w.oid = d.objid and w.ev_class <> l.oid
 )
 """
+
+
+# What was there before this package; a restored dump may have other numbers, and then it is taken for newer.
+_OLDER = "{oid} < coalesce(to_regclass('profiles_internal.settings')::oid, 0)"
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,10 @@ def _rows(connection: Connection, query: str, **values: Any) -> Any:
     )
 
 
-def _opening(setting: str, name: str, code: str, fact: str, remedy: str) -> Opening:
+def _opening(setting: str, name: str, code: str, fact: str, remedy: str, *, known: bool = False) -> Opening:
+    """``known``: the application had it before its tables were adopted, which keeps what it does not need to change."""
     accept = f"profiles-schema settings set {setting} {shlex.quote(name)}"
-    return Opening(name, Finding(code, "problem", f"{fact} If that is meant: {accept}", remedy))
+    return Opening(name, Finding(code, "notice" if known else "problem", f"{fact} If that is meant: {accept}", remedy))
 
 
 def _policies(connection: Connection, declared: Collection[str]) -> Iterator[Opening]:
@@ -133,7 +138,8 @@ def _views(connection: Connection) -> Iterator[Opening]:
         connection,
         f"with recursive {_OURS}, {_UNBOUND}, {_REACHING}"
         " select format('%I.%I', n.nspname, c.relname) as name, c.relkind = 'm' as materialized,"
-        "  string_agg(u.rolname, ', ' order by u.rolname) as roles"
+        "  string_agg(distinct u.rolname, ', ' order by u.rolname) as roles,"
+        f"  bool_and({_OLDER.format(oid='c.oid')} and not l.secret) as known"
         " from reaching as l join pg_class as c on c.oid = l.oid join pg_namespace as n on n.oid = c.relnamespace"
         " join pg_roles as u on u.rolname = any (cast(:users as text[]))"
         " where c.relkind in ('v', 'm') and c.relowner in (select oid from unbound)"
@@ -154,6 +160,7 @@ def _views(connection: Connection) -> Iterator[Opening]:
             f"revoke all on {row.name} from public, {row.roles}"
             if row.materialized
             else f"alter view {row.name} set (security_invoker = true)",
+            known=row.known,
         )
 
 
@@ -171,7 +178,8 @@ def _functions(connection: Connection) -> Iterator[Opening]:
         " )"
         " select format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) as name,"
         "  case p.prokind when 'p' then 'procedure' else 'function' end as kind, p.proowner::regrole::text as owner,"
-        "  string_agg(u.rolname, ', ' order by u.rolname) as roles"
+        "  string_agg(u.rolname, ', ' order by u.rolname) as roles,"
+        f"  {_OLDER.format(oid='p.oid')} and p.prosrc !~* '\\muser_api_keys\\M' as known"
         " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
         " join pg_roles as u on u.rolname = any (cast(:users as text[])) cross join named"
         " where p.prosecdef and n.nspname not in ('pg_catalog', 'information_schema', 'profiles_internal')"
@@ -182,7 +190,7 @@ def _functions(connection: Connection) -> Iterator[Opening]:
         "  and (regexp_replace(p.prosrc, '--[^\\n]*|/[*].*?[*]/', ' ', 'g') ~* named.pattern"
         "   or exists (select from pg_depend as d join reaching as l on l.oid = d.refobjid"
         "    where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.refclassid = 'pg_class'::regclass))"
-        " group by p.oid, n.nspname, p.proname, p.prokind, p.proowner order by 1",
+        " group by p.oid, n.nspname, p.proname, p.prokind, p.proowner, p.prosrc order by 1",
     )
     for row in rows:
         yield _opening(
@@ -192,6 +200,7 @@ def _functions(connection: Connection) -> Iterator[Opening]:
             f"The {row.kind} {row.name} reaches our tables with the rights of {row.owner}, past row level security,"
             f" and {row.roles} may call it.",
             f"revoke execute on {row.kind} {row.name} from public, {row.roles}",
+            known=row.known,
         )
 
 
