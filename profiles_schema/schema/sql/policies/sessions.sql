@@ -8,4 +8,4 @@ alter table public.sessions enable row level security;
 
 create policy "Owners can read their own sessions" on public.sessions
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
