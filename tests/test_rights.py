@@ -335,6 +335,8 @@ EXECUTABLE = {
     "update_my_profile_v2(jsonb)": {"authenticated"},
     "profiles_internal.available_username(text)": USERS,
     "profiles_internal.ensure_profile(uuid)": USERS,
+    "profiles_internal.may_add_own_rows()": {"authenticated"},
+    "profiles_internal.may_use_own_rows()": {"authenticated"},
     "profiles_internal.make_user(text,text,text,text,jsonb)": {"service_role"},
     "profiles_internal.profile_stats()": {"service_role"},
     "profiles_internal.public_profile(text)": API,
@@ -453,7 +455,9 @@ def test_there_are_twelve_policies_and_two_beside_them(project):
     for row in rows:
         assert row.roles in (["authenticated"], "{authenticated}")
         assert row.permissive == "PERMISSIVE"
-        own = "(( SELECT auth.uid() AS uid) = user_id)"
+        helper = "may_add_own_rows" if row.cmd == "INSERT" else "may_use_own_rows"
+        conditions = ["(( SELECT auth.uid() AS uid) = user_id)"] + ["is_active"] * (row.tablename == "user_profiles")
+        own = f"({' AND '.join(conditions)} AND ( SELECT profiles_internal.{helper}() AS {helper}))"
         assert row.qual == (None if row.cmd == "INSERT" else own)
         assert row.with_check == (own if row.cmd in {"INSERT", "UPDATE"} else None)
 

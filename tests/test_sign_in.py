@@ -617,3 +617,36 @@ def test_a_bulk_update_counts_each_user_alone(database):
     counts = {user_id: database.profile(user_id).login_count for user_id in [*ids, late]}
     assert sum(counts.values()) == 11
     assert counts[late] == 0
+
+
+def test_a_lost_undelete_is_made_up_for_once_and_an_inactive_profile_stays_inactive(database):
+    user_id = database.sign_up("ada@example.org")
+    change(database, user_id, deleted_at="2026-01-01", email=None)
+    with database.engine.begin() as holder:
+        holder.execute(text("update public.user_profiles set bio = null where user_id = :id"), {"id": user_id})
+        change(database, user_id, deleted_at=None, email="ada@example.org")
+    assert (database.profile(user_id).is_active, database.profile(user_id).email) == (False, None)
+    sign_in(database, user_id)
+    assert (database.profile(user_id).is_active, database.profile(user_id).email) == (True, "ada@example.org")
+    assert ("repaired", "trigger", None, None) in audit(database, user_id)
+
+    edit(database, user_id, is_active=False)
+    sign_in(database, user_id, "2026-02-28")
+    change(database, user_id, phone="+491")
+    assert (database.profile(user_id).is_active, database.profile(user_id).login_count) == (False, 2)
+
+
+def test_whatever_a_transaction_loses_after_a_wait_in_vain_is_on_record(database):
+    """A sign-in, too: without a record nobody would know that last_login is stale."""
+    user_id, other = database.sign_up("ada@example.org"), database.sign_up("grace@example.org")
+    with database.engine.begin() as holder:
+        holder.execute(text("update public.user_profiles set bio = 'x' where user_id = :id"), {"id": user_id})
+        with database.auth_server() as connection:
+            for who in (user_id, other):
+                connection.execute(
+                    text("update auth.users set last_sign_in_at = '2026-01-31' where id = :id"), {"id": who}
+                )
+    assert "failed" in {action for action, *_ in audit(database, user_id)}
+    assert audit(database, other) == [("skipped", "trigger", None, None)]
+    sign_in(database, other)
+    assert database.profile(other).login_count == 1

@@ -193,7 +193,7 @@ begin
   else
     select v.* into known
     from profiles_internal.profile_values(array[coalesce(
-      (select to_jsonb(u) from auth.users as u where u.id = new.user_id), jsonb_build_object('id', new.user_id)
+      (profiles_internal.living_users(array[new.user_id]))[1], jsonb_build_object('id', new.user_id)
     )]) as v;
     if new.username is null then
       select c.name into new.username

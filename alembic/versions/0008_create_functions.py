@@ -536,6 +536,7 @@ revoke all on function profiles_internal.erase_profile(uuid) from public, anon, 
 -- Name, picture and username follow only while the profile still holds what the OLD user row had produced: whatever a
 -- person has edited stays theirs. A value that the provider no longer sends is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
+-- Who is undeleted becomes active again.
 -- Returns false when there is no profile to follow with.
 create or replace function profiles_internal.follow_user(p_old jsonb, p_new jsonb)
 returns boolean
@@ -548,13 +549,31 @@ declare
   new_values record;
   signed_in constant boolean := p_new ->> 'last_sign_in_at' is not null
     and p_new ->> 'last_sign_in_at' is distinct from p_old ->> 'last_sign_in_at';
+  undeleted boolean := p_old ->> 'deleted_at' is not null;
   profile public.user_profiles;
   wanted_username text;
 begin
-  -- The address that the profile last followed; the old row has another one where a change was lost.
-  select p_old || jsonb_build_object('email', p.email) into p_old from public.user_profiles as p where p.user_id = changed_user_id;
+  -- The address that the profile last followed; the old row has another one where a change was lost. Locked, so that a
+  -- repair that is under way is waited for before its address is read.
+  select p_old || jsonb_build_object('email', p.email)
+  into p_old
+  from public.user_profiles as p
+  where p.user_id = changed_user_id
+  for no key update;
   if not found then
     return false;
+  end if;
+  -- An undelete that was lost is made up for, once; a profile that was made inactive on purpose stays so.
+  if not undeleted and not (select p.is_active from public.user_profiles as p where p.user_id = changed_user_id) and exists (
+    select from public.user_profile_audit_logs as a
+    where a.user_id = changed_user_id and a.action in ('failed', 'skipped') and a.metadata ? 'undeleted'
+      and not exists (
+        select from public.user_profile_audit_logs as r
+        where r.user_id = changed_user_id and r.action = 'repaired' and r.created_at >= a.created_at
+      )
+  ) then
+    undeleted := true;
+    perform profiles_internal.record_events(array[changed_user_id], 'repaired', 'trigger');
   end if;
   select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
   select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
@@ -565,8 +584,8 @@ begin
     phone = new_values.phone,
     email_verified = new_values.email_verified,
     is_anonymous = new_values.is_anonymous,
-    is_active = case when p_old ->> 'deleted_at' is null then p.is_active else true end,
-    last_login = case when signed_in then new_values.last_login else p.last_login end,
+    is_active = p.is_active or undeleted,
+    last_login = case when signed_in or undeleted then new_values.last_login else p.last_login end,
     login_count = p.login_count + signed_in::integer,
     display_name = case when p.display_name is not distinct from old_values.display_name
       then coalesce(new_values.display_name, p.display_name) else p.display_name end,
@@ -699,6 +718,45 @@ revoke all on function profiles_internal.recount_progress(uuid[]) from public, a
     )
     op.execute(
         r"""
+-- Brings the profile of a user whose change or erasure was lost up to date, and records that. An erasure takes the keys and
+-- exports of a user without a profile as well; otherwise such a user is left to create_profiles.
+-- The profile is locked first and the user read in the next statement: a change that is under way either was waited for, or
+-- waits here and follows afterwards.
+create or replace function profiles_internal.repair_profile(p_user_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $repair_profile$
+declare
+  followed_sign_in timestamptz;
+  has_profile boolean;
+  before jsonb;
+  after jsonb;
+begin
+  select p.last_login into followed_sign_in from public.user_profiles as p where p.user_id = p_user_id for no key update;
+  has_profile := found;
+  select to_jsonb(u) into after from auth.users as u where u.id = p_user_id;
+  if after ->> 'deleted_at' is not null then
+    perform profiles_internal.erase_profile(p_user_id);
+  elsif after is null or not has_profile then
+    return;
+  else
+    before := after;
+    -- As if the last sign-in happened now, unless the profile has it already.
+    if followed_sign_in is distinct from (after ->> 'last_sign_in_at')::timestamptz then
+      before := before - 'last_sign_in_at';
+    end if;
+    perform profiles_internal.follow_user(before, after);
+  end if;
+  perform profiles_internal.record_events(array[p_user_id], 'repaired', 'backfill');
+end
+$repair_profile$;
+
+revoke all on function profiles_internal.repair_profile(uuid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- May the caller act for this user? The user themselves, service_role, and whoever connected directly as a role that
 -- is a member of service_role or owns this schema. Asked inside definer functions, where current_user is the owner:
 -- the role that the caller has set is read from the setting "role", which a definer function does not change.
@@ -726,9 +784,80 @@ revoke all on function profiles_internal.may_act_for(uuid) from public, anon, au
     )
     op.execute(
         r"""
+-- May the signed-in user read and write their own rows? Not when they are erased or their profile is inactive, whatever
+-- token they still hold. A user without a profile may: it is made on first request.
+-- For policies, in a scalar sub-select, so that it is asked once per statement.
+-- Definer: authenticated may not read auth.users, and policies must not read the table that they guard. Says nothing about
+-- anybody but the caller.
+create or replace function profiles_internal.may_use_own_rows()
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $may_use_own_rows$
+declare
+  caller constant uuid := auth.uid();
+begin
+  return (select p.is_active from public.user_profiles as p where p.user_id = caller) is not false
+    and (select to_jsonb(u) ->> 'deleted_at' from auth.users as u where u.id = caller) is null;
+end
+$may_use_own_rows$;
+
+revoke all on function profiles_internal.may_use_own_rows() from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.may_use_own_rows() to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- The same as may_use_own_rows, for policies of INSERT: an erasure that is under way is waited for, because it cannot see
+-- the new row. The lock is the one that the row's foreign key takes anyway.
+-- Definer: authenticated has no right on auth.users.
+create or replace function profiles_internal.may_add_own_rows()
+returns boolean
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $may_add_own_rows$
+begin
+  perform from auth.users as u where u.id = auth.uid() for key share;
+  return profiles_internal.may_use_own_rows();
+end
+$may_add_own_rows$;
+
+revoke all on function profiles_internal.may_add_own_rows() from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.may_add_own_rows() to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- Raises 42501 when the caller is a user who is erased or inactive; true for everybody else.
+-- service_role, and roles that are members of it, may act for any user.
+create or replace function profiles_internal.require_active_caller()
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $require_active_caller$
+begin
+  if auth.uid() is not null and not profiles_internal.may_use_own_rows()
+    and not pg_has_role(coalesce(nullif(current_setting('role', true), 'none'), session_user), 'service_role', 'member')
+  then
+    raise exception 'this account is erased or inactive'
+      using errcode = 'insufficient_privilege', hint = 'It can neither read nor write anything.';
+  end if;
+  return true;
+end
+$require_active_caller$;
+
+revoke all on function profiles_internal.require_active_caller() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- The work of ensure_user_profile: the profile of a user, made if it is missing.
 -- Definer: reads auth.users and makes rows that no API role may make; it authorises the caller itself.
--- Errors: 42501 the caller may not act for this user; P0002 no such user, or a deleted one.
+-- Errors: 42501 the caller may not act for this user, or is erased or inactive; P0002 no such user, or a deleted one.
 create or replace function profiles_internal.ensure_profile(p_user_id uuid)
 returns jsonb
 language plpgsql
@@ -744,13 +873,15 @@ begin
       using errcode = 'insufficient_privilege', hint = 'Sign in as that user, or call with service_role.';
   end if;
 
+  perform profiles_internal.require_active_caller();
+
   select to_jsonb(p) into profile from public.user_profiles as p where p.user_id = p_user_id;
   if profile is not null then
     return profile;
   end if;
 
-  select to_jsonb(u) into user_row from auth.users as u where u.id = p_user_id;
-  if user_row is null or user_row ->> 'deleted_at' is not null then
+  user_row := (profiles_internal.living_users(array[p_user_id]))[1];
+  if user_row is null then
     raise exception 'there is no user %', p_user_id
       using errcode = 'no_data_found', hint = 'The id must be that of a row in auth.users that is not deleted.';
   end if;
@@ -773,6 +904,7 @@ grant execute on function profiles_internal.ensure_profile(uuid) to authenticate
     op.execute(
         r"""
 -- The work of get_public_profile: what a profile shows to everybody, of public and active profiles only.
+-- Errors: 42501 for a caller who is erased or inactive.
 -- Definer: the one door through which somebody else's profile can be read; it opens on these columns alone.
 create or replace function profiles_internal.public_profile(p_username text)
 returns table (id text, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text)
@@ -786,6 +918,7 @@ as $public_profile$
   where lower(p.username) = lower(p_username)
     and p.profile_visibility = 'public'
     and p.is_active
+    and (select profiles_internal.require_active_caller())
 $public_profile$;
 
 revoke all on function profiles_internal.public_profile(text) from public, anon, authenticated, service_role;
@@ -807,6 +940,7 @@ declare
   choices record;
   candidate text;
 begin
+  perform profiles_internal.require_active_caller();
   loop
     select v.* into choices
     from profiles_internal.profile_values(array[jsonb_build_object('id', gen_random_uuid(), 'email', p_email)]) as v;
@@ -1014,7 +1148,7 @@ to authenticated, service_role;
     op.execute(
         r"""
 -- get_my_profile_v2(): the caller's own row of user_profiles, made if it is missing.
--- Errors: 42501 without a signed-in user.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one.
 create or replace function public.get_my_profile_v2()
 returns public.user_profiles
 language plpgsql
@@ -1041,7 +1175,7 @@ grant execute on function public.get_my_profile_v2() to authenticated;
 -- update_my_profile_v2({"bio": "…"}): changes the caller's own profile and returns the row.
 -- Runs as the caller: row level security and column grants hold as for a plain UPDATE; the list below only serves to
 -- name everything that is wrong in one error.
--- Errors: 22023 unknown or forbidden keys, or values of the wrong type, all listed; 42501 without a signed-in user;
+-- Errors: 22023 unknown or forbidden keys, or values of the wrong type, all listed; 42501 without a signed-in user, or for an erased or inactive one;
 -- 23505 username taken; 23514 a value that a CHECK refuses.
 create or replace function public.update_my_profile_v2(p_changes jsonb)
 returns public.user_profiles
@@ -1095,6 +1229,11 @@ begin
     notification_settings = case when p_changes ? 'notification_settings' then p_changes -> 'notification_settings' else p.notification_settings end
   where p.user_id = auth.uid()
   returning p.* into profile;
+  if not found then
+    -- Erased or made inactive since the statement began.
+    raise exception 'this account is erased or inactive'
+      using errcode = 'insufficient_privilege', hint = 'It can neither read nor write anything.';
+  end if;
   return profile;
 end
 $update_my_profile_v2$;
@@ -1181,7 +1320,11 @@ drop function profiles_internal.profile_stats();
 drop function profiles_internal.available_username(text);
 drop function profiles_internal.public_profile(text);
 drop function profiles_internal.ensure_profile(uuid);
+drop function profiles_internal.require_active_caller();
+drop function profiles_internal.may_add_own_rows();
+drop function profiles_internal.may_use_own_rows();
 drop function profiles_internal.may_act_for(uuid);
+drop function profiles_internal.repair_profile(uuid);
 drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);

@@ -39,12 +39,12 @@ alter table public.user_profiles enable row level security;
 
 create policy "Owners can read their own profile" on public.user_profiles
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can edit their own profile" on public.user_profiles
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()));
 
 -- Where the table was found under another name, a view bears it, and a person's upsert by way of that view inserts. (The
 -- key is written by an upsert, too: to what it is, the policies see to that; updated_at is taken and not kept.)
@@ -63,7 +63,7 @@ begin
 
     create policy "Owners can make their own profile" on public.user_profiles
       for insert to authenticated
-      with check ((select auth.uid()) = user_id);
+      with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
   end if;
 end
 $old_view$;
@@ -88,16 +88,16 @@ alter table public.user_progress enable row level security;
 
 create policy "Owners can read their own progress" on public.user_progress
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can start their own progress" on public.user_progress
   for insert to authenticated
-  with check ((select auth.uid()) = user_id);
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
 
 create policy "Owners can change their own progress" on public.user_progress
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 """
     )
     op.execute(
@@ -118,7 +118,7 @@ alter table public.sessions enable row level security;
 drop policy if exists "Owners can read their own sessions" on public.sessions;
 create policy "Owners can read their own sessions" on public.sessions
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 $frozen$;
   end if;
 end
@@ -139,20 +139,20 @@ alter table public.user_api_keys enable row level security;
 
 create policy "Owners can read their own API keys" on public.user_api_keys
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can store their own API keys" on public.user_api_keys
   for insert to authenticated
-  with check ((select auth.uid()) = user_id);
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
 
 create policy "Owners can replace their own API keys" on public.user_api_keys
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can delete their own API keys" on public.user_api_keys
   for delete to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 """
     )
     op.execute(
@@ -169,16 +169,16 @@ alter table public.export_history enable row level security;
 
 create policy "Owners can read their own exports" on public.export_history
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can ask for their own exports" on public.export_history
   for insert to authenticated
-  with check ((select auth.uid()) = user_id);
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
 
 create policy "Owners can change their own pending exports" on public.export_history
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 """
     )
     op.execute(
@@ -194,7 +194,7 @@ alter table public.user_profile_audit_logs enable row level security;
 
 create policy "Owners can read their own audit log" on public.user_profile_audit_logs
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 """
     )
     op.execute(

@@ -328,12 +328,7 @@ class _MissingProfiles:
 def _create(connection: Connection, users: list[str]) -> int:
     connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
     created = connection.scalar(
-        text(
-            # Offset 0: made into JSON once, not again to look at deleted_at.
-            "select profiles_internal.create_profiles(array(select r.user_row from (select u.id, to_jsonb(u) as user_row"
-            "  from auth.users as u where u.id = any (cast(:users as uuid[])) offset 0) as r"
-            " where r.user_row ->> 'deleted_at' is null order by r.id))"
-        ),
+        text("select profiles_internal.create_profiles(profiles_internal.living_users(cast(:users as uuid[])))"),
         {"users": users},
     )
     # Whoever had a failure on record reads in the log that it is repaired.
@@ -377,18 +372,7 @@ def _repair_failures(connection: Connection, progress: Progress) -> None:
 
 def _follow(connection: Connection, user: str) -> None:
     connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
-    connection.execute(
-        text(
-            f"select case when {ALIVE} then profiles_internal.follow_user("
-            # As if the last sign-in happened now, unless the profile has it already.
-            " to_jsonb(u) || jsonb_build_object('last_sign_in_at',"
-            "  case when p.last_login = u.last_sign_in_at then to_jsonb(u) -> 'last_sign_in_at' end), to_jsonb(u))::text"
-            " else profiles_internal.erase_profile(u.id)::text end"
-            " from auth.users as u left join public.user_profiles as p on p.user_id = u.id where u.id = cast(:user as uuid)"
-        ),
-        {"user": user},
-    )
-    _record_in_transaction(connection, [user], "repaired", None)
+    connection.execute(text("select profiles_internal.repair_profile(cast(:user as uuid))"), {"user": user})
 
 
 def _record_in_transaction(connection: Connection, users: list[str], action: str, code: str | None) -> None:

@@ -11,6 +11,7 @@ declare
   choices record;
   candidate text;
 begin
+  perform profiles_internal.require_active_caller();
   loop
     select v.* into choices
     from profiles_internal.profile_values(array[jsonb_build_object('id', gen_random_uuid(), 'email', p_email)]) as v;

@@ -1,6 +1,6 @@
 -- The work of ensure_user_profile: the profile of a user, made if it is missing.
 -- Definer: reads auth.users and makes rows that no API role may make; it authorises the caller itself.
--- Errors: 42501 the caller may not act for this user; P0002 no such user, or a deleted one.
+-- Errors: 42501 the caller may not act for this user, or is erased or inactive; P0002 no such user, or a deleted one.
 create or replace function profiles_internal.ensure_profile(p_user_id uuid)
 returns jsonb
 language plpgsql
@@ -16,13 +16,15 @@ begin
       using errcode = 'insufficient_privilege', hint = 'Sign in as that user, or call with service_role.';
   end if;
 
+  perform profiles_internal.require_active_caller();
+
   select to_jsonb(p) into profile from public.user_profiles as p where p.user_id = p_user_id;
   if profile is not null then
     return profile;
   end if;
 
-  select to_jsonb(u) into user_row from auth.users as u where u.id = p_user_id;
-  if user_row is null or user_row ->> 'deleted_at' is not null then
+  user_row := (profiles_internal.living_users(array[p_user_id]))[1];
+  if user_row is null then
     raise exception 'there is no user %', p_user_id
       using errcode = 'no_data_found', hint = 'The id must be that of a row in auth.users that is not deleted.';
   end if;

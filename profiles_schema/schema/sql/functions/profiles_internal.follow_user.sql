@@ -4,6 +4,7 @@
 -- Name, picture and username follow only while the profile still holds what the OLD user row had produced: whatever a
 -- person has edited stays theirs. A value that the provider no longer sends is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
+-- Who is undeleted becomes active again.
 -- Returns false when there is no profile to follow with.
 create or replace function profiles_internal.follow_user(p_old jsonb, p_new jsonb)
 returns boolean
@@ -16,13 +17,31 @@ declare
   new_values record;
   signed_in constant boolean := p_new ->> 'last_sign_in_at' is not null
     and p_new ->> 'last_sign_in_at' is distinct from p_old ->> 'last_sign_in_at';
+  undeleted boolean := p_old ->> 'deleted_at' is not null;
   profile public.user_profiles;
   wanted_username text;
 begin
-  -- The address that the profile last followed; the old row has another one where a change was lost.
-  select p_old || jsonb_build_object('email', p.email) into p_old from public.user_profiles as p where p.user_id = changed_user_id;
+  -- The address that the profile last followed; the old row has another one where a change was lost. Locked, so that a
+  -- repair that is under way is waited for before its address is read.
+  select p_old || jsonb_build_object('email', p.email)
+  into p_old
+  from public.user_profiles as p
+  where p.user_id = changed_user_id
+  for no key update;
   if not found then
     return false;
+  end if;
+  -- An undelete that was lost is made up for, once; a profile that was made inactive on purpose stays so.
+  if not undeleted and not (select p.is_active from public.user_profiles as p where p.user_id = changed_user_id) and exists (
+    select from public.user_profile_audit_logs as a
+    where a.user_id = changed_user_id and a.action in ('failed', 'skipped') and a.metadata ? 'undeleted'
+      and not exists (
+        select from public.user_profile_audit_logs as r
+        where r.user_id = changed_user_id and r.action = 'repaired' and r.created_at >= a.created_at
+      )
+  ) then
+    undeleted := true;
+    perform profiles_internal.record_events(array[changed_user_id], 'repaired', 'trigger');
   end if;
   select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
   select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
@@ -33,8 +52,8 @@ begin
     phone = new_values.phone,
     email_verified = new_values.email_verified,
     is_anonymous = new_values.is_anonymous,
-    is_active = case when p_old ->> 'deleted_at' is null then p.is_active else true end,
-    last_login = case when signed_in then new_values.last_login else p.last_login end,
+    is_active = p.is_active or undeleted,
+    last_login = case when signed_in or undeleted then new_values.last_login else p.last_login end,
     login_count = p.login_count + signed_in::integer,
     display_name = case when p.display_name is not distinct from old_values.display_name
       then coalesce(new_values.display_name, p.display_name) else p.display_name end,

@@ -1,4 +1,5 @@
 -- The work of get_public_profile: what a profile shows to everybody, of public and active profiles only.
+-- Errors: 42501 for a caller who is erased or inactive.
 -- Definer: the one door through which somebody else's profile can be read; it opens on these columns alone.
 create or replace function profiles_internal.public_profile(p_username text)
 returns table (id text, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text)
@@ -12,6 +13,7 @@ as $public_profile$
   where lower(p.username) = lower(p_username)
     and p.profile_visibility = 'public'
     and p.is_active
+    and (select profiles_internal.require_active_caller())
 $public_profile$;
 
 revoke all on function profiles_internal.public_profile(text) from public, anon, authenticated, service_role;

@@ -1,5 +1,5 @@
 -- get_my_profile_v2(): the caller's own row of user_profiles, made if it is missing.
--- Errors: 42501 without a signed-in user.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one.
 create or replace function public.get_my_profile_v2()
 returns public.user_profiles
 language plpgsql

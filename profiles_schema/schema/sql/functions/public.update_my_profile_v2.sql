@@ -1,7 +1,7 @@
 -- update_my_profile_v2({"bio": "…"}): changes the caller's own profile and returns the row.
 -- Runs as the caller: row level security and column grants hold as for a plain UPDATE; the list below only serves to
 -- name everything that is wrong in one error.
--- Errors: 22023 unknown or forbidden keys, or values of the wrong type, all listed; 42501 without a signed-in user;
+-- Errors: 22023 unknown or forbidden keys, or values of the wrong type, all listed; 42501 without a signed-in user, or for an erased or inactive one;
 -- 23505 username taken; 23514 a value that a CHECK refuses.
 create or replace function public.update_my_profile_v2(p_changes jsonb)
 returns public.user_profiles
@@ -55,6 +55,11 @@ begin
     notification_settings = case when p_changes ? 'notification_settings' then p_changes -> 'notification_settings' else p.notification_settings end
   where p.user_id = auth.uid()
   returning p.* into profile;
+  if not found then
+    -- Erased or made inactive since the statement began.
+    raise exception 'this account is erased or inactive'
+      using errcode = 'insufficient_privilege', hint = 'It can neither read nor write anything.';
+  end if;
   return profile;
 end
 $update_my_profile_v2$;

@@ -10,13 +10,13 @@ alter table public.export_history enable row level security;
 
 create policy "Owners can read their own exports" on public.export_history
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can ask for their own exports" on public.export_history
   for insert to authenticated
-  with check ((select auth.uid()) = user_id);
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
 
 create policy "Owners can change their own pending exports" on public.export_history
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));

@@ -10,4 +10,4 @@ alter table public.sessions enable row level security;
 drop policy if exists "Owners can read their own sessions" on public.sessions;
 create policy "Owners can read their own sessions" on public.sessions
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));

@@ -10,17 +10,17 @@ alter table public.user_api_keys enable row level security;
 
 create policy "Owners can read their own API keys" on public.user_api_keys
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can store their own API keys" on public.user_api_keys
   for insert to authenticated
-  with check ((select auth.uid()) = user_id);
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
 
 create policy "Owners can replace their own API keys" on public.user_api_keys
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can delete their own API keys" on public.user_api_keys
   for delete to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));

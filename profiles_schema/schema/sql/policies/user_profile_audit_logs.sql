@@ -9,4 +9,4 @@ alter table public.user_profile_audit_logs enable row level security;
 
 create policy "Owners can read their own audit log" on public.user_profile_audit_logs
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));

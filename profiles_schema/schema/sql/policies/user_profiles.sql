@@ -14,12 +14,12 @@ alter table public.user_profiles enable row level security;
 
 create policy "Owners can read their own profile" on public.user_profiles
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can edit their own profile" on public.user_profiles
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()));
 
 -- Where the table was found under another name, a view bears it, and a person's upsert by way of that view inserts. (The
 -- key is written by an upsert, too: to what it is, the policies see to that; updated_at is taken and not kept.)
@@ -38,7 +38,7 @@ begin
 
     create policy "Owners can make their own profile" on public.user_profiles
       for insert to authenticated
-      with check ((select auth.uid()) = user_id);
+      with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
   end if;
 end
 $old_view$;

@@ -15,13 +15,13 @@ alter table public.user_progress enable row level security;
 
 create policy "Owners can read their own progress" on public.user_progress
   for select to authenticated
-  using ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 
 create policy "Owners can start their own progress" on public.user_progress
   for insert to authenticated
-  with check ((select auth.uid()) = user_id);
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
 
 create policy "Owners can change their own progress" on public.user_progress
   for update to authenticated
-  using ((select auth.uid()) = user_id)
-  with check ((select auth.uid()) = user_id);
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
