@@ -207,6 +207,12 @@ class TextNotEncryptable(ProfilesSchemaError):
     """The text is too long for an envelope, which holds 2,991 bytes, or is not Unicode."""
 
 
+class PlainApiKey(ProfilesSchemaError):
+    """An API key in plain text was to be stored in user_api_keys, or compared with what is stored there.
+    Encrypt it first, with KeyRing of profiles_schema.encryption; store None where there is no key.
+    """
+
+
 class DecryptionFailed(ProfilesSchemaError):
     """A value could not be decrypted."""
 

@@ -21,7 +21,7 @@ STARTED = datetime.now(UTC).timestamp()
 
 LONGEST = {
     "display_name": 200, "first_name": 200, "last_name": 200, "company_name": 200, "phone": 40, "bio": 4000,
-    "target_audience": 20000, "business_context": 20000, "master_system_prompt": 20000, "avatar_emoji": 32,
+    "target_audience": 20000, "business_context": 20000, "master_system_prompt": 20000, "avatar_emoji": 16,
 }  # fmt: skip
 # What stands in a required column that said nothing.
 REQUIRED = {

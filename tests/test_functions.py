@@ -1,6 +1,7 @@
 """The callable functions: what they return, to whom, and which SQLSTATE says that they will not."""
 
 import json
+import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -222,9 +223,9 @@ def test_everything_wrong_is_listed_in_one_error(project):
     sqlstate, message, hint = error_of(project, "authenticated", user_id, UPDATE, changes=json.dumps(changes))
     assert sqlstate == INVALID
     assert message == (
-        "the profile cannot be changed like this: bio must be a text, email cannot be changed here,"
-        " first_name must be a text, login_count cannot be changed here, no_such cannot be changed here,"
-        " role cannot be changed here, user_id cannot be changed here, username must be a text"
+        "the profile cannot be changed like this: bio: must be a text, email: cannot be changed here,"
+        " first_name: must be a text, login_count: cannot be changed here, no_such: cannot be changed here,"
+        " role: cannot be changed here, user_id: cannot be changed here, username: must be a text"
     )
     assert all(key in hint for key in CHANGES)
 
@@ -235,14 +236,14 @@ def test_no_column_that_is_not_the_users_can_be_changed(database):
     assert len(forbidden) == 26
     for key in forbidden:
         sqlstate, message, _ = error_of(database, "authenticated", user_id, UPDATE, changes=json.dumps({key: "x"}))
-        assert (sqlstate, message.endswith(f": {key} cannot be changed here")) == (INVALID, True), key
+        assert (sqlstate, message.endswith(f": {key}: cannot be changed here")) == (INVALID, True), key
 
 
 def test_a_key_of_any_length_is_no_trouble(database):
     user_id = database.sign_up("ada@example.org")
     _, message, _ = error_of(database, "authenticated", user_id, UPDATE, changes=json.dumps({"x" * 10_000: 1, "%s": 1}))
     assert len(message) < 300
-    assert "%s cannot be changed here" in message
+    assert "%s: cannot be changed here" in message
 
 
 @pytest.mark.parametrize("changes", ["[]", "null", "5", '"bio"', None])
@@ -250,6 +251,171 @@ def test_changes_that_are_no_object_are_refused(database, changes):
     user_id = database.sign_up("ada@example.org")
     sqlstate, message, _ = error_of(database, "authenticated", user_id, UPDATE, changes=changes)
     assert (sqlstate, message) == (INVALID, "the changes must be a JSON object")
+
+
+def test_values_that_rules_refuse_are_listed_with_their_columns_and_rules_in_one_error(project):
+    user_id = project.sign_up("ada@example.org")
+    project.sign_up("eve@example.org")
+    changes = {
+        "username": "ADMIN", "bio": "x" * 5_000, "timezone": "Mars", "profile_visibility": "all", "language": "no language",
+        "display_name": "Ada\u202e", "first_name": "fine", "logo_url": None, "key_metrics": {}, "preferences": None,
+    }  # fmt: skip
+    sqlstate, message, hint = error_of(project, "authenticated", user_id, UPDATE, changes=json.dumps(changes))
+    assert (sqlstate, message) == (
+        CHECK,
+        "the profile cannot be changed like this: bio: up to 4000 characters, display_name: names without hidden characters,"
+        " key_metrics: array 64 kb 32 levels, language: is a bcp 47 tag, preferences: cannot be null,"
+        " profile_visibility: is public or private, timezone: is a name of pg_timezone_names,"
+        " username: is 3 to 32 of a z 0 9",
+    )
+    assert all(key in hint for key in CHANGES)
+    for name, rule in (("eve", "is taken"), ("supp0rt", "is reserved"), (None, "cannot be null")):
+        message = error_of(project, "authenticated", user_id, UPDATE, changes=json.dumps({"username": name}))[1]
+        assert message == f"the profile cannot be changed like this: username: {rule}"
+
+
+def test_wrong_keys_and_values_that_rules_refuse_are_listed_together(database):
+    user_id = database.sign_up("ada@example.org")
+    changes = {"role": "admin", "display_name": 5, "bio": "x" * 5_000, "username": "root"}
+    sqlstate, message, _ = error_of(database, "authenticated", user_id, UPDATE, changes=json.dumps(changes))
+    assert (sqlstate, message) == (
+        INVALID,
+        "the profile cannot be changed like this: display_name: must be a text, role: cannot be changed here,"
+        " bio: up to 4000 characters, username: is reserved",
+    )
+
+
+def test_every_rule_of_a_column_that_a_user_writes_has_words_that_name_the_column(database):
+    user_id = database.sign_up("ada@example.org")
+    wrong = {
+        "username": "A", "display_name": "x" * 201, "first_name": "x" * 201, "last_name": "x" * 201, "bio": "x" * 4001,
+        "company_name": "x" * 201, "target_audience": "x" * 20_001, "business_context": "x" * 20_001,
+        "master_system_prompt": "x" * 20_001, "avatar_emoji": "<b>", "profile_picture_url": "x", "logo_url": "x",
+        "profile_visibility": "x", "timezone": "x", "language": "x", "key_metrics": {}, "preferences": [],
+        "notification_settings": [],
+    }  # fmt: skip
+    assert set(wrong) == set(CHANGES)
+    _, message, _ = error_of(database, "authenticated", user_id, UPDATE, changes=json.dumps(wrong))
+    listed = dict(part.split(": ", 1) for part in message.partition(": ")[2].split(", "))
+    assert set(listed) == set(wrong)
+    assert all(re.fullmatch("[a-z0-9 _]+", rule) and "ck" not in rule for rule in listed.values()), listed
+
+
+def test_no_value_of_the_row_is_part_of_the_error(database):
+    user_id = database.sign_up("ada-secret@example.org", raw_user_meta_data={"name": "Ada Secret"})
+    with pytest.raises(DBAPIError) as caught:
+        call(
+            database,
+            "authenticated",
+            user_id,
+            UPDATE,
+            changes='{"bio": "%s", "timezone": "Secretland"}' % ("s" * 5_000),
+        )
+    diagnosis = caught.value.orig.diag
+    shown = "\n".join(str(getattr(diagnosis, name)) for name in dir(diagnosis) if name[0] != "_")
+    assert "ecret" not in shown
+    assert "ssss" not in shown
+    assert "char_length(bio) <= 4000" in diagnosis.message_detail
+
+
+def test_rules_of_the_applications_own_are_listed_too(database):
+    user_id = database.sign_up("ada@example.org")
+    database.script(
+        "alter table public.user_profiles add constraint no_shouting check (bio <> upper(bio)),"
+        " add constraint name_or_bio check (display_name is not null or bio is not null);"
+        "create function public.moody() returns trigger language plpgsql as $$begin"
+        " if new.bio = 'mood' then raise exception 'not today' using errcode = 'check_violation'; end if; return new; end$$;"
+        "create trigger moody before update on public.user_profiles for each row execute function public.moody()"
+    )
+    database.run("update public.user_profiles set bio = 'x', display_name = 'x'")
+    for changes, expected in (
+        ({"bio": "LOUD", "language": "?"}, "bio: breaks the rule no_shouting, language: is a bcp 47 tag"),
+        ({"bio": None, "display_name": None}, "bio, display_name: break the rule name_or_bio"),
+    ):
+        message = error_of(database, "authenticated", user_id, UPDATE, changes=json.dumps(changes))[1]
+        assert message.removeprefix("the profile cannot be changed like this: ") == expected
+    assert error_of(database, "authenticated", user_id, UPDATE, changes='{"bio": "mood"}')[:2] == (CHECK, "not today")
+
+
+@pytest.mark.parametrize("bad", ["\\u0000", "\\ud800", "\\udc00x"])
+def test_text_that_postgresql_cannot_hold_is_refused_as_such(database, bad):
+    user_id = database.sign_up("ada@example.org")
+    sqlstate = error_of(database, "authenticated", user_id, UPDATE, changes=f'{{"bio": "{bad}"}}')[0]
+    assert sqlstate in {"22P05", "22P02"}
+
+
+MERGE = "(public.update_my_profile_v2(cast(:changes as jsonb), p_merge => true)).preferences"
+
+# The examples of RFC 7386, appendix A, that are objects at the top.
+MERGES = [
+    ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+    ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+    ({"a": "b"}, {"a": None}, {}),
+    ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+    ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+    ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+    ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+    ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+    ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+    ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+]
+
+
+@pytest.mark.parametrize(("before", "patch", "after"), MERGES)
+def test_p_merge_merges_documents_by_rfc_7386(database, before, patch, after):
+    user_id = database.sign_up("ada@example.org")
+    database.run("update public.user_profiles set preferences = cast(:value as jsonb)", value=json.dumps(before))
+    assert call(database, "authenticated", user_id, MERGE, changes=json.dumps({"preferences": patch})) == after
+    assert update(database, user_id, {"preferences": patch}).preferences == patch
+
+
+def test_a_merge_that_breaks_a_rule_is_listed_like_any_change(database):
+    user_id = database.sign_up("ada@example.org")
+    database.run("update public.user_profiles set preferences = cast(:v as jsonb)", v=json.dumps({"a": "x" * 60_000}))
+    deep = "[" * 40 + "]" * 40
+    changes = f'{{"preferences": {{"b": "{"y" * 10_000}"}}, "notification_settings": {{"a": {deep}}}, "bio": "x"}}'
+    sqlstate, message, _ = error_of(database, "authenticated", user_id, MERGE, changes=changes)
+    assert (sqlstate, message.removeprefix("the profile cannot be changed like this: ")) == (
+        CHECK, "notification_settings: object 64 kb 32 levels, preferences: object 64 kb 32 levels"
+    )  # fmt: skip
+    assert error_of(database, "authenticated", user_id, MERGE, changes='{"preferences": []}')[0] == CHECK
+
+
+def test_merges_of_two_sessions_at_once_both_count(database):
+    user_id = database.sign_up("ada@example.org")
+    claims = json.dumps({"sub": str(user_id), "role": "authenticated"})
+
+    def merge(connection, name):
+        connection.execute(text("select set_config('request.jwt.claims', :c, true)"), {"c": claims})
+        connection.exec_driver_sql("set local role authenticated")
+        connection.execute(text(f"select {MERGE}"), {"changes": json.dumps({"preferences": {name: 1}})})
+
+    with database.engine.begin() as first, ThreadPoolExecutor(1) as pool:
+        merge(first, "a")
+
+        def second():
+            with database.engine.begin() as connection:
+                merge(connection, "b")
+
+        waiting = pool.submit(second)
+        while not database.value("select count(*) from pg_locks where not granted"):
+            assert not waiting.done()
+        first.commit()
+        waiting.result(30)
+    assert database.profile(user_id).preferences == {"a": 1, "b": 1}
+
+
+def test_p_if_updated_at_changes_only_the_profile_that_was_read(database):
+    user_id = database.sign_up("ada@example.org")
+    guarded = '(public.update_my_profile_v2(\'{"bio": "x"}\', p_if_updated_at => cast(:read as timestamptz))).bio'
+    read = database.profile(user_id).updated_at
+    assert call(database, "authenticated", user_id, guarded, read=read) == "x"
+    assert call(database, "authenticated", user_id, guarded, read=None) == "x"
+    database.run("update public.user_profiles set bio = 'y'")
+    sqlstate, message, hint = error_of(database, "authenticated", user_id, guarded, read=read)
+    assert (sqlstate, message) == ("PT409", "the profile has changed since it was read")
+    assert "updated_at" in hint
+    assert database.profile(user_id).bio == "y"
 
 
 REFUSED = [

@@ -314,7 +314,7 @@ WRITTEN_BY_USERS = {
         "target_audience": 20_000,
         "business_context": 20_000,
         "master_system_prompt": 20_000,
-        "avatar_emoji": 32,
+        "avatar_emoji": 16,
         "avatar_url": 2_048,
         "profile_picture_url": 2_048,
         "logo_url": 2_048,
@@ -328,7 +328,6 @@ WRITTEN_BY_USERS = {
 }
 
 ONE_OF = {
-    "ck_user_profiles_profile_visibility_is_known": "'public', 'private'",
     "ck_export_history_status_is_known": "'pending', 'processing', 'completed', 'failed', 'expired'",
     "ck_user_profile_audit_logs_action_is_known": "'created', 'updated', 'failed', 'skipped', 'repaired', 'deleted'",
     "ck_user_profile_audit_logs_origin_is_known": (
@@ -380,9 +379,7 @@ def test_the_six_groups_of_traits_can_be_null():
     groups = ("personality_traits", "appearance_traits", "behavioral_metrics", "cultural_attributes")
     for group in (*groups, "analysis_summary", "metadata"):
         assert metadata.tables["user_profiles"].c[group].nullable
-        assert (
-            check_texts("user_profiles")[f"ck_user_profiles_{group}_is_object"] == f"jsonb_typeof({group}) = 'object'"
-        )
+        assert check_texts("user_profiles")[f"ck_user_profiles_{group}_is_object"] == f"{group} @> '{{}}'"
 
 
 def test_indexes_are_those_of_the_specification():
@@ -419,7 +416,11 @@ def test_every_constraint_and_index_has_a_name_that_postgresql_does_not_cut():
 )
 def test_what_a_user_writes_has_a_limit(table_name, column, limit):
     measure = f"octet_length({column}::text)" if limit == checks.JSON_LIMIT_BYTES else f"char_length({column})"
-    assert any(text.endswith(f"{measure} <= {limit}") for text in check_texts(table_name).values())
+    texts = check_texts(table_name)
+    if column == "avatar_emoji":
+        assert any(text.startswith(column) and f"{{0,{limit}}}$" in text for text in texts.values())
+    else:
+        assert any(text.endswith(f"{measure} <= {limit}") for text in texts.values())
 
 
 def test_urls_are_http_only():

@@ -332,14 +332,16 @@ EXECUTABLE = {
     "get_my_profile_v2()": {"authenticated"},
     "get_public_profile(text)": API,
     "get_user_profile_stats()": {"service_role"},
-    "update_my_profile_v2(jsonb)": {"authenticated"},
+    "update_my_profile_v2(jsonb,boolean,timestamp with time zone)": {"authenticated"},
     "profiles_internal.available_username(text)": USERS,
     "profiles_internal.ensure_profile(uuid)": USERS,
     "profiles_internal.may_add_own_rows()": {"authenticated"},
     "profiles_internal.may_use_own_rows()": {"authenticated"},
     "profiles_internal.make_user(text,text,text,text,jsonb)": {"service_role"},
+    "profiles_internal.merge_patch(jsonb,jsonb)": {"authenticated"},
     "profiles_internal.profile_stats()": {"service_role"},
     "profiles_internal.public_profile(text)": API,
+    "profiles_internal.refused_changes(jsonb)": {"authenticated"},
 }
 OURS_ALONE = {"create_user(text,text,text,text,jsonb)", "profiles_internal.make_user(text,text,text,text,jsonb)"}
 
@@ -376,7 +378,7 @@ CALLS = {
     "get_my_profile_v2()": "public.get_my_profile_v2()",
     "get_public_profile(text)": "public.get_public_profile('ada')",
     "get_user_profile_stats()": "public.get_user_profile_stats()",
-    "update_my_profile_v2(jsonb)": 'public.update_my_profile_v2(\'{{"bio": "x"}}\')',
+    "update_my_profile_v2(jsonb,boolean,timestamp with time zone)": 'public.update_my_profile_v2(\'{{"bio": "x"}}\')',
 }
 
 

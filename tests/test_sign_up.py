@@ -19,11 +19,18 @@ ABOUT_A_SECOND = 2.5
 A_FEW_SECONDS = 6.0
 
 RESERVED = {
-    "abuse", "admin", "administrator", "anonymous", "api", "billing", "contact", "deleted", "help", "helpdesk",
-    "hostmaster", "info", "mail", "mailer-daemon", "me", "moderator", "news", "no-reply", "nobody", "noreply", "null",
-    "official", "operator", "owner", "postmaster", "privacy", "root", "security", "service", "staff", "superuser",
+    "abuse", "admin", "administrator", "anon", "anonymous", "api", "authenticated", "authenticator", "billing", "contact",
+    "deleted", "help", "helpdesk", "hostmaster", "info", "mail", "mailerdaemon", "me", "moderator", "news", "nobody",
+    "noreply", "null", "official", "operator", "owner", "pgbouncer", "postgres", "postgresql", "postmaster", "privacy",
+    "root", "security", "service", "servicerole", "staff", "supabase", "supabaseadmin", "superadmin", "superuser",
     "support", "sysadmin", "system", "team", "undefined", "user", "webmaster", "www",
 }  # fmt: skip
+
+
+def is_reserved(name):
+    """Whether a name is on the list, or looks like one that is."""
+    bare = re.sub("[_.-]", "", name)
+    return any(bare.translate(str.maketrans("1034578", one + "oeastb")) in RESERVED for one in "il")
 
 
 def username_of(email, user_id, taken):
@@ -33,7 +40,7 @@ def username_of(email, user_id, taken):
     base = re.sub(r"[^a-z0-9_.-]", "", lowered)[:32]
     digits = user_id.hex
     names = [f"{base[:23]}_{digits[-8:]}", digits]
-    if len(base) < 3 or base in RESERVED:
+    if len(base) < 3 or is_reserved(base):
         names[0] = f"user_{digits[-8:]}"
     else:
         names.insert(0, base)

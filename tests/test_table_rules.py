@@ -122,7 +122,7 @@ RULES = {
         },
         "display_name": texts(200), "first_name": texts(200), "last_name": texts(200), "company_name": texts(200),
         "phone": texts(40), "bio": texts(4_000), "target_audience": texts(20_000), "business_context": texts(20_000),
-        "master_system_prompt": texts(20_000), "avatar_emoji": texts(32),
+        "master_system_prompt": texts(20_000), "avatar_emoji": texts(16), "email": texts(320),
         "avatar_url": WEB_ADDRESS, "profile_picture_url": WEB_ADDRESS, "logo_url": WEB_ADDRESS,
         "profile_visibility": {"good": ["public", "private"], "bad": ["friends", "", "PUBLIC"]},
         "language": {

@@ -147,31 +147,33 @@ as $wanted_shape$
     ('user_profiles', 'column', 'metadata', 'jsonb', false, null),
     ('user_profiles', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
     ('user_profiles', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
-    ('user_profiles', 'check', 'ck_user_profiles_analysis_summary_is_object', 'CHECK ((jsonb_typeof(analysis_summary) = ''object''::text))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_appearance_traits_is_object', 'CHECK ((jsonb_typeof(appearance_traits) = ''object''::text))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_avatar_emoji_up_to_32_characters', 'CHECK ((char_length(avatar_emoji) <= 32))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_analysis_summary_is_object', 'CHECK ((analysis_summary @> ''{}''::jsonb))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_appearance_traits_is_object', 'CHECK ((appearance_traits @> ''{}''::jsonb))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_avatar_emoji_up_to_16_characters_no_markup', 'CHECK ((avatar_emoji ~ ''^[^\u0001-\u001f&<>]{0,16}$''::text))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_avatar_url_is_a_web_address', 'CHECK (((avatar_url ~ ''^https?://''::text) AND (char_length(avatar_url) <= 2048)))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_behavioral_metrics_is_object', 'CHECK ((jsonb_typeof(behavioral_metrics) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_behavioral_metrics_is_object', 'CHECK ((behavioral_metrics @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_bio_up_to_4000_characters', 'CHECK ((char_length(bio) <= 4000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_business_context_up_to_20000_characters', 'CHECK ((char_length(business_context) <= 20000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_company_name_up_to_200_characters', 'CHECK ((char_length(company_name) <= 200))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_cultural_attributes_is_object', 'CHECK ((jsonb_typeof(cultural_attributes) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_cultural_attributes_is_object', 'CHECK ((cultural_attributes @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_display_name_up_to_200_characters', 'CHECK ((char_length(display_name) <= 200))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_email_up_to_320_characters', 'CHECK ((char_length(email) <= 320))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_first_name_up_to_200_characters', 'CHECK ((char_length(first_name) <= 200))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_key_metrics_is_array_up_to_64_kb', 'CHECK (((jsonb_typeof(key_metrics) = ''array''::text) AND (octet_length((key_metrics)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_key_metrics_array_64_kb_32_levels', 'CHECK (((key_metrics @> ''[]''::jsonb) AND (NOT (key_metrics @? ''$.**{33}''::jsonpath)) AND (octet_length((key_metrics)::text) <= 65536)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_language_is_a_bcp_47_tag', 'CHECK (((language ~ ''^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$''::text) AND (char_length(language) <= 35)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_last_name_up_to_200_characters', 'CHECK ((char_length(last_name) <= 200))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_login_count_not_negative', 'CHECK ((login_count >= 0))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_logo_url_is_a_web_address', 'CHECK (((logo_url ~ ''^https?://''::text) AND (char_length(logo_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_master_system_prompt_up_to_20000_characters', 'CHECK ((char_length(master_system_prompt) <= 20000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_message_count_not_negative', 'CHECK ((message_count >= 0))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_metadata_is_object', 'CHECK ((jsonb_typeof(metadata) = ''object''::text))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_notification_settings_is_object_up_to_64_kb', 'CHECK (((jsonb_typeof(notification_settings) = ''object''::text) AND (octet_length((notification_settings)::text) <= 65536)))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_personality_traits_is_object', 'CHECK ((jsonb_typeof(personality_traits) = ''object''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_metadata_is_object', 'CHECK ((metadata @> ''{}''::jsonb))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_names_without_hidden_characters', 'CHECK ((concat(display_name, first_name, last_name, company_name) !~ ''[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]''::text))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_notification_settings_object_64_kb_32_levels', 'CHECK (((notification_settings @> ''{}''::jsonb) AND (NOT (notification_settings @? ''$.**{33}''::jsonpath)) AND (octet_length((notification_settings)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_personality_traits_is_object', 'CHECK ((personality_traits @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_phone_up_to_40_characters', 'CHECK ((char_length(phone) <= 40))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_preferences_is_object_up_to_64_kb', 'CHECK (((jsonb_typeof(preferences) = ''object''::text) AND (octet_length((preferences)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_preferences_object_64_kb_32_levels', 'CHECK (((preferences @> ''{}''::jsonb) AND (NOT (preferences @? ''$.**{33}''::jsonpath)) AND (octet_length((preferences)::text) <= 65536)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_profile_picture_url_is_a_web_address', 'CHECK (((profile_picture_url ~ ''^https?://''::text) AND (char_length(profile_picture_url) <= 2048)))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_profile_visibility_is_known', 'CHECK ((profile_visibility = ANY (ARRAY[''public''::text, ''private''::text])))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_profile_visibility_is_public_or_private', 'CHECK ((profile_visibility = ANY (ARRAY[''public''::text, ''private''::text])))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_target_audience_up_to_20000_characters', 'CHECK ((char_length(target_audience) <= 20000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_username_is_3_to_32_of_a_z_0_9', 'CHECK ((username ~ ''^[a-z0-9_.-]{3,32}$''::text))', null, null),
     ('user_profiles', 'foreign key', 'fk_user_profiles_user_id_users', 'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE', null, null),
@@ -235,7 +237,7 @@ as $wanted_shape$
     ('user_api_keys', 'check', 'ck_user_api_keys_anthropic_api_key_is_encrypted', 'CHECK (((anthropic_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text) AND (char_length(anthropic_api_key) <= 4096)))', null, null),
     ('user_api_keys', 'check', 'ck_user_api_keys_openai_api_key_is_encrypted', 'CHECK (((openai_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text) AND (char_length(openai_api_key) <= 4096)))', null, null),
     ('user_api_keys', 'check', 'ck_user_api_keys_unsplash_api_key_is_encrypted', 'CHECK (((unsplash_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text) AND (char_length(unsplash_api_key) <= 4096)))', null, null),
-    ('user_api_keys', 'check', 'ck_user_api_keys_validation_is_object', 'CHECK ((jsonb_typeof(validation) = ''object''::text))', null, null),
+    ('user_api_keys', 'check', 'ck_user_api_keys_validation_is_object', 'CHECK ((validation @> ''{}''::jsonb))', null, null),
     ('user_api_keys', 'foreign key', 'fk_user_api_keys_user_id_users', 'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE', null, null),
     ('user_api_keys', 'primary key', 'pk_user_api_keys', 'PRIMARY KEY (id)', null, null),
     ('user_api_keys', 'index', 'idx_user_api_keys_user_id', 'CREATE UNIQUE INDEX idx_user_api_keys_user_id ON public.user_api_keys USING btree (user_id)', null, null),
@@ -259,7 +261,7 @@ as $wanted_shape$
     ('export_history', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
     ('export_history', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
     ('export_history', 'check', 'ck_export_history_file_size_bytes_not_negative', 'CHECK ((file_size_bytes >= 0))', null, null),
-    ('export_history', 'check', 'ck_export_history_filters_is_object_up_to_64_kb', 'CHECK (((jsonb_typeof(filters) = ''object''::text) AND (octet_length((filters)::text) <= 65536)))', null, null),
+    ('export_history', 'check', 'ck_export_history_filters_object_64_kb_32_levels', 'CHECK (((filters @> ''{}''::jsonb) AND (NOT (filters @? ''$.**{33}''::jsonpath)) AND (octet_length((filters)::text) <= 65536)))', null, null),
     ('export_history', 'check', 'ck_export_history_records_count_not_negative', 'CHECK ((records_count >= 0))', null, null),
     ('export_history', 'check', 'ck_export_history_retry_count_not_negative', 'CHECK ((retry_count >= 0))', null, null),
     ('export_history', 'check', 'ck_export_history_status_is_known', 'CHECK (((status)::text = ANY (ARRAY[''pending''::text, ''processing''::text, ''completed''::text, ''failed''::text, ''expired''::text])))', null, null),
@@ -311,9 +313,18 @@ as $adoption_rules$
     format('char_length(%I) > %s', l.column_name, l.most), format('left(%I, %s)', l.column_name, l.most),
     format('more than %s characters: cut', l.most)
   from (values
-    ('display_name', 200), ('first_name', 200), ('last_name', 200), ('company_name', 200), ('phone', 40), ('bio', 4000),
-    ('target_audience', 20000), ('business_context', 20000), ('master_system_prompt', 20000), ('avatar_emoji', 32)
+    ('phone', 40), ('bio', 4000), ('target_audience', 20000), ('business_context', 20000), ('master_system_prompt', 20000)
   ) as l (column_name, most)
+  union all
+  -- So are names, and they lose what cannot be seen; a line end becomes a space (profile_values does the same).
+  select n.place, 'user_profiles', c.column_name, format(n.wrong, c.column_name),
+    format($fitted$left(regexp_replace(translate(%I, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g'), 200)$fitted$, c.column_name),
+    n.rule
+  from unnest(array['display_name', 'first_name', 'last_name', 'company_name']) as c (column_name)
+  cross join (values
+    (10, 'char_length(%I) > 200', 'more than 200 characters: cut'),
+    (11, $wrong$%I ~ '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]'$wrong$, 'hidden characters: removed')
+  ) as n (place, wrong, rule)
   union all
   -- An address is whole or worthless.
   select 20, 'user_profiles', u.column_name,
@@ -322,8 +333,8 @@ as $adoption_rules$
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
   select 30, 'user_profiles', j.column_name,
-    format('jsonb_typeof(%1$I) <> ''object'' or octet_length(%1$I::text) > 65536', j.column_name), '''{}''::jsonb',
-    'no object of up to 64 kB: {}'
+    format('jsonb_typeof(%1$I) <> ''object'' or octet_length(%1$I::text) > 65536 or %1$I @? ''$.**{33}''', j.column_name), '''{}''::jsonb',
+    'no object of up to 64 kB and 32 levels: {}'
   from unnest(array['preferences', 'notification_settings']) as j (column_name)
   union all
   select 30, 'user_profiles', g.column_name, format('jsonb_typeof(%I) <> ''object''', g.column_name), 'null::jsonb', 'no object: null'
@@ -344,10 +355,10 @@ as $adoption_rules$
   ) as c (table_name, column_name)
   union all
   select * from (values
-    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and octet_length(jsonb_build_array(key_metrics)::text) <= 65536$rule$,
+    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and octet_length(jsonb_build_array(key_metrics)::text) <= 65536 and not key_metrics @? '$.**{32}'$rule$,
       'jsonb_build_array(key_metrics)', 'no array: an array of it'),
-    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or octet_length(key_metrics::text) > 65536$rule$,
-      '''[]''::jsonb', 'no array of up to 64 kB: []'),
+    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or octet_length(key_metrics::text) > 65536 or key_metrics @? '$.**{33}'$rule$,
+      '''[]''::jsonb', 'no array of up to 64 kB and 32 levels: []'),
     -- What nobody understands is shown to nobody.
     (52, 'user_profiles', 'profile_visibility', $rule$profile_visibility is null or profile_visibility not in ('public', 'private')$rule$,
       '''private''', 'neither public nor private: private'),
@@ -362,12 +373,15 @@ as $adoption_rules$
     (57, 'user_profiles', 'external_id',
       '(external_id, id) in (select r.code, r.id from (select x.external_id as code, x.id, row_number() over (partition by x.external_id order by x.created_at, x.id) as n from {table} as x where x.external_id is not null) as r where r.n > 1)',
       'null::text', 'somebody older has this outside id: null'),
+    (21, 'user_profiles', 'email', 'char_length(email) > 320', 'null::text', 'more than 320 characters: null'),
+    (22, 'user_profiles', 'avatar_emoji', $rule$avatar_emoji !~ '^[^\u0001-\u001f&<>]{0,16}$'$rule$,
+      $fitted$left(regexp_replace(avatar_emoji, '[\u0001-\u001f&<>]', '', 'g'), 16)$fitted$, 'more than 16 characters, or markup: cut'),
     (58, 'user_api_keys', 'validation', 'jsonb_typeof(validation) <> ''object''', '''{}''::jsonb', 'no object: {}'),
     (60, 'export_history', 'status', $rule$status not in ('pending', 'processing', 'completed', 'failed', 'expired')$rule$,
       '''failed''::character varying(20)', 'no known status: failed'),
     (61, 'export_history', 'file_size_bytes', 'file_size_bytes < 0', 'null::bigint', 'below zero: null'),
-    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or octet_length(filters::text) > 65536$rule$,
-      'null::jsonb', 'no object of up to 64 kB: null'),
+    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or octet_length(filters::text) > 65536 or filters @? '$.**{33}'$rule$,
+      'null::jsonb', 'no object of up to 64 kB and 32 levels: null'),
     (70, 'user_profile_audit_logs', 'user_id', 'user_id is not null and not exists (select from auth.users as u where u.id = user_id)',
       'null::uuid', 'no such user: null'),
     (71, 'user_profile_audit_logs', 'action', $rule$action is null or action not in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted')$rule$,

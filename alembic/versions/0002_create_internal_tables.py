@@ -21,7 +21,12 @@ create table if not exists profiles_internal.settings (
   key text not null,
   value jsonb not null,
   updated_at timestamp with time zone default now() not null,
-  constraint pk_settings primary key (key)
+  constraint pk_settings primary key (key),
+  constraint ck_settings_value_is_valid check (
+    case key when 'auto_create_profiles' then value in ('true', 'false')
+    when 'audit_level' then value in ('"failures"', '"changes"', '"all"')
+    when 'normalize_verification_days' then value between '0' and '3650' and value @@ '$ == $.floor()' else true end
+  )
 );
 
 comment on table profiles_internal.settings is 'Settings that the database itself reads: the feature flag, the audit level, thresholds';
@@ -264,8 +269,12 @@ on conflict do nothing;
 -- Usernames: the email's local part, lower-cased ("C": ASCII only, the same on every server), cleaned to [a-z0-9_.-], cut
 -- to 32 characters; or, made alike, the username that an application's own table of users gives. The first choice is that
 -- name; the second adds the last eight hex digits of the user id; the third is all 32 of them. No chance and no loop: the
--- thousandth ada@… costs what the second did. 'user' stands for what leaves nothing usable: no address, fewer than three
--- characters, or a name that would pass for somebody in charge. It is nobody's name by itself.
+-- thousandth ada@… costs what the second did. 'user' replaces what leaves nothing usable: no address, fewer than three
+-- characters, or a reserved name, which would pass for somebody in charge. A name is reserved too if it only looks like one
+-- of the list: without _ . - and with look-alike digits read as letters (adm1n, -admin-). No profile is called just 'user'.
+--
+-- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.
+-- An address of more than 320 characters is not copied.
 --
 -- Nothing but simple expressions, which plpgsql evaluates without starting the executor: a call, or a query, per value
 -- costs more than the insert that it prepares.
@@ -294,18 +303,21 @@ as $profile_values$
 declare
   blanks constant text := E' \t\r\n';
   reserved constant text[] := array[
-    'abuse', 'admin', 'administrator', 'anonymous', 'api', 'billing', 'contact', 'deleted', 'help', 'helpdesk',
-    'hostmaster', 'info', 'mail', 'mailer-daemon', 'me', 'moderator', 'news', 'no-reply', 'nobody', 'noreply', 'null',
-    'official', 'operator', 'owner', 'postmaster', 'privacy', 'root', 'security', 'service', 'staff', 'superuser',
+    'abuse', 'admin', 'administrator', 'anon', 'anonymous', 'api', 'authenticated', 'authenticator', 'billing', 'contact',
+    'deleted', 'help', 'helpdesk', 'hostmaster', 'info', 'mail', 'mailerdaemon', 'me', 'moderator', 'news', 'nobody',
+    'noreply', 'null', 'official', 'operator', 'owner', 'pgbouncer', 'postgres', 'postgresql', 'postmaster', 'privacy',
+    'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
+  hidden constant text := '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]';
+  line_ends constant text := e'\t\n\u000b\f\r\u0085\u2028\u2029';
   user_row jsonb;
   metadata jsonb;
   base text;
 begin
   foreach user_row in array p_users loop
     user_id := (user_row ->> 'id')::uuid;
-    email := nullif(user_row ->> 'email', '');
+    email := case when length(user_row ->> 'email') between 1 and 320 then user_row ->> 'email' end;
     phone := case when length(user_row ->> 'phone') between 1 and 40 then user_row ->> 'phone' end;
     email_verified := email is not null and user_row ->> 'email_confirmed_at' is not null;
     is_anonymous := coalesce((user_row ->> 'is_anonymous')::boolean, false);
@@ -313,7 +325,10 @@ begin
 
     base := coalesce(user_row -> 'raw_app_meta_data' ->> 'identity_username', split_part(email, '@', 1));
     base := left(regexp_replace(lower(left(base, 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
-    if base is null or length(base) < 3 or base = any (reserved) then
+    if base is null or length(base) < 3
+      or translate(base, '1034578_.-', 'ioeastb') = any (reserved)
+      or translate(base, '1034578_.-', 'loeastb') = any (reserved)
+    then
       base := 'user';
     end if;
     third_username := replace(user_row ->> 'id', '-', '');
@@ -351,6 +366,11 @@ begin
       end if;
       if last_name is null and jsonb_typeof(metadata -> 'family_name') = 'string' then
         last_name := nullif(btrim(left(btrim(metadata ->> 'family_name', blanks), 200), blanks), '');
+      end if;
+      if concat(display_name, first_name, last_name) ~ hidden then
+        display_name := nullif(btrim(regexp_replace(translate(display_name, line_ends, '        '), hidden, '', 'g')), '');
+        first_name := nullif(btrim(regexp_replace(translate(first_name, line_ends, '        '), hidden, '', 'g')), '');
+        last_name := nullif(btrim(regexp_replace(translate(last_name, line_ends, '        '), hidden, '', 'g')), '');
       end if;
       -- A URL is whole or worthless, so the cut is one character behind the longest good one.
       if jsonb_typeof(metadata -> 'avatar_url') = 'string' then

@@ -39,7 +39,7 @@ create table if not exists public.user_api_keys (
   constraint ck_user_api_keys_openai_api_key_is_encrypted check (openai_api_key ~ '^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$' and char_length(openai_api_key) <= 4096),
   constraint ck_user_api_keys_unsplash_api_key_is_encrypted check (unsplash_api_key ~ '^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$' and char_length(unsplash_api_key) <= 4096),
   constraint ck_user_api_keys_anthropic_api_key_is_encrypted check (anthropic_api_key ~ '^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$' and char_length(anthropic_api_key) <= 4096),
-  constraint ck_user_api_keys_validation_is_object check (jsonb_typeof(validation) = 'object'),
+  constraint ck_user_api_keys_validation_is_object check (validation @> '{}'),
   constraint fk_user_api_keys_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
 );
 

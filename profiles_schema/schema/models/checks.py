@@ -7,7 +7,12 @@ Each column has its own CHECK, so that the error names the column.
 from sqlalchemy import CheckConstraint
 
 JSON_LIMIT_BYTES = 65_536
+JSON_LIMIT_LEVELS = 32
 URL_LIMIT = 2_048
+
+HIDDEN_CHARACTERS = r"[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]"
+"""Control characters, line ends, what has no width, and what turns the direction of the text around it. The joiners
+U+200C and U+200D stay allowed (Persian names and many emoji need them), and so do the marks U+200E and U+200F."""
 
 
 def is_up_to(limit: int, column: str) -> CheckConstraint:
@@ -22,17 +27,33 @@ def is_a_web_address(column: str) -> CheckConstraint:
     )
 
 
+# Only an object contains {}, and only an array contains []: the server parses each CHECK anew for every statement, and
+# this is shorter than a comparison with jsonb_typeof.
+_EMPTY = {"object": "{}", "array": "[]"}
+
+
 def is_json_up_to_64_kb(kind: str, column: str) -> CheckConstraint:
-    """JSON of one kind (``object`` or ``array``), 65,536 bytes as text at most, or null."""
+    """JSON of one kind (``object`` or ``array``), 65,536 bytes as text and 32 levels deep at most, or null.
+
+    Documents nested thousands of levels deep fit into 64 kB, and readers fail on them.
+    """
     return CheckConstraint(
-        f"jsonb_typeof({column}) = '{kind}' and octet_length({column}::text) <= {JSON_LIMIT_BYTES}",
-        name=f"{column}_is_{kind}_up_to_64_kb",
+        f"{column} @> '{_EMPTY[kind]}' and not {column} @? '$.**{{{JSON_LIMIT_LEVELS + 1}}}'"
+        f" and octet_length({column}::text) <= {JSON_LIMIT_BYTES}",
+        name=f"{column}_{kind}_64_kb_32_levels",
     )
 
 
 def is_an_object(column: str) -> CheckConstraint:
     """A JSON object of any size, or null."""
-    return CheckConstraint(f"jsonb_typeof({column}) = 'object'", name=f"{column}_is_object")
+    return CheckConstraint(f"{column} @> '{_EMPTY['object']}'", name=f"{column}_is_object")
+
+
+def have_no_hidden_characters(*columns: str) -> CheckConstraint:
+    """Nothing in these texts hides, breaks the line, or turns what stands around it."""
+    return CheckConstraint(
+        f"concat({', '.join(columns)}) !~ '{HIDDEN_CHARACTERS}'", name="names_without_hidden_characters"
+    )
 
 
 def is_one_of(column: str, *values: str) -> CheckConstraint:

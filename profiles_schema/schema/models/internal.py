@@ -1,6 +1,18 @@
 """Schema ``profiles_internal``: what the package itself keeps. Plain tables; nobody works with them as objects."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Double, Identity, Index, Integer, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import UUID
 
 from profiles_schema.schema.models.base import EMPTY_ARRAY, EMPTY_OBJECT, NOW, ZERO, Json, metadata, references_user
@@ -16,6 +28,13 @@ settings = Table(
     Column("key", Text, primary_key=True, comment="Name of the setting"),
     Column("value", Json, nullable=False, comment="Its value"),
     Column("updated_at", TIME, nullable=False, server_default=NOW, comment="When it was last set"),
+    CheckConstraint(
+        "case key when 'auto_create_profiles' then value in ('true', 'false')"
+        " when 'audit_level' then value in ('\"failures\"', '\"changes\"', '\"all\"')"
+        " when 'normalize_verification_days' then value between '0' and '3650' and value @@ '$ == $.floor()'"
+        " else true end",
+        name="value_is_valid",
+    ),
     schema=INTERNAL_SCHEMA,
     comment="Settings that the database itself reads: the feature flag, the audit level, thresholds",
 )

@@ -1,11 +1,14 @@
 """``public.user_api_keys``: a user's own keys at other providers, encrypted by the application."""
 
+import re
 import uuid
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index
+from sqlalchemy import CheckConstraint, Dialect, Index, Text, TypeDecorator
+from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.orm import Mapped, mapped_column
 
+from profiles_schema.errors import PlainApiKey
 from profiles_schema.schema.models.base import (
     EMPTY_OBJECT,
     RANDOM_UUID,
@@ -26,6 +29,29 @@ def is_encrypted(column: str) -> CheckConstraint:
     )
 
 
+class _PlainApiKey(DontWrapMixin, PlainApiKey):
+    """As it is: SQLAlchemy's own error would show the parameters of the statement."""
+
+
+class Envelope(TypeDecorator[str]):
+    """A text that only takes our ciphertext envelope.
+
+    The table refuses anything else as well, but by then a driver may have written the value into the statement, which the
+    server's log quotes.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the interface's
+        """Hand an envelope on; refuse another text without quoting it."""
+        if value is not None and (
+            len(value) > ENVELOPE_LIMIT or not re.fullmatch(ENVELOPE, value) or value[-1] == "\n"
+        ):
+            raise _PlainApiKey
+        return value
+
+
 class UserApiKeys(Timestamps, Base):
     """The provider keys of a user, as ciphertext."""
 
@@ -33,9 +59,9 @@ class UserApiKeys(Timestamps, Base):
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=RANDOM_UUID)
     user_id: Mapped[uuid.UUID] = mapped_column(references_user())
-    openai_api_key: Mapped[str | None] = mapped_column(comment="Ciphertext envelope psk1.KEYID.DATA")
-    unsplash_api_key: Mapped[str | None] = mapped_column(comment="Ciphertext envelope psk1.KEYID.DATA")
-    anthropic_api_key: Mapped[str | None] = mapped_column(comment="Ciphertext envelope psk1.KEYID.DATA")
+    openai_api_key: Mapped[str | None] = mapped_column(Envelope, comment="Ciphertext envelope psk1.KEYID.DATA")
+    unsplash_api_key: Mapped[str | None] = mapped_column(Envelope, comment="Ciphertext envelope psk1.KEYID.DATA")
+    anthropic_api_key: Mapped[str | None] = mapped_column(Envelope, comment="Ciphertext envelope psk1.KEYID.DATA")
     last_validated_at: Mapped[datetime | None]
     is_active: Mapped[bool] = mapped_column(server_default=TRUE)
     validation: Mapped[JsonObject] = mapped_column(

@@ -22,11 +22,11 @@ from profiles_schema.schema.models.base import (
     references_user,
 )
 from profiles_schema.schema.models.checks import (
+    have_no_hidden_characters,
     is_a_web_address,
     is_an_object,
     is_json_up_to_64_kb,
     is_not_negative,
-    is_one_of,
     is_up_to,
 )
 from profiles_schema.schema.models.typed_group import TypedGroup
@@ -128,16 +128,21 @@ class UserProfile(Timestamps, Base):
         is_up_to(200, "first_name"),
         is_up_to(200, "last_name"),
         is_up_to(200, "company_name"),
+        # One CHECK for all four: a sign-up pays for each.
+        have_no_hidden_characters("display_name", "first_name", "last_name", "company_name"),
+        is_up_to(320, "email"),
         is_up_to(40, "phone"),
         is_up_to(4_000, "bio"),
         is_up_to(20_000, "target_audience"),
         is_up_to(20_000, "business_context"),
         is_up_to(20_000, "master_system_prompt"),
-        is_up_to(32, "avatar_emoji"),
+        CheckConstraint(
+            r"avatar_emoji ~ '^[^\u0001-\u001f&<>]{0,16}$'", name="avatar_emoji_up_to_16_characters_no_markup"
+        ),
         is_a_web_address("avatar_url"),
         is_a_web_address("profile_picture_url"),
         is_a_web_address("logo_url"),
-        is_one_of("profile_visibility", "public", "private"),
+        CheckConstraint("profile_visibility in ('public', 'private')", name="profile_visibility_is_public_or_private"),
         is_json_up_to_64_kb("array", "key_metrics"),
         is_json_up_to_64_kb("object", "preferences"),
         is_json_up_to_64_kb("object", "notification_settings"),

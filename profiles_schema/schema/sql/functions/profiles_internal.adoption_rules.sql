@@ -12,9 +12,18 @@ as $adoption_rules$
     format('char_length(%I) > %s', l.column_name, l.most), format('left(%I, %s)', l.column_name, l.most),
     format('more than %s characters: cut', l.most)
   from (values
-    ('display_name', 200), ('first_name', 200), ('last_name', 200), ('company_name', 200), ('phone', 40), ('bio', 4000),
-    ('target_audience', 20000), ('business_context', 20000), ('master_system_prompt', 20000), ('avatar_emoji', 32)
+    ('phone', 40), ('bio', 4000), ('target_audience', 20000), ('business_context', 20000), ('master_system_prompt', 20000)
   ) as l (column_name, most)
+  union all
+  -- So are names, and they lose what cannot be seen; a line end becomes a space (profile_values does the same).
+  select n.place, 'user_profiles', c.column_name, format(n.wrong, c.column_name),
+    format($fitted$left(regexp_replace(translate(%I, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g'), 200)$fitted$, c.column_name),
+    n.rule
+  from unnest(array['display_name', 'first_name', 'last_name', 'company_name']) as c (column_name)
+  cross join (values
+    (10, 'char_length(%I) > 200', 'more than 200 characters: cut'),
+    (11, $wrong$%I ~ '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]'$wrong$, 'hidden characters: removed')
+  ) as n (place, wrong, rule)
   union all
   -- An address is whole or worthless.
   select 20, 'user_profiles', u.column_name,
@@ -23,8 +32,8 @@ as $adoption_rules$
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
   select 30, 'user_profiles', j.column_name,
-    format('jsonb_typeof(%1$I) <> ''object'' or octet_length(%1$I::text) > 65536', j.column_name), '''{}''::jsonb',
-    'no object of up to 64 kB: {}'
+    format('jsonb_typeof(%1$I) <> ''object'' or octet_length(%1$I::text) > 65536 or %1$I @? ''$.**{33}''', j.column_name), '''{}''::jsonb',
+    'no object of up to 64 kB and 32 levels: {}'
   from unnest(array['preferences', 'notification_settings']) as j (column_name)
   union all
   select 30, 'user_profiles', g.column_name, format('jsonb_typeof(%I) <> ''object''', g.column_name), 'null::jsonb', 'no object: null'
@@ -45,10 +54,10 @@ as $adoption_rules$
   ) as c (table_name, column_name)
   union all
   select * from (values
-    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and octet_length(jsonb_build_array(key_metrics)::text) <= 65536$rule$,
+    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and octet_length(jsonb_build_array(key_metrics)::text) <= 65536 and not key_metrics @? '$.**{32}'$rule$,
       'jsonb_build_array(key_metrics)', 'no array: an array of it'),
-    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or octet_length(key_metrics::text) > 65536$rule$,
-      '''[]''::jsonb', 'no array of up to 64 kB: []'),
+    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or octet_length(key_metrics::text) > 65536 or key_metrics @? '$.**{33}'$rule$,
+      '''[]''::jsonb', 'no array of up to 64 kB and 32 levels: []'),
     -- What nobody understands is shown to nobody.
     (52, 'user_profiles', 'profile_visibility', $rule$profile_visibility is null or profile_visibility not in ('public', 'private')$rule$,
       '''private''', 'neither public nor private: private'),
@@ -63,12 +72,15 @@ as $adoption_rules$
     (57, 'user_profiles', 'external_id',
       '(external_id, id) in (select r.code, r.id from (select x.external_id as code, x.id, row_number() over (partition by x.external_id order by x.created_at, x.id) as n from {table} as x where x.external_id is not null) as r where r.n > 1)',
       'null::text', 'somebody older has this outside id: null'),
+    (21, 'user_profiles', 'email', 'char_length(email) > 320', 'null::text', 'more than 320 characters: null'),
+    (22, 'user_profiles', 'avatar_emoji', $rule$avatar_emoji !~ '^[^\u0001-\u001f&<>]{0,16}$'$rule$,
+      $fitted$left(regexp_replace(avatar_emoji, '[\u0001-\u001f&<>]', '', 'g'), 16)$fitted$, 'more than 16 characters, or markup: cut'),
     (58, 'user_api_keys', 'validation', 'jsonb_typeof(validation) <> ''object''', '''{}''::jsonb', 'no object: {}'),
     (60, 'export_history', 'status', $rule$status not in ('pending', 'processing', 'completed', 'failed', 'expired')$rule$,
       '''failed''::character varying(20)', 'no known status: failed'),
     (61, 'export_history', 'file_size_bytes', 'file_size_bytes < 0', 'null::bigint', 'below zero: null'),
-    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or octet_length(filters::text) > 65536$rule$,
-      'null::jsonb', 'no object of up to 64 kB: null'),
+    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or octet_length(filters::text) > 65536 or filters @? '$.**{33}'$rule$,
+      'null::jsonb', 'no object of up to 64 kB and 32 levels: null'),
     (70, 'user_profile_audit_logs', 'user_id', 'user_id is not null and not exists (select from auth.users as u where u.id = user_id)',
       'null::uuid', 'no such user: null'),
     (71, 'user_profile_audit_logs', 'action', $rule$action is null or action not in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted')$rule$,
