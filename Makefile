@@ -90,11 +90,12 @@ docs: $(READY) ## Write docs/reference.md from the --help of every command
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
 	PYTHON=$(BIN)/python tests/wheel.sh
 
-chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill, normalize and adoption killed and cut off
+chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill, normalize, adoption and upgrade killed and cut off
 	$(BIN)/python benchmarks/same_name.py
 	$(BIN)/python tests/chaos_backfill.py
 	$(BIN)/python tests/chaos_normalize.py
 	$(BIN)/python tests/chaos_adopt.py
+	$(BIN)/python tests/chaos_upgrade.py
 	PROFILES_TEST_SHAPE_ROWS=10000 $(BIN)/python -m pytest -q tests/test_adopt.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results

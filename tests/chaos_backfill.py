@@ -263,9 +263,9 @@ class Chaos:
             "seconds": round(time.monotonic() - started, 1),
         }
 
-    def crash_and_start(self) -> float:
-        """Stop the server at once and start it again; returns when it took connections again."""
-        os.kill(self.server.pid, signal.SIGQUIT)
+    def crash_and_start(self, number: signal.Signals = signal.SIGQUIT) -> float:
+        """Stop the server at once (SIGINT: `fast`) and start it again; returns when it took connections again."""
+        os.kill(self.server.pid, number)
         path = str(self.server.socket_directory / f".s.PGSQL.{self.server.port}")
         with contextlib.suppress(OSError):
             while True:
