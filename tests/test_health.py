@@ -194,7 +194,7 @@ def test_a_recorded_failure_stays_until_it_is_repaired(database):
 
     failed = profiles_schema(database.url, "backfill")
     assert failed.returncode == 1
-    assert "failed for 1 users: SQLSTATE 23514" in failed.stdout
+    assert "failed for 1 user: SQLSTATE 23514" in failed.stdout
     assert "secret" not in failed.stdout + failed.stderr
     database.run("drop trigger refuse on public.user_profiles")
     assert profiles_schema(database.url, "backfill").returncode == 0

@@ -171,7 +171,7 @@ def test_encrypt_turns_plain_text_into_envelopes_in_place(found):
 def test_encrypt_says_what_it_did_and_what_remains_elsewhere(found):
     add(found, openai_api_key=SECRET + "1")
     done = run(found, "encrypt")
-    assert done.stdout.splitlines()[0] == "encrypted 1 values in 1 rows of public.user_api_keys"
+    assert done.stdout.splitlines()[0] == "encrypted 1 value in 1 row of public.user_api_keys"
     assert "VACUUM FULL" in done.stdout
     assert "backups" in done.stdout
 
@@ -504,7 +504,7 @@ def test_one_row_that_cannot_be_written_is_left_out_and_all_others_are_done(foun
     found.script(f"alter table public.user_api_keys add check (user_id <> '{user}' or openai_api_key like 'sk-%')")
     done = run(found, "encrypt")
     assert done.returncode == 1
-    assert "failed for 1 rows: SQLSTATE 23514" in done.stdout
+    assert "failed for 1 row: SQLSTATE 23514" in done.stdout
     rows = found.run(
         "select user_id from public.user_api_keys where openai_api_key like 'sk-%' or unsplash_api_key like 'sk-%'"
     )
