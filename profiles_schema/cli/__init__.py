@@ -39,7 +39,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
     ),
     "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),
     "keys": ("profiles_schema.cli.keys:keys", "Encrypt the API keys of users, and see which are."),
-    "settings": ("profiles_schema.cli.settings:settings", "Read and change the feature flag and the audit level."),
+    "settings": (
+        "profiles_schema.cli.settings:settings",
+        "Read and change the feature flag, the audit level, and what health accepts.",
+    ),
     "local": ("profiles_schema.cli.local:local", "Start, stop or show the embedded PostgreSQL."),
 }
 
