@@ -184,10 +184,10 @@ def test_what_opens_nothing_is_no_finding(database, web, done):
         (
             "grant execute on function public.create_user(text, text, text, text, jsonb) to anon",
             "revoke execute on function public.create_user(text, text, text, text, jsonb) from anon",
-            "grant function public.create_user(",
+            "anon may execute public.create_user(",
         ),
         ("grant execute on function auth.jwt() to service_role; grant execute on function public.get_user_profile_stats() to public",
-         "revoke execute on function public.get_user_profile_stats() from public", "get_user_profile_stats() to PUBLIC"),
+         "revoke execute on function public.get_user_profile_stats() from public", "PUBLIC may execute public.get_user_profile_stats()"),
         (
             "alter table public.user_api_keys disable row level security",
             "alter table public.user_api_keys enable row level security",

@@ -21,12 +21,7 @@ create table if not exists profiles_internal.settings (
   key text not null,
   value jsonb not null,
   updated_at timestamp with time zone default now() not null,
-  constraint pk_settings primary key (key),
-  constraint ck_settings_value_is_valid check (
-    case key when 'auto_create_profiles' then value in ('true', 'false')
-    when 'audit_level' then value in ('"failures"', '"changes"', '"all"')
-    when 'normalize_verification_days' then value between '0' and '3650' and value @@ '$ == $.floor()' else true end
-  )
+  constraint pk_settings primary key (key)
 );
 
 comment on table profiles_internal.settings is 'Settings that the database itself reads: the feature flag, the audit level, thresholds';

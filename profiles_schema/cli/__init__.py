@@ -57,7 +57,10 @@ _SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Keys and settings": {
         "keys": ("profiles_schema.cli.keys:keys", "Encrypt the API keys of users, and see which are encrypted."),
-        "settings": ("profiles_schema.cli.settings:settings", "Read and change the feature flag and the audit level."),
+        "settings": (
+            "profiles_schema.cli.settings:settings",
+            "Read and change the feature flag, the audit level, and what health accepts.",
+        ),
     },
     "Server": {
         "local": ("profiles_schema.cli.local:local", "Start, stop or show the embedded PostgreSQL."),

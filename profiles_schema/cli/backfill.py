@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     epilog=examples(
         "profiles-schema backfill --dry-run",
         "profiles-schema backfill --max-rate 500",
-        "profiles-schema backfill --repair-triggers",
     ),
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")

@@ -43,7 +43,7 @@ def repair(dry_run: bool, recreate_dropped: bool, local: bool, as_json: bool) ->
         click.echo(f"{sql}\n")
 
     log_to_stderr()
-    with database(local=local) as connection:
+    with database(local=local, writes=True) as connection:
         result = operation.repair(connection, dry_run=dry_run, recreate_dropped=recreate_dropped, show=show)
     if as_json:
         steps = [{"what": step.what, "sql": list(step.transactions)} for step in result.repaired]

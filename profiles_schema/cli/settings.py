@@ -1,4 +1,4 @@
-"""settings: the feature flag and the audit level."""
+"""settings: the feature flag, the audit level, and what health accepts."""
 
 from __future__ import annotations
 

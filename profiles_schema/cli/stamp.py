@@ -20,7 +20,7 @@ def stamp(verify: bool, local: bool, as_json: bool) -> int:
     """
     from profiles_schema.operations.stamp import proven_head
 
-    with database(local=local) as connection:
+    with database(local=local, writes=not verify) as connection:
         head, recorded = proven_head(connection)
         connection.rollback()
         written = recorded != head and not verify

@@ -2,7 +2,6 @@
 
 from sqlalchemy import (
     BigInteger,
-    CheckConstraint,
     Column,
     DateTime,
     Double,
@@ -28,13 +27,6 @@ settings = Table(
     Column("key", Text, primary_key=True, comment="Name of the setting"),
     Column("value", Json, nullable=False, comment="Its value"),
     Column("updated_at", TIME, nullable=False, server_default=NOW, comment="When it was last set"),
-    CheckConstraint(
-        "case key when 'auto_create_profiles' then value in ('true', 'false')"
-        " when 'audit_level' then value in ('\"failures\"', '\"changes\"', '\"all\"')"
-        " when 'normalize_verification_days' then value between '0' and '3650' and value @@ '$ == $.floor()'"
-        " else true end",
-        name="value_is_valid",
-    ),
     schema=INTERNAL_SCHEMA,
     comment="Settings that the database itself reads: the feature flag, the audit level, thresholds",
 )
