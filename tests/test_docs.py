@@ -175,7 +175,7 @@ def test_sample_output_shows_the_present_head_and_counts(database):
     seen = set()
     for page, block in sample_outputs():
         for pattern, right in (
-            (r"(?:^revision +|newest revision, )(\w+)", {revisions[-1]}),
+            (r"(?:^revision +|newest revision, )(\d\w+)", {revisions[-1]}),
             (r"^triggers +\d+ of (\d+) installed", {str(triggers)}),
             (r"^smoke: \d+ of (\d+) passed|; smoke \d+ of (\d+)", {str(steps), str(steps - 1)}),  # one less when hosted
             (r"(\d+) revisions", {str(len(revisions))}),
