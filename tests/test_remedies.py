@@ -128,7 +128,7 @@ def cases():
         seen.add(code_of(broken))
 
 
-@pytest.mark.parametrize("broken", cases())
+@pytest.mark.parametrize("broken", list(cases()))
 def test_a_remedy_followed_to_the_letter_ends_in_fine(database, command, broken):
     database.sign_up("ada@example.org")
     for statement in BROKEN[broken]:
