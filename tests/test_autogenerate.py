@@ -480,7 +480,7 @@ def test_a_new_column_and_a_function_that_reads_it_fit_into_one_revision(databas
         assert sorted(drift(database)) == [
             "add column public.user_profiles.shoe_size",
             "functions/profiles_internal.public_profile.sql:"
-            " The function profiles_internal.public_profile(p_user_ids uuid[], p_username text) is not as declared.",
+            " The function profiles_internal.public_profile(p_username text) is not as declared.",
         ]
         scripts.revision(database, "add shoe size")
         scripts.run(database, "upgrade", "head")

@@ -21,7 +21,15 @@ def put_back(database, **options) -> Result:
         return repair(connection, **options)
 
 
-@pytest.mark.parametrize("damages", compatible_damages(), ids=len)
+@pytest.mark.parametrize(
+    "damages",
+    # The first group holds one damage to each thing.
+    [
+        pytest.param(group, marks=[pytest.mark.slow] if number else [])
+        for number, group in enumerate(compatible_damages())
+    ],
+    ids=len,
+)
 def test_what_differs_is_put_back(database, damages):
     head = snapshot(database)
     for damage in damages:
@@ -37,7 +45,12 @@ def test_what_differs_is_put_back(database, damages):
 
 @pytest.mark.parametrize(
     "damage",
-    ["sign-up trigger missing", "sign-up trigger disabled", "policy using", "row security off", "foreign key action"],
+    [
+        "sign-up trigger disabled",
+        "policy using",
+        pytest.param("sign-up trigger missing", marks=pytest.mark.slow),
+        pytest.param("foreign key action", marks=pytest.mark.slow),
+    ],
 )
 def test_what_differs_in_a_hosted_project_is_put_back_by_its_owner(supabase, damage):
     head = snapshot(supabase)

@@ -30,6 +30,7 @@ def repair(dry_run: bool, recreate_dropped: bool, local: bool, as_json: bool) ->
     functions; never what belongs to your application. Each SQL text is shown before it runs, in a short transaction of
     its own. Connect as the role that owns the tables. Exit 1 if something needs a decision; the rest is repaired.
     """
+    from profiles_schema.migrations.interrupts import interruptible
     from profiles_schema.operations import repair as operation
 
     shown: list[Step] = []
@@ -43,7 +44,7 @@ def repair(dry_run: bool, recreate_dropped: bool, local: bool, as_json: bool) ->
         click.echo(f"{sql}\n")
 
     log_to_stderr()
-    with database(local=local, writes=True) as connection:
+    with database(local=local, writes=True) as connection, interruptible():
         result = operation.repair(connection, dry_run=dry_run, recreate_dropped=recreate_dropped, show=show)
     if as_json:
         steps = [{"what": step.what, "sql": list(step.transactions)} for step in result.repaired]

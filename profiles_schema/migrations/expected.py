@@ -80,7 +80,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
         elif _fingerprint(found[key]) != value:
             problems[key] = "changed"
     for key, value in found.items():
-        on_column = re.match(r"grant (\w+\.\w+\.\w+) to", key)
+        on_column = re.match(r"grant (\w+\.\w+\..+) to \w+$", key)
         if on_column and f"column {on_column[1]}" not in expected:
             continue  # the application's own column
         if key not in expected and _must_be_ours(connection, key, value, expected):
