@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, NoReferencedTableError, PendingRollbackError
 
 from profiles_schema import database, settings
 from profiles_schema.database import sqlstate
@@ -118,12 +118,13 @@ def _reported(config: Config) -> Iterator[None]:
 
 def _only_lists(config: Config) -> bool:
     """Whether this is ``alembic history`` without a look at the database, which alembic.ini sends here nevertheless."""
-    command = getattr(config.cmd_opts, "cmd", None)
+    options: Any = config.cmd_opts
+    command = getattr(options, "cmd", None)
     return bool(
         command
         and command[0].__name__ == "history"
-        and not config.cmd_opts.indicate_current
-        and "current" not in (config.cmd_opts.rev_range or "")
+        and not options.indicate_current
+        and "current" not in (options.rev_range or "")
     )
 
 
@@ -287,6 +288,8 @@ class _Run:
             except CommandError as error:
                 connection.rollback()
                 raise failures.refused(error, self.environment.script, context.get_current_heads()) from error
+            except NoReferencedTableError as error:
+                raise failures.foreign_key_unresolved(error) from error
             connection.rollback()
         if self.compares and self._is_check():
             self._report_drift(connection)
@@ -369,10 +372,11 @@ class _Run:
     def _say_where(self, connection: Connection, counts: summary.Counts) -> None:
         heads = self.environment.get_context().get_current_heads()
         connection.rollback()
-        newest = set(heads) == set(self.environment.script.get_heads())
+        # Not a comparison of names: a revision that others depend on has no row of its own.
+        newest = bool(heads) and not self.environment.script._upgrade_revs("heads", heads)  # type: ignore[arg-type] # noqa: SLF001
         where = ", ".join(sorted(heads)) or "base"
         self.environment.config.attributes[AT] = (where, newest, str(counts))
-        logger.info("%s (%s): %s.", "At head" if newest and heads else "At", where, counts)
+        logger.info("%s (%s): %s.", "At head" if newest else "At", where, counts)
 
     def _tidy(self, connection: Connection) -> None:
         """At base: drop the version table, and our schema if nothing else is in it."""
