@@ -128,6 +128,12 @@ class LockDeadlineExceeded(ProfilesSchemaError):
     """A lock could not be had before the deadline. Nothing of this revision is done; run this again."""
 
 
+class ForeignHistory(ProfilesSchemaError):
+    """The database is at a revision of an application that keeps our revisions in its own history.
+    Use the application's `alembic`.
+    """
+
+
 class DatabaseAhead(ProfilesSchemaError):
     """The database is at a revision that this version does not know. Upgrade the package."""
 

@@ -263,6 +263,9 @@ class ChaosOfUpgrade(ChaosOfAdoption):
 @contextlib.contextmanager
 def chaos_of_upgrade(seed: int, users: int) -> Iterator[ChaosOfUpgrade]:
     """A server of its own, which may be restarted, with a database of so many users."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Started in the background of a shell, which the commands would inherit.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     directory = Path(tempfile.mkdtemp(prefix="profiles-chaos-", dir="/tmp"))
     directory.chmod(0o755)  # for root, whose server runs under an account of its own
     try:

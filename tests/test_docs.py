@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from support import profiles_schema
 
 from profiles_schema import UserProfile, cli, errors, metadata
 from profiles_schema.migrations import options, paths
@@ -238,6 +239,7 @@ def application(empty, tmp_path):
     ini.write_text(ini.read_text(encoding="utf-8").replace(in_wheel, str(paths.versions())), encoding="utf-8")
 
     def alembic(*arguments):
+        alembic.directory = copy
         return subprocess.run(
             [sys.executable, "-m", "alembic", *arguments], cwd=copy, capture_output=True, text=True, timeout=120,
             check=False, env=os.environ | {"DATABASE_URL": empty.url},
@@ -258,3 +260,45 @@ def test_the_example_keeps_one_history_with_ours(application, empty):
     done = application("downgrade", "app@base")
     assert done.returncode == 0, done.stderr
     assert empty.value("select to_regclass('public.posts') is null and to_regclass('public.user_profiles') is not null")
+
+
+@pytest.mark.slow
+def test_the_documented_commands_make_the_first_revision_of_an_application_and_the_next(application, empty):
+    assert application("upgrade", "0019_keep_old_names").returncode == 0
+    directory = application.directory
+    ours = sorted(paths.versions().glob("*.py"))
+    (directory / "migrations" / "versions" / "app_0001_create_posts.py").unlink()
+
+    def revise(message):
+        made = application("revision", "--autogenerate", "-m", message)
+        assert made.returncode == 0, made.stderr
+        done = application("upgrade", "heads")
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert "At head (0001_create_posts)" in revise("create posts")
+    models = directory / "models.py"
+    text = models.read_text(encoding="utf-8")
+    models.write_text(text + "    body: Mapped[str | None] = mapped_column(Text)\n", encoding="utf-8")
+    assert "At head (0002_add_body)" in revise("add body")
+    assert sorted(path.name for path in (directory / "migrations" / "versions").glob("*.py")) == [
+        "0001_create_posts.py", "0002_add_body.py",
+    ]  # fmt: skip
+    assert sorted(paths.versions().glob("*.py")) == ours
+    assert application("check").returncode == 0
+    for verb in ("current", "check", "upgrade"):
+        done = profiles_schema(empty.url, verb)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == (
+            "error: The database is at revision 0002_add_body of an application that keeps our revisions in its own history. "
+            "Use the application's `alembic` for upgrade, downgrade, current and check."
+        )
+    models.write_text(text.replace("ForeignKey(UserProfile.id", 'ForeignKey("user_profiles.id"'), encoding="utf-8")
+    done = application("check")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "ForeignKey(UserProfile.id), from profiles_schema import UserProfile." in done.stderr
+    behind = application("downgrade", "app@base")
+    assert behind.returncode == 0, behind.stderr
+    models.write_text(text, encoding="utf-8")
+    assert "Run `upgrade heads` first." in application("check").stderr

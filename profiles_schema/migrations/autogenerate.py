@@ -95,6 +95,7 @@ def number_revision(
     if not directives or context.config is None:
         return
     script = directives[0]
+    _put_into_application(ScriptDirectory.from_config(context.config), script)
     asked = getattr(context.environment_context, "context_opts", {}).get("revision_context")
     if asked is not None and asked.command_args.get("rev_id"):
         return
@@ -102,6 +103,30 @@ def number_revision(
     numbers = [int(match[0]) for r in existing if (match := re.match(r"\d{4}", r))]
     slug = re.sub(r"\W+", "_", script.message or "change").strip("_").lower()
     script.rev_id = f"{max(numbers, default=0) + 1:04d}_{slug}"[:_MAX_REVISION_ID].rstrip("_")
+
+
+def _put_into_application(directory: ScriptDirectory, script: MigrationScript) -> None:
+    """In an application that has included our history, put a new revision into its own branch, and never beside ours.
+
+    Its first one begins the branch ``app`` and depends on our newest. What the command line says counts.
+    """
+    ours = versions().resolve()
+    locations = [place for place in directory._version_locations if Path(place).resolve() != ours]  # noqa: SLF001
+    if (
+        Path(directory.dir).resolve() == script_location().resolve()
+        or not locations
+        or script.head not in {None, "head"}
+    ):
+        return
+    heads = [revision for revision in directory.get_revisions("heads") if revision is not None]
+    theirs = [revision.revision for revision in heads if Path(revision.path).parent.resolve() != ours]
+    if len(theirs) == 1:
+        script.head = theirs[0]
+    elif not theirs:
+        script.head = "base"
+        script.branch_label = script.branch_label or "app"
+        script.depends_on = script.depends_on or [revision.revision for revision in heads]
+        script.version_path = script.version_path or str(locations[0])
 
 
 def _revisions_beside(script: ScriptDirectory) -> Iterator[str]:

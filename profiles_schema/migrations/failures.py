@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiles_schema.database import is_disconnect, sqlstate
 from profiles_schema.errors import (
     DatabaseAhead,
     DatabaseUnreachable,
+    ForeignHistory,
     InsufficientPrivilege,
     MigrationFailed,
     NotAtHead,
@@ -15,11 +18,12 @@ from profiles_schema.errors import (
     UnknownRevision,
     UsageError,
 )
+from profiles_schema.migrations.paths import script_location
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, NoReferencedTableError
 
 LOCK_FAILURES = frozenset({"55P03", "40P01", "40001"})
 """lock_not_available, deadlock_detected, serialization_failure: worth another attempt."""
@@ -76,19 +80,56 @@ def refused(error: CommandError, script: ScriptDirectory, heads: tuple[str, ...]
 
     for head in heads:
         if not _is_known(script, head):
-            return DatabaseAhead(
-                f"The database is at revision {head}, which this version of the package does not know: "
-                "upgrade the package."
-            )
+            return _unknown_head(script, head)
     text = str(error).rstrip(".")
     if isinstance(error.__cause__, ResolutionError):
         return UnknownRevision(f"No such revision: {text}. `profiles-schema history` lists them.")
     if "not up to date" in text or "not on all head revisions" in text:
         return NotAtHead(
             f"The database is at {', '.join(heads) or 'no revision'}, not at the newest revision "
-            f"({', '.join(script.get_heads())}). Run `upgrade head` first."
+            f"({', '.join(script.get_heads())}). Run `upgrade {'head' if _is_our_history(script) else 'heads'}` first."
         )
     return UsageError(f"{text}.")
+
+
+def _is_our_history(script: ScriptDirectory) -> bool:
+    return Path(script.dir).resolve() == script_location().resolve()
+
+
+def _unknown_head(script: ScriptDirectory, head: str) -> ProfilesSchemaError:
+    number = re.match(r"(\d{4})_", head)
+    newest = max(script.get_heads(), default="")
+    if number and number[1] > newest[:4]:
+        return DatabaseAhead(
+            f"The database is at revision {head}, which this version of the package does not know: upgrade the package."
+        )
+    if _is_our_history(script):
+        return ForeignHistory(
+            f"The database is at revision {head} of an application that keeps our revisions in its own history. "
+            "Use the application's `alembic` for upgrade, downgrade, current and check."
+        )
+    return DatabaseAhead(
+        f"The database is at revision {head}, which is in no directory of version_locations: deploy the version of the "
+        "application that has it."
+    )
+
+
+def foreign_key_unresolved(error: NoReferencedTableError) -> UsageError:
+    """The error to raise where a model's foreign key names a table that its own metadata does not have."""
+    from profiles_schema.schema.models.base import Base, metadata
+
+    table = metadata.tables.get(error.table_name)
+    column = re.search(r"column '([^']+)'", str(error))
+    what = f"Column {column[1]}" if column else "A column"
+    if table is None:
+        return UsageError(f'{what} has a foreign key to table "{error.table_name}", which is in none of the metadatas.')
+    model = next(mapper.class_.__name__ for mapper in Base.registry.mappers if mapper.local_table is table)
+    target = re.search(r"target column '([^']+)'", str(error))
+    name = target[1] if target else "user_id"
+    return UsageError(
+        f'{what} names table "{error.table_name}" of profiles-schema in a text, which SQLAlchemy looks up in the '
+        f"application's own metadata. Name the column itself: ForeignKey({model}.{name}), from profiles_schema import {model}."
+    )
 
 
 def _is_known(script: ScriptDirectory, revision: str) -> bool:

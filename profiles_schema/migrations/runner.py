@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, NoReferencedTableError, PendingRollbackError
 
 from profiles_schema import database, settings
 from profiles_schema.database import refuse_read_only, sqlstate
@@ -298,6 +298,8 @@ class _Run:
                 if not heads:
                     self._refuse_lost_version(connection)
                 raise failures.refused(error, self.environment.script, heads) from error
+            except NoReferencedTableError as error:
+                raise failures.foreign_key_unresolved(error) from error
             connection.rollback()
         if self.compares and self._is_check():
             self._report_drift(connection)
@@ -389,11 +391,12 @@ class _Run:
     def _say_where(self, connection: Connection, counts: summary.Counts) -> None:
         heads = self.environment.get_context().get_current_heads()
         connection.rollback()
-        newest = set(heads) == set(self.environment.script.get_heads())
+        # Not a comparison of names: a revision that others depend on has no row of its own.
+        newest = bool(heads) and not self.environment.script._upgrade_revs("heads", heads)  # type: ignore[arg-type] # noqa: SLF001
         where = ", ".join(sorted(heads)) or "base"
         self.outcome.end(tuple(sorted(heads)), counts, newest=newest)
         self.environment.config.attributes[AT] = self.outcome
-        logger.info("%s (%s): %s.", "At head" if newest and heads else "At", where, counts)
+        logger.info("%s (%s): %s.", "At head" if newest else "At", where, counts)
 
     def _tidy(self, connection: Connection) -> None:
         """At base: drop the version table, and our schema if nothing else is in it."""
