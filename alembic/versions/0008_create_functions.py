@@ -820,7 +820,9 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $may_add_own_rows$
 begin
-  perform from auth.users as u where u.id = auth.uid() for key share;
+  if has_any_column_privilege('auth.users', 'update') then -- which a row lock needs
+    perform from auth.users as u where u.id = auth.uid() for key share;
+  end if;
   return profiles_internal.may_use_own_rows();
 end
 $may_add_own_rows$;
