@@ -38,6 +38,7 @@ from chaos_backfill import REPOSITORY, WAIT_SECONDS, ended
 from support import Database
 
 from profiles_schema import local
+from profiles_schema.migrations import locking
 
 LOAD_THREADS = 3
 LOAD_PAUSE_SECONDS = 0.01
@@ -136,6 +137,17 @@ class ChaosOfUpgrade(ChaosOfAdoption):
         self.backend[process] = max(fresh, default=0)
         return process
 
+    @contextlib.contextmanager
+    def lock_held(self, database: Database) -> Iterator[None]:
+        """Keep every migrator waiting, so that all of them are there when the work begins."""
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql(f"select pg_advisory_lock({locking.LOCK_CLASS}, {locking.LOCK_OBJECT})")
+            yield
+
+    def working(self, running: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+        holders = self.query("select pid from pg_locks where locktype = 'advisory' and granted")
+        return [process for process in running if (self.backend[process],) in holders]
+
     def backends(self) -> set[int]:
         """The sessions that migrate."""
         return {pid for (pid,) in self.query(f"select pid {MIGRATORS}")}
@@ -175,17 +187,15 @@ class ChaosOfUpgrade(ChaosOfAdoption):
         killed_behind: Counter[str] = Counter()
         hits = 0
         with Load(database.url, 1) as load:
-            running = [self.begin("profiles_schema") for _ in range(replicas)]
-            for _ in range(kills):
-                time.sleep(self.moment.uniform(0, self.length / kills))
-                alive = [process for process in running if process.poll() is None]
-                if not alive:
-                    break
+            with self.lock_held(database):
+                running = [self.begin("profiles_schema") for _ in range(replicas)]
+            for number in range(kills):
                 # The one that works holds the lock; the others wait for it.
-                holders = self.query("select pid from pg_locks where locktype = 'advisory' and granted")
-                working = [process for process in alive if (self.backend[process],) in holders]
-                victim = self.moment.choice(working or alive)
-                hits += bool(working)
+                while not (working := self.working(running)) and any(process.poll() is None for process in running):
+                    time.sleep(0.005)
+                time.sleep(self.moment.uniform(0, self.length / (2 * kills)))
+                victim = working[0] if working and number % 2 == 0 else self.moment.choice(running)
+                hits += victim.poll() is None
                 killed_behind[stood_at(database)] += 1
                 victim.kill()
                 victim.communicate()
@@ -195,6 +205,7 @@ class ChaosOfUpgrade(ChaosOfAdoption):
                 said = ended(process)[1]
                 self.expect("replicas: exit code", process.returncode, 0)
                 self.one_line("replicas", said, process.returncode)
+        self.expect("replicas: kills that hit a running one", hits, kills)
         twice = database.run(
             "select revision from profiles_internal.migration_log where outcome = 'done' group by 1 having count(*) > 1"
         )
@@ -204,7 +215,7 @@ class ChaosOfUpgrade(ChaosOfAdoption):
         return {
             "replicas": replicas,
             "kills": sum(killed_behind.values()),
-            "kills_of_the_one_that_worked": hits,
+            "kills_of_a_running_one": hits,
             "killed_behind": dict(killed_behind),
             "load": dict(load.done),
             **result,
@@ -226,23 +237,28 @@ class ChaosOfUpgrade(ChaosOfAdoption):
         behind: Counter[str] = Counter()
         codes: Counter[int] = Counter()
         results: Counter[str] = Counter()
-        for number in range(moments):
+        length = self.length
+        number = hits = 0
+        while hits < moments and number < 3 * moments:
             program = PROGRAMS[number % len(PROGRAMS)]
             part = f"{kind}, moment {number} ({program})"
             database = self.make("chaos_upgrade_copy", "chaos_upgrade_found")
             with Load(database.url, number) as load:
                 process = self.begin(program)
-                time.sleep(self.length * (number + self.moment.random()) / moments)
+                time.sleep(length * (number % moments + self.moment.random()) / moments)
                 finished = process.poll() is not None
                 behind[stood_at(database)] += 1
                 self.interrupt(kind, process)
                 said = ended(process)[1]
                 codes[process.returncode] += 1
                 at_head = "At head" in said
-                if not (finished or at_head):
+                if finished or at_head:
+                    length *= 0.8  # as quick as that it was not, when its length was taken
+                else:
+                    hits += 1
                     self.expect(f"{part}: exit code", process.returncode, INTERRUPTIONS[kind])
                     self.one_line(part, said, process.returncode)
-                elif "Traceback" in said:
+                if "Traceback" in said:
                     self.broken.append(f"{part}: {said[-1500:]}")
                 again = self.begin(program)
                 said = ended(again)[1]
@@ -251,8 +267,10 @@ class ChaosOfUpgrade(ChaosOfAdoption):
             results.update(self.nothing_stale(part, database, load))
             results.update(load.done)
             self.drop(database)
+            number += 1
+        self.expect(f"{kind}: interruptions that hit a running upgrade", hits, moments)
         return {
-            "moments": moments,
+            "moments": hits,
             "interrupted_behind": dict(sorted(behind.items())),
             "exit_codes": dict(codes),
             **results,
