@@ -206,7 +206,7 @@ DECISIONS = {
     "duplicates prevent a unique index": (
         "drop index public.idx_user_profiles_username_lower; update public.user_profiles set username = 'same'",
         "Rows with equal values prevent it.",
-        "update public.user_profiles set username = left(user_id::text, 8) || id::text",
+        "update public.user_profiles set username = replace(user_id::text, '-', '')",
     ),
     "duplicates prevent a unique constraint": (
         "alter table public.user_profiles drop constraint uq_user_profiles_referral_code;"

@@ -217,8 +217,5 @@ def test_adoption_makes_such_values_fit_and_a_downgrade_brings_them_back(empty):
         "preferences",
     ]
     assert empty.value("select count(*) from profiles_internal.quarantine") == 0
-    empty.downgrade("base")
+    empty.downgrade("base", allow_data_loss="yes")
     assert empty.run(f"select {columns} from public.user_profiles") == before
-
-
-# Settings -------------------------------------------------------------------------------------------------------------
