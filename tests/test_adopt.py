@@ -140,9 +140,10 @@ def quarantined(database):
 
 
 def somebody(database, number=0):
-    """A user whose row was there before, and is still."""
+    """An active user whose row was there before, and is still."""
     rows = database.administrator.run(
-        "select user_id from public.user_profiles order by user_id offset :number limit 1", number=number
+        "select user_id from public.user_profiles where is_active order by user_id offset :number limit 1",
+        number=number,
     )
     return rows[0].user_id
 

@@ -510,7 +510,7 @@ def test_health_says_what_adoption_left_and_calls_none_of_it_a_problem(old, full
     assert "public.user_profiles" in adopted.message
 
     old.run("delete from public.posts where id = 3")
-    old.script(foreign_key.remedy.partition("then: ")[2])
+    old.script(foreign_key.remedy)
     old.run("delete from profiles_internal.quarantine")
     assert [finding.code for finding in look(old, full=full).findings] == ["adopted"]
 

@@ -793,7 +793,7 @@ def test_downgrade_takes_the_schema_away_and_keeps_what_was_written(bot):
 
 def test_downgrade_drops_nothing_of_the_applications(expanded):
     expanded.script("create view public.names as select username from profiles_compat.user_profiles")
-    with pytest.raises(Exception, match=r"public\.names depends on view"):
+    with pytest.raises(Exception, match=r"depend on: view public\.names"):
         expanded.downgrade("0018_backfill_identity")
     assert expanded.value("select count(*) from public.names") == 20
 

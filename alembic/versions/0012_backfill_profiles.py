@@ -163,13 +163,15 @@ begin
     end if;
   end loop;
 
-  -- A change of a user that waited for a batch in vain reached no profile.
+  -- A change of a user that waited for a batch in vain reached no profile. The records of an adopted table have
+  -- no SQLSTATE.
   foreach user_id in array array(
     select distinct f.user_id
     from (
       select a.user_id, a.created_at
       from public.user_profile_audit_logs as a
       where a.action in ('failed', 'skipped')
+        and a.error_code is not null
       order by a.created_at desc
       limit 10000
     ) as f

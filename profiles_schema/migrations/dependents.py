@@ -96,7 +96,10 @@ select
   end
 from hanging as h
 cross join lateral pg_identify_object(h.classid, h.objid, h.objsubid) as o
-where coalesce(o.schema, '') not in ('{INTERNAL_SCHEMA}', 'profiles_compat')
+where not (h.classid = 'pg_constraint'::regclass and (
+    select format('%s.%s', c.conrelid::regclass, c.conname) from pg_constraint as c where c.oid = h.objid
+  ) = any (cast(:replaced as text[])))
+  and coalesce(o.schema, '') not in ('{INTERNAL_SCHEMA}', 'profiles_compat')
   and not (h.classid = 'pg_proc'::regclass and format('%s.%s', o.schema, (select proname from pg_proc where oid = h.objid)) = any (:functions))
   and not exists (
     select from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid
@@ -114,6 +117,12 @@ where coalesce(o.schema, '') not in ('{INTERNAL_SCHEMA}', 'profiles_compat')
       and not (h.classid = 'pg_constraint'::regclass and d.refobjid <> (select c.conrelid from pg_constraint as c where c.oid = h.objid))
   )
 order by 4
+"""
+
+
+# A foreign key that adoption pointed to a column of ours points to the old one again afterwards.
+_REPLACED = f"""
+select coalesce(array_agg(a.object_name), '{{}}') from {INTERNAL_SCHEMA}.adopted as a where a.object_type = 'replace'
 """
 
 
@@ -174,7 +183,9 @@ def _keys(connection: Connection, query: str, **values: Any) -> Iterator[_Key]:
 def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
     from profiles_schema.schema.models import metadata
 
+    has_adopted = connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.adopted') is not null"))
     values = {
+        "replaced": connection.scalar(text(_REPLACED)) if has_adopted else [],
         "classes": [key[0] for key in gone],
         "objects": [key[1] for key in gone],
         "columns": [key[2] for key in gone],
