@@ -320,6 +320,7 @@ def test_no_value_of_the_row_is_part_of_the_error(database):
 
 def test_rules_of_the_applications_own_are_listed_too(database):
     user_id = database.sign_up("ada@example.org")
+    database.run("update public.user_profiles set bio = 'x', display_name = 'x'")
     database.script(
         "alter table public.user_profiles add constraint no_shouting check (bio <> upper(bio)),"
         " add constraint name_or_bio check (display_name is not null or bio is not null);"
@@ -327,7 +328,6 @@ def test_rules_of_the_applications_own_are_listed_too(database):
         " if new.bio = 'mood' then raise exception 'not today' using errcode = 'check_violation'; end if; return new; end$$;"
         "create trigger moody before update on public.user_profiles for each row execute function public.moody()"
     )
-    database.run("update public.user_profiles set bio = 'x', display_name = 'x'")
     for changes, expected in (
         ({"bio": "LOUD", "language": "?"}, "bio: breaks the rule no_shouting, language: is a bcp 47 tag"),
         ({"bio": None, "display_name": None}, "bio, display_name: break the rule name_or_bio"),

@@ -1,5 +1,6 @@
 """A plain API key that is refused is quoted nowhere: not in the error, not in the server's log."""
 
+import traceback
 from pathlib import Path
 
 import psycopg
@@ -32,17 +33,10 @@ def log(database):
 
 
 def all_of(error):
-    """Everything that a traceback of this error would show."""
-    shown = []
-    while error is not None:
-        diagnosis = getattr(getattr(error, "orig", error), "diag", None)
-        shown += [
-            str(error),
-            repr(error),
-            *(str(getattr(diagnosis, name)) for name in dir(diagnosis) if name[0] != "_"),
-        ]
-        error = error.__cause__ or error.__context__
-    return "\n".join(shown)
+    """The traceback that this error prints, and the fields of the server's message."""
+    diagnosis = getattr(getattr(error, "orig", error), "diag", None)
+    fields = [str(getattr(diagnosis, name)) for name in dir(diagnosis) if name[0] != "_"]
+    return "\n".join([*traceback.format_exception(error), repr(error), *fields])
 
 
 @pytest.mark.parametrize("role", ["service_role", "authenticated", "postgres"])

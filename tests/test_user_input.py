@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import NullPool, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
@@ -66,7 +66,8 @@ def test_json_of_a_user_never_breaks_the_reader_of_all_profiles(database):
     database.run("update public.user_profiles set preferences = cast(:value as jsonb)", value=nested(32))
     url = database.url.replace("postgresql://", "postgresql+{}://", 1)
     for driver in ("psycopg2", "psycopg"):
-        with Session(create_engine(url.format(driver))) as session:
+        engine = create_engine(url.format(driver), poolclass=NullPool)
+        with Session(engine) as session:
             assert session.scalars(select(UserProfile)).one().preferences == deepest
             assert session.scalars(select(ExportHistory)).all() == []
 
