@@ -1,9 +1,11 @@
 """An erased user, and one whose profile is inactive, reads and writes nothing, whatever token they still hold."""
 
+import json
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from support import ENVELOPE
+from support import ENVELOPE, profiles_schema
 from test_rights import ALLOWED, CALLS, DENIED, EXECUTABLE, EXPECTED, NO_ROWS, OWNER, Cast, attack, outcome
 
 ROLES_COLUMN = 1
@@ -156,3 +158,44 @@ def test_the_question_is_asked_once_per_statement(database):
             connection.exec_driver_sql("reset role")
             # An update asks for the old row and for the new one.
             assert connection.scalar(text(asked)) in {1, 2}, statement
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_no_key_is_added_from_a_snapshot_older_than_the_erasure(database, isolation):
+    ada = database.sign_up("ada@example.org")
+    with database.engine.connect() as connection, connection.begin() as transaction:
+        connection.exec_driver_sql(f"set transaction isolation level {isolation}")
+        connection.execute(
+            text("select set_config('request.jwt.claims', :c, true)"), {"c": json.dumps({"sub": str(ada)})}
+        )
+        connection.exec_driver_sql("set local role authenticated")
+        assert connection.scalar(text("select count(*) from public.user_profiles")) == 1
+        database.run(REFUSED["erased"], id=ada)
+        with pytest.raises(DBAPIError) as error:
+            connection.execute(
+                text("insert into public.user_api_keys (user_id, openai_api_key) values (:id, :key)"),
+                {"id": ada, "key": ENVELOPE},
+            )
+        assert error.value.orig.pgcode == "40001"
+        transaction.rollback()
+
+
+def test_an_undelete_that_a_repair_held_up_is_repaired(database):
+    """The failure is recorded later than the repair that held it up, although its transaction is older."""
+    ada = database.sign_up("ada@example.org")
+    database.run(REFUSED["erased"], id=ada)
+    with database.engine.connect() as undelete, database.engine.connect() as other:
+        undelete.exec_driver_sql("select count(*) from auth.users")
+        undelete.commit()
+        undelete.exec_driver_sql("select now()")
+        other.exec_driver_sql("update public.user_profiles set bio = null")
+        other.execute(
+            text("select profiles_internal.record_events(array[cast(:id as uuid)], 'repaired', 'backfill')"),
+            {"id": ada},
+        )
+        undelete.execute(text("update auth.users set deleted_at = null where id = :id"), {"id": ada})
+        undelete.commit()
+        other.commit()
+    assert profiles_schema(database.url, "backfill").returncode == 0
+    assert database.profile(ada).is_active
+    assert profiles_schema(database.url, "health", "--full").returncode == 0

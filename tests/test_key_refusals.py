@@ -112,6 +112,7 @@ def test_the_model_refuses_a_plain_key_before_it_leaves_the_program(database, lo
         session.commit()
         for attempt in (
             lambda: session.add(UserApiKeys(user_id=user, anthropic_api_key=SECRET)),
+            lambda: session.add(UserApiKeys(user_id=user, anthropic_api_key=SECRET.encode())),
             lambda: setattr(row, "unsplash_api_key", SECRET),
             lambda: session.execute(insert(UserApiKeys).values(user_id=user, openai_api_key=SECRET)),
             lambda: session.execute(insert(UserApiKeys), [{"user_id": user, "openai_api_key": SECRET}]),
@@ -122,6 +123,9 @@ def test_the_model_refuses_a_plain_key_before_it_leaves_the_program(database, lo
                 flushed(attempt)
             session.rollback()
             assert SECRET not in all_of(caught.value)
+            assert str(caught.value) == str(PlainApiKey())
+        by_key_id = UserApiKeys.openai_api_key.startswith(ENVELOPE.rpartition(".")[0])
+        assert session.scalars(select(UserApiKeys).where(by_key_id)).one() is row
         assert session.scalars(select(UserApiKeys)).one().openai_api_key == ENVELOPE
     engine.dispose()
     assert SECRET not in log()

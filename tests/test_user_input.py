@@ -54,6 +54,32 @@ def test_json_of_a_user_is_32_levels_deep_at_most(database, table, column, kind)
             assert (diagnosis.sqlstate, column in diagnosis.constraint_name) == (CHECK, True)
 
 
+@pytest.mark.parametrize("number", ["1e5000", "-1e60000", "1e41", "1e-5000", "-1e-41"])
+@pytest.mark.parametrize(("table", "column", "kind"), DOCUMENTS)
+def test_numbers_in_the_json_of_a_user_have_no_thousands_of_digits(database, table, column, kind, number):
+    user = database.sign_up("ada@example.org")
+    database.run(
+        "insert into public.export_history (user_id, export_type, export_format) values (:u, 'a', 'b')", u=user
+    )
+    statement = f"update public.{table} set {column} = cast(:value as jsonb)"
+    document = "[[%s], 1]" if kind == "array" else '{"a": {"b": [0, %s]}}'
+    diagnosis = refusal(database, "authenticated", user, statement, value=document % number)
+    assert (diagnosis.sqlstate, column in diagnosis.constraint_name) == (CHECK, True)
+    for usual in ("0", "-7", "0.1", "1e-40", "9007199254740993", "123456789012345678901234567890.5"):
+        with database.acting_as("authenticated", user) as connection:
+            connection.execute(text(statement), {"value": document % usual})
+
+
+def test_a_document_is_refused_before_its_numbers_are_spelled_out(database):
+    user = database.sign_up("ada@example.org")
+    zeros = "[" + ", ".join(["0e-16383"] * 20_000) + "]"
+    statement = "update public.user_profiles set key_metrics = cast(:value as jsonb)"
+    assert refusal(database, "authenticated", user, statement, value=zeros).sqlstate == CHECK
+    call = "select public.update_my_profile_v2(jsonb_build_object('key_metrics', cast(:value as jsonb)), true)"
+    diagnosis = refusal(database, "authenticated", user, call, value=zeros)
+    assert (diagnosis.sqlstate, "key_metrics: is larger than 128 kB" in diagnosis.message_primary) == ("22023", True)
+
+
 def test_json_of_a_user_never_breaks_the_reader_of_all_profiles(database):
     user = database.sign_up("ada@example.org")
     for table, column, kind in DOCUMENTS:
@@ -159,7 +185,7 @@ def test_an_avatar_emoji_is_no_markup(database):
 LOOK_ALIKES = [
     "admin_", "-admin-", "a.dmin", "adm1n", "4dmin", "supp0rt", "5upport", "suppor7", "postgres", "p0stgres", "service_role",
     "authenticated", "anon", "supabase", "supabase_admin", "r00t", "b1ll1ng", "nu11", "he1p", "mailer-daemon", "no-reply",
-    "8illing", "www.",
+    "8illing", "www.", "off1c1a1", "b11l1ng", "billin9",
 ]  # fmt: skip
 REAL_NAMES = ["mall", "apl", "adminah", "supporter", "anona", "roots", "api-fan", "teams", "louis_1"]
 
@@ -175,6 +201,20 @@ def test_nobody_gets_a_name_that_looks_like_a_reserved_one(database, name):
         connection.execute(
             text("update public.user_profiles set username = :n where user_id = :u"), {"n": name, "u": ada}
         )
+
+
+def test_a_role_of_the_application_that_inherits_the_rights_of_users_gets_no_reserved_name_either(database):
+    ada = database.sign_up("ada@example.org")
+    with database.engine.connect() as connection, connection.begin() as transaction:
+        role = f"app_{ada.hex[:8]}"
+        connection.exec_driver_sql(f"create role {role} login inherit; grant authenticated to {role}")
+        connection.exec_driver_sql(f"set local session authorization {role}")
+        connection.execute(
+            text("select set_config('request.jwt.claims', :c, true)"), {"c": json.dumps({"sub": str(ada)})}
+        )
+        with pytest.raises(DBAPIError, match="is reserved"):
+            connection.exec_driver_sql("update public.user_profiles set username = 'admin'")
+        transaction.rollback()
 
 
 def test_a_name_that_is_only_near_a_reserved_one_is_free(database):

@@ -159,7 +159,7 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_display_name_up_to_200_characters', 'CHECK ((char_length(display_name) <= 200))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_email_up_to_320_characters', 'CHECK ((char_length(email) <= 320))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_first_name_up_to_200_characters', 'CHECK ((char_length(first_name) <= 200))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_key_metrics_array_64_kb_32_levels', 'CHECK (((key_metrics @> ''[]''::jsonb) AND (NOT (key_metrics @? ''$.**{33}''::jsonpath)) AND (octet_length((key_metrics)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_key_metrics_array_64_kb_32_levels', 'CHECK (((pg_column_size(key_metrics) <= 131072) AND (key_metrics @> ''[]''::jsonb) AND (NOT (key_metrics @? ''$.**{33}''::jsonpath)) AND (NOT (key_metrics @? ''strict $.**?((@ > 10000000000000000000000000000000000000000 || @ < -10000000000000000000000000000000000000000) || (@ != 0 && @ > -0.0000000000000000000000000000000000000001) && @ < 0.0000000000000000000000000000000000000001)''::jsonpath)) AND (octet_length((key_metrics)::text) <= 65536)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_language_is_a_bcp_47_tag', 'CHECK (((language ~ ''^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$''::text) AND (char_length(language) <= 35)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_last_name_up_to_200_characters', 'CHECK ((char_length(last_name) <= 200))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_login_count_not_negative', 'CHECK ((login_count >= 0))', null, null),
@@ -168,10 +168,10 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_message_count_not_negative', 'CHECK ((message_count >= 0))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_metadata_is_object', 'CHECK ((metadata @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_names_without_hidden_characters', 'CHECK ((concat(display_name, first_name, last_name, company_name) !~ ''[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]''::text))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_notification_settings_object_64_kb_32_levels', 'CHECK (((notification_settings @> ''{}''::jsonb) AND (NOT (notification_settings @? ''$.**{33}''::jsonpath)) AND (octet_length((notification_settings)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_notification_settings_object_64_kb_32_levels', 'CHECK (((pg_column_size(notification_settings) <= 131072) AND (notification_settings @> ''{}''::jsonb) AND (NOT (notification_settings @? ''$.**{33}''::jsonpath)) AND (NOT (notification_settings @? ''strict $.**?((@ > 10000000000000000000000000000000000000000 || @ < -10000000000000000000000000000000000000000) || (@ != 0 && @ > -0.0000000000000000000000000000000000000001) && @ < 0.0000000000000000000000000000000000000001)''::jsonpath)) AND (octet_length((notification_settings)::text) <= 65536)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_personality_traits_is_object', 'CHECK ((personality_traits @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_phone_up_to_40_characters', 'CHECK ((char_length(phone) <= 40))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_preferences_object_64_kb_32_levels', 'CHECK (((preferences @> ''{}''::jsonb) AND (NOT (preferences @? ''$.**{33}''::jsonpath)) AND (octet_length((preferences)::text) <= 65536)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_preferences_object_64_kb_32_levels', 'CHECK (((pg_column_size(preferences) <= 131072) AND (preferences @> ''{}''::jsonb) AND (NOT (preferences @? ''$.**{33}''::jsonpath)) AND (NOT (preferences @? ''strict $.**?((@ > 10000000000000000000000000000000000000000 || @ < -10000000000000000000000000000000000000000) || (@ != 0 && @ > -0.0000000000000000000000000000000000000001) && @ < 0.0000000000000000000000000000000000000001)''::jsonpath)) AND (octet_length((preferences)::text) <= 65536)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_profile_picture_url_is_a_web_address', 'CHECK (((profile_picture_url ~ ''^https?://''::text) AND (char_length(profile_picture_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_profile_visibility_is_public_or_private', 'CHECK ((profile_visibility = ANY (ARRAY[''public''::text, ''private''::text])))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_target_audience_up_to_20000_characters', 'CHECK ((char_length(target_audience) <= 20000))', null, null),
@@ -261,7 +261,7 @@ as $wanted_shape$
     ('export_history', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
     ('export_history', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
     ('export_history', 'check', 'ck_export_history_file_size_bytes_not_negative', 'CHECK ((file_size_bytes >= 0))', null, null),
-    ('export_history', 'check', 'ck_export_history_filters_object_64_kb_32_levels', 'CHECK (((filters @> ''{}''::jsonb) AND (NOT (filters @? ''$.**{33}''::jsonpath)) AND (octet_length((filters)::text) <= 65536)))', null, null),
+    ('export_history', 'check', 'ck_export_history_filters_object_64_kb_32_levels', 'CHECK (((pg_column_size(filters) <= 131072) AND (filters @> ''{}''::jsonb) AND (NOT (filters @? ''$.**{33}''::jsonpath)) AND (NOT (filters @? ''strict $.**?((@ > 10000000000000000000000000000000000000000 || @ < -10000000000000000000000000000000000000000) || (@ != 0 && @ > -0.0000000000000000000000000000000000000001) && @ < 0.0000000000000000000000000000000000000001)''::jsonpath)) AND (octet_length((filters)::text) <= 65536)))', null, null),
     ('export_history', 'check', 'ck_export_history_records_count_not_negative', 'CHECK ((records_count >= 0))', null, null),
     ('export_history', 'check', 'ck_export_history_retry_count_not_negative', 'CHECK ((retry_count >= 0))', null, null),
     ('export_history', 'check', 'ck_export_history_status_is_known', 'CHECK (((status)::text = ANY (ARRAY[''pending''::text, ''processing''::text, ''completed''::text, ''failed''::text, ''expired''::text])))', null, null),
@@ -333,7 +333,8 @@ as $adoption_rules$
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
   select 30, 'user_profiles', j.column_name,
-    format('jsonb_typeof(%1$I) <> ''object'' or octet_length(%1$I::text) > 65536 or %1$I @? ''$.**{33}''', j.column_name), '''{}''::jsonb',
+    format('jsonb_typeof(%1$I) <> ''object'' or pg_column_size(%1$I) > 131072 or %1$I @? ''$.**{33}'' or %1$I @? %2$L or octet_length(%1$I::text) > 65536',
+      j.column_name, 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'), '''{}''::jsonb',
     'no object of up to 64 kB and 32 levels: {}'
   from unnest(array['preferences', 'notification_settings']) as j (column_name)
   union all
@@ -355,9 +356,9 @@ as $adoption_rules$
   ) as c (table_name, column_name)
   union all
   select * from (values
-    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and octet_length(jsonb_build_array(key_metrics)::text) <= 65536 and not key_metrics @? '$.**{32}'$rule$,
+    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and pg_column_size(key_metrics) <= 131000 and not key_metrics @? '$.**{32}' and not key_metrics @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))' and octet_length(jsonb_build_array(key_metrics)::text) <= 65536$rule$,
       'jsonb_build_array(key_metrics)', 'no array: an array of it'),
-    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or octet_length(key_metrics::text) > 65536 or key_metrics @? '$.**{33}'$rule$,
+    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or pg_column_size(key_metrics) > 131072 or key_metrics @? '$.**{33}' or key_metrics @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))' or octet_length(key_metrics::text) > 65536$rule$,
       '''[]''::jsonb', 'no array of up to 64 kB and 32 levels: []'),
     -- What nobody understands is shown to nobody.
     (52, 'user_profiles', 'profile_visibility', $rule$profile_visibility is null or profile_visibility not in ('public', 'private')$rule$,
@@ -380,7 +381,7 @@ as $adoption_rules$
     (60, 'export_history', 'status', $rule$status not in ('pending', 'processing', 'completed', 'failed', 'expired')$rule$,
       '''failed''::character varying(20)', 'no known status: failed'),
     (61, 'export_history', 'file_size_bytes', 'file_size_bytes < 0', 'null::bigint', 'below zero: null'),
-    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or octet_length(filters::text) > 65536 or filters @? '$.**{33}'$rule$,
+    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or pg_column_size(filters) > 131072 or filters @? '$.**{33}' or filters @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))' or octet_length(filters::text) > 65536$rule$,
       'null::jsonb', 'no object of up to 64 kB and 32 levels: null'),
     (70, 'user_profile_audit_logs', 'user_id', 'user_id is not null and not exists (select from auth.users as u where u.id = user_id)',
       'null::uuid', 'no such user: null'),

@@ -87,9 +87,21 @@ create table if not exists public.user_profiles (
   constraint ck_user_profiles_profile_picture_url_is_a_web_address check (profile_picture_url ~ '^https?://' and char_length(profile_picture_url) <= 2048),
   constraint ck_user_profiles_logo_url_is_a_web_address check (logo_url ~ '^https?://' and char_length(logo_url) <= 2048),
   constraint ck_user_profiles_profile_visibility_is_public_or_private check (profile_visibility in ('public', 'private')),
-  constraint ck_user_profiles_key_metrics_array_64_kb_32_levels check (key_metrics @> '[]' and not key_metrics @? '$.**{33}' and octet_length(key_metrics::text) <= 65536),
-  constraint ck_user_profiles_preferences_object_64_kb_32_levels check (preferences @> '{}' and not preferences @? '$.**{33}' and octet_length(preferences::text) <= 65536),
-  constraint ck_user_profiles_notification_settings_object_64_kb_32_levels check (notification_settings @> '{}' and not notification_settings @? '$.**{33}' and octet_length(notification_settings::text) <= 65536),
+  constraint ck_user_profiles_key_metrics_array_64_kb_32_levels check (
+    pg_column_size(key_metrics) <= 131072 and key_metrics @> '[]' and not key_metrics @? '$.**{33}'
+    and not key_metrics @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'
+    and octet_length(key_metrics::text) <= 65536
+  ),
+  constraint ck_user_profiles_preferences_object_64_kb_32_levels check (
+    pg_column_size(preferences) <= 131072 and preferences @> '{}' and not preferences @? '$.**{33}'
+    and not preferences @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'
+    and octet_length(preferences::text) <= 65536
+  ),
+  constraint ck_user_profiles_notification_settings_object_64_kb_32_levels check (
+    pg_column_size(notification_settings) <= 131072 and notification_settings @> '{}' and not notification_settings @? '$.**{33}'
+    and not notification_settings @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'
+    and octet_length(notification_settings::text) <= 65536
+  ),
   constraint ck_user_profiles_language_is_a_bcp_47_tag check (language ~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' and char_length(language) <= 35),
   constraint ck_user_profiles_login_count_not_negative check (login_count >= 0),
   constraint ck_user_profiles_message_count_not_negative check (message_count >= 0),

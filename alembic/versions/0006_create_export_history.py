@@ -48,7 +48,11 @@ create table if not exists public.export_history (
   constraint ck_export_history_records_count_not_negative check (records_count >= 0),
   constraint ck_export_history_file_size_bytes_not_negative check (file_size_bytes >= 0),
   constraint ck_export_history_retry_count_not_negative check (retry_count >= 0),
-  constraint ck_export_history_filters_object_64_kb_32_levels check (filters @> '{}' and not filters @? '$.**{33}' and octet_length(filters::text) <= 65536),
+  constraint ck_export_history_filters_object_64_kb_32_levels check (
+    pg_column_size(filters) <= 131072 and filters @> '{}' and not filters @? '$.**{33}'
+    and not filters @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'
+    and octet_length(filters::text) <= 65536
+  ),
   constraint fk_export_history_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
 );
 

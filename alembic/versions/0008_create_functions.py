@@ -129,6 +129,7 @@ revoke all on function profiles_internal.create_profiles(jsonb[], integer) from 
         r"""
 -- Writes one audit row per user of the array: what happened, from where, and the SQLSTATE where something failed.
 -- The message names objects only. The server's own message is never kept: it quotes personal values.
+-- The time is that of the event, not the start of its transaction: a failure counts as repaired only by what came later.
 create or replace function profiles_internal.record_events(
   p_user_ids uuid[],
   p_action text,
@@ -142,8 +143,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $record_events$
 begin
-  insert into public.user_profile_audit_logs (user_id, action, origin, error_code, error_message, metadata)
-  select u.id, p_action, p_origin, p_error_code, p_error_message, p_metadata
+  insert into public.user_profile_audit_logs (user_id, action, origin, error_code, error_message, metadata, created_at)
+  select u.id, p_action, p_origin, p_error_code, p_error_message, p_metadata, clock_timestamp()
   from unnest(p_user_ids) as u (id);
 end
 $record_events$;
@@ -720,8 +721,8 @@ revoke all on function profiles_internal.recount_progress(uuid[]) from public, a
         r"""
 -- Brings the profile of a user whose change or erasure was lost up to date, and records that. An erasure takes the keys and
 -- exports of a user without a profile as well; otherwise such a user is left to create_profiles.
--- The profile is locked first and the user read in the next statement: a change that is under way either was waited for, or
--- waits here and follows afterwards.
+-- The user is locked first, then the profile, and both are read in later statements: a change that is under way is waited for,
+-- and one that begins now follows afterwards.
 create or replace function profiles_internal.repair_profile(p_user_id uuid)
 returns void
 language plpgsql
@@ -733,6 +734,9 @@ declare
   before jsonb;
   after jsonb;
 begin
+  if has_any_column_privilege('auth.users', 'update') then -- which a row lock needs
+    perform from auth.users as u where u.id = p_user_id for share;
+  end if;
   select p.last_login into followed_sign_in from public.user_profiles as p where p.user_id = p_user_id for no key update;
   has_profile := found;
   select to_jsonb(u) into after from auth.users as u where u.id = p_user_id;
@@ -820,7 +824,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $may_add_own_rows$
 begin
-  if has_any_column_privilege('auth.users', 'update') then -- which a row lock needs
+  if not has_any_column_privilege('auth.users', 'update') then
+    null; -- a row lock needs that right
+  elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    -- One snapshot for all statements: an erasure since then is an error (40001).
+    perform from auth.users as u where u.id = auth.uid() for share;
+  else
     perform from auth.users as u where u.id = auth.uid() for key share;
   end if;
   return profiles_internal.may_use_own_rows();
@@ -1338,13 +1347,20 @@ begin
   end if;
 
   select
-    string_agg(left(c.key, 100) || case when c.key = any (texts) then ': must be a text' else ': cannot be changed here' end, ', ' order by c.key)
+    string_agg(left(c.key, 100) || case
+        when c.is_large then ': is larger than 128 kB'
+        when c.key = any (texts) then ': must be a text'
+        else ': cannot be changed here'
+      end, ', ' order by c.key)
       filter (where not c.fits),
     coalesce(jsonb_object_agg(c.key, c.value) filter (where c.fits), '{}')
   into problems, fitting
   from (
-    select e.key, e.value, e.key = any (documents) or (e.key = any (texts) and jsonb_typeof(e.value) in ('string', 'null')) as fits
+    select e.key, e.value, s.is_large,
+      not s.is_large and (e.key = any (documents) or e.key = any (texts) and jsonb_typeof(e.value) in ('string', 'null')) as fits
     from jsonb_each(p_changes) as e
+    -- What no rule of the table admits is not worth the merging.
+    cross join lateral (select pg_column_size(e.value) > 131072) as s (is_large)
   ) as c;
 
   profile := public.get_my_profile_v2();

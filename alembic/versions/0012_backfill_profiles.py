@@ -1,10 +1,8 @@
 """Users who were there before get their profile and progress.
 
 Why: triggers see only what comes after them.
-Locks: rows that it inserts, and their users as a foreign key does; one batch at a time, committed each. A batch is to
-take a tenth of a second: triggers of sign-ups and sign-ins wait 250 ms for one at most.
-Beside it: any code may run; a sign-up waits at most for one batch that wants the same name. What waited in vain is on
-record, and is repaired at the end.
+Locks: the rows that it inserts, and their users; in batches of a tenth of a second, committed each.
+Beside it: any code may run; a sign-up waits for one batch at most; a change that waited longer is repaired at the end.
 Back: nothing to do: the rows are the users', and stay.
 """
 

@@ -21,7 +21,8 @@ class AuthUser(Base):
     phone_confirmed_at: Mapped[datetime | None]
     last_sign_in_at: Mapped[datetime | None]
     raw_app_meta_data: Mapped[JsonObject | None]
-    raw_user_meta_data: Mapped[JsonObject | None]
+    # Written by clients, in any shape and size: loaded when it is asked for.
+    raw_user_meta_data: Mapped[JsonObject | None] = mapped_column(deferred=True)
     is_sso_user: Mapped[bool] = mapped_column(server_default=FALSE)
     is_anonymous: Mapped[bool] = mapped_column(server_default=FALSE)
     banned_until: Mapped[datetime | None]

@@ -8,6 +8,9 @@ from sqlalchemy import CheckConstraint
 
 JSON_LIMIT_BYTES = 65_536
 JSON_LIMIT_LEVELS = 32
+JSON_STORED_LIMIT_BYTES = 131_072
+_EXTREME_NUMBERS = "strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))"
+"""1e131071 is eight bytes of JSON and 131,072 digits when the server prints it; Python refuses to read 4,300."""
 URL_LIMIT = 2_048
 
 HIDDEN_CHARACTERS = r"[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]"
@@ -35,10 +38,12 @@ _EMPTY = {"object": "{}", "array": "[]"}
 def is_json_up_to_64_kb(kind: str, column: str) -> CheckConstraint:
     """JSON of one kind (``object`` or ``array``), 65,536 bytes as text and 32 levels deep at most, or null.
 
-    Documents nested thousands of levels deep fit into 64 kB, and readers fail on them.
+    Documents nested thousands of levels deep fit into 64 kB, and so do numbers of 100,000 digits; readers fail on both. A
+    number is 0, or between 1e-40 and 1e40. The stored size is asked first, because making the text may cost a gigabyte.
     """
     return CheckConstraint(
-        f"{column} @> '{_EMPTY[kind]}' and not {column} @? '$.**{{{JSON_LIMIT_LEVELS + 1}}}'"
+        f"pg_column_size({column}) <= {JSON_STORED_LIMIT_BYTES} and {column} @> '{_EMPTY[kind]}'"
+        f" and not {column} @? '$.**{{{JSON_LIMIT_LEVELS + 1}}}' and not {column} @? '{_EXTREME_NUMBERS}'"
         f" and octet_length({column}::text) <= {JSON_LIMIT_BYTES}",
         name=f"{column}_{kind}_64_kb_32_levels",
     )

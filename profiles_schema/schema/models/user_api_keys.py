@@ -3,10 +3,14 @@
 import re
 import uuid
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import CheckConstraint, Dialect, Index, Text, TypeDecorator
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeEngine
 
 from profiles_schema.errors import PlainApiKey
 from profiles_schema.schema.models.base import (
@@ -21,6 +25,11 @@ from profiles_schema.schema.models.base import (
 from profiles_schema.schema.models.checks import is_an_object
 from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT
 
+_PATTERNS = frozenset({
+    operators.like_op, operators.not_like_op, operators.ilike_op, operators.not_ilike_op,
+    operators.startswith_op, operators.not_startswith_op, operators.regexp_match_op, operators.not_regexp_match_op,
+})  # fmt: skip
+
 
 def is_encrypted(column: str) -> CheckConstraint:
     """Our ciphertext envelope, or null: a key in plain text never reaches the table."""
@@ -30,7 +39,8 @@ def is_encrypted(column: str) -> CheckConstraint:
 
 
 class _PlainApiKey(DontWrapMixin, PlainApiKey):
-    """As it is: SQLAlchemy's own error would show the parameters of the statement."""
+    # Not wrapped: SQLAlchemy's own error would show the parameters of the statement.
+    __doc__ = PlainApiKey.__doc__
 
 
 class Envelope(TypeDecorator[str]):
@@ -43,10 +53,17 @@ class Envelope(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
+    def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
+        """Patterns are plain text: ``like("psk1.%")`` finds rows by the id of their encryption key."""
+        return Text() if op in _PATTERNS else super().coerce_compared_value(op, value)
+
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the interface's
-        """Hand an envelope on; refuse another text without quoting it."""
+        """Hand an envelope on; refuse anything else without quoting it."""
         if value is not None and (
-            len(value) > ENVELOPE_LIMIT or not re.fullmatch(ENVELOPE, value) or value[-1] == "\n"
+            not isinstance(value, str)
+            or len(value) > ENVELOPE_LIMIT
+            or not re.fullmatch(ENVELOPE, value)
+            or value[-1] == "\n"
         ):
             raise _PlainApiKey
         return value

@@ -32,7 +32,8 @@ as $adoption_rules$
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
   select 30, 'user_profiles', j.column_name,
-    format('jsonb_typeof(%1$I) <> ''object'' or octet_length(%1$I::text) > 65536 or %1$I @? ''$.**{33}''', j.column_name), '''{}''::jsonb',
+    format('jsonb_typeof(%1$I) <> ''object'' or pg_column_size(%1$I) > 131072 or %1$I @? ''$.**{33}'' or %1$I @? %2$L or octet_length(%1$I::text) > 65536',
+      j.column_name, 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'), '''{}''::jsonb',
     'no object of up to 64 kB and 32 levels: {}'
   from unnest(array['preferences', 'notification_settings']) as j (column_name)
   union all
@@ -54,9 +55,9 @@ as $adoption_rules$
   ) as c (table_name, column_name)
   union all
   select * from (values
-    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and octet_length(jsonb_build_array(key_metrics)::text) <= 65536 and not key_metrics @? '$.**{32}'$rule$,
+    (50, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) not in ('array', 'null') and pg_column_size(key_metrics) <= 131000 and not key_metrics @? '$.**{32}' and not key_metrics @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))' and octet_length(jsonb_build_array(key_metrics)::text) <= 65536$rule$,
       'jsonb_build_array(key_metrics)', 'no array: an array of it'),
-    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or octet_length(key_metrics::text) > 65536 or key_metrics @? '$.**{33}'$rule$,
+    (51, 'user_profiles', 'key_metrics', $rule$jsonb_typeof(key_metrics) <> 'array' or pg_column_size(key_metrics) > 131072 or key_metrics @? '$.**{33}' or key_metrics @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))' or octet_length(key_metrics::text) > 65536$rule$,
       '''[]''::jsonb', 'no array of up to 64 kB and 32 levels: []'),
     -- What nobody understands is shown to nobody.
     (52, 'user_profiles', 'profile_visibility', $rule$profile_visibility is null or profile_visibility not in ('public', 'private')$rule$,
@@ -79,7 +80,7 @@ as $adoption_rules$
     (60, 'export_history', 'status', $rule$status not in ('pending', 'processing', 'completed', 'failed', 'expired')$rule$,
       '''failed''::character varying(20)', 'no known status: failed'),
     (61, 'export_history', 'file_size_bytes', 'file_size_bytes < 0', 'null::bigint', 'below zero: null'),
-    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or octet_length(filters::text) > 65536 or filters @? '$.**{33}'$rule$,
+    (62, 'export_history', 'filters', $rule$jsonb_typeof(filters) <> 'object' or pg_column_size(filters) > 131072 or filters @? '$.**{33}' or filters @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))' or octet_length(filters::text) > 65536$rule$,
       'null::jsonb', 'no object of up to 64 kB and 32 levels: null'),
     (70, 'user_profile_audit_logs', 'user_id', 'user_id is not null and not exists (select from auth.users as u where u.id = user_id)',
       'null::uuid', 'no such user: null'),

@@ -8,7 +8,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $may_add_own_rows$
 begin
-  if has_any_column_privilege('auth.users', 'update') then -- which a row lock needs
+  if not has_any_column_privilege('auth.users', 'update') then
+    null; -- a row lock needs that right
+  elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    -- One snapshot for all statements: an erasure since then is an error (40001).
+    perform from auth.users as u where u.id = auth.uid() for share;
+  else
     perform from auth.users as u where u.id = auth.uid() for key share;
   end if;
   return profiles_internal.may_use_own_rows();

@@ -10,7 +10,7 @@
 -- name; the second adds the last eight hex digits of the user id; the third is all 32 of them. No chance and no loop: the
 -- thousandth ada@… costs what the second did. 'user' replaces what leaves nothing usable: no address, fewer than three
 -- characters, or a reserved name, which would pass for somebody in charge. A name is reserved too if it only looks like one
--- of the list: without _ . - and with look-alike digits read as letters (adm1n, -admin-). No profile is called just 'user'.
+-- of the list: without _ . - and with look-alikes read as one letter (adm1n, -admin-, supp0rt). No profile is called just 'user'.
 --
 -- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.
 -- An address of more than 320 characters is not copied.
@@ -48,6 +48,8 @@ declare
     'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
+  -- The digit 1 may be an i or an l: where a name holds one, both are written as i.
+  reserved_folded constant text[] := string_to_array(translate(array_to_string(reserved, ' '), 'l', 'i'), ' ');
   hidden constant text := '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]';
   line_ends constant text := e'\t\n\u000b\f\r\u0085\u2028\u2029';
   user_row jsonb;
@@ -65,8 +67,8 @@ begin
     base := coalesce(user_row -> 'raw_app_meta_data' ->> 'identity_username', split_part(email, '@', 1));
     base := left(regexp_replace(lower(left(base, 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
     if base is null or length(base) < 3
-      or translate(base, '1034578_.-', 'ioeastb') = any (reserved)
-      or translate(base, '1034578_.-', 'loeastb') = any (reserved)
+      or translate(base, '0345789_.-', 'oeastbg') = any (reserved)
+      or position('1' in base) > 0 and translate(base, 'l10345789_.-', 'iioeastbg') = any (reserved_folded)
     then
       base := 'user';
     end if;

@@ -1,7 +1,7 @@
 -- Brings the profile of a user whose change or erasure was lost up to date, and records that. An erasure takes the keys and
 -- exports of a user without a profile as well; otherwise such a user is left to create_profiles.
--- The profile is locked first and the user read in the next statement: a change that is under way either was waited for, or
--- waits here and follows afterwards.
+-- The user is locked first, then the profile, and both are read in later statements: a change that is under way is waited for,
+-- and one that begins now follows afterwards.
 create or replace function profiles_internal.repair_profile(p_user_id uuid)
 returns void
 language plpgsql
@@ -13,6 +13,9 @@ declare
   before jsonb;
   after jsonb;
 begin
+  if has_any_column_privilege('auth.users', 'update') then -- which a row lock needs
+    perform from auth.users as u where u.id = p_user_id for share;
+  end if;
   select p.last_login into followed_sign_in from public.user_profiles as p where p.user_id = p_user_id for no key update;
   has_profile := found;
   select to_jsonb(u) into after from auth.users as u where u.id = p_user_id;

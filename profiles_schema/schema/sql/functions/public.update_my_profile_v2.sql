@@ -35,13 +35,20 @@ begin
   end if;
 
   select
-    string_agg(left(c.key, 100) || case when c.key = any (texts) then ': must be a text' else ': cannot be changed here' end, ', ' order by c.key)
+    string_agg(left(c.key, 100) || case
+        when c.is_large then ': is larger than 128 kB'
+        when c.key = any (texts) then ': must be a text'
+        else ': cannot be changed here'
+      end, ', ' order by c.key)
       filter (where not c.fits),
     coalesce(jsonb_object_agg(c.key, c.value) filter (where c.fits), '{}')
   into problems, fitting
   from (
-    select e.key, e.value, e.key = any (documents) or (e.key = any (texts) and jsonb_typeof(e.value) in ('string', 'null')) as fits
+    select e.key, e.value, s.is_large,
+      not s.is_large and (e.key = any (documents) or e.key = any (texts) and jsonb_typeof(e.value) in ('string', 'null')) as fits
     from jsonb_each(p_changes) as e
+    -- What no rule of the table admits is not worth the merging.
+    cross join lateral (select pg_column_size(e.value) > 131072) as s (is_large)
   ) as c;
 
   profile := public.get_my_profile_v2();

@@ -7,8 +7,15 @@ language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $refuse_reserved_username$
+declare
+  acting_role constant text := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 begin
-  if current_setting('role', true) in ('anon', 'authenticated') and new.username ~ '^[a-z0-9_.-]{3,32}$' and (
+  -- A role of the application may be a member of authenticated, and act without SET ROLE.
+  if (
+    acting_role in ('anon', 'authenticated')
+    or pg_has_role(acting_role, 'authenticated', 'member')
+      and not pg_has_role(acting_role, 'service_role', 'member') and not pg_has_role(acting_role, current_user, 'member')
+  ) and new.username ~ '^[a-z0-9_.-]{3,32}$' and (
     select v.first_username
     from profiles_internal.profile_values(array[jsonb_build_object('id', new.user_id, 'email', new.username || '@')]) as v
   ) <> new.username then
