@@ -29,6 +29,7 @@ BROKEN = {
     "table_missing because it was renamed": ["alter table public.user_progress rename to progress_old"],
     "table_missing because it was dropped": ["drop table public.user_progress"],
     "table_missing: a table of the internal schema": ["drop table profiles_internal.jobs"],
+    "table_missing: the settings": ["drop table profiles_internal.settings"],
     "trigger missing": ["drop trigger profiles_on_auth_user_created on auth.users"],
     "trigger disabled": ["alter table auth.users disable trigger profiles_on_auth_user_updated"],
     "trigger fires for replicas only": ["alter table auth.users enable replica trigger profiles_on_auth_user_created"],

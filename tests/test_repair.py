@@ -436,3 +436,22 @@ def test_the_triggers_that_the_database_writes_itself_are_put_back(wide):
     assert "dual_write" in {f.code for f in look(wide).problems}
     assert put_back(wide).left == []
     assert "dual_write" not in {f.code for f in look(wide).problems}
+
+
+def test_internal_tables_that_were_dropped_are_made_anew_with_what_they_hold_from_the_beginning(database):
+    """health prints that command for each of them."""
+    settings = "select key, value from profiles_internal.settings order by key"
+    zones = "select count(*) from profiles_internal.timezones"
+    before = database.run(settings), database.value(zones)
+    tables = [
+        row[0]
+        for row in database.run(
+            "select oid::regclass::text from pg_class where relnamespace = 'profiles_internal'::regnamespace"
+            " and relkind = 'r' and relname <> 'alembic_version'"
+        )
+    ]
+    database.script(f"drop table {', '.join(tables)} cascade")
+    done = profiles_schema(database.url, "repair", "--recreate-dropped")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert look(database).findings == []
+    assert (database.run(settings), database.value(zones)) == before

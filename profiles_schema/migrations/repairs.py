@@ -34,6 +34,18 @@ from profiles_schema.schema.models import metadata
 REWRITTEN_ROWS = 100_000
 """Above this many rows, a column's type is changed by a person, at a time of their choice: the table is locked meanwhile."""
 
+FIRST_ROWS: Mapping[str, str] = {
+    "profiles_internal.settings": (
+        "insert into profiles_internal.settings (key, value) values"
+        " ('auto_create_profiles', 'true'), ('audit_level', '\"changes\"'), ('normalize_verification_days', '7');"
+    ),
+    "profiles_internal.timezones": (
+        "insert into profiles_internal.timezones (name) select z.name from pg_timezone_names as z"
+        " where z.name !~ '^posix' and z.name <> 'localtime';"
+    ),
+}
+"""What a table holds from the beginning, as its revision writes it."""
+
 _PLAIN = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _KEYED = re.compile(r"ON (\S+) (?:USING \w+ )?\((.*)\)(?: WHERE (.*))?;?\Z", re.DOTALL)
 _CHECK = re.compile(r"alter table (\S+) add constraint \S+ CHECK (\(.*\)) not valid;")
@@ -327,7 +339,7 @@ def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dro
     if missing is not None and missing.moved:
         return Left(missing.message, "Its rows are there.", missing.remedy)
     if recreate_dropped:
-        return Step(what, (_rendered(operation),))
+        return Step(what, ("\n".join(filter(None, (_rendered(operation), FIRST_ROWS.get(name)))),))
     return Left(
         what,
         "What it held is gone with it.",

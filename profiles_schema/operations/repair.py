@@ -151,10 +151,10 @@ def _was_at_head(connection: Connection) -> bool:
 def _require_owner(connection: Connection) -> None:
     role, owner, may = connection.execute(
         text(
-            "select current_user, c.relowner::regrole::text, bool_or(pg_has_role(o.relowner, 'usage'))"
-            " from pg_class as c join pg_class as o on o.oid in (select to_regclass(t.name)"
-            "  from unnest(cast(:tables as text[])) as t (name))"
-            " where c.oid = to_regclass('profiles_internal.settings') group by 1, 2"
+            "select current_user, n.nspowner::regrole::text, pg_has_role(n.nspowner, 'usage') or exists ("
+            "  select from unnest(cast(:tables as text[])) as t (name) join pg_class as c on c.oid = to_regclass(t.name)"
+            "  where pg_has_role(c.relowner, 'usage'))"
+            " from pg_namespace as n where n.nspname = 'profiles_internal'"
         ),
         {"tables": [name for name in expected.every_table() if not name.startswith("auth.")]},
     ).one()
@@ -230,9 +230,7 @@ def _left(connection: Connection, step: Step, error: DBAPIError, watch: BlockerW
             return Left(step.what, f"No lock within {DEADLINE_SECONDS:.0f} s{held}.", AGAIN)
         case "42501":
             owner = connection.scalar(
-                text(
-                    "select relowner::regrole::text from pg_class where oid = to_regclass('profiles_internal.settings')"
-                )
+                text("select nspowner::regrole::text from pg_namespace where nspname = 'profiles_internal'")
             )
             connection.rollback()
             return Left(
