@@ -121,6 +121,19 @@ OF_THE_APPLICATION = {
     "function of a row": (
         "create function public.f(public.user_progress) returns int language sql immutable as 'select 1'", "function f(user_progress)",
     ),
+    "trigger that runs our function": (
+        "create table public.orders (id int, updated_at timestamptz); create trigger touch before update on public.orders"
+        " for each row execute function profiles_internal.keep_updated_at()",
+        "trigger touch on table orders",
+    ),
+    "default by a function of ours": (
+        "create table public.notes (doc jsonb default profiles_internal.merge_patch('{}', '{}'))",
+        "default value for column doc of table notes",
+    ),
+    "generated column": (
+        "create table public.notes (a jsonb, b jsonb generated always as (profiles_internal.merge_patch(a, a)) stored)",
+        "default value for column b of table notes",
+    ),
 }  # fmt: skip
 
 
@@ -138,7 +151,8 @@ def test_what_the_application_hangs_on_ours_refuses_a_downgrade_before_its_first
     assert database.value("select count(*) from public.user_progress") == 1
 
 
-@pytest.mark.parametrize("kind", ["view on a view", "foreign key", "policy"])
+@pytest.mark.parametrize("kind", ["view on a view", "foreign key", "policy", "trigger that runs our function", "generated column"]
+)
 def test_the_printed_statements_clear_the_way_down(database, kind):
     database.script(OF_THE_APPLICATION[kind][0])
     with pytest.raises(DependentsRefused) as refused:

@@ -54,7 +54,7 @@ where a.kind = 'constraint'
 """
 # What goes without a word is the closure over automatic dependencies; what refuses to let go is a normal one. A view
 # hangs on tables by its rule. Of ours is what belongs to a table of ours, or lives in a schema of ours.
-_HANGING = f"""
+_HANGING = rf"""
 with recursive
 gone as (
   select * from unnest(cast(:classes as int8[]), cast(:objects as int8[]), cast(:columns as int[])) as g (classid, objid, objsubid)
@@ -87,7 +87,8 @@ select
     when 'table constraint' then
       (select format('alter table %s drop constraint %I', c.conrelid::regclass, c.conname) from pg_constraint as c where c.oid = h.objid)
     when 'default value' then
-      (select format('alter table %s alter column %I drop default', a.attrelid::regclass, a.attname)
+      (select format('alter table %s alter column %I drop %s', a.attrelid::regclass, a.attname,
+         case a.attgenerated when '' then 'default' else 'expression' end)
        from pg_attrdef as d join pg_attribute as a on (a.attrelid, a.attnum) = (d.adrelid, d.adnum) where d.oid = h.objid)
     when 'table column' then
       (select format('alter table %s drop column %I', a.attrelid::regclass, a.attname)
@@ -102,8 +103,12 @@ where not (h.classid = 'pg_constraint'::regclass and (
   and coalesce(o.schema, '') not in ('{INTERNAL_SCHEMA}', 'profiles_compat')
   and not (h.classid = 'pg_proc'::regclass and format('%s.%s', o.schema, (select proname from pg_proc where oid = h.objid)) = any (:functions))
   and not exists (
-    select from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid
-    where h.classid = 'pg_trigger'::regclass and t.oid = h.objid and p.pronamespace = to_regnamespace('{INTERNAL_SCHEMA}')
+    select from pg_trigger as t join pg_class as c on c.oid = t.tgrelid
+    where h.classid = 'pg_trigger'::regclass and t.oid = h.objid and (
+      format('%s.%s.%s', c.relnamespace::regnamespace, c.relname, t.tgname) = any (cast(:triggers as text[]))
+      or t.tgname like 'profiles\_identity\_%'
+      or obj_description(c.oid, 'pg_class') like 'profiles-schema:%'
+    )
   )
   and not exists (
     select from pg_depend as d
@@ -181,7 +186,9 @@ def _keys(connection: Connection, query: str, **values: Any) -> Iterator[_Key]:
 
 
 def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
+    from profiles_schema.migrations.expected import load
     from profiles_schema.schema.models import metadata
+    from profiles_schema.schema.objects import GENERATED
 
     has_adopted = connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.adopted') is not null"))
     values = {
@@ -191,6 +198,10 @@ def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
         "columns": [key[2] for key in gone],
         "tables": ["auth.users", *(f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values())],
         "functions": public_functions(),
+        "triggers": [
+            *(key.removeprefix("trigger ") for keys in load().values() for key in keys if key.startswith("trigger ")),
+            *GENERATED,
+        ],
     }
     return connection.execute(text(_HANGING), values).all()
 
