@@ -30,6 +30,8 @@ BROKEN = {
     "table_missing because it was dropped": ["drop table public.user_progress"],
     "table_missing: a table of the internal schema": ["drop table profiles_internal.jobs"],
     "table_missing: the settings": ["drop table profiles_internal.settings"],
+    "column_renamed": ["alter table public.user_profiles rename column bio to biography"],
+    "column_renamed that no CHECK is on": ["alter table public.export_history rename column filters to \"Filters\""],
     "trigger missing": ["drop trigger profiles_on_auth_user_created on auth.users"],
     "trigger disabled": ["alter table auth.users disable trigger profiles_on_auth_user_updated"],
     "trigger fires for replicas only": ["alter table auth.users enable replica trigger profiles_on_auth_user_created"],

@@ -455,3 +455,24 @@ def test_internal_tables_that_were_dropped_are_made_anew_with_what_they_hold_fro
     assert (done.returncode, done.stderr) == (0, "")
     assert look(database).findings == []
     assert (database.run(settings), database.value(zones)) == before
+
+
+@pytest.mark.parametrize("options", [[], ["--recreate-dropped"]])
+def test_no_twin_is_made_of_a_column_that_was_renamed(database, options):
+    database.sign_up("ada@example.org")
+    database.script(
+        "alter table public.user_profiles rename column bio to biography;"
+        "alter table public.export_history rename column filters to filter"  # that table is empty
+    )
+    done = profiles_schema(database.url, "repair", *options)
+    assert done.returncode == 1
+    twins = "select count(*) from information_schema.columns where table_schema = 'public' and column_name in ('bio', 'filters')"
+    assert database.value(twins) == 0
+    for rename in (
+        "alter table public.user_profiles rename column biography to bio",
+        "alter table public.export_history rename column filter to filters",
+    ):
+        assert f"next: {rename}; then: profiles-schema repair" in done.stdout
+        database.script(rename)
+    assert put_back(database).left == []
+    assert look(database).findings == []

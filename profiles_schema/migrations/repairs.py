@@ -350,6 +350,8 @@ def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dro
 def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_dropped: bool) -> Step | Left:
     table = _name(operation)
     what = sentence(f"column {table}.{operation.column.name}", "missing")
+    if rename := standing.renamed_column(connection, table, operation.column.name):
+        return Left(what, "It was renamed, and its values are there.", f"{rename}; then: {AGAIN}")
     sql = _rendered(operation)
     if recreate_dropped or not connection.scalar(text(f"select exists (select from {table})")):
         return Step(what, (sql,))

@@ -6,6 +6,7 @@ upgrade would run into its own tables.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -133,3 +134,49 @@ def missing_tables(connection: Connection) -> Iterator[Obstacle]:
             name,
             moved=True,
         )
+
+
+def renamed_column(connection: Connection, table: str, column: str) -> str | None:
+    """The SQL that gives a missing column its name back; None if no column of that table was it.
+
+    A column that was renamed keeps its comment, and the constraints and indexes on it keep their names.
+
+    Args:
+        connection: Any connection; the transaction is the caller's.
+        table: Its qualified name.
+        column: The declared column that is missing.
+    """
+    from profiles_schema.schema.models import metadata
+
+    model = next(
+        (each for each in metadata.tables.values() if f"{each.schema or 'public'}.{each.name}" == table), None
+    )
+    if model is None or column not in model.columns:
+        return None
+    word = re.compile(rf"\b{column}\b")
+    guards = [
+        str(each.name)
+        for each in (*model.constraints, *model.indexes)
+        if word.search(str(getattr(each, "sqltext", " ".join(map(str, getattr(each, "expressions", each.columns))))))  # type: ignore[union-attr]
+    ]
+    return connection.scalar(
+        text(
+            "select format('alter table %s rename column %I to %I', cast(:table as text), a.attname, cast(:column as text))"
+            " from pg_attribute as a cross join lateral ("
+            "  select exists (select from pg_constraint as k where k.conrelid = a.attrelid and a.attnum = any (k.conkey)"
+            "   and k.conname = any (cast(:guards as text[]))) or exists (select from pg_index as x"
+            "   join pg_class as i on i.oid = x.indexrelid where x.indrelid = a.attrelid and a.attnum = any (x.indkey::int2[])"
+            "   and i.relname = any (cast(:guards as text[]))) as guarded,"
+            "  coalesce(col_description(a.attrelid, a.attnum) = cast(:comment as text), false) as described"
+            " ) as m where a.attrelid = to_regclass(:table) and a.attnum > 0 and not a.attisdropped"
+            " and a.attname <> all (cast(:declared as text[])) and (m.guarded or m.described)"
+            " order by m.guarded and m.described desc, m.described desc, a.attnum limit 1"
+        ),
+        {
+            "table": table,
+            "column": column,
+            "guards": guards,
+            "comment": model.columns[column].comment,
+            "declared": [each.name for each in model.columns],
+        },
+    )

@@ -113,6 +113,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     if follows:
         triggers = dict(sorted((triggers | _identity_triggers(connection)).items()))
     if not findings:  # at another revision the differences are no news
+        findings += _renamed_columns(connection, differences)
         findings += _foreign_keys(connection, full=full)
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(connection, snapshot)
@@ -189,6 +190,20 @@ def _revisions(revision: str) -> Iterator[Finding]:
 def _missing_tables(connection: Connection) -> Iterator[Finding]:
     for obstacle in standing.missing_tables(connection):
         yield Finding("table_missing", "problem", obstacle.message, obstacle.remedy)
+
+
+def _renamed_columns(connection: Connection, differences: dict[str, str]) -> Iterator[Finding]:
+    for key, what in differences.items():
+        table, _, column = key.removeprefix("column ").rpartition(".")
+        if not key.startswith("column ") or what != "missing":
+            continue
+        if rename := standing.renamed_column(connection, table, column):
+            yield Finding(
+                "column_renamed",
+                "problem",
+                f"The column {column} of {table} was renamed; what else differs there may follow from that.",
+                rename,
+            )
 
 
 def trigger_states(snapshot: Snapshot, differences: dict[str, str]) -> dict[str, str]:
