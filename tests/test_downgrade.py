@@ -151,7 +151,8 @@ def test_what_the_application_hangs_on_ours_refuses_a_downgrade_before_its_first
     assert database.value("select count(*) from public.user_progress") == 1
 
 
-@pytest.mark.parametrize("kind", ["view on a view", "foreign key", "policy", "trigger that runs our function", "generated column"]
+@pytest.mark.parametrize(
+    "kind", ["view on a view", "foreign key", "policy", "trigger that runs our function", "generated column"]
 )
 def test_the_printed_statements_clear_the_way_down(database, kind):
     database.script(OF_THE_APPLICATION[kind][0])

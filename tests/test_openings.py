@@ -175,7 +175,6 @@ def web(database):
         "revoke service_role from authenticated, anon; revoke pg_read_all_data from service_role;"
         "reassign owned by web_of_openings, authenticated to postgres; drop owned by web_of_openings; drop role web_of_openings"
         "; drop owned by web_of_openings_2; drop role web_of_openings_2"
-
     )
 
 
@@ -251,6 +250,16 @@ def test_a_trigger_that_can_refuse_rows_is_named(database):
     (found,) = look(database).findings
     assert (found.code, found.severity) == ("foreign_trigger", "notice")
     assert '"theirs" on auth.users' in found.message
+
+
+def test_a_trigger_that_sees_keys_is_named(database):
+    database.script(
+        "create function public.theirs() returns trigger language plpgsql as 'begin return new; end';"
+        "create trigger theirs after insert on public.user_api_keys for each row execute function public.theirs()"
+    )
+    (found,) = look(database).findings
+    assert (found.code, found.severity) == ("foreign_trigger", "notice")
+    assert found.message.endswith("runs after rows are written: it sees them.")
 
 
 def test_what_is_meant_can_be_accepted_as_health_prints_it(database):

@@ -141,7 +141,7 @@ def test_a_trigger_and_a_foreign_key_of_the_application_stay_switched_off(databa
         "create trigger theirs before update on public.user_profiles for each row execute function public.theirs();"
         "alter table public.user_profiles disable trigger theirs; alter table public.orders disable trigger all"
     )
-    assert look(database, full=True).findings == []
+    assert {finding.code for finding in look(database, full=True).findings} == {"switched_off"}
     database.script("alter table public.user_profiles disable trigger all")
     assert put_back(database).left == []
     states = dict(
@@ -149,6 +149,12 @@ def test_a_trigger_and_a_foreign_key_of_the_application_stay_switched_off(databa
         " left join pg_constraint as k on k.oid = t.tgconstraint where t.tgenabled = 'D' group by 1"))
     )  # fmt: skip
     assert set(states) == {"theirs", "orders_user_id_fkey"}
+
+    found = look(database, full=True)
+    assert [(finding.code, finding.severity) for finding in found.findings] == [("switched_off", "notice")] * 2
+    for finding in found.findings:
+        database.script(finding.remedy)
+    assert [finding.code for finding in look(database).findings] == ["foreign_trigger"]
 
 
 def test_rows_of_users_deleted_meanwhile_are_named_with_the_statement_that_removes_them(database):

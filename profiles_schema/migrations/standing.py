@@ -84,6 +84,45 @@ def without_version(connection: Connection) -> Obstacle | None:
     )
 
 
+def missing_users(connection: Connection) -> Obstacle | None:
+    """Where auth.users has gone, if it is missing: our triggers are still on it."""
+    if connection.scalar(text("select to_regclass('auth.users') is not null")):
+        return None
+    found = connection.execute(
+        text(
+            "select quote_ident(n.nspname) as schema, quote_ident(c.relname) as name, n.nspname = 'auth' as in_place,"
+            " c.relname = 'users' and to_regnamespace('auth') is null as whole"
+            " from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and exists ("
+            "  select from pg_trigger as t where t.tgrelid = c.oid and t.tgname like 'profiles\\_on\\_auth\\_user\\_%')"
+        )
+    ).all()
+    if len(found) != 1:
+        return Obstacle(
+            "table_missing",
+            "The table auth.users is missing.",
+            "restore it from a backup, then: profiles-schema health",
+        )
+    (users,) = found
+    if users.whole:
+        return Obstacle(
+            "schema_renamed",
+            f"The schema auth is missing; {users.schema} holds its table users.",
+            f"alter schema {users.schema} rename to auth",
+            moved=True,
+        )
+    steps = [
+        "" if connection.scalar(text("select to_regnamespace('auth') is not null")) else "create schema auth",
+        "" if users.in_place else f"alter table {users.schema}.{users.name} set schema auth",
+        "" if users.name == "users" else f"alter table auth.{users.name} rename to users",
+    ]
+    return Obstacle(
+        "table_missing",
+        f"The table auth.users is missing: it is called {users.schema}.{users.name} now.",
+        "; ".join(filter(None, steps)),
+        moved=True,
+    )
+
+
 def missing_tables(connection: Connection) -> Iterator[Obstacle]:
     """Each table that a database at the newest revision should have and has not, and where it may have gone.
 
@@ -148,9 +187,7 @@ def renamed_column(connection: Connection, table: str, column: str) -> str | Non
     """
     from profiles_schema.schema.models import metadata
 
-    model = next(
-        (each for each in metadata.tables.values() if f"{each.schema or 'public'}.{each.name}" == table), None
-    )
+    model = next((each for each in metadata.tables.values() if f"{each.schema or 'public'}.{each.name}" == table), None)
     if model is None or column not in model.columns:
         return None
     word = re.compile(rf"\b{column}\b")

@@ -25,6 +25,7 @@ from profiles_schema.operations.findings import Finding
 from profiles_schema.operations.jobs import examine_jobs
 from profiles_schema.operations.sample import WINDOW_USERS, sampled_users
 from profiles_schema.operations.settings import VERIFICATION_DAYS, accepted, examine_settings
+from profiles_schema.operations.switches import examine_switches
 from profiles_schema.schema.catalog import Snapshot
 from profiles_schema.schema.objects import Where
 
@@ -103,6 +104,9 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
         return Health(None, full, 0, 0, {}, [_not_migrated(connection)])
 
     findings = list(_revisions(revision))
+    if (users_gone := standing.missing_users(connection)) is not None:
+        findings.append(Finding(users_gone.code, "problem", users_gone.message, users_gone.remedy))
+        return Health(revision, full, 0, 0, {}, findings)
     snapshot, differences = expected.compare(connection)
     triggers = trigger_states(snapshot, differences)
     if not findings and (gone := list(_missing_tables(connection))):
@@ -117,7 +121,9 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
         findings += _foreign_keys(connection, full=full)
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(connection, snapshot)
-    findings += openings.look(connection, expected.declared(connection), accepted(connection))
+    declared = expected.declared(connection)
+    findings += openings.look(connection, declared, accepted(connection))
+    findings += examine_switches(connection, declared)
     findings += _service_role(connection)
     if damaged:
         # What is gone is named above; nothing can be counted without it.

@@ -429,18 +429,26 @@ def _schemas(connection: Connection) -> Iterator[Finding]:
 
 
 def _triggers(connection: Connection) -> Iterator[Finding]:
-    """BEFORE triggers of the application: one that raises, or returns null, keeps profiles from being made."""
+    """BEFORE triggers of the application: one that raises, or returns null, keeps profiles from being made.
+
+    On the keys any trigger: each sees what is written there.
+    """
     rows = _rows(
         connection,
-        f"with {_OURS} select t.tgname, x.plain from ("
+        f"with {_OURS} select t.tgname, x.plain, t.tgtype & 2 = 2 as before from ("
         "  select o.oid, o.plain from ours as o union select to_regclass('auth.users'), 'auth.users'"
         " ) as x join pg_trigger as t on t.tgrelid = x.oid join pg_proc as p on p.oid = t.tgfoid"
-        " where not t.tgisinternal and t.tgtype & 2 = 2 and t.tgenabled <> 'D'"
+        " where not t.tgisinternal and (t.tgtype & 2 = 2 or x.plain = 'public.user_api_keys') and t.tgenabled <> 'D'"
         "  and p.pronamespace is distinct from to_regnamespace('profiles_internal')::oid order by 2, 1",
     )
     for row in rows:
         yield Finding(
             "foreign_trigger",
             "notice",
-            f'The trigger "{row.tgname}" on {row.plain} is not ours and runs before rows are written: it can refuse them.',
+            f'The trigger "{row.tgname}" on {row.plain} is not ours and runs'
+            + (
+                " before rows are written: it can refuse them."
+                if row.before
+                else " after rows are written: it sees them."
+            ),
         )

@@ -134,6 +134,8 @@ def _require_head(connection: Connection) -> None:
             raise obstacle.error()
     elif not at_head(revision):
         raise NotAtHead
+    if (users_gone := standing.missing_users(connection)) is not None:
+        raise users_gone.error()
     connection.rollback()
 
 
