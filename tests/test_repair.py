@@ -1,6 +1,7 @@
 """repair: what differs is put back, what is the application's is not touched, what needs a decision is named."""
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -482,3 +483,27 @@ def test_no_twin_is_made_of_a_column_that_was_renamed(database, options):
         database.script(rename)
     assert put_back(database).left == []
     assert look(database).findings == []
+
+
+def test_a_dry_run_names_the_rows_that_repair_would_stumble_over(database):
+    for name in ("ada", "bob", "eve"):
+        database.sign_up(f"{name}@example.org")
+    database.script(
+        "alter table public.user_profiles drop constraint ck_user_profiles_bio_up_to_4000_characters;"
+        "update public.user_profiles set bio = repeat('x', 4001) where username = 'eve';"
+        "drop index public.idx_user_profiles_username_lower;"
+        "update public.user_profiles set username = 'bob' where username = 'ada';"
+        "alter table public.user_progress drop constraint fk_user_progress_user_id_users;"
+        "update public.user_progress set user_id = gen_random_uuid()"
+        "  where user_id = (select user_id from public.user_profiles where username = 'eve')"
+    )
+    damaged = snapshot(database)
+    told = profiles_schema(database.url, "repair", "--dry-run")
+    assert (told.returncode, told.stdout.splitlines()[-1]) == (1, "repair: 0 would be repaired, 3 left")
+    assert "Rows with equal values prevent it." in told.stdout
+    assert "Rows that refer to nothing prevent it." in told.stdout
+    assert "1 row of public.user_profiles break it." in told.stdout
+    for query in re.findall(r"that this shows: (.*); then: ", told.stdout):
+        assert len(database.run(query)) == 1, query
+    assert snapshot(database) == damaged
+    assert put_back(database).left != []

@@ -46,6 +46,8 @@ FIRST_ROWS: Mapping[str, str] = {
 }
 """What a table holds from the beginning, as its revision writes it."""
 
+EQUAL_ROWS = "Rows with equal values prevent it."
+
 _PLAIN = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _KEYED = re.compile(r"ON (\S+) (?:USING \w+ )?\((.*)\)(?: WHERE (.*))?;?\Z", re.DOTALL)
 _CHECK = re.compile(r"alter table (\S+) add constraint \S+ CHECK (\(.*\)) not valid;")
@@ -58,7 +60,9 @@ class Step:
     what: str
     transactions: tuple[str, ...]
     duplicates: str | None = None
-    """The query that shows the rows which would prevent it."""
+    """The query that shows rows with equal values, which would prevent it."""
+    orphans: str | None = None
+    """The query that shows rows that refer to nothing, which would prevent it."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,19 @@ def plan(connection: Connection, *, recreate_dropped: bool = False) -> tuple[lis
             for key, what in differences.items()
         ]
     return steps, left
+
+
+def prevented(connection: Connection, step: Step) -> Left | None:
+    """What would keep a step from succeeding, by the rows that are there now. Changes nothing."""
+    for query, why in ((step.duplicates, EQUAL_ROWS), (step.orphans, "Rows that refer to nothing prevent it.")):
+        if query is not None and _count(connection, query):
+            return Left(step.what, why, rows_to_change(query))
+    return None
+
+
+def rows_to_change(query: str) -> str:
+    """The remedy where rows prevent a repair."""
+    return f"change or delete rows that this shows: {query}; then: {AGAIN}"
 
 
 def _rights_on_auth(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
@@ -329,7 +346,17 @@ def _foreign_key(operation: ops.CreateForeignKeyOp, drop: str | None) -> Step:
     return Step(
         sentence(f"constraint {table}.{name}", "changed" if drop else "missing", declared="FOREIGN KEY"),
         ("\n".join(filter(None, (drop, add))), f"alter table {table} validate constraint {name};"),
+        orphans=_orphans(operation, table),
     )
+
+
+def _orphans(operation: ops.CreateForeignKeyOp, table: str) -> str:
+    schema = operation.kw.get("referent_schema") or "public"
+    pairs = list(zip(operation.local_cols, operation.remote_cols, strict=True))
+    matches = " and ".join(f"u.{remote} = r.{local}" for local, remote in pairs)
+    given = " and ".join(f"r.{local} is not null" for local, _ in pairs)
+    refers_to = f"{schema}.{operation.referent_table}"
+    return f"select * from {table} as r where {given} and not exists (select from {refers_to} as u where {matches})"
 
 
 def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dropped: bool) -> Step | Left:

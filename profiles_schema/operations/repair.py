@@ -27,7 +27,7 @@ from profiles_schema.migrations.indexes import concurrent_index_rules, created_i
 from profiles_schema.migrations.locking import migration_lock
 from profiles_schema.migrations.options import Options
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
-from profiles_schema.migrations.repairs import Left, Step, plan
+from profiles_schema.migrations.repairs import EQUAL_ROWS, Left, Step, plan, prevented, rows_to_change
 from profiles_schema.migrations.session import session
 from profiles_schema.migrations.standing import at_head
 from profiles_schema.operations.health import current_revision
@@ -68,7 +68,14 @@ def repair(
     """
     _require_head(connection)
     if dry_run:
-        steps, left = plan(connection, recreate_dropped=recreate_dropped)
+        planned, left = plan(connection, recreate_dropped=recreate_dropped)
+        steps = []
+        for step in planned:
+            obstacle = prevented(connection, step)
+            if obstacle is None:
+                steps.append(step)
+            elif obstacle not in left:
+                left.append(obstacle)
         connection.rollback()
         for step in steps:
             for sql in step.transactions:
@@ -243,8 +250,8 @@ def _left(connection: Connection, step: Step, error: DBAPIError, watch: BlockerW
         case "23505" if step.duplicates:
             return Left(
                 step.what,
-                "Rows with equal values prevent it.",
-                f"change or delete rows that this shows: {step.duplicates}; then: {AGAIN}",
+                EQUAL_ROWS,
+                rows_to_change(step.duplicates),
             )
         case "42703" | "42P01":
             return Left(
