@@ -2,7 +2,7 @@
 
 import pytest
 from alembic.script import ScriptDirectory
-from support import ENVELOPE, snapshot
+from support import ENVELOPE, profiles_schema, snapshot
 
 from profiles_schema.errors import DependentsRefused, ProfilesSchemaError
 from profiles_schema.migrations import paths
@@ -226,3 +226,11 @@ def test_a_downgrade_cut_off_behind_its_last_step_is_finished_by_the_next(empty)
     assert empty.run(EVERYTHING) != before
     empty.downgrade("base")
     assert empty.run(EVERYTHING) == before
+
+
+def test_a_downgrade_up_is_refused_in_a_plain_sentence(database):
+    refused = profiles_schema(database.url, "downgrade", "+1")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: +1 leads up, not down. Give -1 for one step, or a revision.\n",
+    )

@@ -292,3 +292,20 @@ def test_a_lost_table_of_users_is_named_by_health_and_repair(database):
     refused = profiles_schema(database.url, "repair")
     assert refused.returncode == 1
     assert "Run: alter schema identity rename to auth" in refused.stderr
+
+
+def test_while_the_backfill_is_paused_the_way_to_resume_it_comes_first(database):
+    database.sign_up("ada@example.org")
+    database.run("delete from public.user_progress")
+    number = database.value(
+        "insert into profiles_internal.jobs (kind, state) values ('backfill', 'paused') returning id"
+    )
+    job, missing = look(database).findings
+    assert (job.code, job.remedy) == ("job", f"profiles-schema jobs resume {number}")
+    assert (missing.code, missing.remedy) == (
+        "missing",
+        f"profiles-schema jobs resume {number} && profiles-schema backfill",
+    )
+    for command in missing.remedy.split(" && "):
+        assert profiles_schema(database.url, *command.split()[1:]).returncode == 0
+    assert look(database).findings == []

@@ -7,11 +7,13 @@ upgrade would run into its own tables.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import CheckConstraint, Table, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.schema import ColumnCollectionConstraint
 
 from profiles_schema.errors import ObjectsMissing
 from profiles_schema.settings import INTERNAL_SCHEMA
@@ -190,13 +192,8 @@ def renamed_column(connection: Connection, table: str, column: str) -> str | Non
     model = next((each for each in metadata.tables.values() if f"{each.schema or 'public'}.{each.name}" == table), None)
     if model is None or column not in model.columns:
         return None
-    word = re.compile(rf"\b{column}\b")
-    guards = [
-        str(each.name)
-        for each in (*model.constraints, *model.indexes)
-        if word.search(str(getattr(each, "sqltext", " ".join(map(str, getattr(each, "expressions", each.columns))))))  # type: ignore[union-attr]
-    ]
-    return connection.scalar(
+    guards = list(_guards(model, column))
+    found: str | None = connection.scalar(
         text(
             "select format('alter table %s rename column %I to %I', cast(:table as text), a.attname, cast(:column as text))"
             " from pg_attribute as a cross join lateral ("
@@ -217,3 +214,16 @@ def renamed_column(connection: Connection, table: str, column: str) -> str | Non
             "declared": [each.name for each in model.columns],
         },
     )
+    return found
+
+
+def _guards(model: Table, column: str) -> Iterator[str]:
+    """The names of the constraints and indexes of a table that are about a column."""
+    about: list[tuple[Any, Iterable[Any]]] = [
+        *((each, [each.sqltext]) for each in model.constraints if isinstance(each, CheckConstraint)),
+        *((each, each.columns) for each in model.constraints if isinstance(each, ColumnCollectionConstraint)),
+        *((index, index.expressions) for index in model.indexes),
+    ]
+    for each, parts in about:
+        if any(re.search(rf"\b{column}\b", str(part)) for part in parts):
+            yield str(each.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import text
@@ -33,6 +33,7 @@ FAILURES_LOOKED_AT = 10_000
 SET_ASIDE_LOOKED_AT = 10_000
 _SHOWN = 5
 
+BACKFILL = "profiles-schema backfill"
 ALIVE = "to_jsonb(u) ->> 'deleted_at' is null"
 # The scalar sub-selects keep the planner on the indexes of the profile tables.
 INCOMPLETE = (
@@ -148,7 +149,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
                     "missing",
                     "problem",
                     f"{missing} {scope} have no profile or no progress.",
-                    "profiles-schema backfill",
+                    BACKFILL,
                     missing,
                 )
             )
@@ -161,7 +162,29 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
     findings += _identity(connection, full=full) if follows else []
     findings += _sessions(connection)
-    return Health(revision, full, users, missing, triggers, findings)
+    return Health(revision, full, users, missing, triggers, _paused_first(findings))
+
+
+def _paused_first(findings: list[Finding]) -> list[Finding]:
+    """While the backfill is paused, the command that works on it only waits: what resumes it comes first."""
+    paused = [
+        finding
+        for finding in findings
+        if finding.code == "job"
+        and " jobs resume " in (finding.remedy or "")
+        and re.search(r"[(](backfill|identity)[)]", finding.message)
+    ]
+    if not paused:
+        return findings
+    resume = f"{paused[0].remedy} && {BACKFILL}"
+    return [
+        *paused,
+        *(
+            replace(finding, remedy=resume) if finding.remedy == BACKFILL else finding
+            for finding in findings
+            if finding not in paused
+        ),
+    ]
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -355,7 +378,7 @@ def _failures(connection: Connection) -> Iterator[Finding]:
             "failures",
             "problem",
             f"For {users} {'user' if users == 1 else 'users'} a recorded failure is not repaired yet; by SQLSTATE: {codes}.",
-            "profiles-schema backfill",
+            BACKFILL,
             users,
         )
 
@@ -528,7 +551,7 @@ def _identity(connection: Connection, *, full: bool) -> Iterator[Finding]:
             "identity",
             "problem",
             f"Users do not follow {chosen}: {'; '.join(filter(None, facts))}.",
-            "profiles-schema backfill",
+            BACKFILL,
             waiting + gone,
         )
 
