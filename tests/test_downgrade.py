@@ -126,6 +126,18 @@ OF_THE_APPLICATION = {
         " for each row execute function profiles_internal.keep_updated_at()",
         "trigger touch on table orders",
     ),
+    "trigger on a table of ours that runs our function": (
+        "create trigger touch before update on public.user_api_keys for each row execute function profiles_internal.keep_updated_at()",
+        "trigger touch on table user_api_keys",
+    ),
+    "trigger on users that runs our function": (
+        "create trigger touch before update on auth.users for each row execute function profiles_internal.keep_updated_at()",
+        "trigger touch on table auth.users",
+    ),
+    "default of a column added to a table of ours": (
+        "alter table public.user_progress add column doc jsonb default profiles_internal.merge_patch('{}', '{}')",
+        "default value for column doc of table user_progress",
+    ),
     "default by a function of ours": (
         "create table public.notes (doc jsonb default profiles_internal.merge_patch('{}', '{}'))",
         "default value for column doc of table notes",

@@ -69,16 +69,15 @@ hanging as (
   select distinct
     case when r.oid is null then d.classid else 'pg_class'::regclass end as classid,
     case when r.oid is null then d.objid else r.ev_class end as objid,
-    case when r.oid is null then d.objsubid else 0 end as objsubid
+    case when r.oid is null then d.objsubid else 0 end as objsubid,
+    -- Our functions go before our tables, but for those in auth: what calls them must go by itself, on a table of ours, too.
+    d.refclassid = 'pg_proc'::regclass and d.classid in ('pg_trigger'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass)
+      and (select p.pronamespace::regnamespace::text from pg_proc as p where p.oid = d.refobjid) <> 'auth' as calls
   from gone as g
   join pg_depend as d on d.refclassid::int8 = g.classid and d.refobjid::int8 = g.objid
     and (g.objsubid = 0 or d.refobjsubid = g.objsubid)
   left join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid and r.rulename = '_RETURN'
   where d.deptype = 'n'
-    and not exists (
-      select from gone as o
-      where (o.classid, o.objid) = (d.classid::int8, d.objid::int8) and o.objsubid in (0, d.objsubid)
-    )
 )
 select
   h.classid::int8, h.objid::int8, h.objsubid,
@@ -97,7 +96,11 @@ select
   end
 from hanging as h
 cross join lateral pg_identify_object(h.classid, h.objid, h.objsubid) as o
-where not (h.classid = 'pg_constraint'::regclass and (
+where (h.calls or not exists (
+    select from gone as o
+    where (o.classid, o.objid) = (h.classid::int8, h.objid::int8) and o.objsubid in (0, h.objsubid)
+  ))
+  and not (h.classid = 'pg_constraint'::regclass and (
     select format('%s.%s', c.conrelid::regclass, c.conname) from pg_constraint as c where c.oid = h.objid
   ) = any (cast(:replaced as text[])))
   and coalesce(o.schema, '') not in ('{INTERNAL_SCHEMA}', 'profiles_compat')
@@ -107,10 +110,10 @@ where not (h.classid = 'pg_constraint'::regclass and (
     where h.classid = 'pg_trigger'::regclass and t.oid = h.objid and (
       format('%s.%s.%s', c.relnamespace::regnamespace, c.relname, t.tgname) = any (cast(:triggers as text[]))
       or t.tgname like 'profiles\_identity\_%'
-      or obj_description(c.oid, 'pg_class') like 'profiles-schema:%'
+      or c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'profiles-schema:%'
     )
   )
-  and not exists (
+  and (h.calls or not exists (
     select from pg_depend as d
     where (d.classid, d.objid) = (h.classid, h.objid) and d.deptype in ('a', 'i') and h.objsubid = 0
       and d.refclassid = 'pg_class'::regclass
@@ -120,7 +123,7 @@ where not (h.classid = 'pg_constraint'::regclass and (
       )
       -- A foreign key hangs on both of its tables.
       and not (h.classid = 'pg_constraint'::regclass and d.refobjid <> (select c.conrelid from pg_constraint as c where c.oid = h.objid))
-  )
+  ))
 order by 4
 """
 

@@ -88,7 +88,13 @@ def without_version(connection: Connection) -> Obstacle | None:
 
 def missing_users(connection: Connection) -> Obstacle | None:
     """Where auth.users has gone, if it is missing: our triggers are still on it."""
-    if connection.scalar(text("select to_regclass('auth.users') is not null")):
+    # to_regclass would fail for a role that may not use the schema.
+    if connection.scalar(
+        text(
+            "select exists (select from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+            " where n.nspname = 'auth' and c.relname = 'users')"
+        )
+    ):
         return None
     found = connection.execute(
         text(
