@@ -205,15 +205,16 @@ def _is_statement_pooler(engine: Engine) -> bool:
 def _check_server(connection: Any, _record: object) -> None:
     info = connection.info
     check_server_version(info.server_version, info.parameter_status("server_version") or "")
-    check_encoding(info.parameter_status("server_encoding") or "UTF8", info.dbname)
+    check_encoding(info.parameter_status("server_encoding") or "UTF8", info.dbname, connection)
 
 
-def check_encoding(encoding: str, name: str) -> None:
+def check_encoding(encoding: str, name: str, connection: Any) -> None:
     """Refuse a database that is not in UTF8: it cannot hold the texts of our objects, nor every person's name.
 
     Args:
         encoding: ``server_encoding`` as the server reports it.
         name: the database.
+        connection: of the driver; it knows host, port and user.
 
     Raises:
         UnsupportedEncoding: says how to make one in UTF8.
@@ -221,10 +222,15 @@ def check_encoding(encoding: str, name: str) -> None:
     if encoding == "UTF8":
         return
     old, new = shlex.quote(name), shlex.quote(f"{name}_utf8")
+    info = getattr(connection, "info", None)
+    options = {"-h": "host", "-p": "port", "-U": "user"}
+    where = " ".join(
+        f"{option} {shlex.quote(str(value))}" for option, of in options.items() if (value := getattr(info, of, None))
+    )
     raise UnsupportedEncoding(
         f'Database "{name}" has the encoding {encoding}; profiles-schema needs UTF8. Nothing was changed. '
         "Copy it into a new database, and name that one in DATABASE_URL:\n"
-        f"createdb -E UTF8 -T template0 {new} && pg_dump {old} | psql -v ON_ERROR_STOP=1 {new}"
+        f"createdb -E UTF8 -T template0 {where} {new} && pg_dump {where} {old} | psql {where} -v ON_ERROR_STOP=1 {new}"
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from alembic.script import ScriptDirectory
-from support import ENVELOPE, snapshot
+from support import ENVELOPE, profiles_schema, snapshot
 
 from profiles_schema.errors import DependentsRefused, ProfilesSchemaError
 from profiles_schema.migrations import paths
@@ -121,6 +121,31 @@ OF_THE_APPLICATION = {
     "function of a row": (
         "create function public.f(public.user_progress) returns int language sql immutable as 'select 1'", "function f(user_progress)",
     ),
+    "trigger that runs our function": (
+        "create table public.orders (id int, updated_at timestamptz); create trigger touch before update on public.orders"
+        " for each row execute function profiles_internal.keep_updated_at()",
+        "trigger touch on table orders",
+    ),
+    "trigger on a table of ours that runs our function": (
+        "create trigger touch before update on public.user_api_keys for each row execute function profiles_internal.keep_updated_at()",
+        "trigger touch on table user_api_keys",
+    ),
+    "trigger on users that runs our function": (
+        "create trigger touch before update on auth.users for each row execute function profiles_internal.keep_updated_at()",
+        "trigger touch on table auth.users",
+    ),
+    "default of a column added to a table of ours": (
+        "alter table public.user_progress add column doc jsonb default profiles_internal.merge_patch('{}', '{}')",
+        "default value for column doc of table user_progress",
+    ),
+    "default by a function of ours": (
+        "create table public.notes (doc jsonb default profiles_internal.merge_patch('{}', '{}'))",
+        "default value for column doc of table notes",
+    ),
+    "generated column": (
+        "create table public.notes (a jsonb, b jsonb generated always as (profiles_internal.merge_patch(a, a)) stored)",
+        "default value for column b of table notes",
+    ),
 }  # fmt: skip
 
 
@@ -138,7 +163,9 @@ def test_what_the_application_hangs_on_ours_refuses_a_downgrade_before_its_first
     assert database.value("select count(*) from public.user_progress") == 1
 
 
-@pytest.mark.parametrize("kind", ["view on a view", "foreign key", "policy"])
+@pytest.mark.parametrize(
+    "kind", ["view on a view", "foreign key", "policy", "trigger that runs our function", "generated column"]
+)
 def test_the_printed_statements_clear_the_way_down(database, kind):
     database.script(OF_THE_APPLICATION[kind][0])
     with pytest.raises(DependentsRefused) as refused:
@@ -211,3 +238,11 @@ def test_a_downgrade_cut_off_behind_its_last_step_is_finished_by_the_next(empty)
     assert empty.run(EVERYTHING) != before
     empty.downgrade("base")
     assert empty.run(EVERYTHING) == before
+
+
+def test_a_downgrade_up_is_refused_in_a_plain_sentence(database):
+    refused = profiles_schema(database.url, "downgrade", "+1")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: +1 leads up, not down. Give -1 for one step, or a revision.\n",
+    )

@@ -264,3 +264,48 @@ def test_the_command_says_it_in_lines_and_in_json(database):
     assert [f["code"] for f in found["findings"]] == ["missing"]
     assert profiles_schema(database.url, "health", "--fail-under", "0").returncode == 0
     assert profiles_schema(database.url, "health", "--fail-under", "2").returncode == 2
+
+
+def test_a_role_whose_sessions_fire_no_triggers_is_a_problem(database):
+    database.script("create role loader_of_health; create role backup_of_health")
+    try:
+        database.script(
+            f'alter role loader_of_health in database "{database.name}" set session_replication_role = replica;'
+            # For a role that makes backups, row_security off is right.
+            "alter role backup_of_health set row_security = off; alter role anon set row_security = off"
+        )
+        found = look(database).problems
+        assert [finding.code for finding in found] == ["server_setting"] * 2
+        assert "The role anon sets row_security to off" in found[0].message
+        for finding in found:
+            database.script(finding.remedy)
+        assert look(database).findings == []
+    finally:
+        database.script("alter role anon reset row_security; drop role loader_of_health, backup_of_health")
+
+
+def test_a_lost_table_of_users_is_named_by_health_and_repair(database):
+    database.script("alter schema auth rename to identity")
+    found = json.loads(profiles_schema(database.url, "health", "--json").stdout)
+    (finding,) = found["findings"]
+    assert (finding["code"], finding["remedy"]) == ("schema_renamed", "alter schema identity rename to auth")
+    refused = profiles_schema(database.url, "repair")
+    assert refused.returncode == 1
+    assert "Run: alter schema identity rename to auth" in refused.stderr
+
+
+def test_while_the_backfill_is_paused_the_way_to_resume_it_comes_first(database):
+    database.sign_up("ada@example.org")
+    database.run("delete from public.user_progress")
+    number = database.value(
+        "insert into profiles_internal.jobs (kind, state) values ('backfill', 'paused') returning id"
+    )
+    job, missing = look(database).findings
+    assert (job.code, job.remedy) == ("job", f"profiles-schema jobs resume {number}")
+    assert (missing.code, missing.remedy) == (
+        "missing",
+        f"profiles-schema jobs resume {number} && profiles-schema backfill",
+    )
+    for command in missing.remedy.split(" && "):
+        assert profiles_schema(database.url, *command.split()[1:]).returncode == 0
+    assert look(database).findings == []

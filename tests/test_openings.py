@@ -32,6 +32,26 @@ OPENINGS = {
     "member by way of another": (
         "grant pg_read_all_data to WEB; grant WEB to anon", "role_rights", "anon is a member of WEB and by that of pg_read_all_data",
     ),
+    "column by way of a membership": (
+        "grant update (role) on public.user_profiles to WEB; grant WEB to authenticated",
+        "role_rights", "authenticated is a member of WEB, and so may do what is not declared: update the column role of public.user_profiles.",
+    ),
+    "table by way of two memberships": (
+        "grant select, delete on public.user_api_keys to web_of_openings_2;"
+        "grant web_of_openings_2 to WEB; grant WEB to anon",
+        "role_rights", "anon is a member of WEB, and so may do what is not declared: delete on public.user_api_keys,",
+    ),
+    "function by way of a membership": (
+        "grant execute on function public.get_user_profile_stats() to WEB; grant WEB to anon",
+        "role_rights", "execute public.get_user_profile_stats()",
+    ),
+    "internal table by way of a membership": (
+        "grant select on profiles_internal.quarantine to WEB; grant WEB to authenticated", "role_rights", "of profiles_internal.quarantine",
+    ),
+    "right with grant option": (
+        "grant select, update (bio) on public.user_profiles to authenticated with grant option",
+        "role_rights", "authenticated may pass on rights on public.user_profiles: select, update (bio).",
+    ),
     "service_role reads everything": (
         "grant pg_read_all_data to service_role", "role_rights", "service_role is a member of pg_read_all_data",
     ),
@@ -119,6 +139,13 @@ HARMLESS = {
         "grant create on schema public to WEB; create function public.peek() returns bigint language sql security definer as"
         " 'select count(*) from public.user_api_keys'; alter function public.peek() owner to WEB; revoke create on schema public from WEB"
     ),
+    "membership without rights on ours": (
+        "create table public.posts (id int); grant all on public.posts to WEB; alter role WEB login; grant WEB to authenticated, anon;"
+        "alter table public.user_profiles add column plan text; grant update (plan) on public.user_profiles to WEB"
+    ),
+    "membership in a role with the rights that are declared": (
+        "grant select (bio), update (bio) on public.user_profiles to WEB; grant WEB to authenticated"
+    ),
     "login role as documented": "grant anon, authenticated, service_role to WEB",
 }
 
@@ -135,7 +162,7 @@ def problems(database):
 @pytest.fixture
 def web(database):
     """A login role of the application; afterwards the roles of the API are as they were."""
-    database.script("create role web_of_openings login noinherit")
+    database.script("create role web_of_openings login noinherit; create role web_of_openings_2")
     before = database.run(
         "select rolname, rolsuper, rolbypassrls, rolcreaterole, rolinherit from pg_roles where rolname ~ '^(anon|authenticated|service_role)$'"
     )
@@ -147,6 +174,7 @@ def web(database):
     database.script(
         "revoke service_role from authenticated, anon; revoke pg_read_all_data from service_role;"
         "reassign owned by web_of_openings, authenticated to postgres; drop owned by web_of_openings; drop role web_of_openings"
+        "; drop owned by web_of_openings_2; drop role web_of_openings_2"
     )
 
 
@@ -222,6 +250,16 @@ def test_a_trigger_that_can_refuse_rows_is_named(database):
     (found,) = look(database).findings
     assert (found.code, found.severity) == ("foreign_trigger", "notice")
     assert '"theirs" on auth.users' in found.message
+
+
+def test_a_trigger_that_sees_keys_is_named(database):
+    database.script(
+        "create function public.theirs() returns trigger language plpgsql as 'begin return new; end';"
+        "create trigger theirs after insert on public.user_api_keys for each row execute function public.theirs()"
+    )
+    (found,) = look(database).findings
+    assert (found.code, found.severity) == ("foreign_trigger", "notice")
+    assert found.message.endswith("runs after rows are written: it sees them.")
 
 
 def test_what_is_meant_can_be_accepted_as_health_prints_it(database):

@@ -29,6 +29,16 @@ BROKEN = {
     "table_missing because it was renamed": ["alter table public.user_progress rename to progress_old"],
     "table_missing because it was dropped": ["drop table public.user_progress"],
     "table_missing: a table of the internal schema": ["drop table profiles_internal.jobs"],
+    "table_missing: the settings": ["drop table profiles_internal.settings"],
+    "column_renamed": ["alter table public.user_profiles rename column bio to biography"],
+    "column_renamed that no CHECK is on": ['alter table public.export_history rename column filters to "Filters"'],
+    "schema_renamed: that of the users": ["alter schema auth rename to identity"],
+    "table_missing because the users were renamed": [
+        'alter table auth.users set schema public; alter table public.users rename to "People"'
+    ],
+    "server_setting": ["alter database DATABASE set session_replication_role = replica"],
+    "server_setting of row security": ["alter database DATABASE set row_security = off"],
+    "unlogged": ["alter table public.user_api_keys set unlogged"],
     "trigger missing": ["drop trigger profiles_on_auth_user_created on auth.users"],
     "trigger disabled": ["alter table auth.users disable trigger profiles_on_auth_user_updated"],
     "trigger fires for replicas only": ["alter table auth.users enable replica trigger profiles_on_auth_user_created"],
@@ -132,7 +142,9 @@ def cases():
 def test_a_remedy_followed_to_the_letter_ends_in_fine(database, command, broken):
     database.sign_up("ada@example.org")
     for statement in BROKEN[broken]:
-        database.downgrade("-1") if statement == "DOWN" else database.script(statement)
+        database.downgrade("-1") if statement == "DOWN" else database.script(
+            statement.replace("DATABASE", f'"{database.name}"')
+        )
     code, said = command("health", "--full", "--json")
     assert code == 1
     assert f'"code": "{code_of(broken)}"' in said

@@ -1,6 +1,7 @@
 """repair: what differs is put back, what is the application's is not touched, what needs a decision is named."""
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -141,7 +142,7 @@ def test_a_trigger_and_a_foreign_key_of_the_application_stay_switched_off(databa
         "create trigger theirs before update on public.user_profiles for each row execute function public.theirs();"
         "alter table public.user_profiles disable trigger theirs; alter table public.orders disable trigger all"
     )
-    assert look(database, full=True).findings == []
+    assert {finding.code for finding in look(database, full=True).findings} == {"switched_off"}
     database.script("alter table public.user_profiles disable trigger all")
     assert put_back(database).left == []
     states = dict(
@@ -149,6 +150,12 @@ def test_a_trigger_and_a_foreign_key_of_the_application_stay_switched_off(databa
         " left join pg_constraint as k on k.oid = t.tgconstraint where t.tgenabled = 'D' group by 1"))
     )  # fmt: skip
     assert set(states) == {"theirs", "orders_user_id_fkey"}
+
+    found = look(database, full=True)
+    assert [(finding.code, finding.severity) for finding in found.findings] == [("switched_off", "notice")] * 2
+    for finding in found.findings:
+        database.script(finding.remedy)
+    assert [finding.code for finding in look(database).findings] == ["foreign_trigger"]
 
 
 def test_rows_of_users_deleted_meanwhile_are_named_with_the_statement_that_removes_them(database):
@@ -436,3 +443,67 @@ def test_the_triggers_that_the_database_writes_itself_are_put_back(wide):
     assert "dual_write" in {f.code for f in look(wide).problems}
     assert put_back(wide).left == []
     assert "dual_write" not in {f.code for f in look(wide).problems}
+
+
+def test_internal_tables_that_were_dropped_are_made_anew_with_what_they_hold_from_the_beginning(database):
+    """health prints that command for each of them."""
+    settings = "select key, value from profiles_internal.settings order by key"
+    zones = "select count(*) from profiles_internal.timezones"
+    before = database.run(settings), database.value(zones)
+    tables = [
+        row[0]
+        for row in database.run(
+            "select oid::regclass::text from pg_class where relnamespace = 'profiles_internal'::regnamespace"
+            " and relkind = 'r' and relname <> 'alembic_version'"
+        )
+    ]
+    database.script(f"drop table {', '.join(tables)} cascade")
+    done = profiles_schema(database.url, "repair", "--recreate-dropped")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert look(database).findings == []
+    assert (database.run(settings), database.value(zones)) == before
+
+
+@pytest.mark.parametrize("options", [[], ["--recreate-dropped"]])
+def test_no_twin_is_made_of_a_column_that_was_renamed(database, options):
+    database.sign_up("ada@example.org")
+    database.script(
+        "alter table public.user_profiles rename column bio to biography;"
+        "alter table public.export_history rename column filters to filter"  # that table is empty
+    )
+    done = profiles_schema(database.url, "repair", *options)
+    assert done.returncode == 1
+    twins = "select count(*) from information_schema.columns where table_schema = 'public' and column_name in ('bio', 'filters')"
+    assert database.value(twins) == 0
+    for rename in (
+        "alter table public.user_profiles rename column biography to bio",
+        "alter table public.export_history rename column filter to filters",
+    ):
+        assert f"next: {rename}; then: profiles-schema repair" in done.stdout
+        database.script(rename)
+    assert put_back(database).left == []
+    assert look(database).findings == []
+
+
+def test_a_dry_run_names_the_rows_that_repair_would_stumble_over(database):
+    for name in ("ada", "bob", "eve"):
+        database.sign_up(f"{name}@example.org")
+    database.script(
+        "alter table public.user_profiles drop constraint ck_user_profiles_bio_up_to_4000_characters;"
+        "update public.user_profiles set bio = repeat('x', 4001) where username = 'eve';"
+        "drop index public.idx_user_profiles_username_lower;"
+        "update public.user_profiles set username = 'bob' where username = 'ada';"
+        "alter table public.user_progress drop constraint fk_user_progress_user_id_users;"
+        "update public.user_progress set user_id = gen_random_uuid()"
+        "  where user_id = (select user_id from public.user_profiles where username = 'eve')"
+    )
+    damaged = snapshot(database)
+    told = profiles_schema(database.url, "repair", "--dry-run")
+    assert (told.returncode, told.stdout.splitlines()[-1]) == (1, "repair: 0 would be repaired, 3 left")
+    assert "Rows with equal values prevent it." in told.stdout
+    assert "Rows that refer to nothing prevent it." in told.stdout
+    assert "1 row of public.user_profiles break it." in told.stdout
+    for query in re.findall(r"that this shows: (.*); then: ", told.stdout):
+        assert len(database.run(query)) == 1, query
+    assert snapshot(database) == damaged
+    assert put_back(database).left != []

@@ -84,6 +84,10 @@ def downgrade(revision: str, sql: bool, local: bool, as_json: bool, x: tuple[str
     """
     from alembic import command
 
+    from profiles_schema.errors import UsageError
+
+    if revision.startswith("+"):
+        raise UsageError(f"{revision} leads up, not down. Give -1 for one step, or a revision.")
     _migrate(command.downgrade, "downgrade", revision, x, sql=sql, local=local, as_json=as_json)
 
 

@@ -54,7 +54,7 @@ where a.kind = 'constraint'
 """
 # What goes without a word is the closure over automatic dependencies; what refuses to let go is a normal one. A view
 # hangs on tables by its rule. Of ours is what belongs to a table of ours, or lives in a schema of ours.
-_HANGING = f"""
+_HANGING = rf"""
 with recursive
 gone as (
   select * from unnest(cast(:classes as int8[]), cast(:objects as int8[]), cast(:columns as int[])) as g (classid, objid, objsubid)
@@ -69,16 +69,15 @@ hanging as (
   select distinct
     case when r.oid is null then d.classid else 'pg_class'::regclass end as classid,
     case when r.oid is null then d.objid else r.ev_class end as objid,
-    case when r.oid is null then d.objsubid else 0 end as objsubid
+    case when r.oid is null then d.objsubid else 0 end as objsubid,
+    -- Our functions go before our tables, but for those in auth: what calls them must go by itself, on a table of ours, too.
+    d.refclassid = 'pg_proc'::regclass and d.classid in ('pg_trigger'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass)
+      and (select p.pronamespace::regnamespace::text from pg_proc as p where p.oid = d.refobjid) <> 'auth' as calls
   from gone as g
   join pg_depend as d on d.refclassid::int8 = g.classid and d.refobjid::int8 = g.objid
     and (g.objsubid = 0 or d.refobjsubid = g.objsubid)
   left join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid and r.rulename = '_RETURN'
   where d.deptype = 'n'
-    and not exists (
-      select from gone as o
-      where (o.classid, o.objid) = (d.classid::int8, d.objid::int8) and o.objsubid in (0, d.objsubid)
-    )
 )
 select
   h.classid::int8, h.objid::int8, h.objsubid,
@@ -87,7 +86,8 @@ select
     when 'table constraint' then
       (select format('alter table %s drop constraint %I', c.conrelid::regclass, c.conname) from pg_constraint as c where c.oid = h.objid)
     when 'default value' then
-      (select format('alter table %s alter column %I drop default', a.attrelid::regclass, a.attname)
+      (select format('alter table %s alter column %I drop %s', a.attrelid::regclass, a.attname,
+         case a.attgenerated when '' then 'default' else 'expression' end)
        from pg_attrdef as d join pg_attribute as a on (a.attrelid, a.attnum) = (d.adrelid, d.adnum) where d.oid = h.objid)
     when 'table column' then
       (select format('alter table %s drop column %I', a.attrelid::regclass, a.attname)
@@ -96,16 +96,24 @@ select
   end
 from hanging as h
 cross join lateral pg_identify_object(h.classid, h.objid, h.objsubid) as o
-where not (h.classid = 'pg_constraint'::regclass and (
+where (h.calls or not exists (
+    select from gone as o
+    where (o.classid, o.objid) = (h.classid::int8, h.objid::int8) and o.objsubid in (0, h.objsubid)
+  ))
+  and not (h.classid = 'pg_constraint'::regclass and (
     select format('%s.%s', c.conrelid::regclass, c.conname) from pg_constraint as c where c.oid = h.objid
   ) = any (cast(:replaced as text[])))
   and coalesce(o.schema, '') not in ('{INTERNAL_SCHEMA}', 'profiles_compat')
   and not (h.classid = 'pg_proc'::regclass and format('%s.%s', o.schema, (select proname from pg_proc where oid = h.objid)) = any (:functions))
   and not exists (
-    select from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid
-    where h.classid = 'pg_trigger'::regclass and t.oid = h.objid and p.pronamespace = to_regnamespace('{INTERNAL_SCHEMA}')
+    select from pg_trigger as t join pg_class as c on c.oid = t.tgrelid
+    where h.classid = 'pg_trigger'::regclass and t.oid = h.objid and (
+      format('%s.%s.%s', c.relnamespace::regnamespace, c.relname, t.tgname) = any (cast(:triggers as text[]))
+      or t.tgname like 'profiles\_identity\_%'
+      or c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'profiles-schema:%'
+    )
   )
-  and not exists (
+  and (h.calls or not exists (
     select from pg_depend as d
     where (d.classid, d.objid) = (h.classid, h.objid) and d.deptype in ('a', 'i') and h.objsubid = 0
       and d.refclassid = 'pg_class'::regclass
@@ -115,7 +123,7 @@ where not (h.classid = 'pg_constraint'::regclass and (
       )
       -- A foreign key hangs on both of its tables.
       and not (h.classid = 'pg_constraint'::regclass and d.refobjid <> (select c.conrelid from pg_constraint as c where c.oid = h.objid))
-  )
+  ))
 order by 4
 """
 
@@ -181,7 +189,9 @@ def _keys(connection: Connection, query: str, **values: Any) -> Iterator[_Key]:
 
 
 def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
+    from profiles_schema.migrations.expected import load
     from profiles_schema.schema.models import metadata
+    from profiles_schema.schema.objects import GENERATED
 
     has_adopted = connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.adopted') is not null"))
     values = {
@@ -191,6 +201,10 @@ def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
         "columns": [key[2] for key in gone],
         "tables": ["auth.users", *(f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values())],
         "functions": public_functions(),
+        "triggers": [
+            *(key.removeprefix("trigger ") for keys in load().values() for key in keys if key.startswith("trigger ")),
+            *GENERATED,
+        ],
     }
     return connection.execute(text(_HANGING), values).all()
 

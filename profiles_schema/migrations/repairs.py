@@ -34,6 +34,20 @@ from profiles_schema.schema.models import metadata
 REWRITTEN_ROWS = 100_000
 """Above this many rows, a column's type is changed by a person, at a time of their choice: the table is locked meanwhile."""
 
+FIRST_ROWS: Mapping[str, str] = {
+    "profiles_internal.settings": (
+        "insert into profiles_internal.settings (key, value) values"
+        " ('auto_create_profiles', 'true'), ('audit_level', '\"changes\"'), ('normalize_verification_days', '7');"
+    ),
+    "profiles_internal.timezones": (
+        "insert into profiles_internal.timezones (name) select z.name from pg_timezone_names as z"
+        " where z.name !~ '^posix' and z.name <> 'localtime';"
+    ),
+}
+"""What a table holds from the beginning, as its revision writes it."""
+
+EQUAL_ROWS = "Rows with equal values prevent it."
+
 _PLAIN = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _KEYED = re.compile(r"ON (\S+) (?:USING \w+ )?\((.*)\)(?: WHERE (.*))?;?\Z", re.DOTALL)
 _CHECK = re.compile(r"alter table (\S+) add constraint \S+ CHECK (\(.*\)) not valid;")
@@ -46,7 +60,9 @@ class Step:
     what: str
     transactions: tuple[str, ...]
     duplicates: str | None = None
-    """The query that shows the rows which would prevent it."""
+    """The query that shows rows with equal values, which would prevent it."""
+    orphans: str | None = None
+    """The query that shows rows that refer to nothing, which would prevent it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,19 @@ def plan(connection: Connection, *, recreate_dropped: bool = False) -> tuple[lis
             for key, what in differences.items()
         ]
     return steps, left
+
+
+def prevented(connection: Connection, step: Step) -> Left | None:
+    """What would keep a step from succeeding, by the rows that are there now. Changes nothing."""
+    for query, why in ((step.duplicates, EQUAL_ROWS), (step.orphans, "Rows that refer to nothing prevent it.")):
+        if query is not None and _count(connection, query):
+            return Left(step.what, why, rows_to_change(query))
+    return None
+
+
+def rows_to_change(query: str) -> str:
+    """The remedy where rows prevent a repair."""
+    return f"change or delete rows that this shows: {query}; then: {AGAIN}"
 
 
 def _rights_on_auth(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
@@ -317,7 +346,17 @@ def _foreign_key(operation: ops.CreateForeignKeyOp, drop: str | None) -> Step:
     return Step(
         sentence(f"constraint {table}.{name}", "changed" if drop else "missing", declared="FOREIGN KEY"),
         ("\n".join(filter(None, (drop, add))), f"alter table {table} validate constraint {name};"),
+        orphans=_orphans(operation, table),
     )
+
+
+def _orphans(operation: ops.CreateForeignKeyOp, table: str) -> str:
+    schema = operation.kw.get("referent_schema") or "public"
+    pairs = list(zip(operation.local_cols, operation.remote_cols, strict=True))
+    matches = " and ".join(f"u.{remote} = r.{local}" for local, remote in pairs)
+    given = " and ".join(f"r.{local} is not null" for local, _ in pairs)
+    refers_to = f"{schema}.{operation.referent_table}"
+    return f"select * from {table} as r where {given} and not exists (select from {refers_to} as u where {matches})"
 
 
 def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dropped: bool) -> Step | Left:
@@ -327,7 +366,7 @@ def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dro
     if missing is not None and missing.moved:
         return Left(missing.message, "Its rows are there.", missing.remedy)
     if recreate_dropped:
-        return Step(what, (_rendered(operation),))
+        return Step(what, ("\n".join(filter(None, (_rendered(operation), FIRST_ROWS.get(name)))),))
     return Left(
         what,
         "What it held is gone with it.",
@@ -338,6 +377,8 @@ def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dro
 def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_dropped: bool) -> Step | Left:
     table = _name(operation)
     what = sentence(f"column {table}.{operation.column.name}", "missing")
+    if rename := standing.renamed_column(connection, table, operation.column.name):
+        return Left(what, "It was renamed, and its values are there.", f"{rename}; then: {AGAIN}")
     sql = _rendered(operation)
     if recreate_dropped or not connection.scalar(text(f"select exists (select from {table})")):
         return Step(what, (sql,))

@@ -248,7 +248,7 @@ class _Run:
                 "select pg_catalog.current_setting('server_encoding'), pg_catalog.current_database()"
             ).one()
             connection.rollback()
-            database.check_encoding(encoding, name)
+            database.check_encoding(encoding, name, connection.connection.dbapi_connection)
             yield connection
             return
         from profiles_schema.migrations.target import resolve_url

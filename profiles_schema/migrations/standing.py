@@ -6,11 +6,14 @@ upgrade would run into its own tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import CheckConstraint, Table, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.schema import ColumnCollectionConstraint
 
 from profiles_schema.errors import ObjectsMissing
 from profiles_schema.settings import INTERNAL_SCHEMA
@@ -83,6 +86,51 @@ def without_version(connection: Connection) -> Obstacle | None:
     )
 
 
+def missing_users(connection: Connection) -> Obstacle | None:
+    """Where auth.users has gone, if it is missing: our triggers are still on it."""
+    # to_regclass would fail for a role that may not use the schema.
+    if connection.scalar(
+        text(
+            "select exists (select from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+            " where n.nspname = 'auth' and c.relname = 'users')"
+        )
+    ):
+        return None
+    found = connection.execute(
+        text(
+            "select quote_ident(n.nspname) as schema, quote_ident(c.relname) as name, n.nspname = 'auth' as in_place,"
+            " c.relname = 'users' and to_regnamespace('auth') is null as whole"
+            " from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and exists ("
+            "  select from pg_trigger as t where t.tgrelid = c.oid and t.tgname like 'profiles\\_on\\_auth\\_user\\_%')"
+        )
+    ).all()
+    if len(found) != 1:
+        return Obstacle(
+            "table_missing",
+            "The table auth.users is missing.",
+            "restore it from a backup, then: profiles-schema health",
+        )
+    (users,) = found
+    if users.whole:
+        return Obstacle(
+            "schema_renamed",
+            f"The schema auth is missing; {users.schema} holds its table users.",
+            f"alter schema {users.schema} rename to auth",
+            moved=True,
+        )
+    steps = [
+        "" if connection.scalar(text("select to_regnamespace('auth') is not null")) else "create schema auth",
+        "" if users.in_place else f"alter table {users.schema}.{users.name} set schema auth",
+        "" if users.name == "users" else f"alter table auth.{users.name} rename to users",
+    ]
+    return Obstacle(
+        "table_missing",
+        f"The table auth.users is missing: it is called {users.schema}.{users.name} now.",
+        "; ".join(filter(None, steps)),
+        moved=True,
+    )
+
+
 def missing_tables(connection: Connection) -> Iterator[Obstacle]:
     """Each table that a database at the newest revision should have and has not, and where it may have gone.
 
@@ -133,3 +181,55 @@ def missing_tables(connection: Connection) -> Iterator[Obstacle]:
             name,
             moved=True,
         )
+
+
+def renamed_column(connection: Connection, table: str, column: str) -> str | None:
+    """The SQL that gives a missing column its name back; None if no column of that table was it.
+
+    A column that was renamed keeps its comment, and the constraints and indexes on it keep their names.
+
+    Args:
+        connection: Any connection; the transaction is the caller's.
+        table: Its qualified name.
+        column: The declared column that is missing.
+    """
+    from profiles_schema.schema.models import metadata
+
+    model = next((each for each in metadata.tables.values() if f"{each.schema or 'public'}.{each.name}" == table), None)
+    if model is None or column not in model.columns:
+        return None
+    guards = list(_guards(model, column))
+    found: str | None = connection.scalar(
+        text(
+            "select format('alter table %s rename column %I to %I', cast(:table as text), a.attname, cast(:column as text))"
+            " from pg_attribute as a cross join lateral ("
+            "  select exists (select from pg_constraint as k where k.conrelid = a.attrelid and a.attnum = any (k.conkey)"
+            "   and k.conname = any (cast(:guards as text[]))) or exists (select from pg_index as x"
+            "   join pg_class as i on i.oid = x.indexrelid where x.indrelid = a.attrelid and a.attnum = any (x.indkey::int2[])"
+            "   and i.relname = any (cast(:guards as text[]))) as guarded,"
+            "  coalesce(col_description(a.attrelid, a.attnum) = cast(:comment as text), false) as described"
+            " ) as m where a.attrelid = to_regclass(:table) and a.attnum > 0 and not a.attisdropped"
+            " and a.attname <> all (cast(:declared as text[])) and (m.guarded or m.described)"
+            " order by m.guarded and m.described desc, m.described desc, a.attnum limit 1"
+        ),
+        {
+            "table": table,
+            "column": column,
+            "guards": guards,
+            "comment": model.columns[column].comment,
+            "declared": [each.name for each in model.columns],
+        },
+    )
+    return found
+
+
+def _guards(model: Table, column: str) -> Iterator[str]:
+    """The names of the constraints and indexes of a table that are about a column."""
+    about: list[tuple[Any, Iterable[Any]]] = [
+        *((each, [each.sqltext]) for each in model.constraints if isinstance(each, CheckConstraint)),
+        *((each, each.columns) for each in model.constraints if isinstance(each, ColumnCollectionConstraint)),
+        *((index, index.expressions) for index in model.indexes),
+    ]
+    for each, parts in about:
+        if any(re.search(rf"\b{column}\b", str(part)) for part in parts):
+            yield str(each.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import text
@@ -25,6 +25,7 @@ from profiles_schema.operations.findings import Finding
 from profiles_schema.operations.jobs import examine_jobs
 from profiles_schema.operations.sample import WINDOW_USERS, sampled_users
 from profiles_schema.operations.settings import VERIFICATION_DAYS, accepted, examine_settings
+from profiles_schema.operations.switches import examine_switches
 from profiles_schema.schema.catalog import Snapshot
 from profiles_schema.schema.objects import Where
 
@@ -32,6 +33,7 @@ FAILURES_LOOKED_AT = 10_000
 SET_ASIDE_LOOKED_AT = 10_000
 _SHOWN = 5
 
+BACKFILL = "profiles-schema backfill"
 ALIVE = "to_jsonb(u) ->> 'deleted_at' is null"
 # The scalar sub-selects keep the planner on the indexes of the profile tables.
 INCOMPLETE = (
@@ -103,6 +105,9 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
         return Health(None, full, 0, 0, {}, [_not_migrated(connection)])
 
     findings = list(_revisions(revision))
+    if (users_gone := standing.missing_users(connection)) is not None:
+        findings.append(Finding(users_gone.code, "problem", users_gone.message, users_gone.remedy))
+        return Health(revision, full, 0, 0, {}, findings)
     snapshot, differences = expected.compare(connection)
     triggers = trigger_states(snapshot, differences)
     if not findings and (gone := list(_missing_tables(connection))):
@@ -113,10 +118,13 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     if follows:
         triggers = dict(sorted((triggers | _identity_triggers(connection)).items()))
     if not findings:  # at another revision the differences are no news
+        findings += _renamed_columns(connection, differences)
         findings += _foreign_keys(connection, full=full)
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(connection, snapshot)
-    findings += openings.look(connection, expected.declared(connection), accepted(connection))
+    declared = expected.declared(connection)
+    findings += openings.look(connection, declared, accepted(connection))
+    findings += examine_switches(connection, declared)
     findings += _service_role(connection)
     if damaged:
         # What is gone is named above; nothing can be counted without it.
@@ -141,7 +149,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
                     "missing",
                     "problem",
                     f"{missing} {scope} have no profile or no progress.",
-                    "profiles-schema backfill",
+                    BACKFILL,
                     missing,
                 )
             )
@@ -154,7 +162,29 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
     findings += _identity(connection, full=full) if follows else []
     findings += _sessions(connection)
-    return Health(revision, full, users, missing, triggers, findings)
+    return Health(revision, full, users, missing, triggers, _paused_first(findings))
+
+
+def _paused_first(findings: list[Finding]) -> list[Finding]:
+    """While the backfill is paused, the command that works on it only waits: what resumes it comes first."""
+    paused = [
+        finding
+        for finding in findings
+        if finding.code == "job"
+        and " jobs resume " in (finding.remedy or "")
+        and re.search(r"[(](backfill|identity)[)]", finding.message)
+    ]
+    if not paused:
+        return findings
+    resume = f"{paused[0].remedy} && {BACKFILL}"
+    return [
+        *paused,
+        *(
+            replace(finding, remedy=resume) if finding.remedy == BACKFILL else finding
+            for finding in findings
+            if finding not in paused
+        ),
+    ]
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -189,6 +219,20 @@ def _revisions(revision: str) -> Iterator[Finding]:
 def _missing_tables(connection: Connection) -> Iterator[Finding]:
     for obstacle in standing.missing_tables(connection):
         yield Finding("table_missing", "problem", obstacle.message, obstacle.remedy)
+
+
+def _renamed_columns(connection: Connection, differences: dict[str, str]) -> Iterator[Finding]:
+    for key, what in differences.items():
+        table, _, column = key.removeprefix("column ").rpartition(".")
+        if not key.startswith("column ") or what != "missing":
+            continue
+        if rename := standing.renamed_column(connection, table, column):
+            yield Finding(
+                "column_renamed",
+                "problem",
+                f"The column {column} of {table} was renamed; what else differs there may follow from that.",
+                rename,
+            )
 
 
 def trigger_states(snapshot: Snapshot, differences: dict[str, str]) -> dict[str, str]:
@@ -334,7 +378,7 @@ def _failures(connection: Connection) -> Iterator[Finding]:
             "failures",
             "problem",
             f"For {users} {'user' if users == 1 else 'users'} a recorded failure is not repaired yet; by SQLSTATE: {codes}.",
-            "profiles-schema backfill",
+            BACKFILL,
             users,
         )
 
@@ -507,7 +551,7 @@ def _identity(connection: Connection, *, full: bool) -> Iterator[Finding]:
             "identity",
             "problem",
             f"Users do not follow {chosen}: {'; '.join(filter(None, facts))}.",
-            "profiles-schema backfill",
+            BACKFILL,
             waiting + gone,
         )
 

@@ -23,6 +23,7 @@ from profiles_schema.schema.objects import Where
 
 _TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
 _SERVICE_POLICY = ("Service role can do what its grants allow", ["service_role"])
+_SHOWN = 3
 _VERBS = {"r": "read", "a": "insert", "w": "change", "d": "delete", "*": "read and write"}
 
 _OURS = f"""
@@ -44,6 +45,16 @@ unbound as (
   select r.oid from pg_roles as r
   where r.rolsuper or r.rolbypassrls
     or exists (select from ours as o where not o.internal and pg_has_role(r.oid, o.owner, 'usage'))
+)
+"""
+# Roles that can do more than any right on a table says; ``always``: too much for service_role, too.
+_MIGHTY = """
+mighty as (
+  select r.oid, r.rolname, r.rolsuper or r.rolname like 'pg\\_%' or r.oid in (select owner from ours) as always
+  from pg_roles as r where r.rolsuper or r.rolbypassrls or r.rolname = 'service_role' or r.oid in (select owner from ours)
+    or r.rolname in (
+      'pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'
+    )
 )
 """
 # Views that lead to a table of ours, by way of other views too; secret, if to that of the keys.
@@ -81,6 +92,8 @@ def look(connection: Connection, declared: Collection[str], accepted: dict[str, 
     for setting, openings in acceptable(connection, declared).items():
         yield from (each.finding for each in openings if each.name not in accepted.get(setting, ()))
     yield from _roles(connection)
+    yield from _reached_rights(connection, declared)
+    yield from _grant_options(connection)
     yield from _owners(connection)
     yield from _schemas(connection)
     yield from _triggers(connection)
@@ -265,12 +278,7 @@ def _roles(connection: Connection) -> Iterator[Finding]:
         )
     memberships = _rows(
         connection,
-        f"with {_OURS}, mighty as ("
-        "  select r.oid, r.rolname, r.rolsuper or r.rolname like 'pg\\_%' or r.oid in (select owner from ours) as always"
-        "  from pg_roles as r where r.rolsuper or r.rolbypassrls or r.rolname = 'service_role' or r.oid in (select owner from ours)"
-        "   or r.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files',"
-        "    'pg_execute_server_program')"
-        ") select a.rolname, m.roleid::regrole::text as direct, m.grantor::regrole::text as grantor,"
+        f"with {_OURS}, {_MIGHTY} select a.rolname, m.roleid::regrole::text as direct, m.grantor::regrole::text as grantor,"
         "  bool_or(y.oid = m.roleid) as itself, string_agg(distinct y.rolname, ', ') as reached"
         " from pg_roles as a join pg_auth_members as m on m.member = a.oid"
         " join mighty as y on pg_has_role(m.roleid, y.oid, 'member') and y.oid <> a.oid"
@@ -284,6 +292,79 @@ def _roles(connection: Connection) -> Iterator[Finding]:
             "problem",
             f"The role {row.rolname} is a member of {row.direct}{by_way}: it can do what that role can.",
             f"revoke {row.direct} from {row.rolname} granted by {row.grantor}",
+        )
+
+
+def _reached_rights(connection: Connection, declared: Collection[str]) -> Iterator[Finding]:
+    """Rights of users on what is ours that come by way of a membership: their own are compared by fingerprint."""
+    rows = _rows(
+        connection,
+        f"with {_OURS}, {_MIGHTY}, reached as ("
+        "  select a.oid as member, a.rolname, m.roleid, m.grantor, y.oid as role"
+        "  from pg_roles as a join pg_auth_members as m on m.member = a.oid"
+        "  join pg_roles as y on pg_has_role(m.roleid, y.oid, 'member')"
+        "  where a.rolname = any (cast(:users as text[])) and not a.rolsuper"
+        "   and not exists (select from mighty as w where pg_has_role(m.roleid, w.oid, 'member'))"
+        "), rights as ("
+        "  select r.*, lower(v.privilege) || ' the column ' || c.attname || ' of ' || o.plain as what"
+        "  from reached as r cross join ours as o join pg_attribute as c on c.attrelid = o.oid and c.attnum > 0"
+        "  cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) as v (privilege)"
+        "  where 'column ' || o.plain || '.' || c.attname = any (cast(:declared as text[]))"
+        "   and has_column_privilege(r.role, o.oid, c.attnum, v.privilege)"
+        "   and not exists (select from pg_class as t cross join lateral aclexplode(t.relacl) as x where t.oid = o.oid"
+        "    and x.grantee in (0, r.member) and x.privilege_type = v.privilege)"
+        "   and not exists (select from aclexplode(c.attacl) as x"
+        "    where x.grantee in (0, r.member) and x.privilege_type = v.privilege)"
+        "  union all"
+        "  select r.*, lower(v.privilege) || ' on ' || o.plain from reached as r cross join ours as o"
+        "  cross join unnest(array['DELETE', 'TRUNCATE', 'TRIGGER']) as v (privilege)"
+        "  where has_table_privilege(r.role, o.oid, v.privilege)"
+        "   and not exists (select from pg_class as t cross join lateral aclexplode(t.relacl) as x where t.oid = o.oid"
+        "    and x.grantee in (0, r.member) and x.privilege_type = v.privilege)"
+        "  union all"
+        "  select r.*, 'execute ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'"
+        "  from reached as r cross join pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
+        "  where n.nspname in ('public', 'auth', 'profiles_internal')"
+        "   and 'function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'"
+        "    = any (cast(:declared as text[]))"
+        "   and has_function_privilege(r.role, p.oid, 'EXECUTE')"
+        "   and not exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as x"
+        "    where x.grantee in (0, r.member))"
+        ") select rolname, roleid::regrole::text as direct, grantor::regrole::text as grantor,"
+        "  array_agg(distinct what order by what) as rights from rights group by 1, 2, 3 order by 1, 2",
+        declared=list(declared),
+    )
+    for row in rows:
+        more = f", and {len(row.rights) - _SHOWN} rights more" if len(row.rights) > _SHOWN else ""
+        yield Finding(
+            "role_rights",
+            "problem",
+            f"The role {row.rolname} is a member of {row.direct}, and so may do what is not declared:"
+            f" {', '.join(row.rights[:_SHOWN])}{more}.",
+            f"revoke {row.direct} from {row.rolname} granted by {row.grantor}",
+        )
+
+
+def _grant_options(connection: Connection) -> Iterator[Finding]:
+    """Rights that a role of the API may pass on."""
+    rows = _rows(
+        connection,
+        f"with {_OURS} select g.rolname, o.plain, o.name,"
+        "  string_agg(distinct x.right, ', ' order by x.right) as rights from ours as o cross join lateral ("
+        "  select x.grantee, lower(x.privilege_type) as right from pg_class as c cross join lateral aclexplode(c.relacl) as x"
+        "   where c.oid = o.oid and x.is_grantable"
+        "  union all"
+        "  select x.grantee, lower(x.privilege_type) || ' (' || quote_ident(a.attname) || ')' from pg_attribute as a"
+        "   cross join lateral aclexplode(a.attacl) as x where a.attrelid = o.oid and a.attnum > 0 and x.is_grantable"
+        " ) as x join pg_roles as g on g.oid = x.grantee"
+        " where g.rolname = any (cast(:api as text[])) and g.oid <> o.owner group by 1, 2, 3 order by 2, 1",
+    )
+    for row in rows:
+        yield Finding(
+            "role_rights",
+            "problem",
+            f"The role {row.rolname} may pass on rights on {row.plain}: {row.rights}.",
+            f"revoke grant option for {row.rights} on {row.name} from {row.rolname} cascade",
         )
 
 
@@ -348,18 +429,26 @@ def _schemas(connection: Connection) -> Iterator[Finding]:
 
 
 def _triggers(connection: Connection) -> Iterator[Finding]:
-    """BEFORE triggers of the application: one that raises, or returns null, keeps profiles from being made."""
+    """BEFORE triggers of the application: one that raises, or returns null, keeps profiles from being made.
+
+    On the keys any trigger: each sees what is written there.
+    """
     rows = _rows(
         connection,
-        f"with {_OURS} select t.tgname, x.plain from ("
+        f"with {_OURS} select t.tgname, x.plain, t.tgtype & 2 = 2 as before from ("
         "  select o.oid, o.plain from ours as o union select to_regclass('auth.users'), 'auth.users'"
         " ) as x join pg_trigger as t on t.tgrelid = x.oid join pg_proc as p on p.oid = t.tgfoid"
-        " where not t.tgisinternal and t.tgtype & 2 = 2 and t.tgenabled <> 'D'"
+        " where not t.tgisinternal and (t.tgtype & 2 = 2 or x.plain = 'public.user_api_keys') and t.tgenabled <> 'D'"
         "  and p.pronamespace is distinct from to_regnamespace('profiles_internal')::oid order by 2, 1",
     )
     for row in rows:
         yield Finding(
             "foreign_trigger",
             "notice",
-            f'The trigger "{row.tgname}" on {row.plain} is not ours and runs before rows are written: it can refuse them.',
+            f'The trigger "{row.tgname}" on {row.plain} is not ours and runs'
+            + (
+                " before rows are written: it can refuse them."
+                if row.before
+                else " after rows are written: it sees them."
+            ),
         )

@@ -27,7 +27,7 @@ from profiles_schema.migrations.indexes import concurrent_index_rules, created_i
 from profiles_schema.migrations.locking import migration_lock
 from profiles_schema.migrations.options import Options
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
-from profiles_schema.migrations.repairs import Left, Step, plan
+from profiles_schema.migrations.repairs import EQUAL_ROWS, Left, Step, plan, prevented, rows_to_change
 from profiles_schema.migrations.session import session
 from profiles_schema.migrations.standing import at_head
 from profiles_schema.operations.health import current_revision
@@ -68,7 +68,14 @@ def repair(
     """
     _require_head(connection)
     if dry_run:
-        steps, left = plan(connection, recreate_dropped=recreate_dropped)
+        planned, left = plan(connection, recreate_dropped=recreate_dropped)
+        steps = []
+        for step in planned:
+            obstacle = prevented(connection, step)
+            if obstacle is None:
+                steps.append(step)
+            elif obstacle not in left:
+                left.append(obstacle)
         connection.rollback()
         for step in steps:
             for sql in step.transactions:
@@ -134,6 +141,8 @@ def _require_head(connection: Connection) -> None:
             raise obstacle.error()
     elif not at_head(revision):
         raise NotAtHead
+    if (users_gone := standing.missing_users(connection)) is not None:
+        raise users_gone.error()
     connection.rollback()
 
 
@@ -151,10 +160,10 @@ def _was_at_head(connection: Connection) -> bool:
 def _require_owner(connection: Connection) -> None:
     role, owner, may = connection.execute(
         text(
-            "select current_user, c.relowner::regrole::text, bool_or(pg_has_role(o.relowner, 'usage'))"
-            " from pg_class as c join pg_class as o on o.oid in (select to_regclass(t.name)"
-            "  from unnest(cast(:tables as text[])) as t (name))"
-            " where c.oid = to_regclass('profiles_internal.settings') group by 1, 2"
+            "select current_user, n.nspowner::regrole::text, pg_has_role(n.nspowner, 'usage') or exists ("
+            "  select from unnest(cast(:tables as text[])) as t (name) join pg_class as c on c.oid = to_regclass(t.name)"
+            "  where pg_has_role(c.relowner, 'usage'))"
+            " from pg_namespace as n where n.nspname = 'profiles_internal'"
         ),
         {"tables": [name for name in expected.every_table() if not name.startswith("auth.")]},
     ).one()
@@ -230,9 +239,7 @@ def _left(connection: Connection, step: Step, error: DBAPIError, watch: BlockerW
             return Left(step.what, f"No lock within {DEADLINE_SECONDS:.0f} s{held}.", AGAIN)
         case "42501":
             owner = connection.scalar(
-                text(
-                    "select relowner::regrole::text from pg_class where oid = to_regclass('profiles_internal.settings')"
-                )
+                text("select nspowner::regrole::text from pg_namespace where nspname = 'profiles_internal'")
             )
             connection.rollback()
             return Left(
@@ -243,8 +250,8 @@ def _left(connection: Connection, step: Step, error: DBAPIError, watch: BlockerW
         case "23505" if step.duplicates:
             return Left(
                 step.what,
-                "Rows with equal values prevent it.",
-                f"change or delete rows that this shows: {step.duplicates}; then: {AGAIN}",
+                EQUAL_ROWS,
+                rows_to_change(step.duplicates),
             )
         case "42703" | "42P01":
             return Left(
