@@ -20,17 +20,9 @@ NOW = "a time of the upgrade"
 STARTED = datetime.now(UTC).timestamp()
 
 LONGEST = {
-    "display_name": 200, "first_name": 200, "last_name": 200, "company_name": 200, "phone": 40, "bio": 4000,
-    "target_audience": 20000, "business_context": 20000, "master_system_prompt": 20000, "avatar_emoji": 16,
+    "phone": 40, "bio": 4000,
+    "target_audience": 20000, "business_context": 20000, "master_system_prompt": 20000,
 }  # fmt: skip
-
-
-def visible(name: str) -> str:
-    """A name without what cannot be seen: a line end is a space."""
-    spaced = re.sub("[\t\n\x0b\x0c\r\x85\u2028\u2029]", " ", name)
-    return re.sub("[\x01-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]", "", spaced)
-
-
 # What stands in a required column that said nothing.
 REQUIRED = {
     "user_profiles": {
@@ -84,6 +76,15 @@ def web_address(value: str) -> str | None:
     return value if re.match("https?://", value) and len(value) <= 2048 else None
 
 
+LINE_ENDS = str.maketrans(dict.fromkeys("\t\n\v\f\r\x85\u2028\u2029", " "))
+HIDDEN = re.compile("[\x01-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+
+
+def visible_name(value: str, most: int) -> str:
+    """A name on one line, without characters that hide, cut."""
+    return HIDDEN.sub("", value.translate(LINE_ENDS))[:most]
+
+
 def as_array(value: str) -> str:
     """key_metrics: what is no array becomes an array of it; too much of it, or nothing, an empty one."""
     held = json.loads(value)
@@ -99,10 +100,11 @@ STATES = {"pending", "processing", "completed", "failed", "expired"}
 RULES: dict[tuple[str, str], Callable[[str], str | None]] = {
     **{("user_profiles", name): (lambda value, most=most: value[:most]) for name, most in LONGEST.items()},
     **{
-        ("user_profiles", name): (lambda value: visible(value)[:200])
+        ("user_profiles", name): (lambda value: visible_name(value, 200))
         for name in ("display_name", "first_name", "last_name", "company_name")
     },
-    ("user_profiles", "avatar_emoji"): lambda value: re.sub(r"[\x01-\x1f&<>]", "", value)[:16],
+    ("user_profiles", "email"): lambda value: value if len(value) <= 320 else None,
+    ("user_profiles", "avatar_emoji"): lambda value: re.sub("[\x01-\x1f&<>]", "", value)[:16],
     **{("user_profiles", name): web_address for name in ("avatar_url", "profile_picture_url", "logo_url")},
     ("user_profiles", "preferences"): lambda value: small_object(value, "{}"),
     ("user_profiles", "notification_settings"): lambda value: small_object(value, "{}"),

@@ -304,10 +304,6 @@ declare
     'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
-  -- The digit 1 may be an i or an l: where a name holds one, both are written as i.
-  reserved_folded constant text[] := string_to_array(translate(array_to_string(reserved, ' '), 'l', 'i'), ' ');
-  hidden constant text := '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]';
-  line_ends constant text := e'\t\n\u000b\f\r\u0085\u2028\u2029';
   user_row jsonb;
   metadata jsonb;
   base text;
@@ -324,7 +320,9 @@ begin
     base := left(regexp_replace(lower(left(base, 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
     if base is null or length(base) < 3
       or translate(base, '0345789_.-', 'oeastbg') = any (reserved)
-      or position('1' in base) > 0 and translate(base, 'l10345789_.-', 'iioeastbg') = any (reserved_folded)
+      -- The digit 1 may be an i or an l: where a name holds one, both are written as i.
+      or position('1' in base) > 0 and translate(base, 'l10345789_.-', 'iioeastbg')
+        = any (string_to_array(translate(array_to_string(reserved, ' '), 'l', 'i'), ' '))
     then
       base := 'user';
     end if;
@@ -352,22 +350,24 @@ begin
       if display_name is null and jsonb_typeof(metadata -> 'user_name') = 'string' then
         display_name := nullif(btrim(left(btrim(metadata ->> 'user_name', blanks), 200), blanks), '');
       end if;
-      if jsonb_typeof(metadata -> 'first_name') = 'string' then
-        first_name := nullif(btrim(left(btrim(metadata ->> 'first_name', blanks), 200), blanks), '');
+      if metadata ?| '{first_name,given_name,last_name,family_name}' then
+        if jsonb_typeof(metadata -> 'first_name') = 'string' then
+          first_name := nullif(btrim(left(btrim(metadata ->> 'first_name', blanks), 200), blanks), '');
+        end if;
+        if first_name is null and jsonb_typeof(metadata -> 'given_name') = 'string' then
+          first_name := nullif(btrim(left(btrim(metadata ->> 'given_name', blanks), 200), blanks), '');
+        end if;
+        if jsonb_typeof(metadata -> 'last_name') = 'string' then
+          last_name := nullif(btrim(left(btrim(metadata ->> 'last_name', blanks), 200), blanks), '');
+        end if;
+        if last_name is null and jsonb_typeof(metadata -> 'family_name') = 'string' then
+          last_name := nullif(btrim(left(btrim(metadata ->> 'family_name', blanks), 200), blanks), '');
+        end if;
       end if;
-      if first_name is null and jsonb_typeof(metadata -> 'given_name') = 'string' then
-        first_name := nullif(btrim(left(btrim(metadata ->> 'given_name', blanks), 200), blanks), '');
-      end if;
-      if jsonb_typeof(metadata -> 'last_name') = 'string' then
-        last_name := nullif(btrim(left(btrim(metadata ->> 'last_name', blanks), 200), blanks), '');
-      end if;
-      if last_name is null and jsonb_typeof(metadata -> 'family_name') = 'string' then
-        last_name := nullif(btrim(left(btrim(metadata ->> 'family_name', blanks), 200), blanks), '');
-      end if;
-      if concat(display_name, first_name, last_name) ~ hidden then
-        display_name := nullif(btrim(regexp_replace(translate(display_name, line_ends, '        '), hidden, '', 'g')), '');
-        first_name := nullif(btrim(regexp_replace(translate(first_name, line_ends, '        '), hidden, '', 'g')), '');
-        last_name := nullif(btrim(regexp_replace(translate(last_name, line_ends, '        '), hidden, '', 'g')), '');
+      if concat(display_name, first_name, last_name) ~ '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]' then
+        display_name := nullif(btrim(regexp_replace(translate(display_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
+        first_name := nullif(btrim(regexp_replace(translate(first_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
+        last_name := nullif(btrim(regexp_replace(translate(last_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
       end if;
       -- A URL is whole or worthless, so the cut is one character behind the longest good one.
       if jsonb_typeof(metadata -> 'avatar_url') = 'string' then
@@ -379,17 +379,19 @@ begin
       if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
         avatar_url := null;
       end if;
-      if jsonb_typeof(metadata -> 'language') = 'string' then
-        language := nullif(btrim(left(btrim(metadata ->> 'language', blanks), 36), blanks), '');
-      end if;
-      if language is null and jsonb_typeof(metadata -> 'locale') = 'string' then
-        language := nullif(btrim(left(btrim(metadata ->> 'locale', blanks), 36), blanks), '');
-      end if;
-      language := replace(language, '_', '-');
-      if jsonb_typeof(metadata -> 'timezone') = 'string' then
-        timezone := coalesce(
-          (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), 'UTC'
-        );
+      if metadata ?| '{language,locale,timezone}' then
+        if jsonb_typeof(metadata -> 'language') = 'string' then
+          language := nullif(btrim(left(btrim(metadata ->> 'language', blanks), 36), blanks), '');
+        end if;
+        if language is null and jsonb_typeof(metadata -> 'locale') = 'string' then
+          language := nullif(btrim(left(btrim(metadata ->> 'locale', blanks), 36), blanks), '');
+        end if;
+        language := replace(language, '_', '-');
+        if jsonb_typeof(metadata -> 'timezone') = 'string' then
+          timezone := coalesce(
+            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), 'UTC'
+          );
+        end if;
       end if;
     end if;
     if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
