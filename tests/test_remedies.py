@@ -186,13 +186,13 @@ def test_a_blind_role(hosted):
         hosted.administrator.run("alter role project_owner bypassrls")
 
 
-def test_a_role_that_is_missing(database):
+def test_a_role_that_is_missing(database, command):
     database.script("alter role service_role rename to service_role_before")
     try:
         said = profiles_schema(database.url, "health").stdout
         assert "The role service_role does not exist." in said
         for remedy in dict.fromkeys(remedies(said)):
-            assert profiles_schema(database.url, *remedy.split()[1:]).returncode == 0
+            assert follow(database, command, remedy) == 0
         assert profiles_schema(database.url, "health").stdout.endswith("health: fine\n")
     finally:
         database.script(
@@ -224,10 +224,10 @@ def test_a_broken_dual_write(wide):
 
 
 def test_a_function_of_another_owner(database):
-    database.script("create role stranger; grant create on schema profiles_internal to stranger")
+    database.script("create role owner_of_one; grant create on schema profiles_internal to owner_of_one")
     try:
         definer = database.value("select oid::regprocedure::text from pg_proc where prosecdef order by 1 limit 1")
-        database.script(f"alter function {definer} owner to stranger")
+        database.script(f"alter function {definer} owner to owner_of_one")
         (remedy,) = remedies(profiles_schema(database.url, "health").stdout)
         if remedy.startswith("profiles-schema "):
             assert profiles_schema(database.url, *remedy.split()[1:]).returncode == 0
@@ -235,7 +235,7 @@ def test_a_function_of_another_owner(database):
             database.script(remedy)
         assert profiles_schema(database.url, "health").stdout.endswith("health: fine\n")
     finally:
-        database.script("drop owned by stranger; drop role stranger")
+        database.script("drop owned by owner_of_one; drop role owner_of_one")
 
 
 def test_a_foreign_key_of_the_application_that_is_not_valid(database):

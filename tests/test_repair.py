@@ -417,15 +417,15 @@ def test_a_role_that_owns_nothing_is_told_whom_to_connect_as(database):
 
 
 def test_a_function_of_another_owner_comes_back_to_the_owner_of_the_tables(database):
-    database.script("create role stranger; grant create on schema profiles_internal to stranger")
+    database.script("create role owner_of_one; grant create on schema profiles_internal to owner_of_one")
     try:
         definer = database.value("select oid::regprocedure::text from pg_proc where prosecdef order by 1 limit 1")
-        database.script(f"alter function {definer} owner to stranger")
+        database.script(f"alter function {definer} owner to owner_of_one")
         assert "owner" in {f.code for f in look(database).problems}
         assert put_back(database).left == []
         assert look(database).findings == []
     finally:
-        database.script("drop owned by stranger; drop role stranger")
+        database.script("drop owned by owner_of_one; drop role owner_of_one")
 
 
 def test_an_invalid_index_is_built_anew_also_where_it_backs_a_constraint(database):
