@@ -205,7 +205,8 @@ class ChaosOfUpgrade(ChaosOfAdoption):
                 said = ended(process)[1]
                 self.expect("replicas: exit code", process.returncode, 0)
                 self.one_line("replicas", said, process.returncode)
-        self.expect("replicas: kills that hit a running one", hits, kills)
+        # An upgrade may end before the last kill.
+        self.expect("replicas: a kill hit a running one", hits > 0, kills > 0)
         twice = database.run(
             "select revision from profiles_internal.migration_log where outcome = 'done' group by 1 having count(*) > 1"
         )

@@ -108,8 +108,8 @@ STATEMENTS = {"a": _A, "b": _B, "c": _C, "d": _D, "e": _E}
 
 # {shape: (users who have a row, the statement that every connection has prepared)}
 _PEOPLE = {
-    "a": ("select p.id from public.user_profiles as p join auth.users as u on u.id = p.id", "select * from public.user_profiles where id = $1"),
-    "b": ("select id from public.profiles", "select * from public.profiles where id = $1"),
+    "a": ("select p.id from public.user_profiles as p join auth.users as u on u.id = p.id where p.is_active is not false", "select * from public.user_profiles where id = $1"),
+    "b": ("select id from public.profiles where is_active is not false", "select * from public.profiles where id = $1"),
     "c": ("select p.user_id from public.user_progress as p join auth.users as u on u.id = p.user_id", "select * from public.user_progress where user_id = $1"),
     "d": ("select p.user_id from public.user_profiles as p join auth.users as u on u.id = p.user_id", "select * from public.user_profiles where user_id = $1"),
     "e": ("select user_id from public.user_profiles", "select * from user_profiles where user_id = $1"),
