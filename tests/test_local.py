@@ -217,10 +217,10 @@ def test_a_child_of_a_killed_initdb_that_still_writes_keeps_nothing_back(directo
     left.mkdir()
     # Like PostgreSQL it works inside the directory, so it ends when that is gone.
     writer = subprocess.Popen(
-        ["sh", "-c", "i=0; while : > $i; do i=$((i+1)); done"], cwd=left, stderr=subprocess.DEVNULL
+        ["sh", "-c", "i=0; while : > $i; do i=$((i+1)); sleep 0.02; done"], cwd=left, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: sum(1 for _ in left.iterdir()) > 100)
+        wait_until(lambda: sum(1 for _ in left.iterdir()) > 10)
         local.start(directory)
         assert not left.exists()
         assert writer.wait(10) != 0
