@@ -97,7 +97,7 @@ class _Verbs(Verbs):
 
 @click.group(
     cls=_Verbs,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"max_content_width": 100},
     epilog=examples(
         "profiles-schema upgrade --local        # try it on the embedded PostgreSQL",
         "profiles-schema upgrade && profiles-schema health",

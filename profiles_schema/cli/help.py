@@ -29,6 +29,10 @@ class Verb(click.Command):
 
     context_class = _Context
 
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Here and not in the settings of the first context: click keeps the option that a command got there."""
+        return ["-h", "--help"]
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the examples."""
         if self.epilog:
