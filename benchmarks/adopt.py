@@ -45,7 +45,7 @@ REVISIONS = (
     "0003_create_user_profiles", "0004_create_user_progress", "0005_create_user_api_keys", "0006_create_export_history",
     "0007_create_audit_logs",
 )  # fmt: skip
-BEFORE = "0002_create_internal_tables"
+BEFORE = "0002_create_foundation"
 FORECAST_RATIO = 2.0
 WAITED = "canceling statement due to lock timeout"
 AROUND_SECONDS = 2.0

@@ -150,7 +150,7 @@ def test_tables_are_read_under_access_share_and_migrators_wait(old):
 
 
 def test_a_database_on_its_way_is_asked_by_its_own_function_in_a_read_only_transaction(old):
-    old.upgrade("0002_create_internal_tables")
+    old.upgrade("0002_create_foundation")
     before = planned(old)
     assert before.tables == {"public.user_profiles": 6}
     assert "advisory" not in {lock.locktype for lock in locks(old, lambda: planned(old))}
@@ -459,7 +459,7 @@ def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkey
 
 
 def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
-    old.upgrade("0002_create_internal_tables")
+    old.upgrade("0002_create_foundation")
     old.administrator.script(
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
         " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"

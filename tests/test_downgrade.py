@@ -197,7 +197,7 @@ def test_a_downgrade_that_stays_above_what_is_needed_is_not_refused(database):
 
 
 def test_of_an_adopted_table_only_what_was_added_counts(empty):
-    empty.upgrade("0001_create_identity")
+    empty.upgrade("0002_create_foundation")
     empty.script(
         "create table public.members (user_id uuid primary key references auth.users on delete cascade, bio text);"
         "create view public.bios as select user_id, bio from public.members"

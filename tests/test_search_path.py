@@ -70,5 +70,5 @@ def test_the_search_path_of_a_lent_connection_comes_back(empty: Database):
         connection.commit()
         from support import alembic_config
 
-        command.upgrade(alembic_config(connection), "0002_create_internal_tables")
+        command.upgrade(alembic_config(connection), "0002_create_foundation")
         assert connection.exec_driver_sql("show search_path").scalar_one() == "evil, pg_catalog"

@@ -9,7 +9,7 @@ Back: drops the table; refuses while it holds rows.
 from alembic import op
 
 revision = "0003_create_user_profiles"
-down_revision = "0002_create_internal_tables"
+down_revision = "0002_create_foundation"
 branch_labels = None
 depends_on = None
 downgrade_drops = ("public.user_profiles",)

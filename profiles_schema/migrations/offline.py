@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alembic.ddl.impl import DefaultImpl
 
 
-def head(options: Options, *, schema: str, version_table: str, start: Sequence[str]) -> list[str]:
+def head(options: Options, *, schema: str, version_table: str, start: Sequence[str], goes_on: str) -> list[str]:
     """The statements before the first revision.
 
     Args:
@@ -25,12 +25,13 @@ def head(options: Options, *, schema: str, version_table: str, start: Sequence[s
         schema: where the version table lives.
         version_table: its name.
         start: the revisions that the script starts from.
+        goes_on: the value of ``session.GOES_ON``.
     """
     lines = [
         f"-- profiles-schema {__version__}. Run it with: psql -v ON_ERROR_STOP=1 -f THIS_FILE",
         "\n".join(
             f"select pg_catalog.set_config({_text(n)}, {_text(v)}, false);"
-            for n, v in session.settings(options).items()
+            for n, v in {**session.settings(options), session.GOES_ON: goes_on}.items()
         ),
         locking.offline_acquire(options.lock_wait_seconds),
         _start_guard(f"{_name(schema)}.{_name(version_table)}", start),

@@ -35,7 +35,7 @@ from profiles_schema.migrations.interrupts import TERMINATED, interruptible
 from profiles_schema.migrations.losses import refuse_data_loss
 from profiles_schema.migrations.options import Options, parse
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
-from profiles_schema.migrations.session import MIGRATE, OWN_SEARCH_PATH, session
+from profiles_schema.migrations.session import GOES_ON, MIGRATE, OWN_SEARCH_PATH, session
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -181,6 +181,10 @@ class _Run:
     def goes_down(self) -> bool:
         return any(not getattr(step, "is_upgrade", True) for step in self.steps)
 
+    @property
+    def goes_on(self) -> str:
+        return "yes" if sum(paths.is_ours(step) for step in self.steps) > 1 else ""
+
     # Offline
 
     def offline(self) -> None:
@@ -203,7 +207,7 @@ class _Run:
         except CommandError as error:
             raise failures.refused(error, self.environment.script, ()) from error
         table = {"schema": self.version_table_schema, "version_table": self.version_table}
-        for text in offline.head(self.options, start=start, **table):
+        for text in offline.head(self.options, start=start, goes_on=self.goes_on, **table):
             context.impl.static_output(text)
         self.environment.run_migrations()
         at_base = bool(self.steps) and not self.heads_after
@@ -350,6 +354,8 @@ class _Run:
                 self._say_where(connection, before)
                 return
             logger.info("Before: %s.", before)
+            connection.exec_driver_sql(f"select pg_catalog.set_config('{GOES_ON}', '{self.goes_on}', false)")
+            connection.commit()
             work = _Work(self, connection, before)
             self.work = work
             try:

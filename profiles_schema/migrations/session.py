@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MIGRATE = f"{APPLICATION_NAME} migrate"
 OWN_SEARCH_PATH = "pg_catalog, pg_temp"
 """For our own revisions, which qualify every other name: nothing of the application's can be taken for a built-in."""
+GOES_ON = "profiles_schema.goes_on"
+"""Whether an upgrade goes beyond our first revision, which leaves its work to adoption then."""
 
 
 def settings(options: Options) -> dict[str, str]:
@@ -26,6 +28,7 @@ def settings(options: Options) -> dict[str, str]:
         "idle_in_transaction_session_timeout": "0",
         "idle_session_timeout": "0",
         "client_min_messages": "notice",
+        GOES_ON: "",
         **options.session_settings(),
     }
 

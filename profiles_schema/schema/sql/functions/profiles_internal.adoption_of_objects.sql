@@ -71,11 +71,11 @@ begin
     end as remedy
   ) as d
   cross join lateral (
-    select jsonb_build_object('revision', '0002_create_internal_tables', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
     union all
-    select jsonb_build_object('revision', '0002_create_internal_tables', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,

@@ -1,5 +1,5 @@
 -- The plan by which an upgrade takes over tables that are there already: a row per step, in the order in which they are
--- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0001 refuses by it, and the
+-- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0002 refuses by it, and the
 -- revisions carry it out (profiles_internal.adopt).
 -- Tables that the revisions have made or taken over already are left out: they bear our comment.
 create or replace function profiles_internal.adoption_plan(p_revision text default null)

@@ -1,15 +1,15 @@
-"""Roles of the API, and users where there is no auth server.
+"""Roles of the API, users where there is no auth server, and the tables that the database keeps for itself.
 
-Why: everything else hangs on auth.users(id), auth.uid() and the three roles.
-Locks: nothing of anybody else; where auth.users exists it is not touched.
+Why: everything else hangs on auth.users(id), auth.uid() and the three roles, and leaves its record in profiles_internal.
+Locks: auth.users in SHARE ROW EXCLUSIVE mode for a foreign key: its writers wait for milliseconds, its readers not at all.
 Beside it: any code may run.
-Back: drops auth.users and its functions only where they were made here; refuses while it holds users. Roles stay.
+Back: drops the internal tables, and auth.users where it was made here; refuses while that holds users. Roles stay.
 """
 
 from alembic import op
 
-revision = "0001_create_identity"
-down_revision = None
+revision = "0002_create_foundation"
+down_revision = "0001_default_profile_id"
 branch_labels = None
 depends_on = None
 downgrade_drops = ("auth.users",)
@@ -2085,11 +2085,11 @@ begin
     end as remedy
   ) as d
   cross join lateral (
-    select jsonb_build_object('revision', '0002_create_internal_tables', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
     union all
-    select jsonb_build_object('revision', '0002_create_internal_tables', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
@@ -2204,7 +2204,7 @@ revoke all on function profiles_internal.adoption_of_objects() from public, anon
     op.execute(
         r"""
 -- The plan by which an upgrade takes over tables that are there already: a row per step, in the order in which they are
--- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0001 refuses by it, and the
+-- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0002 refuses by it, and the
 -- revisions carry it out (profiles_internal.adopt).
 -- Tables that the revisions have made or taken over already are left out: they bear our comment.
 create or replace function profiles_internal.adoption_plan(p_revision text default null)
@@ -2850,9 +2850,562 @@ end
 $only_where$
 """
     )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.settings (
+  key text not null,
+  value jsonb not null,
+  updated_at timestamp with time zone default now() not null,
+  constraint pk_settings primary key (key)
+);
+
+comment on table profiles_internal.settings is 'Settings that the database itself reads: the feature flag, the audit level, thresholds';
+comment on column profiles_internal.settings.key is 'Name of the setting';
+comment on column profiles_internal.settings.value is 'Its value';
+comment on column profiles_internal.settings.updated_at is 'When it was last set';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.timezones (
+  name text not null,
+  constraint pk_timezones primary key (name)
+);
+
+comment on table profiles_internal.timezones is 'Time zones the server knows, so that validating one is an index probe instead of a directory walk';
+comment on column profiles_internal.timezones.name is 'A name of pg_timezone_names';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.jobs (
+  id bigint generated always as identity,
+  kind text not null,
+  state text default 'pending'::text not null,
+  parameters jsonb default '{}'::jsonb not null,
+  cursor jsonb,
+  rows_total bigint,
+  rows_done bigint default 0 not null,
+  rows_failed bigint default 0 not null,
+  batch_rows integer,
+  target_ms integer default 100 not null,
+  fence bigint default 0 not null,
+  runner text,
+  heartbeat_at timestamp with time zone,
+  created_at timestamp with time zone default now() not null,
+  started_at timestamp with time zone,
+  finished_at timestamp with time zone,
+  error_code text,
+  error_message text,
+  constraint pk_jobs primary key (id),
+  constraint ck_jobs_state_is_known check (state::text in ('pending', 'running', 'paused', 'completed', 'failed', 'cancelled'))
+);
+
+comment on table profiles_internal.jobs is 'Work in batches: where each job stands, so that it can be paused, resumed and taken over';
+comment on column profiles_internal.jobs.id is 'Number of the job';
+comment on column profiles_internal.jobs.kind is 'What it does, for example backfill';
+comment on column profiles_internal.jobs.state is 'Where it stands';
+comment on column profiles_internal.jobs.parameters is 'What it was called with; under left_out, until it ends, the rows skipped';
+comment on column profiles_internal.jobs.cursor is 'Key of the last row done; null before the first batch';
+comment on column profiles_internal.jobs.rows_total is 'Rows to do, as estimated at the start';
+comment on column profiles_internal.jobs.rows_done is 'Rows done so far';
+comment on column profiles_internal.jobs.rows_failed is 'Rows recorded and skipped';
+comment on column profiles_internal.jobs.batch_rows is 'Rows of the present batch size';
+comment on column profiles_internal.jobs.target_ms is 'Milliseconds that a batch should take';
+comment on column profiles_internal.jobs.fence is 'Grows with every runner; a runner with an older one may not write';
+comment on column profiles_internal.jobs.runner is 'Who works on it: host and process id';
+comment on column profiles_internal.jobs.heartbeat_at is 'Last sign of life of the runner';
+comment on column profiles_internal.jobs.created_at is 'When it was registered';
+comment on column profiles_internal.jobs.started_at is 'When the first runner began';
+comment on column profiles_internal.jobs.finished_at is 'When it completed, failed or was cancelled';
+comment on column profiles_internal.jobs.error_code is 'SQLSTATE of the last error';
+comment on column profiles_internal.jobs.error_message is 'The last error by object names, never with values';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.adopted (
+  id bigint generated always as identity,
+  revision text not null,
+  object_type text not null,
+  object_name text not null,
+  definition text,
+  data jsonb,
+  created_at timestamp with time zone default now() not null,
+  constraint pk_adopted primary key (id)
+);
+
+create index if not exists ix_adopted_key on profiles_internal.adopted ((data ->> 'key'));
+
+comment on table profiles_internal.adopted is 'What an upgrade found and set aside; downgrade restores it';
+comment on column profiles_internal.adopted.id is 'Order in which things were set aside';
+comment on column profiles_internal.adopted.revision is 'The revision that set it aside';
+comment on column profiles_internal.adopted.object_type is 'What it is, for example policy, trigger, column';
+comment on column profiles_internal.adopted.object_name is 'Its qualified name';
+comment on column profiles_internal.adopted.definition is 'SQL that brings it back';
+comment on column profiles_internal.adopted.data is 'Values it held that were changed';
+comment on column profiles_internal.adopted.created_at is 'When it was set aside';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.quarantine (
+  id bigint generated always as identity,
+  table_name text not null,
+  row_data jsonb not null,
+  reason text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint pk_quarantine primary key (id)
+);
+
+comment on table profiles_internal.quarantine is 'Rows that adoption could not keep in their table, for example those without a user';
+comment on column profiles_internal.quarantine.id is 'Order in which rows were set aside';
+comment on column profiles_internal.quarantine.table_name is 'Qualified name of the table the row was in';
+comment on column profiles_internal.quarantine.row_data is 'The whole row';
+comment on column profiles_internal.quarantine.reason is 'Why it could not stay';
+comment on column profiles_internal.quarantine.created_at is 'When it was set aside';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.legacy_columns (
+  table_name text not null,
+  column_name text not null,
+  data_type text not null,
+  column_default text,
+  jsonb_column text not null,
+  path text not null,
+  state text default 'expanded'::text not null,
+  recorded_at timestamp with time zone default now() not null,
+  converted_at timestamp with time zone,
+  contracted_at timestamp with time zone,
+  constraint pk_legacy_columns primary key (table_name, column_name)
+);
+
+comment on table profiles_internal.legacy_columns is 'Wide columns that become JSON, as they were found; downgrade recreates them from here';
+comment on column profiles_internal.legacy_columns.table_name is 'Name of the table';
+comment on column profiles_internal.legacy_columns.column_name is 'Name of the column';
+comment on column profiles_internal.legacy_columns.data_type is 'Its type as the server prints it';
+comment on column profiles_internal.legacy_columns.column_default is 'Its default as the server prints it';
+comment on column profiles_internal.legacy_columns.jsonb_column is 'The JSON column that takes its values';
+comment on column profiles_internal.legacy_columns.path is 'The path inside that column, keys separated by dots';
+comment on column profiles_internal.legacy_columns.state is 'Where its normalization stands, from expanded to contracted';
+comment on column profiles_internal.legacy_columns.recorded_at is 'When it was found';
+comment on column profiles_internal.legacy_columns.converted_at is 'When all its values had been converted';
+comment on column profiles_internal.legacy_columns.contracted_at is 'When it was dropped';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.kept_json (
+  id bigint generated always as identity,
+  user_id uuid not null,
+  jsonb_column text not null,
+  path text not null,
+  value jsonb not null,
+  kept_at timestamp with time zone default now() not null,
+  superseded_at timestamp with time zone,
+  constraint pk_kept_json primary key (id),
+  constraint fk_kept_json_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+);
+
+create index if not exists ix_kept_json_user_id on profiles_internal.kept_json (user_id);
+
+comment on table profiles_internal.kept_json is 'JSON values that no wide column can hold, kept over a downgrade';
+comment on column profiles_internal.kept_json.id is 'Order in which values were kept';
+comment on column profiles_internal.kept_json.user_id is 'Whose value';
+comment on column profiles_internal.kept_json.jsonb_column is 'The JSON column it was in';
+comment on column profiles_internal.kept_json.path is 'Its path inside that column';
+comment on column profiles_internal.kept_json.value is 'The value';
+comment on column profiles_internal.kept_json.kept_at is 'When it was put here';
+comment on column profiles_internal.kept_json.superseded_at is 'When something newer stood in its place; it does not come back';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.migration_log (
+  id bigint generated always as identity,
+  revision text not null,
+  direction text not null,
+  started timestamp with time zone not null,
+  seconds double precision,
+  role text default CURRENT_USER not null,
+  package_version text,
+  outcome text default 'running'::text not null,
+  users bigint,
+  missing bigint,
+  constraint pk_migration_log primary key (id),
+  constraint ck_migration_log_direction_is_known check (direction::text in ('upgrade', 'downgrade')),
+  constraint ck_migration_log_outcome_is_known check (outcome::text in ('running', 'done', 'failed'))
+);
+
+comment on table profiles_internal.migration_log is 'Every run of a revision: when, by whom, how long, and the users it left without a profile';
+comment on column profiles_internal.migration_log.id is 'Order of the runs';
+comment on column profiles_internal.migration_log.revision is 'The revision';
+comment on column profiles_internal.migration_log.direction is 'upgrade or downgrade';
+comment on column profiles_internal.migration_log.started is 'When it began';
+comment on column profiles_internal.migration_log.seconds is 'How long it took; null while it runs';
+comment on column profiles_internal.migration_log.role is 'The role that ran it';
+comment on column profiles_internal.migration_log.package_version is 'Version of profiles-schema';
+comment on column profiles_internal.migration_log.outcome is 'How it ended';
+comment on column profiles_internal.migration_log.users is 'Users when it ended';
+comment on column profiles_internal.migration_log.missing is 'Users without a profile when it ended';
+"""
+    )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.health_samples (
+  id bigint generated always as identity,
+  taken_at timestamp with time zone default now() not null,
+  users bigint,
+  missing bigint,
+  failures bigint,
+  findings jsonb default '[]'::jsonb not null,
+  constraint pk_health_samples primary key (id)
+);
+
+comment on table profiles_internal.health_samples is 'Results of health over time';
+comment on column profiles_internal.health_samples.id is 'Order of the samples';
+comment on column profiles_internal.health_samples.taken_at is 'When health was run';
+comment on column profiles_internal.health_samples.users is 'Users looked at';
+comment on column profiles_internal.health_samples.missing is 'Of those, users without a profile';
+comment on column profiles_internal.health_samples.failures is 'Failures recorded and not yet repaired';
+comment on column profiles_internal.health_samples.findings is 'The findings, one object each';
+"""
+    )
+    op.execute(
+        r"""
+insert into profiles_internal.timezones (name)
+select z.name from pg_timezone_names as z
+where z.name !~ '^posix' and z.name <> 'localtime'
+on conflict do nothing;
+
+insert into profiles_internal.settings (key, value) values
+  ('auto_create_profiles', 'true'),
+  ('audit_level', '"changes"'),
+  ('normalize_verification_days', '7')
+on conflict do nothing;
+"""
+    )
+    op.execute(
+        r"""
+-- What user rows say about their profiles: one row per user row, in their order. The rule stands here alone; sign-up,
+-- sign-in, backfill and gen_available_username all ask this.
+--
+-- A user row comes as JSON, so that a column which this auth server does not have yet reads as null instead of failing.
+-- Nothing in the metadata decides authority, and nothing in it can fail: any key may hold any JSON at all, and a value of
+-- the wrong type or shape is as good as none.
+--
+-- Usernames: the email's local part, lower-cased ("C": ASCII only, the same on every server), cleaned to [a-z0-9_.-], cut
+-- to 32 characters; or, made alike, the username that an application's own table of users gives. The first choice is that
+-- name; the second adds the last eight hex digits of the user id; the third is all 32 of them. No chance and no loop: the
+-- thousandth ada@… costs what the second did. 'user' replaces what leaves nothing usable: no address, fewer than three
+-- characters, or a reserved name, which would pass for somebody in charge. A name is reserved too if it only looks like one
+-- of the list: without _ . - and with look-alikes read as one letter (adm1n, -admin-, supp0rt). No profile is called just 'user'.
+--
+-- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.
+-- An address of more than 320 characters is not copied.
+--
+-- Nothing but simple expressions, which plpgsql evaluates without starting the executor: a call, or a query, per value
+-- costs more than the insert that it prepares.
+create or replace function profiles_internal.profile_values(p_users jsonb[])
+returns table (
+  user_id uuid,
+  first_username text,
+  second_username text,
+  third_username text,
+  email text,
+  phone text,
+  email_verified boolean,
+  is_anonymous boolean,
+  last_login timestamptz,
+  display_name text,
+  first_name text,
+  last_name text,
+  avatar_url text,
+  timezone text,
+  language text
+)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $profile_values$
+declare
+  blanks constant text := E' \t\r\n';
+  reserved constant text[] := array[
+    'abuse', 'admin', 'administrator', 'anon', 'anonymous', 'api', 'authenticated', 'authenticator', 'billing', 'contact',
+    'deleted', 'help', 'helpdesk', 'hostmaster', 'info', 'mail', 'mailerdaemon', 'me', 'moderator', 'news', 'nobody',
+    'noreply', 'null', 'official', 'operator', 'owner', 'pgbouncer', 'postgres', 'postgresql', 'postmaster', 'privacy',
+    'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
+    'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
+  ];
+  user_row jsonb;
+  metadata jsonb;
+  base text;
+begin
+  foreach user_row in array p_users loop
+    user_id := (user_row ->> 'id')::uuid;
+    email := case when length(user_row ->> 'email') between 1 and 320 then user_row ->> 'email' end;
+    phone := case when length(user_row ->> 'phone') between 1 and 40 then user_row ->> 'phone' end;
+    email_verified := email is not null and user_row ->> 'email_confirmed_at' is not null;
+    is_anonymous := coalesce((user_row ->> 'is_anonymous')::boolean, false);
+    last_login := (user_row ->> 'last_sign_in_at')::timestamptz;
+
+    base := coalesce(user_row -> 'raw_app_meta_data' ->> 'identity_username', split_part(email, '@', 1));
+    base := left(regexp_replace(lower(left(base, 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
+    if base is null or length(base) < 3
+      or translate(base, '0345789_.-', 'oeastbg') = any (reserved)
+      -- The digit 1 may be an i or an l: where a name holds one, both are written as i.
+      or position('1' in base) > 0 and translate(base, 'l10345789_.-', 'iioeastbg')
+        = any (string_to_array(translate(array_to_string(reserved, ' '), 'l', 'i'), ' '))
+    then
+      base := 'user';
+    end if;
+    third_username := replace(user_row ->> 'id', '-', '');
+    second_username := left(base, 23) || '_' || right(third_username, 8);
+    first_username := case when base = 'user' then second_username else base end;
+
+    display_name := null;
+    first_name := null;
+    last_name := null;
+    avatar_url := null;
+    timezone := 'UTC';
+    language := null;
+    metadata := user_row -> 'raw_user_meta_data';
+    if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
+      if jsonb_typeof(metadata -> 'full_name') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'full_name', blanks), 200), blanks), '');
+      end if;
+      if display_name is null and jsonb_typeof(metadata -> 'name') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'name', blanks), 200), blanks), '');
+      end if;
+      if display_name is null and jsonb_typeof(metadata -> 'preferred_username') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'preferred_username', blanks), 200), blanks), '');
+      end if;
+      if display_name is null and jsonb_typeof(metadata -> 'user_name') = 'string' then
+        display_name := nullif(btrim(left(btrim(metadata ->> 'user_name', blanks), 200), blanks), '');
+      end if;
+      if metadata ?| '{first_name,given_name,last_name,family_name}' then
+        if jsonb_typeof(metadata -> 'first_name') = 'string' then
+          first_name := nullif(btrim(left(btrim(metadata ->> 'first_name', blanks), 200), blanks), '');
+        end if;
+        if first_name is null and jsonb_typeof(metadata -> 'given_name') = 'string' then
+          first_name := nullif(btrim(left(btrim(metadata ->> 'given_name', blanks), 200), blanks), '');
+        end if;
+        if jsonb_typeof(metadata -> 'last_name') = 'string' then
+          last_name := nullif(btrim(left(btrim(metadata ->> 'last_name', blanks), 200), blanks), '');
+        end if;
+        if last_name is null and jsonb_typeof(metadata -> 'family_name') = 'string' then
+          last_name := nullif(btrim(left(btrim(metadata ->> 'family_name', blanks), 200), blanks), '');
+        end if;
+      end if;
+      if concat(display_name, first_name, last_name) ~ '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]' then
+        display_name := nullif(btrim(regexp_replace(translate(display_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
+        first_name := nullif(btrim(regexp_replace(translate(first_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
+        last_name := nullif(btrim(regexp_replace(translate(last_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
+      end if;
+      -- A URL is whole or worthless, so the cut is one character behind the longest good one.
+      if jsonb_typeof(metadata -> 'avatar_url') = 'string' then
+        avatar_url := nullif(btrim(left(btrim(metadata ->> 'avatar_url', blanks), 2049), blanks), '');
+      end if;
+      if avatar_url is null and jsonb_typeof(metadata -> 'picture') = 'string' then
+        avatar_url := nullif(btrim(left(btrim(metadata ->> 'picture', blanks), 2049), blanks), '');
+      end if;
+      if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
+        avatar_url := null;
+      end if;
+      if metadata ?| '{language,locale,timezone}' then
+        if jsonb_typeof(metadata -> 'language') = 'string' then
+          language := nullif(btrim(left(btrim(metadata ->> 'language', blanks), 36), blanks), '');
+        end if;
+        if language is null and jsonb_typeof(metadata -> 'locale') = 'string' then
+          language := nullif(btrim(left(btrim(metadata ->> 'locale', blanks), 36), blanks), '');
+        end if;
+        language := replace(language, '_', '-');
+        if jsonb_typeof(metadata -> 'timezone') = 'string' then
+          timezone := coalesce(
+            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), 'UTC'
+          );
+        end if;
+      end if;
+    end if;
+    if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
+      language := 'en';
+    end if;
+    return next;
+  end loop;
+end
+$profile_values$;
+
+revoke all on function profiles_internal.profile_values(jsonb[]) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The rows of these users, as create_profiles takes them; deleted users are left out.
+-- For a caller that makes profiles of users who were there before. It locks each row as the profile's foreign key will, so
+-- that what it returns stays true until the caller commits: an erasure, and a change that finds no profile and makes none,
+-- wait for the commit, and then see the profile (on_auth_user_updated).
+create or replace function profiles_internal.living_users(p_user_ids uuid[])
+returns jsonb[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $living_users$
+begin
+  if not has_any_column_privilege('auth.users', 'update') then
+    -- A row lock needs the right to UPDATE. Without it the next sign-in, or backfill, makes up for what is missed here.
+    null;
+  elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    -- One snapshot for all statements: a row that has changed since is an error (40001), not an old row.
+    perform from auth.users as u where u.id = any (p_user_ids) order by u.id for share;
+  else
+    perform from auth.users as u where u.id = any (p_user_ids) order by u.id for key share;
+  end if;
+  -- A statement of its own, which sees what the lock had to wait for. Offset 0: made into JSON once, not again to look at deleted_at.
+  return array(
+    select r.user_row
+    from (select u.id, to_jsonb(u) as user_row from auth.users as u where u.id = any (p_user_ids) offset 0) as r
+    where r.user_row ->> 'deleted_at' is null
+    order by r.id
+  );
+end
+$living_users$;
+
+revoke all on function profiles_internal.living_users(uuid[]) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Which roles of the application's own have rights on user_profiles, and which these are on a view of it whose columns bear
+-- their old names (p_columns, as an adopted table keeps them). The owner of the table has all. The roles of the API are
+-- left out: what they may do is ours to say.
+create or replace function profiles_internal.old_name_rights(p_columns jsonb)
+returns table (who text, rights text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $old_name_rights$
+  with given as (
+    select t.relowner as grantee, k.kind
+    from pg_class as t cross join unnest(array['select', 'insert', 'update', 'delete']) as k (kind)
+    where t.oid = to_regclass('public.user_profiles')
+    union
+    select e.grantee, lower(e.privilege_type)
+    from pg_class as t cross join lateral aclexplode(t.relacl) as e
+    where t.oid = to_regclass('public.user_profiles')
+    union
+    select e.grantee, format('%s (%I)', lower(e.privilege_type), c.value ->> 'name')
+    from pg_attribute as a
+    cross join lateral aclexplode(a.attacl) as e
+    join jsonb_array_elements(p_columns) as c on c.value ->> 'now' = a.attname
+    where a.attrelid = to_regclass('public.user_profiles') and not a.attisdropped
+  )
+  select quote_ident(r.rolname), string_agg(g.kind, ', ' order by g.kind)
+  from given as g
+  join pg_roles as r on r.oid = g.grantee
+  where g.kind ~ '^(select|insert|update|delete)' and r.rolname not in ('anon', 'authenticated', 'service_role', current_user)
+  group by r.rolname
+$old_name_rights$;
+
+revoke all on function profiles_internal.old_name_rights(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- profiles_internal is closed. One can enter it only to reach the functions that the callable functions of public
+-- lead to; each of those carries its own grant, in its own file.
+revoke all on schema profiles_internal from public, anon, authenticated, service_role;
+revoke all on all tables in schema profiles_internal from public, anon, authenticated, service_role;
+revoke all on all sequences in schema profiles_internal from public, anon, authenticated, service_role;
+
+grant usage on schema profiles_internal to anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Where user_profiles was found under another name: a view of that name, with the columns of that table under their old
+-- names, so that statements written for it go on working. It is updatable by itself, INSERT … ON CONFLICT included, and
+-- runs with the rights of whoever asks. Returns its name; null where none is needed.
+-- A table whose user_id was an outside id gets a view of another kind, from install_old_profiles.
+-- Runs in the transaction that renames the table; at downgrade the view goes before the table gets its name back.
+create or replace function profiles_internal.install_profiles_view()
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $install_profiles_view$
+declare
+  relation constant regclass := to_regclass('public.user_profiles');
+  -- What a person may write, user_id being the id here; updated_at is taken and not kept.
+  writable constant text[] := array[
+    'user_id', 'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
+    'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
+    'notification_settings', 'timezone', 'language', 'updated_at'
+  ];
+  old_name text;
+  found jsonb;
+  shown text;
+  written text;
+  given record;
+begin
+  select a.data ->> 'found_as', a.data -> 'columns' into old_name, found
+  from profiles_internal.adopted as a
+  where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+  order by a.id desc limit 1;
+  if relation is null or old_name is null or old_name = 'public.user_profiles' or found @> '[{"name": "user_id", "now": "external_id"}]' then
+    return null;
+  end if;
+
+  select
+    string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer),
+    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (where a.attname = any (writable))
+  into shown, written
+  from jsonb_array_elements(found) as c
+  join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;
+
+  execute format('create view %s with (security_invoker = true) as select %s from public.user_profiles as p', old_name, shown);
+  execute format('comment on view %s is %L', old_name, 'profiles-schema: user_profiles under its old name');
+  execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
+  execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
+  execute format('grant select, insert, update, delete on table %s to service_role', old_name);
+  for given in select r.* from profiles_internal.old_name_rights(found) as r loop
+    execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
+  end loop;
+  insert into profiles_internal.adopted (revision, object_type, object_name, definition)
+  values ('0003_create_user_profiles', 'view', old_name, format('drop view if exists %s', old_name));
+  return old_name;
+end
+$install_profiles_view$;
+
+revoke all on function profiles_internal.install_profiles_view() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Before tables change: sign-up triggers of the application that write them are emptied, while nobody signs up.
+select profiles_internal.adopt('0002_create_foundation');
+"""
+    )
 
 
 def downgrade() -> None:
+    op.execute(
+        r"""
+select profiles_internal.put_back_adopted('0002_create_foundation');
+drop function profiles_internal.install_profiles_view();
+drop function profiles_internal.old_name_rights(jsonb);
+drop function profiles_internal.living_users(uuid[]);
+drop function profiles_internal.profile_values(jsonb[]);
+drop table profiles_internal.health_samples;
+drop table profiles_internal.migration_log;
+drop table profiles_internal.kept_json;
+drop table profiles_internal.legacy_columns;
+drop table profiles_internal.quarantine;
+drop table profiles_internal.adopted;
+drop table profiles_internal.jobs;
+drop table profiles_internal.timezones;
+drop table profiles_internal.settings;
+"""
+    )
     op.execute(
         r"""
 do $keep_data$
