@@ -13,9 +13,7 @@ DEFAULT = (
     "select pg_get_expr(d.adbin, d.adrelid) from pg_attrdef as d join pg_attribute as a on a.attrelid = d.adrelid and a.attnum = d.adnum"
     " where a.attrelid = to_regclass(:table) and a.attname = 'id'"
 )
-INSERT = (
-    "insert into public.user_profiles (user_id, username, first_seen_at, last_interaction_at) values ('1' || repeat('0', 17), 'new', 1, 1)"
-)
+INSERT = "insert into public.user_profiles (user_id, username, first_seen_at, last_interaction_at) values ('1' || repeat('0', 17), 'new', 1, 1)"
 
 
 @pytest.fixture

@@ -42,7 +42,11 @@ INCOMPLETE = (
 )
 """A user ``u`` who is to have a profile and progress, and lacks one."""
 
-# Spelled out, because a damaged database may lack our functions.
+# Spelled out, because a damaged database may lack our functions. An application's own auth.users may lack all but id and email.
+_USER = (
+    "jsonb_to_record(to_jsonb(u)) as u (id uuid, email text, phone text, email_confirmed_at timestamptz,"
+    " is_anonymous boolean, last_sign_in_at timestamptz)"
+)
 _STALE = (
     "p.email is distinct from nullif(u.email, '')"
     " or p.phone is distinct from case when length(u.phone) between 1 and 40 then u.phone end"
@@ -51,8 +55,8 @@ _STALE = (
     " or p.last_login is distinct from coalesce(u.last_sign_in_at, p.last_login)"
 )
 UNREPAIRED = (
-    f"case when {ALIVE} then {INCOMPLETE} or exists (select from public.user_profiles as p where p.user_id = u.id"
-    f" and ({_STALE}))"
+    f"case when {ALIVE} then {INCOMPLETE} or exists (select from {_USER} join public.user_profiles as p on p.user_id = u.id"
+    f" where {_STALE})"
     " else exists (select from public.user_profiles as p where p.user_id = u.id and p.is_active) end"
 )
 """A user ``u`` whose profile is not what the user row asks for: missing, stale, or not erased."""

@@ -29,7 +29,7 @@ from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.runner import COMMAND
 from profiles_schema.operations import backfill, contents, copies, normalize
 from profiles_schema.operations.health import current_revision, examine
-from profiles_schema.operations.smoke import smoke
+from profiles_schema.operations.smoke import insert_user, smoke
 from profiles_schema.schema.catalog import differences
 from profiles_schema.settings import INTERNAL_SCHEMA
 
@@ -410,13 +410,7 @@ class _Rehearsing:
                 # As an auth server does: as the owner of the table, with its search path.
                 connection.exec_driver_sql(f"set local role {owner.replace('%', '%%')}")
                 connection.exec_driver_sql("set local search_path = auth")
-                connection.execute(
-                    text(
-                        "insert into auth.users (id, email, raw_user_meta_data, created_at) values"
-                        """ (:id, :email, '{"full_name": "Rehearsal"}', now())"""
-                    ),
-                    {"id": user, "email": f"rehearsal@{user.hex}.invalid"},
-                )
+                insert_user(connection, user, f"rehearsal@{user.hex}.invalid", "Rehearsal")
             with self._worker() as connection:
                 profiles = connection.scalar(
                     text("select count(*) from public.user_profiles where user_id = :id"), {"id": user}

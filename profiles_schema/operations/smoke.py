@@ -84,6 +84,33 @@ def _try(connection: Connection, name: str, attempt: Callable[[], None]) -> Step
     return Step(name, passed=True)
 
 
+def user_columns(connection: Connection) -> frozenset[str]:
+    """The columns of auth.users; an application's own may have an id and an email only."""
+    names = connection.scalars(
+        text(
+            "select attname::text from pg_catalog.pg_attribute"
+            " where attrelid = pg_catalog.to_regclass('auth.users') and attnum > 0 and not attisdropped"
+        )
+    )
+    return frozenset(names)
+
+
+def insert_user(connection: Connection, user: uuid.UUID, email: str, full_name: str) -> None:
+    """Sign a user up as an auth server does, with as much as the table has room for."""
+    wanted = {
+        "id": ":id",
+        "email": ":email",
+        "raw_user_meta_data": "jsonb_build_object('full_name', cast(:full_name as text))",
+        "created_at": "now()",
+    }
+    columns = user_columns(connection)
+    values = {name: value for name, value in wanted.items() if name in columns}
+    connection.execute(
+        text(f"insert into auth.users ({', '.join(values)}) values ({', '.join(values.values())})"),
+        {"id": user, "email": email, "full_name": full_name},
+    )
+
+
 def _insert(table: str, row: dict[str, Any]) -> TextClause:
     return text(f"insert into public.{table} ({', '.join(row)}) values ({', '.join(f':{name}' for name in row)})")
 
@@ -95,12 +122,14 @@ class _Trial:
         self.connection = connection
         self.user = uuid.uuid4()
         self.other = uuid.uuid4()
+        self.columns = user_columns(connection)
         self.tables = [*_TABLES, *(["sessions"] if holds(connection, Where.OWN_SESSIONS) else [])]
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "a sign-up makes profile and progress", self.sign_up
         yield "a second sign-up with the same name works, too", self.sign_up_with_the_same_name
-        yield "a sign-in is carried over", self.sign_in
+        if "last_sign_in_at" in self.columns:
+            yield "a sign-in is carried over", self.sign_in
         yield "get_my_profile_v2 returns the own profile", self.get_my_profile
         yield "update_my_profile_v2 changes it", self.update_my_profile
         yield "update_my_profile_v2 refuses what is not the user's", self.update_forbidden
@@ -152,13 +181,7 @@ class _Trial:
     # The steps
 
     def _insert_user(self, user: uuid.UUID) -> None:
-        self.connection.execute(
-            text(
-                "insert into auth.users (id, email, raw_user_meta_data, created_at)"
-                " values (:id, :email, cast(:metadata as jsonb), now())"
-            ),
-            {"id": user, "email": f"smoke@{user.hex}.invalid", "metadata": json.dumps({"full_name": "Smoke Test"})},
-        )
+        insert_user(self.connection, user, f"smoke@{user.hex}.invalid", "Smoke Test")
         self.expect(
             self.value("select count(*) from public.user_profiles where user_id = :id", id=user),
             1,
@@ -180,7 +203,7 @@ class _Trial:
         self._insert_user(self.user)
         self.expect(
             self.value("select display_name from public.user_profiles where user_id = :id", id=self.user),
-            "Smoke Test",
+            "Smoke Test" if "raw_user_meta_data" in self.columns else None,
             "display_name",
         )
 
@@ -302,8 +325,8 @@ class _Trial:
     def anon_calls(self) -> None:
         name = self.value("select username from public.user_profiles where user_id = :id", id=self.user)
         with self.acting_as("anon"):
-            shown = self.value("select display_name from public.get_public_profile(:name)", name=name)
-        self.expect(shown, "Smoke Test", "display_name")
+            shown = self.value("select username from public.get_public_profile(:name)", name=name)
+        self.expect(shown, name, "username")
 
     def stats(self) -> None:
         with self.acting_as("authenticated", self.user):
