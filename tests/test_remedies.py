@@ -74,6 +74,9 @@ BROKEN = {
     "drift: column default": ["alter table public.user_profiles alter column language set default 'de'"],
     "drift: column dropped from an empty table": ["alter table public.export_history drop column filters"],
     "drift: column without NOT NULL": ["alter table public.user_profiles alter column language drop not null"],
+    "schema: authenticated and public": ["revoke usage on schema public from public, authenticated"],
+    "schema: anon and public": ["revoke usage on schema public from public, anon"],
+    "schema: everybody and auth": ["revoke usage on schema auth from public, anon, authenticated"],
     "invalid_index": [
         "update pg_index set indisvalid = false where indexrelid = 'public.idx_export_history_status'::regclass"
     ],

@@ -25,14 +25,14 @@ def test_everything_passes_and_nothing_is_kept(database):
     before = contents(database)
     tried = steps(database)
     assert [step for step in tried if not step.passed] == []
-    assert len(tried) == 18
+    assert len(tried) == 19
     assert contents(database) == before
 
 
 def test_everything_passes_on_a_hosted_project(supabase):
     tried = steps(supabase)
     assert [step for step in tried if not step.passed] == []
-    assert len(tried) == 17  # create_user does not exist there
+    assert len(tried) == 18  # create_user does not exist there
 
 
 def test_it_passes_while_the_flag_is_off_and_leaves_it_off(database):
@@ -67,6 +67,8 @@ def test_a_foreign_policy_that_opens_a_table_is_named(database):
         ("create or replace function auth.uid() returns uuid language plpgsql as $$ begin raise exception 'no claims today'; end $$",
          "no claims today (SQLSTATE P0001)"),
         ("alter table public.user_profiles rename column bio to biography", 'column "bio" '),
+        ("revoke usage on schema auth from anon, public; revoke usage on schema public from anon, authenticated, public",
+         "grant usage on schema auth to anon; grant usage on schema public to anon; grant usage on schema public to authenticated"),
     ],
 )  # fmt: skip
 def test_each_step_shows_its_own_cause(database, damage, causes):
@@ -88,6 +90,8 @@ def test_each_step_shows_its_own_cause(database, damage, causes):
         ("grant execute on function profiles_internal.profile_stats(), public.get_user_profile_stats() to authenticated",
          "get_user_profile_stats is for service_role"),
         ("drop function public.get_my_profile_v2() cascade", "get_my_profile_v2 returns the own profile"),
+        ("revoke usage on schema auth from anon, public", "the roles of the API may use the schemas"),
+        ("revoke usage on schema public from anon, authenticated, public", "the roles of the API may use the schemas"),
     ],
 )  # fmt: skip
 def test_the_step_that_fails_is_named(database, damage, failing):

@@ -126,6 +126,7 @@ class _Trial:
         self.tables = [*_TABLES, *(["sessions"] if holds(connection, Where.OWN_SESSIONS) else [])]
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "the roles of the API may use the schemas", self.use_schemas
         yield "a sign-up makes profile and progress", self.sign_up
         yield "a second sign-up with the same name works, too", self.sign_up_with_the_same_name
         if "last_sign_in_at" in self.columns:
@@ -179,6 +180,19 @@ class _Trial:
         self.value("select set_config('request.jwt.claims', '', true)")
 
     # The steps
+
+    def use_schemas(self) -> None:
+        grants = self.connection.scalars(
+            text(
+                "select format('grant usage on schema %I to %I', n.nspname, r.rolname)"
+                " from pg_catalog.pg_namespace as n cross join pg_catalog.pg_roles as r"
+                " where n.nspname in ('public', 'auth', 'profiles_internal')"
+                " and r.rolname in ('anon', 'authenticated', 'service_role')"
+                " and not pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage') order by n.nspname, r.rolname"
+            )
+        ).all()
+        if grants:
+            raise _Failed(f"they may not; run: {'; '.join(grants)}")
 
     def _insert_user(self, user: uuid.UUID) -> None:
         insert_user(self.connection, user, f"smoke@{user.hex}.invalid", "Smoke Test")
