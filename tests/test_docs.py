@@ -257,6 +257,10 @@ def test_the_example_keeps_one_history_with_ours(application, empty):
     assert empty.value("select count(*) from posts") == 0
     done = application("check")
     assert done.returncode == 0, done.stderr
+    empty.script(f'alter role postgres in database "{empty.name}" set search_path = "$user"')
+    done = application("check")
+    assert done.returncode == 0, done.stderr
+    empty.script(f'alter role postgres in database "{empty.name}" reset search_path')
     done = application("downgrade", "app@base")
     assert done.returncode == 0, done.stderr
     assert empty.value("select to_regclass('public.posts') is null and to_regclass('public.user_profiles') is not null")

@@ -2,7 +2,7 @@
 
 import pytest
 from alembic import command
-from support import Database, drift, psql, snapshot
+from support import Database, alembic, alembic_config, drift, profiles_schema, psql, snapshot
 
 from profiles_schema.migrations import paths
 from profiles_schema.migrations.session import catalog_first
@@ -68,7 +68,17 @@ def test_the_search_path_of_a_lent_connection_comes_back(empty: Database):
     with empty.engine.connect() as connection:
         connection.exec_driver_sql("set search_path = evil, pg_catalog")
         connection.commit()
-        from support import alembic_config
-
         command.upgrade(alembic_config(connection), "0002_create_foundation")
         assert connection.exec_driver_sql("show search_path").scalar_one() == "evil, pg_catalog"
+
+
+@pytest.mark.parametrize("search_path", ['"$user"', "app", "''", "app, public, auth"])
+def test_the_search_path_of_the_role_makes_no_false_differences(database, search_path):
+    database.run("create schema app")
+    database.script(f'alter role postgres in database "{database.name}" set search_path = {search_path}')
+    for arguments in (("check",), ("health", "--full"), ("smoke",), ("repair", "--dry-run"), ("repair",)):
+        done = profiles_schema(database.url, *arguments)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+    assert done.stdout == "Nothing to repair: the database is as this version declares it.\n"
+    done = alembic(database.url, "check")
+    assert done.returncode == 0, done.stderr

@@ -27,6 +27,7 @@ from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.autogenerate import ReplaceSqlOp, configure_options
 from profiles_schema.migrations.drift import REMEDY as AGAIN
 from profiles_schema.migrations.drift import dual_write_is_broken, sentence
+from profiles_schema.migrations.session import public_by_default
 from profiles_schema.migrations.sql_objects import Change, file_of
 from profiles_schema.schema.catalog import API_ROLES, Snapshot
 from profiles_schema.schema.models import metadata
@@ -174,7 +175,7 @@ class _Operations:
             yield from (handle or type(self)._comment)(self, operation)  # noqa: SLF001 - its own
 
     def _found(self) -> Iterable[Any]:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), public_by_default(self.connection):
             warnings.simplefilter("ignore")  # SQLAlchemy's, about a CHECK that is not validated
             context = MigrationContext.configure(self.connection, opts=configure_options(metadata))
             found = produce_migrations(context, metadata).upgrade_ops

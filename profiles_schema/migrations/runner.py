@@ -35,7 +35,7 @@ from profiles_schema.migrations.interrupts import TERMINATED, interruptible
 from profiles_schema.migrations.losses import refuse_data_loss
 from profiles_schema.migrations.options import Options, parse
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
-from profiles_schema.migrations.session import GOES_ON, MIGRATE, OWN_SEARCH_PATH, session
+from profiles_schema.migrations.session import GOES_ON, MIGRATE, OWN_SEARCH_PATH, public_by_default, session
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -292,7 +292,7 @@ class _Run:
             refuse_read_only(connection, "The comparison makes objects in a transaction that it rolls back.")
             metadata = _our_metadata() if self.metadata is None else self.metadata
             options |= {"target_metadata": metadata, **configure_options(metadata)}
-        with session(connection, self.options), _public(connection) if self.metadata is None else nullcontext():
+        with session(connection, self.options), public_by_default(connection):
             context = self._configure(connection, **options)
             try:
                 self.environment.run_migrations()
@@ -669,20 +669,6 @@ def _named(step: Any) -> str:
         return f"stamp {', '.join(info.destination_revision_ids) or 'base'}"
     title = f": {step.doc.rstrip('.')}" if step.doc else ""
     return f"{'upgrade' if info.is_upgrade else 'downgrade'} {info.up_revision_id}{title}"
-
-
-@contextmanager
-def _public(connection: Connection) -> Iterator[None]:
-    """Compare with schema public, where our tables are, whatever the search path of the database: no model names it."""
-    dialect = connection.dialect
-    before = dialect.default_schema_name
-    dialect.default_schema_name = "public"
-    connection.exec_driver_sql("set search_path = public")
-    connection.commit()
-    try:
-        yield
-    finally:
-        dialect.default_schema_name = before
 
 
 def _role(connection: Connection) -> str:

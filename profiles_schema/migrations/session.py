@@ -52,6 +52,36 @@ def session(connection: Connection, options: Options) -> Iterator[None]:
             _apply(connection, before)
 
 
+@contextmanager
+def public_by_default(connection: Connection) -> Iterator[None]:
+    """Compare with schema public, where our tables are, whatever the search path of role and database: no model names it.
+
+    Within the caller's transaction, if there is one; else for the session.
+    """
+    local = connection.in_transaction()
+    dialect = connection.dialect
+    before = dialect.default_schema_name
+    search_path = connection.exec_driver_sql("show search_path").scalar_one()
+    _search(connection, "public", local=local)
+    dialect.default_schema_name = "public"
+    try:
+        yield
+    finally:
+        dialect.default_schema_name = before
+        if not (connection.closed or connection.invalidated):
+            _search(connection, search_path, local=local)
+
+
+def _search(connection: Connection, search_path: str, *, local: bool) -> None:
+    if not local:
+        connection.rollback()
+    connection.exec_driver_sql(
+        "select pg_catalog.set_config('search_path', %(path)s, %(local)s)", {"path": search_path, "local": local}
+    )
+    if not local:
+        connection.commit()
+
+
 def catalog_first(search_path: str) -> str:
     """The search path without an explicit ``pg_catalog``, which then comes first, and not behind a schema with a now()."""
     names = re.findall(r'"(?:[^"]|"")*"|[^,\s"]+', search_path)
