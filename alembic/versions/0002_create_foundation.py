@@ -3050,6 +3050,10 @@ comment on column profiles_internal.migration_log.package_version is 'Version of
 comment on column profiles_internal.migration_log.outcome is 'How it ended';
 comment on column profiles_internal.migration_log.users is 'Users when it ended';
 comment on column profiles_internal.migration_log.missing is 'Users without a profile when it ended';
+
+-- It ran before there was a log.
+insert into profiles_internal.migration_log (revision, direction, started, outcome)
+values ('0001_default_profile_id', 'upgrade', now(), 'done');
 """
     )
     op.execute(
