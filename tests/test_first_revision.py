@@ -102,3 +102,29 @@ def test_the_script_of_it_alone_gives_the_default_too(bot):
         done = psql(bot, script)
         assert done.returncode == 0, done.stderr
         assert id_default(bot) == wanted
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_log_has_a_row_for_every_revision_and_the_way_back(empty, alone):
+    every = sorted(path.stem for path in paths.versions().glob("*.py"))
+    if alone:
+        empty.upgrade(FIRST)
+    empty.upgrade()
+    log = "select revision from profiles_internal.migration_log where direction = :direction and outcome = 'done' order by id"
+    assert [row.revision for row in empty.run(log, direction="upgrade")] == every
+    empty.downgrade(every[1], allow_data_loss="yes")
+    assert [row.revision for row in empty.run(log, direction="downgrade")] == every[:1:-1]
+
+
+@pytest.mark.slow
+def test_the_log_of_a_script_has_a_row_for_every_revision(empty):
+    from io import StringIO
+
+    from alembic import command
+
+    config = paths.config()
+    config.output_buffer = StringIO()
+    command.upgrade(config, "head", sql=True)
+    assert psql(empty, config.output_buffer.getvalue()).returncode == 0
+    rows = empty.run("select revision from profiles_internal.migration_log order by id")
+    assert [row.revision for row in rows] == sorted(path.stem for path in paths.versions().glob("*.py"))

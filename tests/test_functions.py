@@ -116,18 +116,82 @@ def test_ensure_user_profile_for_nobody_or_a_deleted_user_is_no_data(project):
     assert project.profile(deleted) is None
 
 
-SEVEN = "public.ensure_user_profile(:id, 'x@evil.example', 'Evil', 'X', '+666', 'xx', 'admin')"
+SEVEN = "public.ensure_user_profile(:id, 'x@evil.example', ' Eve ', 'X', '+666', 'sv_SE', 'admin')"
+GIVEN = ("email", "first_name", "last_name", "phone", "language", "role")
 
 
-def test_the_seven_argument_form_takes_the_id_and_believes_nothing_else(project):
+def test_the_seven_argument_form_uses_what_a_user_may_write_when_it_makes_the_profile(project):
     user_id = without_profile(project)
     profile = call(project, "authenticated", user_id, SEVEN, id=user_id)
-    assert {key: profile[key] for key in ("email", "first_name", "last_name", "phone", "language", "role")} == {
-        "email": "ada@example.org", "first_name": None, "last_name": None, "phone": None, "language": "en", "role": "user",
-    }  # fmt: skip
+    assert tuple(profile[key] for key in GIVEN) == ("ada@example.org", "Eve", "X", "+666", "sv-SE", "user")
     other = project.sign_up("eve@example.org")
     assert error_of(project, "authenticated", other, SEVEN, id=user_id)[0] == FORBIDDEN
     assert error_of(project, "anon", user_id, SEVEN, id=user_id)[0] == FORBIDDEN
+
+
+def test_the_seven_argument_form_changes_no_profile_that_is_there(project):
+    user_id = project.sign_up("ada@example.org")
+    profile = call(project, "authenticated", user_id, SEVEN, id=user_id)
+    assert tuple(profile[key] for key in GIVEN) == ("ada@example.org", None, None, None, "en", "user")
+
+
+@pytest.mark.parametrize("given", ["null", "''", "repeat('x', 500)", r"e'\u200b'"])
+def test_the_seven_argument_form_fails_for_no_value(database, given):
+    user_id = without_profile(
+        database, raw_user_meta_data={"first_name": "Ada", "last_name": 7, "phone": "+46 8 123", "language": "sv"}
+    )
+    profile = call(
+        database, "authenticated", user_id, f"public.ensure_user_profile(:id, {', '.join([given] * 6)})", id=user_id
+    )
+    if given in {"null", "''"}:
+        assert tuple(profile[key] for key in GIVEN) == ("ada@example.org", "Ada", None, "+46 8 123", "sv", "user")
+    else:
+        assert profile["email"] == "ada@example.org"
+
+
+def test_the_phone_of_the_metadata_fills_the_contact_number_of_a_new_profile(project):
+    for phone, wanted in ((" +46 8 123 ", "+46 8 123"), ("1" * 41, None), (46, None), ("  ", None), ("", None)):
+        user_id = project.sign_up(raw_user_meta_data={"phone": phone})
+        assert project.profile(user_id).phone == wanted
+    user_id = project.sign_up(phone="4681", raw_user_meta_data={"phone": "4682"})
+    assert project.profile(user_id).phone == "4681"
+
+
+# get_my_referral_code -------------------------------------------------------------------------------------------------
+
+
+def test_a_referral_code_is_made_at_random_on_the_first_request_and_stays(project):
+    ada, eve = project.sign_up("ada@example.org"), project.sign_up("eve@example.org")
+    assert project.profile(ada).referral_code is None
+    with project.acting_as("authenticated", ada) as connection:
+        first, again = (connection.scalar(text("select public.get_my_referral_code()")) for _ in range(2))
+        assert connection.scalar(text("select referral_code from public.user_profiles")) == first
+    other = call(project, "authenticated", eve, "public.get_my_referral_code()")
+    assert first == again
+    assert first != other
+    assert re.fullmatch("[0-9A-F]{10}", first)
+
+
+def test_a_referral_code_that_is_there_is_returned_and_a_missing_profile_made(project):
+    ada = project.sign_up("ada@example.org")
+    project.run("update public.user_profiles set referral_code = 'OLD' where user_id = :id", id=ada)
+    assert call(project, "authenticated", ada, "public.get_my_referral_code()") == "OLD"
+    bob = without_profile(project, email="bob@example.org")
+    assert len(call(project, "authenticated", bob, "public.get_my_referral_code()")) == 10
+
+
+def test_a_referral_code_is_for_signed_in_users_only(project):
+    ada = project.sign_up("ada@example.org")
+    for role, user in (
+        ("anon", None),
+        ("anon", ada),
+        ("service_role", None),
+        ("service_role", ada),
+        ("authenticated", None),
+    ):
+        assert error_of(project, role, user, "public.get_my_referral_code()")[0] == FORBIDDEN
+    project.run("update public.user_profiles set is_active = false where user_id = :id", id=ada)
+    assert error_of(project, "authenticated", ada, "public.get_my_referral_code()")[0] == FORBIDDEN
 
 
 def test_ensure_user_profile_from_eight_threads_makes_one_profile(database):

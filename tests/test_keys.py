@@ -15,11 +15,11 @@ import uuid
 import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
-from support import profiles_schema
+from support import ENVELOPE, drift, profiles_schema
 
 from profiles_schema import UserApiKeys
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, is_envelope, key_id_of, new_entry
-from profiles_schema.errors import CiphertextMismatch, EncryptionNotKept, NoDatabase, TableLocked
+from profiles_schema.errors import CiphertextMismatch, EncryptionNotKept, MigrationFailed, NoDatabase, TableLocked
 from profiles_schema.operations import keys
 from profiles_schema.settings import ENCRYPTION_KEYS
 
@@ -658,3 +658,23 @@ def test_swapped_rows_do_not_open(found):
             RING.decrypt(value, user_id=user, column=COLUMN)
     with pytest.raises(CiphertextMismatch):
         RING.decrypt(values[0], user_id=users[0], column="unsplash_api_key")
+
+
+@pytest.mark.parametrize("blank", ["", " ", " \t\n"])
+def test_blank_keys_are_no_plain_text_for_adoption_which_makes_them_null(found, blank):
+    user = add(found, openai_api_key=blank, unsplash_api_key=ENVELOPE)
+    found.upgrade()
+    row = row_of(found, user)
+    assert (row.openai_api_key, row.unsplash_api_key) == (None, ENVELOPE)
+    assert drift(found) == []
+    found.downgrade("base", allow_data_loss="yes")
+    assert row_of(found, user).openai_api_key == blank
+
+
+def test_a_blank_key_that_cannot_be_null_is_plain_text(found):
+    found.script("alter table public.user_api_keys alter openai_api_key set not null")
+    add(found, openai_api_key="")
+    with pytest.raises(MigrationFailed, match="API keys in plain text"):
+        found.upgrade()
+    assert run(found, "encrypt").returncode == 0
+    found.upgrade()

@@ -359,6 +359,10 @@ as $adoption_rules$
     'no web address of up to 2048 characters: null'
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
+  -- An empty field is no key; profiles_schema.operations.keys knows the same blanks.
+  select 20, 'user_api_keys', k.column_name, format($wrong$btrim(%I, e' \t\n\r\f\x0b') = ''$wrong$, k.column_name), 'null::text', 'blank: null'
+  from unnest(array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key']) as k (column_name)
+  union all
   select 30, 'user_profiles', j.column_name,
     format('jsonb_typeof(%1$I) <> ''object'' or pg_column_size(%1$I) > 131072 or %1$I @? ''$.**{33}'' or %1$I @? %2$L or octet_length(%1$I::text) > 65536',
       j.column_name, 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'), '''{}''::jsonb',
@@ -1131,6 +1135,8 @@ begin
     from profiles_internal.adoption_rules() as u
     where u.table_name = p_context ->> 'table' and by_name -> u.column_name ->> 'found_name' is not null
       and (u.column_name <> 'user_id' or to_regclass('auth.users') is not null)
+      -- A key that cannot be null is text to encrypt, blank or not.
+      and not (u.table_name = 'user_api_keys' and u.fitted = 'null::text' and (by_name -> u.column_name ->> 'found_not_null')::boolean)
     union all
     select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
@@ -1181,8 +1187,14 @@ begin
 
   if table_name = 'user_api_keys' then
     execute format(
-      'with s as (select %s from %s) select count(*) from s where least(openai_api_key ~ form, unsplash_api_key ~ form, anthropic_api_key ~ form) = false',
-      as_wanted || ', ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$'' as form', relation
+      'with s as (select %s from %s) select count(*) from s where least(%s) = false', as_wanted, relation,
+      (
+        select string_agg(format(
+          case when (by_name -> k.name ->> 'found_not_null')::boolean then $kept$%I ~ %L$kept$
+            else $blank$nullif(btrim(%I, e' \t\n\r\f\x0b'), '') ~ %L$blank$ end,
+          k.name, '^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$'), ', ')
+        from unnest(array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key']) as k (name)
+      )
     ) into plain_keys;
   end if;
 
@@ -3106,6 +3118,10 @@ comment on column profiles_internal.migration_log.package_version is 'Version of
 comment on column profiles_internal.migration_log.outcome is 'How it ended';
 comment on column profiles_internal.migration_log.users is 'Users when it ended';
 comment on column profiles_internal.migration_log.missing is 'Users without a profile when it ended';
+
+-- It ran before there was a log.
+insert into profiles_internal.migration_log (revision, direction, started, outcome)
+values ('0001_default_profile_id', 'upgrade', now(), 'done');
 """
     )
     op.execute(
@@ -3259,6 +3275,10 @@ begin
         display_name := nullif(btrim(regexp_replace(translate(display_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
         first_name := nullif(btrim(regexp_replace(translate(first_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
         last_name := nullif(btrim(regexp_replace(translate(last_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
+      end if;
+      if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' and length(metadata ->> 'phone') <= 100 then
+        phone := btrim(metadata ->> 'phone', blanks);
+        phone := case when length(phone) between 1 and 40 then phone end;
       end if;
       -- A URL is whole or worthless, so the cut is one character behind the longest good one.
       if jsonb_typeof(metadata -> 'avatar_url') = 'string' then

@@ -866,10 +866,11 @@ revoke all on function profiles_internal.require_active_caller() from public, an
     )
     op.execute(
         r"""
--- The work of ensure_user_profile: the profile of a user, made if it is missing.
+-- The work of ensure_user_profile: the profile of a user, made if it is missing. What the caller gives is used only then, and
+-- goes by the rules for metadata, so that nothing in it can fail.
 -- Definer: reads auth.users and makes rows that no API role may make; it authorises the caller itself.
 -- Errors: 42501 the caller may not act for this user, or is erased or inactive; P0002 no such user, or a deleted one.
-create or replace function profiles_internal.ensure_profile(p_user_id uuid)
+create or replace function profiles_internal.ensure_profile(p_user_id uuid, p_given jsonb default null)
 returns jsonb
 language plpgsql
 security definer
@@ -897,6 +898,12 @@ begin
       using errcode = 'no_data_found', hint = 'The id must be that of a row in auth.users that is not deleted.';
   end if;
 
+  user_row := user_row || jsonb_build_object('raw_user_meta_data',
+    case when jsonb_typeof(user_row -> 'raw_user_meta_data') = 'object' then user_row -> 'raw_user_meta_data' else '{}' end
+    || coalesce((
+      select jsonb_object_agg(g.key, g.value) from jsonb_each_text(p_given) as g
+      where g.key in ('first_name', 'last_name', 'phone', 'language') and g.value <> ''
+    ), '{}'));
   perform set_config('profiles_internal.origin', 'registration', true);
   if profiles_internal.create_profiles(array[user_row]) = 1 then
     perform profiles_internal.record_events(array[p_user_id], 'repaired', 'registration');
@@ -908,8 +915,8 @@ begin
 end
 $ensure_profile$;
 
-revoke all on function profiles_internal.ensure_profile(uuid) from public, anon, authenticated, service_role;
-grant execute on function profiles_internal.ensure_profile(uuid) to authenticated, service_role;
+revoke all on function profiles_internal.ensure_profile(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.ensure_profile(uuid, jsonb) to authenticated, service_role;
 """
     )
     op.execute(
@@ -1120,8 +1127,8 @@ grant execute on function public.gen_available_username(text) to authenticated, 
     op.execute(
         r"""
 -- ensure_user_profile(user): the profile as JSON, made if it is missing. For the user's own id, or for service_role.
--- The seven-argument form serves callers of an older function of this name: what they pass beside the id is ignored,
--- because the user row is the only source that nobody can make up.
+-- The seven-argument form serves callers of an older function of this name: what they pass and a user may write (names,
+-- phone, language) is used when the profile is made. Email and role are ignored: the user row alone says who somebody is.
 create or replace function public.ensure_user_profile(p_user_id uuid default auth.uid())
 returns jsonb
 language sql
@@ -1143,7 +1150,9 @@ returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $ensure_user_profile$
-  select profiles_internal.ensure_profile(p_user_id)
+  select profiles_internal.ensure_profile(p_user_id, jsonb_build_object(
+    'first_name', p_first_name, 'last_name', p_last_name, 'phone', p_phone, 'language', p_language
+  ))
 $ensure_user_profile$;
 
 revoke all on function
@@ -1179,6 +1188,60 @@ $get_my_profile_v2$;
 
 revoke all on function public.get_my_profile_v2() from public, anon, authenticated, service_role;
 grant execute on function public.get_my_profile_v2() to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- The work of get_my_referral_code: the caller's code, made at random on the first request.
+-- Definer: users may not write the column; it acts for the signed-in user only.
+-- Two requests at once: the second waits for the first, and returns its code.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one.
+create or replace function profiles_internal.referral_code()
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $referral_code$
+declare
+  caller constant uuid := auth.uid();
+  code text := profiles_internal.ensure_profile(caller) ->> 'referral_code';
+begin
+  for attempt in 1 .. 5 loop
+    exit when code is not null;
+    begin
+      update public.user_profiles as p
+      -- Up to here all digits of such a uuid are random.
+      set referral_code = coalesce(p.referral_code, upper(left(replace(gen_random_uuid()::text, '-', ''), 10)))
+      where p.user_id = caller
+      returning p.referral_code into code;
+    exception when unique_violation then
+      if attempt = 5 then
+        raise;
+      end if;
+    end;
+  end loop;
+  return code;
+end
+$referral_code$;
+
+revoke all on function profiles_internal.referral_code() from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.referral_code() to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- get_my_referral_code(): the caller's referral code, made at random on the first request.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one.
+create or replace function public.get_my_referral_code()
+returns text
+language sql
+set search_path = pg_catalog, pg_temp
+as $get_my_referral_code$
+  select profiles_internal.referral_code()
+$get_my_referral_code$;
+
+revoke all on function public.get_my_referral_code() from public, anon, authenticated, service_role;
+grant execute on function public.get_my_referral_code() to authenticated;
 """
     )
     op.execute(
@@ -1512,13 +1575,15 @@ drop function public.get_public_profile(text);
 drop function public.update_my_profile_v2(jsonb, boolean, timestamptz);
 drop function profiles_internal.merge_patch(jsonb, jsonb);
 drop function profiles_internal.refused_changes(jsonb);
+drop function public.get_my_referral_code();
+drop function profiles_internal.referral_code();
 drop function public.get_my_profile_v2();
 drop function public.ensure_user_profile(uuid), public.ensure_user_profile(uuid, text, text, text, text, text, text);
 drop function public.gen_available_username(text);
 drop function profiles_internal.profile_stats();
 drop function profiles_internal.available_username(text);
 drop function profiles_internal.public_profile(text);
-drop function profiles_internal.ensure_profile(uuid);
+drop function profiles_internal.ensure_profile(uuid, jsonb);
 drop function profiles_internal.require_active_caller();
 drop function profiles_internal.may_add_own_rows();
 drop function profiles_internal.may_use_own_rows();

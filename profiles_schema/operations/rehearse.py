@@ -526,7 +526,7 @@ class _Rehearsing:
 class _Said(logging.Handler):
     """What the runner and the revisions say.
 
-    The seconds of a revision come from here, too: migration_log has no row for what came before it was made, and none at all
+    The seconds of a revision come from here, too: migration_log has no seconds for what came before it was made, and none at all
     once it is dropped.
     """
 

@@ -132,6 +132,7 @@ class _Trial:
         if "last_sign_in_at" in self.columns:
             yield "a sign-in is carried over", self.sign_in
         yield "get_my_profile_v2 returns the own profile", self.get_my_profile
+        yield "get_my_referral_code makes a code that stays", self.referral_code
         yield "update_my_profile_v2 changes it", self.update_my_profile
         yield "update_my_profile_v2 refuses what is not the user's", self.update_forbidden
         yield "ensure_user_profile returns the own profile", self.ensure_own
@@ -235,6 +236,11 @@ class _Trial:
     def get_my_profile(self) -> None:
         with self.acting_as("authenticated", self.user):
             self.expect(self.value("select (public.get_my_profile_v2()).user_id"), self.user, "user_id")
+
+    def referral_code(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            code = self.value("select public.get_my_referral_code()")
+            self.expect(self.value("select public.get_my_referral_code()"), code, "the second answer")
 
     def update_my_profile(self) -> None:
         with self.acting_as("authenticated", self.user):

@@ -130,6 +130,8 @@ FUNCTIONS = (
     SqlObject("functions", "public.gen_available_username"),
     SqlObject("functions", "public.ensure_user_profile"),
     SqlObject("functions", "public.get_my_profile_v2"),
+    SqlObject("functions", "profiles_internal.referral_code"),
+    SqlObject("functions", "public.get_my_referral_code"),
     SqlObject("functions", "profiles_internal.refused_changes"),
     SqlObject("functions", "profiles_internal.merge_patch"),
     SqlObject("functions", "public.update_my_profile_v2"),

@@ -51,6 +51,8 @@ begin
     from profiles_internal.adoption_rules() as u
     where u.table_name = p_context ->> 'table' and by_name -> u.column_name ->> 'found_name' is not null
       and (u.column_name <> 'user_id' or to_regclass('auth.users') is not null)
+      -- A key that cannot be null is text to encrypt, blank or not.
+      and not (u.table_name = 'user_api_keys' and u.fitted = 'null::text' and (by_name -> u.column_name ->> 'found_not_null')::boolean)
     union all
     select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
@@ -101,8 +103,14 @@ begin
 
   if table_name = 'user_api_keys' then
     execute format(
-      'with s as (select %s from %s) select count(*) from s where least(openai_api_key ~ form, unsplash_api_key ~ form, anthropic_api_key ~ form) = false',
-      as_wanted || ', ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$'' as form', relation
+      'with s as (select %s from %s) select count(*) from s where least(%s) = false', as_wanted, relation,
+      (
+        select string_agg(format(
+          case when (by_name -> k.name ->> 'found_not_null')::boolean then $kept$%I ~ %L$kept$
+            else $blank$nullif(btrim(%I, e' \t\n\r\f\x0b'), '') ~ %L$blank$ end,
+          k.name, '^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$'), ', ')
+        from unnest(array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key']) as k (name)
+      )
     ) into plain_keys;
   end if;
 

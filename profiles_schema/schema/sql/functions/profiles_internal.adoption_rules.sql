@@ -31,6 +31,10 @@ as $adoption_rules$
     'no web address of up to 2048 characters: null'
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
+  -- An empty field is no key; profiles_schema.operations.keys knows the same blanks.
+  select 20, 'user_api_keys', k.column_name, format($wrong$btrim(%I, e' \t\n\r\f\x0b') = ''$wrong$, k.column_name), 'null::text', 'blank: null'
+  from unnest(array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key']) as k (column_name)
+  union all
   select 30, 'user_profiles', j.column_name,
     format('jsonb_typeof(%1$I) <> ''object'' or pg_column_size(%1$I) > 131072 or %1$I @? ''$.**{33}'' or %1$I @? %2$L or octet_length(%1$I::text) > 65536',
       j.column_name, 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'), '''{}''::jsonb',

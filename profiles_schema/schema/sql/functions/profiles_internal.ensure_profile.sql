@@ -1,7 +1,8 @@
--- The work of ensure_user_profile: the profile of a user, made if it is missing.
+-- The work of ensure_user_profile: the profile of a user, made if it is missing. What the caller gives is used only then, and
+-- goes by the rules for metadata, so that nothing in it can fail.
 -- Definer: reads auth.users and makes rows that no API role may make; it authorises the caller itself.
 -- Errors: 42501 the caller may not act for this user, or is erased or inactive; P0002 no such user, or a deleted one.
-create or replace function profiles_internal.ensure_profile(p_user_id uuid)
+create or replace function profiles_internal.ensure_profile(p_user_id uuid, p_given jsonb default null)
 returns jsonb
 language plpgsql
 security definer
@@ -29,6 +30,12 @@ begin
       using errcode = 'no_data_found', hint = 'The id must be that of a row in auth.users that is not deleted.';
   end if;
 
+  user_row := user_row || jsonb_build_object('raw_user_meta_data',
+    case when jsonb_typeof(user_row -> 'raw_user_meta_data') = 'object' then user_row -> 'raw_user_meta_data' else '{}' end
+    || coalesce((
+      select jsonb_object_agg(g.key, g.value) from jsonb_each_text(p_given) as g
+      where g.key in ('first_name', 'last_name', 'phone', 'language') and g.value <> ''
+    ), '{}'));
   perform set_config('profiles_internal.origin', 'registration', true);
   if profiles_internal.create_profiles(array[user_row]) = 1 then
     perform profiles_internal.record_events(array[p_user_id], 'repaired', 'registration');
@@ -40,5 +47,5 @@ begin
 end
 $ensure_profile$;
 
-revoke all on function profiles_internal.ensure_profile(uuid) from public, anon, authenticated, service_role;
-grant execute on function profiles_internal.ensure_profile(uuid) to authenticated, service_role;
+revoke all on function profiles_internal.ensure_profile(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.ensure_profile(uuid, jsonb) to authenticated, service_role;

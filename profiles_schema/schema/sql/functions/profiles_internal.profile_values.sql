@@ -113,6 +113,10 @@ begin
         first_name := nullif(btrim(regexp_replace(translate(first_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
         last_name := nullif(btrim(regexp_replace(translate(last_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
       end if;
+      if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' and length(metadata ->> 'phone') <= 100 then
+        phone := btrim(metadata ->> 'phone', blanks);
+        phone := case when length(phone) between 1 and 40 then phone end;
+      end if;
       -- A URL is whole or worthless, so the cut is one character behind the longest good one.
       if jsonb_typeof(metadata -> 'avatar_url') = 'string' then
         avatar_url := nullif(btrim(left(btrim(metadata ->> 'avatar_url', blanks), 2049), blanks), '');

@@ -1,6 +1,6 @@
 -- ensure_user_profile(user): the profile as JSON, made if it is missing. For the user's own id, or for service_role.
--- The seven-argument form serves callers of an older function of this name: what they pass beside the id is ignored,
--- because the user row is the only source that nobody can make up.
+-- The seven-argument form serves callers of an older function of this name: what they pass and a user may write (names,
+-- phone, language) is used when the profile is made. Email and role are ignored: the user row alone says who somebody is.
 create or replace function public.ensure_user_profile(p_user_id uuid default auth.uid())
 returns jsonb
 language sql
@@ -22,7 +22,9 @@ returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $ensure_user_profile$
-  select profiles_internal.ensure_profile(p_user_id)
+  select profiles_internal.ensure_profile(p_user_id, jsonb_build_object(
+    'first_name', p_first_name, 'last_name', p_last_name, 'phone', p_phone, 'language', p_language
+  ))
 $ensure_user_profile$;
 
 revoke all on function
