@@ -9,6 +9,7 @@ from support import drift
 
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import contents
+from profiles_schema.operations.adopt import plan
 
 USERS = "insert into auth.users (id, email) select md5(g::text)::uuid, 'a' || g || '@example.org' from generate_series(1, 5) as g"
 PERSON = uuid.UUID("c4ca4238-a0b9-2382-0dcc-509a6f75849b")  # md5 of 1
@@ -115,6 +116,31 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
     assert signs_up(database)
     database.administrator.run("delete from auth.users where email like '%@example.org' and length(email) > 30")
     assert came_back(database) == []
+
+
+def test_contact_data_that_the_auth_server_contradicts_is_kept_named_and_brought_back(found):
+    database = found(
+        PROFILES,
+        "alter table public.user_profiles add phone text, add email varchar(100), add email_verified boolean;"
+        "update public.user_profiles set phone = '+49 30 ' || username, email = 'own-' || username || '@example.org', email_verified = true",
+        administrator="update auth.users set phone = null;"
+        "update auth.users set email = null where email = 'a2@example.org'",
+    )
+    with database.engine.connect() as connection:
+        notes = {step.object: step.remedy for step in plan(connection).notes}
+    assert notes["public.user_profiles.email"].startswith("4 rows: email follows auth.users.")
+    assert notes["public.user_profiles.email_verified"].startswith("5 rows: ")
+    database.upgrade()
+    database.administrator.run("update auth.users set last_sign_in_at = now()")
+    assert database.run(
+        "select email, phone, email_verified from public.user_profiles where username in ('name1', 'name2') order by username"
+    ) == [("a1@example.org", "+49 30 name1", False), ("own-name2@example.org", "+49 30 name2", False)]
+    assert came_back(database, ignored=["auth.users", "public.user_profiles: 5 rows changed"]) == []
+    assert set(
+        database.run(
+            "select email = 'own-' || username || '@example.org', phone = '+49 30 ' || username, email_verified from public.user_profiles"
+        )
+    ) == {(True, True, True)}
 
 
 def test_nobody_reads_what_is_new_before_our_policies_are_there(found):

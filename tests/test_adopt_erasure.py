@@ -3,7 +3,7 @@
 import pytest
 import shapes
 
-KEPT = "select count(*) from profiles_internal.adopted where object_type in ('value', 'found value')"
+KEPT = "select count(*) from profiles_internal.adopted where object_type in ('value', 'found value', 'kept value')"
 
 
 @pytest.fixture

@@ -501,7 +501,7 @@ begin
     union all
     select e.id::text from public.export_history as e where e.user_id = p_user_id
   ) as r
-  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value');
+  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value', 'kept value');
 
   delete from public.user_api_keys where user_id = p_user_id;
   update public.export_history
@@ -533,9 +533,10 @@ revoke all on function profiles_internal.erase_profile(uuid) from public, anon, 
         r"""
 -- Carries a change of a user over to the profile.
 --
--- email, phone, email_verified and is_anonymous always follow; the time of the last sign-in with its count.
--- Name, picture and username follow only while the profile still holds what the OLD user row had produced: whatever a
--- person has edited stays theirs. A value that the provider no longer sends is kept.
+-- email, email_verified and is_anonymous always follow; the time of the last sign-in with its count. An address that a
+-- user who never had one brought along (an adopted profile) stays.
+-- Phone, name, picture and username follow only while the profile still holds what the OLD user row had produced: what a
+-- person has edited stays theirs. A value that the user row no longer has is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
 -- Who is undeleted becomes active again.
 -- Returns false when there is no profile to follow with.
@@ -550,6 +551,7 @@ declare
   new_values record;
   signed_in constant boolean := p_new ->> 'last_sign_in_at' is not null
     and p_new ->> 'last_sign_in_at' is distinct from p_old ->> 'last_sign_in_at';
+  had_email constant boolean := p_old ->> 'email' <> '';
   undeleted boolean := p_old ->> 'deleted_at' is not null;
   profile public.user_profiles;
   wanted_username text;
@@ -581,13 +583,14 @@ begin
 
   update public.user_profiles as p
   set
-    email = new_values.email,
-    phone = new_values.phone,
+    email = coalesce(new_values.email, case when had_email then null else p.email end),
     email_verified = new_values.email_verified,
     is_anonymous = new_values.is_anonymous,
     is_active = p.is_active or undeleted,
     last_login = case when signed_in or undeleted then new_values.last_login else p.last_login end,
     login_count = p.login_count + signed_in::integer,
+    phone = case when p.phone is not distinct from old_values.phone
+      then coalesce(new_values.phone, p.phone) else p.phone end,
     display_name = case when p.display_name is not distinct from old_values.display_name
       then coalesce(new_values.display_name, p.display_name) else p.display_name end,
     first_name = case when p.first_name is not distinct from old_values.first_name
@@ -1331,7 +1334,7 @@ set search_path = pg_catalog, pg_temp
 as $update_my_profile_v2$
 declare
   texts constant text[] := array[
-    'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
+    'username', 'display_name', 'first_name', 'last_name', 'phone', 'bio', 'company_name', 'target_audience', 'business_context',
     'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'timezone', 'language'
   ];
   documents constant text[] := array['key_metrics', 'preferences', 'notification_settings'];
@@ -1377,6 +1380,7 @@ begin
         display_name = case when p_changes ? 'display_name' then p_changes ->> 'display_name' else p.display_name end,
         first_name = case when p_changes ? 'first_name' then p_changes ->> 'first_name' else p.first_name end,
         last_name = case when p_changes ? 'last_name' then p_changes ->> 'last_name' else p.last_name end,
+        phone = case when p_changes ? 'phone' then p_changes ->> 'phone' else p.phone end,
         bio = case when p_changes ? 'bio' then p_changes ->> 'bio' else p.bio end,
         company_name = case when p_changes ? 'company_name' then p_changes ->> 'company_name' else p.company_name end,
         target_audience = case when p_changes ? 'target_audience' then p_changes ->> 'target_audience' else p.target_audience end,

@@ -44,8 +44,7 @@ INCOMPLETE = (
 
 # Spelled out, because a damaged database may lack our functions.
 _STALE = (
-    "p.email is distinct from nullif(u.email, '')"
-    " or p.phone is distinct from case when length(u.phone) between 1 and 40 then u.phone end"
+    "coalesce(nullif(u.email, ''), p.email) is distinct from p.email"
     " or p.email_verified is distinct from (nullif(u.email, '') is not null and u.email_confirmed_at is not null)"
     " or p.is_anonymous is distinct from coalesce((to_jsonb(u) ->> 'is_anonymous')::boolean, false)"
     " or p.last_login is distinct from coalesce(u.last_sign_in_at, p.last_login)"

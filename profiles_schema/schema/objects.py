@@ -87,6 +87,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.table_to_adopt"),
     SqlObject("functions", "profiles_internal.adoption_stops"),
     SqlObject("functions", "profiles_internal.adoption_counts"),
+    SqlObject("functions", "profiles_internal.adoption_contacts"),
     SqlObject("functions", "profiles_internal.adoption_frame"),
     SqlObject("functions", "profiles_internal.adoption_keys"),
     SqlObject("functions", "profiles_internal.adoption_fields"),

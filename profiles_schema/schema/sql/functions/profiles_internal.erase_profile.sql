@@ -32,7 +32,7 @@ begin
     union all
     select e.id::text from public.export_history as e where e.user_id = p_user_id
   ) as r
-  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value');
+  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value', 'kept value');
 
   delete from public.user_api_keys where user_id = p_user_id;
   update public.export_history
