@@ -118,6 +118,37 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
     assert came_back(database) == []
 
 
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ("create function public.mine() returns uuid language sql stable as 'select auth.uid()';"
+         "alter table public.user_profiles add column created_by uuid default public.mine();"
+         "update public.user_profiles set created_by = id; alter table public.user_profiles alter column created_by set not null",
+         "public.user_profiles.created_by"),
+        ("create function public.team() returns uuid language plpgsql as $f$ begin raise 'no team, %', auth.uid(); end $f$;"
+         "alter table public.user_profiles add column team uuid; alter table public.user_profiles alter column team set default public.team()",
+         "P0001"),
+        ("create function public.stamp() returns trigger language plpgsql as $f$ begin new.stamped := auth.uid(); return new; end $f$;"
+         "alter table public.user_profiles add column stamped uuid default gen_random_uuid() not null;"
+         "create trigger stamp before insert on public.user_profiles for each row execute function public.stamp()",
+         "column stamped"),
+        ("create table public.teams (id integer primary key); "
+         "alter table public.user_profiles add column team integer references public.teams;"
+         "alter table public.user_profiles alter column team set default 7",
+         "user_profiles_team_fkey"),
+        ("create function public.told() returns trigger language plpgsql as $f$ begin raise 'nobody is there'; end $f$;"
+         "create trigger told after insert on public.user_profiles for each row execute function public.told()",
+         "nobody is there"),
+    ],
+)  # fmt: skip
+def test_what_would_refuse_every_sign_up_stops_the_upgrade_and_is_named(found, own, named):
+    database = found(PROFILES, own)
+    with pytest.raises(MigrationFailed) as refused:
+        database.upgrade()
+    assert named in str(refused.value)
+    assert came_back(database) == []
+
+
 def test_contact_data_that_the_auth_server_contradicts_is_kept_named_and_brought_back(found):
     database = found(
         PROFILES,

@@ -1010,7 +1010,7 @@ begin
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
   -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
   for tested in
-    select a.attname, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
+    select a.attname, a.attnotnull, d.adbin is not null as has_default, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
     from jsonb_array_elements(p_context -> 'columns') as c
     join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -1019,10 +1019,19 @@ begin
     continue when tested.default_value ~ '\mnextval\(';
     defaults := defaults || format('(%s)::%s as %I', tested.default_value, tested.type, tested.attname);
     begin
-      execute format('select (%s)::%s', tested.default_value, tested.type);
+      execute format('select ((%s)::%s)::text is null', tested.default_value, tested.type) into refuses;
+      -- Without a default, NOT NULL is relaxed.
+      if refuses and tested.attnotnull and tested.has_default and p_context ->> 'table' in ('user_profiles', 'user_progress') then
+        return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname),
+          'found', 'not null, default ' || tested.default_value, 'wanted', 'a default that is not null when nobody is signed in',
+          'remedy', format('At a sign-up there are no claims, and the default is null: no new user would have a profile. '
+            'Give it another default, or: alter table %s alter column %I drop not null;', relation, tested.attname));
+      end if;
     exception when integrity_constraint_violation then
       return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
         'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
+    when others then
+      null; -- Trial sign-ups show it, see try_sign_ups.
     end;
   end loop;
   for tested in
@@ -2373,6 +2382,85 @@ $adoption_plan$;
 revoke all on function profiles_internal.adoption_plan(text) from public, anon, authenticated, service_role;
 """
     )
+
+    op.execute(
+        r"""
+-- Whether sign-ups work with a table that was just taken over: makes three rows as the sign-up trigger will, without
+-- claims, and takes them back. What would refuse them would leave every new user without a profile; it is raised here,
+-- with the name of the column, before anything of the revision counts.
+-- The rows belong to three new users. Where a trigger of auth.users would act on those, or their making is not allowed, to
+-- nobody: then the foreign key to auth.users is all that may refuse them, and triggers that run after it stay untried.
+create or replace function profiles_internal.try_sign_ups(p_table text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $try_sign_ups$
+declare
+  undo constant text := 'PRTRY';
+  users uuid[] := array[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()];
+  made integer;
+  error_code text;
+  error_message text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  begin
+    perform set_config(c.name, '', true) from pg_settings as c where c.name in ('request.jwt.claims', 'request.jwt.claim.sub');
+    if not exists (
+      select from pg_trigger as t
+      where t.tgrelid = 'auth.users'::regclass and not t.tgisinternal and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
+    ) then
+      begin
+        insert into auth.users (id) select u.id from unnest(users) as u (id);
+      exception when others then
+        null;
+      end;
+    end if;
+    if p_table = 'user_profiles' then
+      insert into public.user_profiles (
+        id, user_id, username, display_name, first_name, last_name, email, phone, avatar_url, timezone, language,
+        email_verified, is_anonymous, last_login, login_count
+      )
+      select u.id, u.id, replace(u.id::text, '-', ''), null, null, null, null, null, null, 'UTC', 'en', false, false, null, 0
+      from unnest(users) as u (id)
+      on conflict do nothing;
+    else
+      insert into public.user_progress (user_id) select u.id from unnest(users) as u (id) on conflict do nothing;
+    end if;
+    get diagnostics made = row_count;
+    if made < 3 then
+      raise exception 'a unique index leaves no room for a row per user' using errcode = 'unique_violation';
+    end if;
+    raise exception 'tried' using errcode = undo;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, error_message = message_text, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name;
+  end;
+
+  if error_code in ('55P03', '40P01', '57014') then
+    raise exception '%', error_message using errcode = error_code;
+  end if;
+  if error_code = undo or error_code = '23503' and exists (
+    select from pg_constraint as k
+    where k.conrelid = to_regclass('public.' || p_table) and k.conname = failed_constraint and k.confrelid = 'auth.users'::regclass
+      and k.conkey = array(select a.attnum from pg_attribute as a where a.attrelid = k.conrelid and a.attname = 'user_id')
+  ) then
+    return;
+  end if;
+  raise exception 'every sign-up would be left without a row in public.%, because of % (SQLSTATE %): %',
+    p_table, coalesce('column ' || nullif(failed_column, ''), 'constraint ' || nullif(failed_constraint, ''), 'a rule of the application'),
+    error_code, error_message
+    using errcode = error_code, table = p_table, column = failed_column, constraint = failed_constraint,
+      detail = concat_ws(' ', 'Tried with three rows, as the sign-up trigger makes them.', 'It failed in ' || nullif(failed_table, '') || '.'),
+      hint = 'Nothing of this revision was changed. A sign-up leaves columns of the application at their defaults, and has no claims: auth.uid() is null.';
+end
+$try_sign_ups$;
+
+revoke all on function profiles_internal.try_sign_ups(text) from public, anon, authenticated, service_role;
+"""
+    )
     op.execute(
         r"""
 -- Carries out what the plan says for one revision, in its transaction, and notes how each step is taken back.
@@ -2440,6 +2528,10 @@ begin
     raise exception 'this cannot be taken over as it is: %', refusals
       using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
+  end if;
+
+  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
+    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;
 
   for step in
@@ -3003,6 +3095,7 @@ drop function profiles_internal.restore_values(text, text, text);
 drop function profiles_internal.narrowed(text, text, text);
 drop function profiles_internal.bring_back_rows(text, text[]);
 drop function profiles_internal.adopt(text);
+drop function profiles_internal.try_sign_ups(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();
 drop function profiles_internal.adoption_of_table(text, regclass);

@@ -282,8 +282,8 @@ class _Identity:
             connection.scalar(text("select profiles_internal.take_keys(cast(:keys as text[]))"), {"keys": keys}) or 0
         )
 
-    def skip(self, connection: Connection, key: str, code: str) -> None:
-        del key  # it may be personal
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        del key, what  # it may be personal
         connection.execute(
             text(
                 "select profiles_internal.record_events(array[null::uuid], 'failed', 'backfill', :code,"
@@ -321,8 +321,13 @@ class _MissingProfiles:
     def do(self, connection: Connection, keys: list[str]) -> int:
         return _create(connection, keys)
 
-    def skip(self, connection: Connection, key: str, code: str) -> None:
-        _record_in_transaction(connection, [key], "failed", code)
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        connection.execute(
+            text(
+                "select profiles_internal.record_events(array[cast(:user as uuid)], 'failed', 'backfill', :code, :what)"
+            ),
+            {"user": key, "code": code, "what": what},
+        )
 
 
 def _create(connection: Connection, users: list[str]) -> int:
@@ -373,13 +378,6 @@ def _repair_failures(connection: Connection, progress: Progress) -> None:
 def _follow(connection: Connection, user: str) -> None:
     connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
     connection.execute(text("select profiles_internal.repair_profile(cast(:user as uuid))"), {"user": user})
-
-
-def _record_in_transaction(connection: Connection, users: list[str], action: str, code: str | None) -> None:
-    connection.execute(
-        text("select profiles_internal.record_events(cast(:users as uuid[]), :action, 'backfill', :code)"),
-        {"users": users, "action": action, "code": code},
-    )
 
 
 def _with_patience(connection: Connection, work: Any) -> Any:

@@ -95,6 +95,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.adoption_of_table"),
     SqlObject("functions", "profiles_internal.adoption_of_objects"),
     SqlObject("functions", "profiles_internal.adoption_plan"),
+    SqlObject("functions", "profiles_internal.try_sign_ups"),
     SqlObject("functions", "profiles_internal.adopt"),
     SqlObject("functions", "profiles_internal.narrowed"),
     SqlObject("functions", "profiles_internal.bring_back_rows"),
