@@ -74,9 +74,9 @@ def test_a_lost_erasure_is_made_up_for(database):
         f"update auth.users set deleted_at = now() where id = '{user}';"
         "alter table auth.users enable trigger profiles_on_auth_user_updated"
     )
-    assert run(database).repaired == 1
+    assert run(database).erased == 1
     assert database.value("select is_active from public.user_profiles") is False
-    assert run(database).repaired == 0
+    assert run(database).erased == 0
 
 
 def test_one_poison_row_costs_one_profile(database):

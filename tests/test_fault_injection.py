@@ -420,7 +420,7 @@ def test_a_lost_erasure_is_seen_by_health_and_made_up_for(project, name):
         change(project, user_id, "deleted_at = now(), email = 'HASH', raw_user_meta_data = '{}'")
     assert len(recorded(project, user_id)) == 1
     assert any("recorded failure" in problem for problem in problems(project))
-    assert repair(project).repaired == 1
+    assert repair(project).erased == 1
     profile = project.profile(user_id)
     assert (profile.email, profile.display_name, profile.bio, profile.is_active) == (None, None, None, False)
     assert problems(project) == []

@@ -467,14 +467,63 @@ revoke all on function profiles_internal.erase_traits(uuid) from public, anon, a
     )
     op.execute(
         r"""
+-- Columns of the application in our tables that hold something of a person: what an erasure leaves, since nobody has said
+-- whether it is personal. Names, never values. Without a person: all columns of the application.
+create or replace function profiles_internal.left_columns(p_user_id uuid default null)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $left_columns$
+declare
+  result text[] := '{}';
+  own record;
+  holds_something boolean;
+begin
+  for own in
+    select c.oid::regclass as relation, c.relname, a.attname
+    from pg_class as c
+    join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.oid in (to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.export_history'))
+      and not exists (
+        select from profiles_internal.wanted_shape() as w
+        where w.table_name = c.relname and w.kind = 'column' and w.name = a.attname
+      )
+      and not exists (
+        select from profiles_internal.known_traits() as k
+        where c.relname = 'user_profiles' and a.attname in (k.column_name, 'restoring_' || k.column_name)
+      )
+    order by c.relname desc, a.attnum
+  loop
+    holds_something := true;
+    if p_user_id is not null then
+      execute format('select exists (select from %s where user_id = $1 and %I is not null)', own.relation, own.attname)
+      into holds_something using p_user_id;
+    end if;
+    if holds_something then
+      result := result || format('%I.%I', own.relname, own.attname);
+    end if;
+  end loop;
+  return result;
+end
+$left_columns$;
+
+revoke all on function profiles_internal.left_columns(uuid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
 -- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
+-- Columns of the application stay as they are; the log names those that hold something.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $erase_profile$
+declare
+  left_columns text[];
 begin
   -- Sessions first, in the order in which their end locks rows: session, then progress. Only where they are learning
   -- sessions: those of some web frameworks are another thing under the same name. Something of the application's that
@@ -523,6 +572,19 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
+
+  begin
+    left_columns := profiles_internal.left_columns(p_user_id);
+    if left_columns <> '{}' then
+      perform profiles_internal.record_events(
+        array[p_user_id], 'deleted', coalesce(nullif(current_setting('profiles_internal.origin', true), ''), 'trigger'),
+        p_error_message => 'erased, except columns of the application: ' || array_to_string(left_columns, ', '),
+        p_metadata => jsonb_build_object('left', left_columns)
+      );
+    end if;
+  exception when others then
+    raise warning 'profiles-schema: an erasure did not record which columns it left (SQLSTATE %)', sqlstate;
+  end;
 end
 $erase_profile$;
 
@@ -1531,6 +1593,7 @@ drop function profiles_internal.repair_profile(uuid);
 drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
+drop function profiles_internal.left_columns(uuid);
 drop function profiles_internal.erase_traits(uuid);
 drop function profiles_internal.traits_in_place();
 drop function profiles_internal.known_traits();

@@ -116,6 +116,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.known_traits"),
     SqlObject("functions", "profiles_internal.traits_in_place"),
     SqlObject("functions", "profiles_internal.erase_traits"),
+    SqlObject("functions", "profiles_internal.left_columns"),
     SqlObject("functions", "profiles_internal.erase_profile"),
     SqlObject("functions", "profiles_internal.follow_user"),
     SqlObject("functions", "profiles_internal.recount_progress"),
