@@ -179,7 +179,7 @@ def test_after_the_upgrade_nothing_is_left_to_adopt(old):
     done = shown(old)
     assert done.returncode == 0
     assert done.stdout == (
-        "There is nothing to adopt: this database is past the revisions that take tables\nover.\nnext: profiles-schema health\n"
+        "There is nothing to adopt: this database is past the revisions that take tables\nover.\nnext: profiles-schema health\nNothing changes meaning.\n"
     )
 
 
@@ -196,7 +196,7 @@ def test_an_empty_database_has_nothing_to_adopt(empty):
     done = shown(empty)
     assert done.returncode == 0
     assert done.stdout == (
-        "There is nothing to adopt: nothing here stands where the upgrade puts its own.\nnext: profiles-schema upgrade\n"
+        "There is nothing to adopt: nothing here stands where the upgrade puts its own.\nnext: profiles-schema upgrade\nNothing changes meaning.\n"
     )
     assert dumped(empty) == before
 
@@ -219,7 +219,7 @@ def test_a_table_of_another_name_is_pointed_out_and_taken_over_when_asked(old):
     ] == []  # statements go through the view of the old name
     assert plan.tables == {"public.user_profiles": 6}
     done = shown(old, "-x", "adopt-table=old profiles")
-    assert done.stdout.splitlines()[-1] == "next: profiles-schema upgrade -x 'adopt-table=old profiles'"
+    assert done.stdout.splitlines()[-2] == "next: profiles-schema upgrade -x 'adopt-table=old profiles'"
 
 
 def test_a_table_that_is_not_there_is_a_stopper(old):
@@ -268,7 +268,7 @@ def test_stoppers_come_first_with_their_remedy_and_the_command_on_a_line_of_its_
     assert lines[5:7] == [" 2. public.user_api_keys: API keys in plain text, 2 rows; wanted: encrypted", "    ones."]
     assert "      profiles-schema keys encrypt" in lines
     assert lines.index("      profiles-schema keys encrypt") < next(i for i, x in enumerate(lines) if "action" in x)
-    assert lines[-1] == "next: mend that, then profiles-schema adopt --dry-run"
+    assert lines[-2] == "next: mend that, then profiles-schema adopt --dry-run"
 
 
 def test_what_row_level_security_hides_is_not_taken_for_missing(old):
@@ -312,7 +312,18 @@ def test_json_holds_every_field_of_the_plan(old):
     done = shown(old, "--json")
     assert done.returncode == 0
     result = json.loads(done.stdout)
-    assert set(result) == {"stoppers", "questions", "steps", "notes", "finished", "rows", "quarantined", "seconds"}
+    assert set(result) == {
+        "stoppers",
+        "questions",
+        "answered",
+        "verdict",
+        "steps",
+        "notes",
+        "finished",
+        "rows",
+        "quarantined",
+        "seconds",
+    }
     assert (result["stoppers"], result["rows"], result["quarantined"]) == ([], 5, 1)
     assert result["seconds"] > 0
     for step in [*result["steps"], *result["notes"]]:
