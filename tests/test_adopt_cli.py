@@ -312,7 +312,18 @@ def test_json_holds_every_field_of_the_plan(old):
     done = shown(old, "--json")
     assert done.returncode == 0
     result = json.loads(done.stdout)
-    assert set(result) == {"stoppers", "questions", "answered", "verdict", "steps", "notes", "finished", "rows", "quarantined", "seconds"}
+    assert set(result) == {
+        "stoppers",
+        "questions",
+        "answered",
+        "verdict",
+        "steps",
+        "notes",
+        "finished",
+        "rows",
+        "quarantined",
+        "seconds",
+    }
     assert (result["stoppers"], result["rows"], result["quarantined"]) == ([], 5, 1)
     assert result["seconds"] > 0
     for step in [*result["steps"], *result["notes"]]:

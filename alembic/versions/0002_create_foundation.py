@@ -1014,7 +1014,7 @@ begin
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
   -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
   for tested in
-    select a.attname, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
+    select a.attname, a.attnotnull, d.adbin is not null as has_default, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
     from jsonb_array_elements(p_context -> 'columns') as c
     join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -1023,10 +1023,19 @@ begin
     continue when tested.default_value ~ '\mnextval\(';
     defaults := defaults || format('(%s)::%s as %I', tested.default_value, tested.type, tested.attname);
     begin
-      execute format('select (%s)::%s', tested.default_value, tested.type);
+      execute format('select ((%s)::%s)::text is null', tested.default_value, tested.type) into refuses;
+      -- Without a default, NOT NULL is relaxed.
+      if refuses and tested.attnotnull and tested.has_default and p_context ->> 'table' in ('user_profiles', 'user_progress') then
+        return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname),
+          'found', 'not null, default ' || tested.default_value, 'wanted', 'a default that is not null when nobody is signed in',
+          'remedy', format('At a sign-up there are no claims, and the default is null: no new user would have a profile. '
+            'Give it another default, or: alter table %s alter column %I drop not null;', relation, tested.attname));
+      end if;
     exception when integrity_constraint_violation then
       return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
         'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
+    when others then
+      null; -- Trial sign-ups show it, see try_sign_ups.
     end;
   end loop;
   for tested in
@@ -1254,6 +1263,253 @@ $adoption_counts$;
 revoke all on function profiles_internal.adoption_counts(jsonb) from public, anon, authenticated, service_role;
 """
     )
+
+    op.execute(
+        r"""
+-- Addresses, and what is said of their proof, that the auth server contradicts: the profile follows the auth server from
+-- the user's next sign-in on, so what the application had is kept, and comes back with a downgrade. A phone is the
+-- person's own, and stays; so does an address where the auth server has none.
+create or replace function profiles_internal.adoption_contacts(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_contacts$
+declare
+  target constant text := p_context ->> 'target';
+  proved constant text := case
+    when exists (
+      select from pg_attribute as a
+      where a.attrelid = to_regclass('auth.users') and a.attname = 'email_confirmed_at' and not a.attisdropped
+    ) then '(coalesce(u.email, '''') <> '''' and u.email_confirmed_at is not null)'
+    else 'false'
+  end;
+  contact record;
+  hits bigint;
+begin
+  if p_context ->> 'table' <> 'user_profiles' or (p_context ->> 'makes_users')::boolean or to_regclass('auth.users') is null then
+    return;
+  end if;
+  for contact in
+    select c.name, c.known, c.contradicted,
+      replace(coalesce(x.column ->> 'source', '{column}'), '{column}', 't.' || quote_ident(x.column ->> 'found_name')) as found
+    from (values
+      ('email', 'u.email', '{value}::text <> u.email::text and u.email <> '''''),
+      ('email_verified', proved, '{value} is distinct from ' || proved)
+    ) as c (name, known, contradicted)
+    cross join lateral (select p_context -> 'by_name' -> c.name) as x ("column")
+    where x.column ->> 'found_name' is not null
+  loop
+    execute format('select count(*) from %s as t join auth.users as u on u.id = %s where %s',
+      p_context ->> 'found', p_context ->> 'user', replace(contact.contradicted, '{value}', contact.found)) into hits;
+    continue when hits = 0;
+    return next jsonb_build_object('seq', 86, 'action', 'note', 'object', format('%s.%s', target, contact.name),
+      'found', 'not what auth.users says', 'wanted', 'what auth.users says, from the next sign-in on', 'rows', hits,
+      'remedy', format('%s %s: %s follows auth.users. What the application has is kept in profiles_internal.adopted '
+        '(object_type ''kept value''), and comes back with a downgrade.',
+        hits, case hits when 1 then 'row' else 'rows' end, contact.name),
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
+        'select %1$L, ''kept value'', %2$L, jsonb_build_object(''key'', t.id::text, ''old'', t.%3$I::text, ''new'', (%4$s)::text) '
+        'from %5$s as t join auth.users as u on u.id = t.user_id where %6$s',
+        p_context ->> 'by', format('%s.%s', target, contact.name), contact.name, contact.known, target,
+        replace(contact.contradicted, '{value}', 't.' || contact.name)),
+      'undo', format('select profiles_internal.restore_values(%L, %L, ''kept value'')', p_context ->> 'by', target));
+  end loop;
+end
+$adoption_contacts$;
+
+revoke all on function profiles_internal.adoption_contacts(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The names of our functions in schema public. One of the application that bears such a name is set aside.
+create or replace function profiles_internal.our_public_functions()
+returns name[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $our_public_functions$
+  select array[
+    'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
+    'get_user_profile_stats', 'update_my_profile_v2'
+  ]::name[]
+$our_public_functions$;
+
+revoke all on function profiles_internal.our_public_functions() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What reads a table: views, functions, rules, and policies of other tables, directly or through one another. The catalog
+-- knows views, policies and SQL-standard bodies; of other functions there is only the text. as_owner: it reads with the
+-- rights of an owner whom row level security does not bind, so no policy changes what it finds.
+create or replace function profiles_internal.table_readers(p_table regclass)
+returns table (name text, as_owner boolean)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $table_readers$
+declare
+  unbound constant oid[] := array(
+    select r.oid
+    from pg_roles as r join pg_class as c on c.oid = p_table
+    where r.rolsuper or r.rolbypassrls or not c.relforcerowsecurity and pg_has_role(r.oid, c.relowner, 'usage')
+  );
+  -- Those that read as whoever asks are followed to what reads through them.
+  relations oid[] := array[p_table::oid];
+  functions oid[] := '{}';
+  bound_relations oid[];
+  bound_functions oid[];
+  found_relations oid[] := relations;
+  found_functions oid[] := '{}';
+  asking oid[] := relations;
+  names text;
+begin
+  loop
+    select string_agg(
+      format('(?<![.\w"])("?%s"?\s*\.\s*)?"?%s"?(?![\w"])',
+        regexp_replace(n.nspname, '(\W)', '\\\1', 'g'), regexp_replace(c.relname, '(\W)', '\\\1', 'g')), '|')
+    into names
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = any (relations);
+
+    select array_agg(distinct c.oid), array_agg(distinct c.oid) filter (where c.relkind = 'v' and (s.by_asker or c.relowner <> all (unbound)))
+    into bound_relations, relations
+    from pg_depend as d
+    join pg_rewrite as w on w.oid = d.objid
+    join pg_class as c on c.oid = w.ev_class and c.relkind in ('v', 'm')
+    cross join lateral (
+      select exists (select from pg_options_to_table(c.reloptions) as o where o.option_name = 'security_invoker' and o.option_value::boolean) as by_asker
+    ) as s
+    where d.classid = 'pg_rewrite'::regclass and c.oid <> all (found_relations)
+      and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (functions));
+
+    select array_agg(f.oid), array_agg(f.oid) filter (where not f.prosecdef or f.proowner <> all (unbound))
+    into bound_functions, functions
+    from pg_proc as f
+    join pg_language as l on l.oid = f.prolang and l.lanname not in ('internal', 'c')
+    cross join lateral (
+      select regexp_replace(regexp_replace(f.prosrc, '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g') as body
+    ) as t
+    where f.pronamespace <> all (array['pg_catalog', 'information_schema', coalesce(to_regnamespace('profiles_internal')::text, 'pg_catalog')]::regnamespace[])
+      and f.oid <> all (found_functions)
+      and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')
+      -- What is set aside, because it does what ours do, reads nothing afterwards.
+      and not (f.pronamespace = 'public'::regnamespace and f.proname = any (profiles_internal.our_public_functions()))
+      and not (f.prorettype = 'trigger'::regtype and profiles_internal.acts_beside_ours(f.oid))
+      and (
+        t.body ~* names
+        or exists (
+          select from pg_proc as g where g.oid = any (functions) and t.body ~* ('(?<![\w"])"?' || regexp_replace(g.proname, '(\W)', '\\\1', 'g') || '"?\s*\(')
+        )
+        or exists (
+          select from pg_depend as d
+          where d.classid = 'pg_proc'::regclass and d.objid = f.oid
+            and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (functions))
+        )
+      );
+
+    exit when bound_relations is null and bound_functions is null;
+    found_relations := found_relations || bound_relations;
+    found_functions := found_functions || bound_functions;
+    relations := coalesce(relations, '{}');
+    functions := coalesce(functions, '{}');
+    asking := asking || relations || functions;
+    return query select format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
+    return query select format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
+  end loop;
+
+  return query
+  select format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
+  from pg_depend as d
+  join pg_policy as y on y.oid = d.objid and y.polrelid <> p_table
+  where d.classid = 'pg_policy'::regclass
+    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
+  group by 1
+  union all
+  select format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
+  from pg_depend as d
+  join pg_rewrite as w on w.oid = d.objid and w.rulename <> '_RETURN' and w.ev_class <> p_table
+  where d.classid = 'pg_rewrite'::regclass
+    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
+  group by 1;
+end
+$table_readers$;
+
+revoke all on function profiles_internal.table_readers(regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The policies of the application on one table that is taken over, and what becomes of each ("fate"):
+--   stays    it only takes away (restrictive), or the operator keeps it;
+--   goes     ours say the same of the person's own rows, or only service_role or an owner is meant;
+--   unused   it allows what no role of the API has the right to do afterwards;
+--   open     it shows or gives others' rows away, and whether it stays is a question (id);
+-- Without row level security everything is open: the same question, of a policy that is not there yet (null).
+-- The table's own revision makes it, and turns row level security on.
+create or replace function profiles_internal.adoption_policies(p_table text, p_found regclass)
+returns table (policy oid, name text, command "char", fate text, id text, answer text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_policies$
+  with person (name) as (
+    select c.name from unnest(array['id', 'user_id']) as c (name)
+    union
+    select quote_ident(c.found_name)
+    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+    where c.name = 'user_id' and c.found_name is not null
+  ),
+  found as (
+    select y.oid, y.polname::text as name, y.polcmd, case y.polname when 'Everybody reads, as before' then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
+      case
+        when not y.polpermissive then 'stays'
+        when not exists (
+          select from unnest(y.polroles) as m (role) left join pg_roles as r on r.oid = m.role
+          where r.oid is null or not (r.rolname = 'service_role' or r.rolsuper or r.rolbypassrls or pg_has_role(r.oid, c.relowner, 'usage'))
+        ) then 'goes'
+        when not exists (
+          select
+          from (values (y.polqual, y.polcmd <> 'a'), (y.polwithcheck, y.polcmd = 'a')) as x (expression, is_needed)
+          cross join lateral (
+            -- (select auth.uid()) = id, auth.uid() = id, id::text = auth.uid()::text and the like.
+            select replace(regexp_replace(lower(pg_get_expr(x.expression, y.polrelid)), '::(text|uuid|character varying)|[\s()]|\mas uid\M', '', 'g'), 'select', '') as plain
+          ) as e
+          where (x.is_needed or x.expression is not null)
+            and (e.plain is null or not exists (select from person as n where e.plain in ('auth.uid=' || lower(n.name), lower(n.name) || '=auth.uid')))
+        ) then 'goes'
+        when y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r where r.rolname in ('anon', 'authenticated')) and (
+          y.polcmd = 'd' and p_table <> 'user_api_keys'
+          or y.polcmd = 'a' and p_table in ('user_profiles', 'user_profile_audit_logs') and c.relname = p_table
+            and not exists (
+              select from pg_class as v where v.relkind = 'v' and obj_description(v.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name'
+            )
+          or y.polcmd = 'w' and p_table = 'user_profile_audit_logs'
+        ) then 'unused'
+        else 'open'
+      end as fate
+    from pg_policy as y
+    join pg_class as c on c.oid = y.polrelid
+    where y.polrelid = p_found
+    union all
+    select null, 'Everybody reads, as before', 'r', 'rls:public.' || p_table, 'open'
+    from pg_class as c
+    where c.oid = p_found and not c.relrowsecurity and exists (
+      select from pg_roles as r
+      where r.rolname in ('anon', 'authenticated') and has_any_column_privilege(r.oid, c.oid, 'select') and not r.rolbypassrls
+    )
+  )
+  select f.oid, f.name, f.polcmd, case when f.fate = 'open' and profiles_internal.answer(f.id) = 'keep' then 'stays' else f.fate end,
+    case f.fate when 'open' then f.id end, case f.fate when 'open' then profiles_internal.answer(f.id) end
+  from found as f
+$adoption_policies$;
+
+revoke all on function profiles_internal.adoption_policies(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
     op.execute(
         r"""
 -- What is done around the columns and keys of a table that is taken over: its name, its triggers, who may do what, the
@@ -1385,13 +1641,30 @@ begin
       'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target));
   end if;
 
-  -- Policies that a change of type would trip over. The others are replaced when ours come.
   return query
-  select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
-    'found', 'reads a column that changes its type', 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
-    'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target))
-  from pg_policy as y
-  where y.polrelid = relation and exists (
+  select jsonb_build_object('seq', 986, 'action', 'create', 'object', format('policy "%s" on %s', p.name, target), 'found', 'no row level security',
+    'wanted', 'row level security that lets everybody read', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('create policy %I on %s for select using (true)', p.name, target),
+    'undo', format('drop policy if exists %I on %s', p.name, target))
+  from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
+  where p.policy is null and p.fate = 'stays';
+
+  -- Policies that a change of type would trip over. What stays is made anew; the others are replaced when ours come.
+  return query
+  select s.step
+  from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
+  join pg_policy as y on y.oid = p.policy
+  cross join lateral (
+    select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
+      'found', 'reads a column that changes its type', 'wanted', case p.fate when 'stays' then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target)) as step
+    union all
+    select jsonb_build_object('seq', 985, 'action', 'create', 'object', format('policy "%s" on %s', y.polname, target),
+      'found', 'reads a column that has changed its type', 'wanted', 'as it was', 'lock', 'ACCESS EXCLUSIVE',
+      'statement', profiles_internal.policy_text(y.oid, target), 'undo', format('drop policy if exists %I on %s', y.polname, target))
+    where p.fate = 'stays'
+  ) as s
+  where exists (
     select from pg_depend as d
     join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
     join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
@@ -2032,11 +2305,13 @@ begin
     union all
     select profiles_internal.adoption_fields(context, counts)
     union all
+    select profiles_internal.adoption_contacts(context)
+    union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
-        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L::jsonb || jsonb_build_object(''at'', now()))', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
           select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
             'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
@@ -2047,6 +2322,139 @@ end
 $adoption_of_table$;
 
 revoke all on function profiles_internal.adoption_of_table(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What becomes of the policies of one table when ours come, and the questions about those that show or give others' rows
+-- away. One that goes takes rows from whatever reads the table as whoever asks: each such object is a question too.
+create or replace function profiles_internal.adoption_of_policies(p_table text, p_found regclass)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_of_policies$
+declare
+  target constant text := 'public.' || p_table;
+  step constant jsonb := jsonb_build_object('revision', '0009_create_policies', 'lock', 'ACCESS EXCLUSIVE');
+  reads constant boolean := exists (
+    select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.id is not null
+  );
+  -- What users may write in our tables, by our rights.
+  writable constant text := case p_table
+    when 'user_profiles' then 'names, bio, texts, pictures, emoji, visibility, metrics, preferences, notifications, time zone and language'
+    when 'user_progress' then 'total_points and the counts of words'
+    when 'user_api_keys' then 'the keys'
+    when 'export_history' then 'filters'
+    else 'nothing' end;
+  added text;
+  by_anon boolean;
+  readers text;
+  policy record;
+begin
+  if reads then
+    select string_agg(c.name, ', ' order by c.name) into added
+    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+    where c.found_name is null and c.wanted_type is not null;
+    by_anon := has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), p_found, 'select');
+    select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
+  end if;
+
+  for policy in
+    select p.*, case p.command when 'r' then 'read' when 'a' then 'insert' when 'w' then 'change' when 'd' then 'delete' else 'read and write' end as verb,
+      coalesce((
+        select string_agg(case when m.role = 0 then 'everybody' else pg_get_userbyid(m.role) end, ', ' order by m.role)
+        from pg_policy as y cross join lateral unnest(y.polroles) as m (role) where y.oid = p.policy
+      ), 'everybody with rights') as who
+    from profiles_internal.adoption_policies(p_table, p_found) as p
+    -- Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
+    where not ((p.name like 'Owners can %' or p.name = 'Service role can do what its grants allow') and to_regproc('profiles_internal.keep_updated_at') is not null)
+    order by p.name
+  loop
+    if policy.id is not null then
+      return next step || jsonb_build_object('seq', 5, 'action', 'question', 'id', policy.id, 'object', target,
+        'found', case when policy.policy is null then 'no row level security: everybody with rights on it reads and writes every row'
+          else format('policy "%s" lets %s %s rows: %s', policy.name, policy.who, policy.verb, (
+            select regexp_replace(concat_ws(' with check ', pg_get_expr(y.polqual, y.polrelid), pg_get_expr(y.polwithcheck, y.polrelid)), '\s+', ' ', 'g')
+            from pg_policy as y where y.oid = policy.policy
+          )) end,
+        'answers', jsonb_strip_nulls(jsonb_build_object(
+          'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
+            case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
+            case when policy.command in ('r', '*') then 'everybody for whom it is reads the columns that the upgrade adds, too: ' || coalesce(added, 'none') end,
+            case when policy.command in ('r', '*') and by_anon then 'anon, without an account, reads the columns of today alone, by name (a select of * fails)' end,
+            case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
+            case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
+          ) end,
+          'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
+            'users ' || case when policy.command in ('r', '*') then 'read their own row, and of others what get_public_profile gives' else 'write their own rows alone' end,
+            case when policy.command in ('r', '*') and readers is not null then 'then these find less, and each is a question: ' || readers end)
+        )));
+    end if;
+
+    if policy.fate = 'stays' then
+      return next step || jsonb_build_object('seq', 10, 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'one of the application', 'wanted', case when policy.id is null then 'stays: it only takes away' else 'stays, as answered' end,
+        'statement', case when policy.id is not null then format('select profiles_internal.keep_policy(%L, %L)', p_table, policy.name) end,
+        'undo', case when policy.id is not null then
+          format('update profiles_internal.settings set value = value - %L where key = ''accepted_policies''', format('%s.%s', target, policy.name)) end);
+    elsif policy.policy is not null then
+      return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'one of the application', 'wanted', 'ours',
+        'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
+        'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
+    end if;
+  end loop;
+
+  if exists (
+    select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.answer = 'replace'
+  ) then
+    return query
+    select step || jsonb_build_object('seq', 6, 'action', 'question', 'id', 'reads:' || r.name, 'object', r.name,
+      'found', format('reads %s with the rights of whoever asks', target),
+      'answers', jsonb_build_object('accept', format('it finds in %s only the row of whoever asks, where today an open policy shows it others'' rows; look at what it decides by that', target)))
+    from profiles_internal.table_readers(p_found) as r
+    where not r.as_owner;
+  end if;
+end
+$adoption_of_policies$;
+
+revoke all on function profiles_internal.adoption_of_policies(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Lets a policy of the application stay beside ours: health accepts it (setting accepted_policies), and anon goes on reading
+-- the columns that it could read. What is granted for it is on record, for whatever takes rights away to give them again.
+create or replace function profiles_internal.keep_policy(p_table text, p_policy text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $keep_policy$
+declare
+  relation constant regclass := 'public.' || p_table;
+  columns jsonb;
+begin
+  insert into profiles_internal.settings as s (key, value)
+  values ('accepted_policies', jsonb_build_array(format('public.%s.%s', p_table, p_policy)))
+  on conflict (key) do update set value = s.value || excluded.value;
+
+  select jsonb_agg(a.attname order by a.attnum) into columns
+  from pg_policy as y
+  join pg_attribute as a on a.attrelid = y.polrelid and a.attnum > 0 and not a.attisdropped
+  join pg_roles as r on r.rolname = 'anon' and not r.rolbypassrls
+  where y.polrelid = relation and y.polname = p_policy and y.polcmd in ('r', '*') and y.polroles && array[0::oid, r.oid]
+    and has_column_privilege(r.oid, relation, a.attnum, 'select')
+    and exists (
+      select from profiles_internal.adopted as t cross join lateral jsonb_array_elements(t.data -> 'columns') as c
+      where t.object_type = 'table' and t.object_name = 'public.' || p_table and c ->> 'now' = a.attname
+    );
+  insert into profiles_internal.adopted (revision, object_type, object_name, data)
+  values ('0009_create_policies', 'kept policy', 'public.' || p_table, jsonb_build_object('policy', p_policy, 'anon reads', coalesce(columns, '[]')));
+end
+$keep_policy$;
+
+revoke all on function profiles_internal.keep_policy(text, text) from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -2172,24 +2580,18 @@ begin
     end as used_by
   ) as u
   where f.pronamespace = 'public'::regnamespace
-    and f.proname in (
-      'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
-      'get_user_profile_stats', 'update_my_profile_v2'
-    )
+    and f.proname = any (profiles_internal.our_public_functions())
     -- Ours, once they are there.
     and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
 
-  -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
-  select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
-    'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
-    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
-    'undo', profiles_internal.policy_text(y.oid))
-  from pg_policy as y
-  where y.polrelid = any (our_tables) and not (
-    (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
-    and to_regproc('profiles_internal.keep_updated_at') is not null
-  );
+  select p.step
+  from profiles_internal.adopting_revisions() as r
+  cross join lateral (
+    select coalesce(profiles_internal.table_to_adopt(r.table_name), to_regclass('public.' || r.table_name)) as oid
+  ) as t
+  cross join lateral profiles_internal.adoption_of_policies(r.table_name, t.oid) as p (step)
+  where t.oid is not null;
 
   -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
   if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
@@ -2324,6 +2726,85 @@ $adoption_plan$;
 revoke all on function profiles_internal.adoption_plan(text) from public, anon, authenticated, service_role;
 """
     )
+
+    op.execute(
+        r"""
+-- Whether sign-ups work with a table that was just taken over: makes three rows as the sign-up trigger will, without
+-- claims, and takes them back. What would refuse them would leave every new user without a profile; it is raised here,
+-- with the name of the column, before anything of the revision counts.
+-- The rows belong to three new users. Where a trigger of auth.users would act on those, or their making is not allowed, to
+-- nobody: then the foreign key to auth.users is all that may refuse them, and triggers that run after it stay untried.
+create or replace function profiles_internal.try_sign_ups(p_table text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $try_sign_ups$
+declare
+  undo constant text := 'PRTRY';
+  users uuid[] := array[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()];
+  made integer;
+  error_code text;
+  error_message text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  begin
+    perform set_config(c.name, '', true) from pg_settings as c where c.name in ('request.jwt.claims', 'request.jwt.claim.sub');
+    if not exists (
+      select from pg_trigger as t
+      where t.tgrelid = 'auth.users'::regclass and not t.tgisinternal and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
+    ) then
+      begin
+        insert into auth.users (id) select u.id from unnest(users) as u (id);
+      exception when others then
+        null;
+      end;
+    end if;
+    if p_table = 'user_profiles' then
+      insert into public.user_profiles (
+        id, user_id, username, display_name, first_name, last_name, email, phone, avatar_url, timezone, language,
+        email_verified, is_anonymous, last_login, login_count
+      )
+      select u.id, u.id, replace(u.id::text, '-', ''), null, null, null, null, null, null, 'UTC', 'en', false, false, null, 0
+      from unnest(users) as u (id)
+      on conflict do nothing;
+    else
+      insert into public.user_progress (user_id) select u.id from unnest(users) as u (id) on conflict do nothing;
+    end if;
+    get diagnostics made = row_count;
+    if made < 3 then
+      raise exception 'a unique index leaves no room for a row per user' using errcode = 'unique_violation';
+    end if;
+    raise exception 'tried' using errcode = undo;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, error_message = message_text, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name;
+  end;
+
+  if error_code in ('55P03', '40P01', '57014') then
+    raise exception '%', error_message using errcode = error_code;
+  end if;
+  if error_code = undo or error_code = '23503' and exists (
+    select from pg_constraint as k
+    where k.conrelid = to_regclass('public.' || p_table) and k.conname = failed_constraint and k.confrelid = 'auth.users'::regclass
+      and k.conkey = array(select a.attnum from pg_attribute as a where a.attrelid = k.conrelid and a.attname = 'user_id')
+  ) then
+    return;
+  end if;
+  raise exception 'every sign-up would be left without a row in public.%, because of % (SQLSTATE %): %',
+    p_table, coalesce('column ' || nullif(failed_column, ''), 'constraint ' || nullif(failed_constraint, ''), 'a rule of the application'),
+    error_code, error_message
+    using errcode = error_code, table = p_table, column = failed_column, constraint = failed_constraint,
+      detail = concat_ws(' ', 'Tried with three rows, as the sign-up trigger makes them.', 'It failed in ' || nullif(failed_table, '') || '.'),
+      hint = 'Nothing of this revision was changed. A sign-up leaves columns of the application at their defaults, and has no claims: auth.uid() is null.';
+end
+$try_sign_ups$;
+
+revoke all on function profiles_internal.try_sign_ups(text) from public, anon, authenticated, service_role;
+"""
+    )
     op.execute(
         r"""
 -- Carries out what the plan says for one revision, in its transaction, and notes how each step is taken back.
@@ -2391,6 +2872,10 @@ begin
     raise exception 'this cannot be taken over as it is: %', refusals
       using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
+  end if;
+
+  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
+    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;
 
   for step in
@@ -3176,7 +3661,8 @@ on conflict do nothing;
 -- of the list: without _ . - and with look-alikes read as one letter (adm1n, -admin-, supp0rt). No profile is called just 'user'.
 --
 -- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.
--- An address of more than 320 characters is not copied.
+-- An address of more than 320 characters is not copied. The phone is a contact number: that of the user row, else the
+-- metadata's.
 --
 -- Nothing but simple expressions, which plpgsql evaluates without starting the executor: a call, or a query, per value
 -- costs more than the insert that it prepares.
@@ -3276,10 +3762,6 @@ begin
         first_name := nullif(btrim(regexp_replace(translate(first_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
         last_name := nullif(btrim(regexp_replace(translate(last_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
       end if;
-      if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' and length(metadata ->> 'phone') <= 100 then
-        phone := btrim(metadata ->> 'phone', blanks);
-        phone := case when length(phone) between 1 and 40 then phone end;
-      end if;
       -- A URL is whole or worthless, so the cut is one character behind the longest good one.
       if jsonb_typeof(metadata -> 'avatar_url') = 'string' then
         avatar_url := nullif(btrim(left(btrim(metadata ->> 'avatar_url', blanks), 2049), blanks), '');
@@ -3289,6 +3771,12 @@ begin
       end if;
       if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
         avatar_url := null;
+      end if;
+      if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' then
+        phone := nullif(btrim(left(btrim(metadata ->> 'phone', blanks), 41), blanks), '');
+        if length(phone) > 40 or phone ~ '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]' then
+          phone := null;
+        end if;
       end if;
       if metadata ?| '{language,locale,timezone}' then
         if jsonb_typeof(metadata -> 'language') = 'string' then
@@ -3443,6 +3931,13 @@ begin
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
   execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
+  if exists (
+    select from profiles_internal.adoption_policies('user_profiles', relation) as p
+    where p.command in ('r', '*') and p.answer = 'keep'
+      and has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), relation, 'select')
+  ) then
+    execute format('grant select on table %s to anon', old_name);
+  end if;
   for given in select r.* from profiles_internal.old_name_rights(found) as r loop
     execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
   end loop;
@@ -3515,12 +4010,19 @@ drop function profiles_internal.restore_values(text, text, text);
 drop function profiles_internal.narrowed(text, text, text);
 drop function profiles_internal.bring_back_rows(text, text[]);
 drop function profiles_internal.adopt(text);
+drop function profiles_internal.try_sign_ups(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();
+drop function profiles_internal.keep_policy(text, text);
+drop function profiles_internal.adoption_of_policies(text, regclass);
 drop function profiles_internal.adoption_of_table(text, regclass);
 drop function profiles_internal.adoption_fields(jsonb, jsonb);
 drop function profiles_internal.adoption_keys(jsonb, jsonb);
 drop function profiles_internal.adoption_frame(jsonb, jsonb);
+drop function profiles_internal.adoption_contacts(jsonb);
+drop function profiles_internal.adoption_policies(text, regclass);
+drop function profiles_internal.table_readers(regclass);
+drop function profiles_internal.our_public_functions();
 drop function profiles_internal.adoption_counts(jsonb);
 drop function profiles_internal.adoption_stops(jsonb);
 drop function profiles_internal.table_to_adopt(text);

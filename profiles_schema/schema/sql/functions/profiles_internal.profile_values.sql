@@ -13,7 +13,8 @@
 -- of the list: without _ . - and with look-alikes read as one letter (adm1n, -admin-, supp0rt). No profile is called just 'user'.
 --
 -- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.
--- An address of more than 320 characters is not copied.
+-- An address of more than 320 characters is not copied. The phone is a contact number: that of the user row, else the
+-- metadata's.
 --
 -- Nothing but simple expressions, which plpgsql evaluates without starting the executor: a call, or a query, per value
 -- costs more than the insert that it prepares.
@@ -113,10 +114,6 @@ begin
         first_name := nullif(btrim(regexp_replace(translate(first_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
         last_name := nullif(btrim(regexp_replace(translate(last_name, e'\t\n\u000b\f\r\u0085\u2028\u2029', '        '), '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]', '', 'g')), '');
       end if;
-      if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' and length(metadata ->> 'phone') <= 100 then
-        phone := btrim(metadata ->> 'phone', blanks);
-        phone := case when length(phone) between 1 and 40 then phone end;
-      end if;
       -- A URL is whole or worthless, so the cut is one character behind the longest good one.
       if jsonb_typeof(metadata -> 'avatar_url') = 'string' then
         avatar_url := nullif(btrim(left(btrim(metadata ->> 'avatar_url', blanks), 2049), blanks), '');
@@ -126,6 +123,12 @@ begin
       end if;
       if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
         avatar_url := null;
+      end if;
+      if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' then
+        phone := nullif(btrim(left(btrim(metadata ->> 'phone', blanks), 41), blanks), '');
+        if length(phone) > 40 or phone ~ '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]' then
+          phone := null;
+        end if;
       end if;
       if metadata ?| '{language,locale,timezone}' then
         if jsonb_typeof(metadata -> 'language') = 'string' then
