@@ -127,13 +127,30 @@ begin
       'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target));
   end if;
 
-  -- Policies that a change of type would trip over. The others are replaced when ours come.
   return query
-  select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
-    'found', 'reads a column that changes its type', 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
-    'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target))
-  from pg_policy as y
-  where y.polrelid = relation and exists (
+  select jsonb_build_object('seq', 986, 'action', 'create', 'object', format('policy "%s" on %s', p.name, target), 'found', 'no row level security',
+    'wanted', 'row level security that lets everybody read', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('create policy %I on %s for select using (true)', p.name, target),
+    'undo', format('drop policy if exists %I on %s', p.name, target))
+  from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
+  where p.policy is null and p.fate = 'stays';
+
+  -- Policies that a change of type would trip over. What stays is made anew; the others are replaced when ours come.
+  return query
+  select s.step
+  from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
+  join pg_policy as y on y.oid = p.policy
+  cross join lateral (
+    select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
+      'found', 'reads a column that changes its type', 'wanted', case p.fate when 'stays' then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target)) as step
+    union all
+    select jsonb_build_object('seq', 985, 'action', 'create', 'object', format('policy "%s" on %s', y.polname, target),
+      'found', 'reads a column that has changed its type', 'wanted', 'as it was', 'lock', 'ACCESS EXCLUSIVE',
+      'statement', profiles_internal.policy_text(y.oid, target), 'undo', format('drop policy if exists %I on %s', y.polname, target))
+    where p.fate = 'stays'
+  ) as s
+  where exists (
     select from pg_depend as d
     join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
     join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
