@@ -434,6 +434,17 @@ def sqlstate(error: BaseException) -> str | None:
     return getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)
 
 
+def failed_objects(error: BaseException) -> str | None:
+    """What a database error is about, by the names of table, column, constraint and function; never a value.
+
+    As profiles_internal.describe_failure says it.
+    """
+    diagnosis = getattr(getattr(error, "orig", None), "diag", None)
+    names = [getattr(diagnosis, f"{kind}_name", None) for kind in ("table", "column", "constraint")]
+    function = re.search(r"function ([a-zA-Z0-9_.]+)[(]", getattr(diagnosis, "context", None) or "")
+    return " ".join(filter(None, [*names, f"in {function[1]}" if function else None])) or None
+
+
 def lost(url: URL) -> NoDatabase:
     """The error for a connection that broke while it was in use."""
     return DatabaseUnreachable(f"The connection to {_server(url)} was lost. Check the server, then run this again.")

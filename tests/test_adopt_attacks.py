@@ -9,6 +9,7 @@ from support import drift
 
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import contents
+from profiles_schema.operations.adopt import plan
 
 USERS = "insert into auth.users (id, email) select md5(g::text)::uuid, 'a' || g || '@example.org' from generate_series(1, 5) as g"
 PERSON = uuid.UUID("c4ca4238-a0b9-2382-0dcc-509a6f75849b")  # md5 of 1
@@ -115,6 +116,62 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
     assert signs_up(database)
     database.administrator.run("delete from auth.users where email like '%@example.org' and length(email) > 30")
     assert came_back(database) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ("create function public.mine() returns uuid language sql stable as 'select auth.uid()';"
+         "alter table public.user_profiles add column created_by uuid default public.mine();"
+         "update public.user_profiles set created_by = id; alter table public.user_profiles alter column created_by set not null",
+         "public.user_profiles.created_by"),
+        ("create function public.team() returns uuid language plpgsql as $f$ begin raise 'no team, %', auth.uid(); end $f$;"
+         "alter table public.user_profiles add column team uuid; alter table public.user_profiles alter column team set default public.team()",
+         "P0001"),
+        ("create function public.stamp() returns trigger language plpgsql as $f$ begin new.stamped := auth.uid(); return new; end $f$;"
+         "alter table public.user_profiles add column stamped uuid default gen_random_uuid() not null;"
+         "create trigger stamp before insert on public.user_profiles for each row execute function public.stamp()",
+         "column stamped"),
+        ("create table public.teams (id integer primary key); "
+         "alter table public.user_profiles add column team integer references public.teams;"
+         "alter table public.user_profiles alter column team set default 7",
+         "user_profiles_team_fkey"),
+        ("create function public.told() returns trigger language plpgsql as $f$ begin raise 'nobody is there'; end $f$;"
+         "create trigger told after insert on public.user_profiles for each row execute function public.told()",
+         "nobody is there"),
+    ],
+)  # fmt: skip
+def test_what_would_refuse_every_sign_up_stops_the_upgrade_and_is_named(found, own, named):
+    database = found(PROFILES, own)
+    with pytest.raises(MigrationFailed) as refused:
+        database.upgrade()
+    assert named in str(refused.value)
+    assert came_back(database) == []
+
+
+def test_contact_data_that_the_auth_server_contradicts_is_kept_named_and_brought_back(found):
+    database = found(
+        PROFILES,
+        "alter table public.user_profiles add phone text, add email varchar(100), add email_verified boolean;"
+        "update public.user_profiles set phone = '+49 30 ' || username, email = 'own-' || username || '@example.org', email_verified = true",
+        administrator="update auth.users set phone = null;"
+        "update auth.users set email = null where email = 'a2@example.org'",
+    )
+    with database.engine.connect() as connection:
+        notes = {step.object: step.remedy for step in plan(connection).notes}
+    assert notes["public.user_profiles.email"].startswith("4 rows: email follows auth.users.")
+    assert notes["public.user_profiles.email_verified"].startswith("5 rows: ")
+    database.upgrade()
+    database.administrator.run("update auth.users set last_sign_in_at = now()")
+    assert database.run(
+        "select email, phone, email_verified from public.user_profiles where username in ('name1', 'name2') order by username"
+    ) == [("a1@example.org", "+49 30 name1", False), ("own-name2@example.org", "+49 30 name2", False)]
+    assert came_back(database, ignored=["auth.users", "public.user_profiles: 5 rows changed"]) == []
+    assert set(
+        database.run(
+            "select email = 'own-' || username || '@example.org', phone = '+49 30 ' || username, email_verified from public.user_profiles"
+        )
+    ) == {(True, True, True)}
 
 
 def test_nobody_reads_what_is_new_before_our_policies_are_there(found):

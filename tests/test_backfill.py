@@ -74,9 +74,9 @@ def test_a_lost_erasure_is_made_up_for(database):
         f"update auth.users set deleted_at = now() where id = '{user}';"
         "alter table auth.users enable trigger profiles_on_auth_user_updated"
     )
-    assert run(database).repaired == 1
+    assert run(database).erased == 1
     assert database.value("select is_active from public.user_profiles") is False
-    assert run(database).repaired == 0
+    assert run(database).erased == 0
 
 
 def test_one_poison_row_costs_one_profile(database):
@@ -91,6 +91,16 @@ def test_one_poison_row_costs_one_profile(database):
     assert database.run("select action, origin, error_code from public.user_profile_audit_logs") == [
         ("failed", "backfill", "22012")
     ]
+
+
+def test_a_failure_on_record_names_the_column_whoever_met_it(database):
+    database.script("alter table public.user_profiles add column created_by uuid not null default auth.uid()")
+    user = database.sign_up("ada@example.org")
+    assert run(database).failed == {"23502": 1}
+    assert database.run(
+        "select origin, error_code, split_part(error_message, ' in ', 1) from public.user_profile_audit_logs where user_id = :id order by created_at",
+        id=user,
+    ) == [(origin, "23502", "user_profiles created_by") for origin in ("trigger", "backfill")]
 
 
 def test_it_waits_for_a_short_lock(database):

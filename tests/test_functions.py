@@ -169,7 +169,7 @@ def test_get_my_profile_v2_without_a_user_is_refused(database):
 # update_my_profile_v2 -------------------------------------------------------------------------------------------------
 
 CHANGES = {
-    "username": "lovelace", "display_name": "Ada", "first_name": "A", "last_name": "L", "bio": "Analyst",
+    "username": "lovelace", "display_name": "Ada", "first_name": "A", "last_name": "L", "phone": "+49 30 1", "bio": "Analyst",
     "company_name": "Engine", "target_audience": "all", "business_context": "b", "master_system_prompt": "m",
     "avatar_emoji": "🦉", "profile_picture_url": "https://a.example/1", "logo_url": "https://a.example/2",
     "profile_visibility": "private", "timezone": "Europe/London", "language": "en-GB", "key_metrics": [1, None, {"a": 2}],
@@ -233,7 +233,7 @@ def test_everything_wrong_is_listed_in_one_error(project):
 def test_no_column_that_is_not_the_users_can_be_changed(database):
     user_id = database.sign_up("ada@example.org")
     forbidden = set(database.profile(user_id)._mapping) - set(CHANGES)
-    assert len(forbidden) == 26
+    assert len(forbidden) == 25
     for key in forbidden:
         sqlstate, message, _ = error_of(database, "authenticated", user_id, UPDATE, changes=json.dumps({key: "x"}))
         assert (sqlstate, message.endswith(f": {key}: cannot be changed here")) == (INVALID, True), key
@@ -288,7 +288,7 @@ def test_wrong_keys_and_values_that_rules_refuse_are_listed_together(database):
 def test_every_rule_of_a_column_that_a_user_writes_has_words_that_name_the_column(database):
     user_id = database.sign_up("ada@example.org")
     wrong = {
-        "username": "A", "display_name": "x" * 201, "first_name": "x" * 201, "last_name": "x" * 201, "bio": "x" * 4001,
+        "username": "A", "display_name": "x" * 201, "first_name": "x" * 201, "last_name": "x" * 201, "phone": "x" * 41, "bio": "x" * 4001,
         "company_name": "x" * 201, "target_audience": "x" * 20_001, "business_context": "x" * 20_001,
         "master_system_prompt": "x" * 20_001, "avatar_emoji": "<b>", "profile_picture_url": "x", "logo_url": "x",
         "profile_visibility": "x", "timezone": "x", "language": "x", "key_metrics": {}, "preferences": [],

@@ -13,7 +13,8 @@ from profiles_schema.operations.health import examine
 
 def repaired(database):
     with database.engine.connect() as connection:
-        return list(backfill(connection))[-1].repaired
+        progress = list(backfill(connection))[-1]
+        return progress.repaired + progress.erased
 
 
 def codes(database, **options):

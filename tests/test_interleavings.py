@@ -153,7 +153,7 @@ class Stage:
             "select coalesce(case when u.id is null then p.id is not null"
             "  when u.deleted_at is not null then p.is_active or p.email is not null or p.bio is not null or p.display_name is not null"
             "   or exists (select from public.user_api_keys as k where k.user_id = u.id)"
-            "  else p.email is distinct from u.email or p.phone is distinct from u.phone or not p.is_active"
+            "  else p.email is distinct from u.email or not p.is_active"
             "   or p.email_verified is distinct from (u.email is not null and u.email_confirmed_at is not null)"
             "   or p.last_login is distinct from coalesce(u.last_sign_in_at, p.last_login)"
             "   or not exists (select from public.user_progress as g where g.user_id = u.id) end, false)"

@@ -189,8 +189,8 @@ WRITABLE = {
     "user_profiles": {
         "insert": set(),
         "update": {
-            "username", "display_name", "first_name", "last_name", "bio", "company_name", "target_audience",
-            "business_context", "master_system_prompt", "avatar_emoji", "profile_picture_url", "logo_url",
+            "username", "display_name", "first_name", "last_name", "phone", "bio", "company_name",
+            "target_audience", "business_context", "master_system_prompt", "avatar_emoji", "profile_picture_url", "logo_url",
             "profile_visibility", "key_metrics", "preferences", "notification_settings", "timezone", "language",
         },
     },

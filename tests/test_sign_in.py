@@ -121,7 +121,33 @@ def test_email_phone_and_their_confirmation_follow(project):
     assert (profile.email, profile.phone, profile.email_verified) == ("ada@new.example", "+491", True)
     change(project, user_id, email=None, phone=None)
     profile = project.profile(user_id)
-    assert (profile.email, profile.phone, profile.email_verified) == (None, None, False)
+    assert (profile.email, profile.phone, profile.email_verified) == (None, "+491", False)
+
+
+def test_a_contact_number_is_the_persons_and_follows_only_while_it_is_the_user_rows(database):
+    user_id = database.sign_up("ada@example.org", raw_user_meta_data={"phone": " +49 30 1 "})
+    assert database.profile(user_id).phone == "+49 30 1"
+    change(database, user_id, phone="+491")
+    assert database.profile(user_id).phone == "+491"
+    with database.acting_as("authenticated", user_id) as connection:
+        assert connection.scalar(text('select (public.update_my_profile_v2(\'{"phone": "+492"}\')).phone')) == "+492"
+        assert connection.scalar(text("update public.user_profiles set phone = '+493' returning phone")) == "+493"
+    database.run("update public.user_profiles set phone = '+493' where user_id = :id", id=user_id)
+    change(database, user_id, phone="+494", last_sign_in_at="2026-01-01")
+    change(database, user_id, phone=None, last_sign_in_at="2026-01-02")
+    assert database.profile(user_id).phone == "+493"
+
+
+def test_an_address_stays_where_the_auth_server_never_had_one(database):
+    user_id = database.sign_up(None, phone="+491")
+    database.run(
+        "update public.user_profiles set email = 'ada@example.org', email_verified = true where user_id = :id",
+        id=user_id,
+    )
+    change(database, user_id, last_sign_in_at="2026-01-01")
+    change(database, user_id, raw_user_meta_data={"name": "Ada"})
+    profile = database.profile(user_id)
+    assert (profile.email, profile.email_verified, profile.login_count) == ("ada@example.org", False, 1)
 
 
 def test_a_pending_change_of_address_is_never_carried_over(supabase):

@@ -1010,7 +1010,7 @@ begin
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
   -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
   for tested in
-    select a.attname, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
+    select a.attname, a.attnotnull, d.adbin is not null as has_default, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
     from jsonb_array_elements(p_context -> 'columns') as c
     join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -1019,10 +1019,19 @@ begin
     continue when tested.default_value ~ '\mnextval\(';
     defaults := defaults || format('(%s)::%s as %I', tested.default_value, tested.type, tested.attname);
     begin
-      execute format('select (%s)::%s', tested.default_value, tested.type);
+      execute format('select ((%s)::%s)::text is null', tested.default_value, tested.type) into refuses;
+      -- Without a default, NOT NULL is relaxed.
+      if refuses and tested.attnotnull and tested.has_default and p_context ->> 'table' in ('user_profiles', 'user_progress') then
+        return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname),
+          'found', 'not null, default ' || tested.default_value, 'wanted', 'a default that is not null when nobody is signed in',
+          'remedy', format('At a sign-up there are no claims, and the default is null: no new user would have a profile. '
+            'Give it another default, or: alter table %s alter column %I drop not null;', relation, tested.attname));
+      end if;
     exception when integrity_constraint_violation then
       return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
         'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
+    when others then
+      null; -- Trial sign-ups show it, see try_sign_ups.
     end;
   end loop;
   for tested in
@@ -1240,6 +1249,65 @@ end
 $adoption_counts$;
 
 revoke all on function profiles_internal.adoption_counts(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+
+    op.execute(
+        r"""
+-- Addresses, and what is said of their proof, that the auth server contradicts: the profile follows the auth server from
+-- the user's next sign-in on, so what the application had is kept, and comes back with a downgrade. A phone is the
+-- person's own, and stays; so does an address where the auth server has none.
+create or replace function profiles_internal.adoption_contacts(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_contacts$
+declare
+  target constant text := p_context ->> 'target';
+  proved constant text := case
+    when exists (
+      select from pg_attribute as a
+      where a.attrelid = to_regclass('auth.users') and a.attname = 'email_confirmed_at' and not a.attisdropped
+    ) then '(coalesce(u.email, '''') <> '''' and u.email_confirmed_at is not null)'
+    else 'false'
+  end;
+  contact record;
+  hits bigint;
+begin
+  if p_context ->> 'table' <> 'user_profiles' or (p_context ->> 'makes_users')::boolean or to_regclass('auth.users') is null then
+    return;
+  end if;
+  for contact in
+    select c.name, c.known, c.contradicted,
+      replace(coalesce(x.column ->> 'source', '{column}'), '{column}', 't.' || quote_ident(x.column ->> 'found_name')) as found
+    from (values
+      ('email', 'u.email', '{value}::text <> u.email::text and u.email <> '''''),
+      ('email_verified', proved, '{value} is distinct from ' || proved)
+    ) as c (name, known, contradicted)
+    cross join lateral (select p_context -> 'by_name' -> c.name) as x ("column")
+    where x.column ->> 'found_name' is not null
+  loop
+    execute format('select count(*) from %s as t join auth.users as u on u.id = %s where %s',
+      p_context ->> 'found', p_context ->> 'user', replace(contact.contradicted, '{value}', contact.found)) into hits;
+    continue when hits = 0;
+    return next jsonb_build_object('seq', 86, 'action', 'note', 'object', format('%s.%s', target, contact.name),
+      'found', 'not what auth.users says', 'wanted', 'what auth.users says, from the next sign-in on', 'rows', hits,
+      'remedy', format('%s %s: %s follows auth.users. What the application has is kept in profiles_internal.adopted '
+        '(object_type ''kept value''), and comes back with a downgrade.',
+        hits, case hits when 1 then 'row' else 'rows' end, contact.name),
+      'statement', format(
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
+        'select %1$L, ''kept value'', %2$L, jsonb_build_object(''key'', t.id::text, ''old'', t.%3$I::text, ''new'', (%4$s)::text) '
+        'from %5$s as t join auth.users as u on u.id = t.user_id where %6$s',
+        p_context ->> 'by', format('%s.%s', target, contact.name), contact.name, contact.known, target,
+        replace(contact.contradicted, '{value}', 't.' || contact.name)),
+      'undo', format('select profiles_internal.restore_values(%L, %L, ''kept value'')', p_context ->> 'by', target));
+  end loop;
+end
+$adoption_contacts$;
+
+revoke all on function profiles_internal.adoption_contacts(jsonb) from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -2225,11 +2293,13 @@ begin
     union all
     select profiles_internal.adoption_fields(context, counts)
     union all
+    select profiles_internal.adoption_contacts(context)
+    union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
-        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L::jsonb || jsonb_build_object(''at'', now()))', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
           select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
             'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
@@ -2644,6 +2714,85 @@ $adoption_plan$;
 revoke all on function profiles_internal.adoption_plan(text) from public, anon, authenticated, service_role;
 """
     )
+
+    op.execute(
+        r"""
+-- Whether sign-ups work with a table that was just taken over: makes three rows as the sign-up trigger will, without
+-- claims, and takes them back. What would refuse them would leave every new user without a profile; it is raised here,
+-- with the name of the column, before anything of the revision counts.
+-- The rows belong to three new users. Where a trigger of auth.users would act on those, or their making is not allowed, to
+-- nobody: then the foreign key to auth.users is all that may refuse them, and triggers that run after it stay untried.
+create or replace function profiles_internal.try_sign_ups(p_table text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $try_sign_ups$
+declare
+  undo constant text := 'PRTRY';
+  users uuid[] := array[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()];
+  made integer;
+  error_code text;
+  error_message text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+begin
+  begin
+    perform set_config(c.name, '', true) from pg_settings as c where c.name in ('request.jwt.claims', 'request.jwt.claim.sub');
+    if not exists (
+      select from pg_trigger as t
+      where t.tgrelid = 'auth.users'::regclass and not t.tgisinternal and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
+    ) then
+      begin
+        insert into auth.users (id) select u.id from unnest(users) as u (id);
+      exception when others then
+        null;
+      end;
+    end if;
+    if p_table = 'user_profiles' then
+      insert into public.user_profiles (
+        id, user_id, username, display_name, first_name, last_name, email, phone, avatar_url, timezone, language,
+        email_verified, is_anonymous, last_login, login_count
+      )
+      select u.id, u.id, replace(u.id::text, '-', ''), null, null, null, null, null, null, 'UTC', 'en', false, false, null, 0
+      from unnest(users) as u (id)
+      on conflict do nothing;
+    else
+      insert into public.user_progress (user_id) select u.id from unnest(users) as u (id) on conflict do nothing;
+    end if;
+    get diagnostics made = row_count;
+    if made < 3 then
+      raise exception 'a unique index leaves no room for a row per user' using errcode = 'unique_violation';
+    end if;
+    raise exception 'tried' using errcode = undo;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, error_message = message_text, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name;
+  end;
+
+  if error_code in ('55P03', '40P01', '57014') then
+    raise exception '%', error_message using errcode = error_code;
+  end if;
+  if error_code = undo or error_code = '23503' and exists (
+    select from pg_constraint as k
+    where k.conrelid = to_regclass('public.' || p_table) and k.conname = failed_constraint and k.confrelid = 'auth.users'::regclass
+      and k.conkey = array(select a.attnum from pg_attribute as a where a.attrelid = k.conrelid and a.attname = 'user_id')
+  ) then
+    return;
+  end if;
+  raise exception 'every sign-up would be left without a row in public.%, because of % (SQLSTATE %): %',
+    p_table, coalesce('column ' || nullif(failed_column, ''), 'constraint ' || nullif(failed_constraint, ''), 'a rule of the application'),
+    error_code, error_message
+    using errcode = error_code, table = p_table, column = failed_column, constraint = failed_constraint,
+      detail = concat_ws(' ', 'Tried with three rows, as the sign-up trigger makes them.', 'It failed in ' || nullif(failed_table, '') || '.'),
+      hint = 'Nothing of this revision was changed. A sign-up leaves columns of the application at their defaults, and has no claims: auth.uid() is null.';
+end
+$try_sign_ups$;
+
+revoke all on function profiles_internal.try_sign_ups(text) from public, anon, authenticated, service_role;
+"""
+    )
     op.execute(
         r"""
 -- Carries out what the plan says for one revision, in its transaction, and notes how each step is taken back.
@@ -2711,6 +2860,10 @@ begin
     raise exception 'this cannot be taken over as it is: %', refusals
       using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
+  end if;
+
+  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
+    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;
 
   for step in
@@ -3274,6 +3427,7 @@ drop function profiles_internal.restore_values(text, text, text);
 drop function profiles_internal.narrowed(text, text, text);
 drop function profiles_internal.bring_back_rows(text, text[]);
 drop function profiles_internal.adopt(text);
+drop function profiles_internal.try_sign_ups(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();
 drop function profiles_internal.keep_policy(text, text);
@@ -3282,6 +3436,7 @@ drop function profiles_internal.adoption_of_table(text, regclass);
 drop function profiles_internal.adoption_fields(jsonb, jsonb);
 drop function profiles_internal.adoption_keys(jsonb, jsonb);
 drop function profiles_internal.adoption_frame(jsonb, jsonb);
+drop function profiles_internal.adoption_contacts(jsonb);
 drop function profiles_internal.adoption_policies(text, regclass);
 drop function profiles_internal.table_readers(regclass);
 drop function profiles_internal.our_public_functions();

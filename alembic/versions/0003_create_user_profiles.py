@@ -137,7 +137,7 @@ comment on column public.user_profiles.id is 'The user id as text, for a profile
 comment on column public.user_profiles.external_id is 'The id of this user in an outside system, for example a Discord snowflake';
 comment on column public.user_profiles.username is 'Unique without regard to case; lower case only';
 comment on column public.user_profiles.email is 'Follows auth.users; not unique; see email_verified';
-comment on column public.user_profiles.phone is 'Follows auth.users; not unique';
+comment on column public.user_profiles.phone is 'The person''s contact number; not unique';
 comment on column public.user_profiles.avatar_url is 'The picture of the identity provider';
 comment on column public.user_profiles.profile_picture_url is 'The picture the user uploaded; takes precedence over avatar_url';
 comment on column public.user_profiles.logo_url is 'The logo the user uploaded';

@@ -467,14 +467,63 @@ revoke all on function profiles_internal.erase_traits(uuid) from public, anon, a
     )
     op.execute(
         r"""
+-- Columns of the application in our tables that hold something of a person: what an erasure leaves, since nobody has said
+-- whether it is personal. Names, never values. Without a person: all columns of the application.
+create or replace function profiles_internal.left_columns(p_user_id uuid default null)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $left_columns$
+declare
+  result text[] := '{}';
+  own record;
+  holds_something boolean;
+begin
+  for own in
+    select c.oid::regclass as relation, c.relname, a.attname
+    from pg_class as c
+    join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.oid in (to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.export_history'))
+      and not exists (
+        select from profiles_internal.wanted_shape() as w
+        where w.table_name = c.relname and w.kind = 'column' and w.name = a.attname
+      )
+      and not exists (
+        select from profiles_internal.known_traits() as k
+        where c.relname = 'user_profiles' and a.attname in (k.column_name, 'restoring_' || k.column_name)
+      )
+    order by c.relname desc, a.attnum
+  loop
+    holds_something := true;
+    if p_user_id is not null then
+      execute format('select exists (select from %s where user_id = $1 and %I is not null)', own.relation, own.attname)
+      into holds_something using p_user_id;
+    end if;
+    if holds_something then
+      result := result || format('%I.%I', own.relname, own.attname);
+    end if;
+  end loop;
+  return result;
+end
+$left_columns$;
+
+revoke all on function profiles_internal.left_columns(uuid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
 -- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
+-- Columns of the application stay as they are; the log names those that hold something.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $erase_profile$
+declare
+  left_columns text[];
 begin
   -- Sessions first, in the order in which their end locks rows: session, then progress. Only where they are learning
   -- sessions: those of some web frameworks are another thing under the same name. Something of the application's that
@@ -501,7 +550,7 @@ begin
     union all
     select e.id::text from public.export_history as e where e.user_id = p_user_id
   ) as r
-  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value');
+  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value', 'kept value');
 
   delete from public.user_api_keys where user_id = p_user_id;
   update public.export_history
@@ -523,6 +572,19 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
+
+  begin
+    left_columns := profiles_internal.left_columns(p_user_id);
+    if left_columns <> '{}' then
+      perform profiles_internal.record_events(
+        array[p_user_id], 'deleted', coalesce(nullif(current_setting('profiles_internal.origin', true), ''), 'trigger'),
+        p_error_message => 'erased, except columns of the application: ' || array_to_string(left_columns, ', '),
+        p_metadata => jsonb_build_object('left', left_columns)
+      );
+    end if;
+  exception when others then
+    raise warning 'profiles-schema: an erasure did not record which columns it left (SQLSTATE %)', sqlstate;
+  end;
 end
 $erase_profile$;
 
@@ -533,9 +595,10 @@ revoke all on function profiles_internal.erase_profile(uuid) from public, anon, 
         r"""
 -- Carries a change of a user over to the profile.
 --
--- email, phone, email_verified and is_anonymous always follow; the time of the last sign-in with its count.
--- Name, picture and username follow only while the profile still holds what the OLD user row had produced: whatever a
--- person has edited stays theirs. A value that the provider no longer sends is kept.
+-- email, email_verified and is_anonymous always follow; the time of the last sign-in with its count. An address that a
+-- user who never had one brought along (an adopted profile) stays.
+-- Phone, name, picture and username follow only while the profile still holds what the OLD user row had produced: what a
+-- person has edited stays theirs. A value that the user row no longer has is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
 -- Who is undeleted becomes active again.
 -- Returns false when there is no profile to follow with.
@@ -550,6 +613,7 @@ declare
   new_values record;
   signed_in constant boolean := p_new ->> 'last_sign_in_at' is not null
     and p_new ->> 'last_sign_in_at' is distinct from p_old ->> 'last_sign_in_at';
+  had_email constant boolean := p_old ->> 'email' <> '';
   undeleted boolean := p_old ->> 'deleted_at' is not null;
   profile public.user_profiles;
   wanted_username text;
@@ -581,13 +645,14 @@ begin
 
   update public.user_profiles as p
   set
-    email = new_values.email,
-    phone = new_values.phone,
+    email = coalesce(new_values.email, case when had_email then null else p.email end),
     email_verified = new_values.email_verified,
     is_anonymous = new_values.is_anonymous,
     is_active = p.is_active or undeleted,
     last_login = case when signed_in or undeleted then new_values.last_login else p.last_login end,
     login_count = p.login_count + signed_in::integer,
+    phone = case when p.phone is not distinct from old_values.phone
+      then coalesce(new_values.phone, p.phone) else p.phone end,
     display_name = case when p.display_name is not distinct from old_values.display_name
       then coalesce(new_values.display_name, p.display_name) else p.display_name end,
     first_name = case when p.first_name is not distinct from old_values.first_name
@@ -1331,7 +1396,7 @@ set search_path = pg_catalog, pg_temp
 as $update_my_profile_v2$
 declare
   texts constant text[] := array[
-    'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
+    'username', 'display_name', 'first_name', 'last_name', 'phone', 'bio', 'company_name', 'target_audience', 'business_context',
     'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'timezone', 'language'
   ];
   documents constant text[] := array['key_metrics', 'preferences', 'notification_settings'];
@@ -1377,6 +1442,7 @@ begin
         display_name = case when p_changes ? 'display_name' then p_changes ->> 'display_name' else p.display_name end,
         first_name = case when p_changes ? 'first_name' then p_changes ->> 'first_name' else p.first_name end,
         last_name = case when p_changes ? 'last_name' then p_changes ->> 'last_name' else p.last_name end,
+        phone = case when p_changes ? 'phone' then p_changes ->> 'phone' else p.phone end,
         bio = case when p_changes ? 'bio' then p_changes ->> 'bio' else p.bio end,
         company_name = case when p_changes ? 'company_name' then p_changes ->> 'company_name' else p.company_name end,
         target_audience = case when p_changes ? 'target_audience' then p_changes ->> 'target_audience' else p.target_audience end,
@@ -1527,6 +1593,7 @@ drop function profiles_internal.repair_profile(uuid);
 drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
+drop function profiles_internal.left_columns(uuid);
 drop function profiles_internal.erase_traits(uuid);
 drop function profiles_internal.traits_in_place();
 drop function profiles_internal.known_traits();

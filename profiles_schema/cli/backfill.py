@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Where users follow a table of your own: remove those whose row is gone, even if they are many.",
 )
+@click.option(
+    "--erase-deleted",
+    is_flag=True,
+    help="Also erase users who were deleted before the tables were taken over. This cannot be undone.",
+)
 @local_option
 @json_option
 def backfill(  # noqa: PLR0917 - click passes them by name
@@ -54,6 +59,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     target_ms: int,
     max_rate: float | None,
     remove_gone: bool,
+    erase_deleted: bool,
     local: bool,
     as_json: bool,
 ) -> int:
@@ -69,7 +75,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
         if dry_run:
             plan = operation.plan(connection, batch_users=batch_size)
             connection.rollback()
-            _print_plan(plan, as_json=as_json)
+            _print_plan(plan, as_json=as_json, erase_deleted=erase_deleted)
             return 0
 
         progress = operation.Progress()
@@ -80,6 +86,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
                 target_ms=target_ms,
                 max_rate=max_rate,
                 remove_gone=remove_gone,
+                erase_deleted=erase_deleted,
                 stopped=work.stopped,
             ):
                 work.show(progress)
@@ -91,18 +98,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     if as_json:
         print_json(asdict(progress))
     else:
-        done = [f"created {counted(progress.created, 'profile')}"]
-        if progress.completed:
-            done.append(f"added the progress of {counted(progress.completed, 'user')}")
-        done.append(f"repaired {counted(progress.repaired, 'profile')} that had not followed their user")
-        click.echo("; ".join(done))
-        if progress.followed or progress.released:
-            click.echo(
-                f"followed {counted(progress.followed, 'row')} of the table of users;"
-                f" removed {counted(progress.released, 'user')} without one"
-            )
-        for code, users in progress.failed.items():
-            click.echo(f"{styled('failed', 'problem')} for {counted(users, 'user')}: SQLSTATE {code}")
+        _print_result(progress)
     if progress.gone:
         click.echo(
             f"{counted(progress.gone, 'user')} have no row any more in the table that they come from: more than one in ten. If that is"
@@ -112,6 +108,25 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     return int(bool(progress.failed or progress.gone))
 
 
+def _print_result(progress: Progress) -> None:
+    done = [f"created {counted(progress.created, 'profile')}"]
+    if progress.completed:
+        done.append(f"added the progress of {counted(progress.completed, 'user')}")
+    done.append(f"repaired {counted(progress.repaired, 'profile')} that had not followed their user")
+    if progress.erased:
+        done.append(f"erased {counted(progress.erased, 'deleted user')}")
+    click.echo("; ".join(done))
+    if progress.left_columns:
+        click.echo(f"columns of the application were left as they are: {', '.join(progress.left_columns)}")
+    if progress.followed or progress.released:
+        click.echo(
+            f"followed {counted(progress.followed, 'row')} of the table of users;"
+            f" removed {counted(progress.released, 'user')} without one"
+        )
+    for code, users in progress.failed.items():
+        click.echo(f"{styled('failed', 'problem')} for {counted(users, 'user')}: SQLSTATE {code}")
+
+
 def _step(progress: Progress) -> Step:
     state = progress.state
     if state == "paused":
@@ -119,13 +134,23 @@ def _step(progress: Progress) -> Step:
     return Step(progress.users, progress.total, progress.users_per_second, progress.eta_seconds, state)
 
 
-def _print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
+def _print_plan(plan: dict[str, Any], *, as_json: bool, erase_deleted: bool) -> None:
     if as_json:
         print_json(plan)
         return
     if plan.get("not_followed"):
         click.echo(f"rows of the table of users that are no users yet: {plan['not_followed']}")
     click.echo(f"users without profile or progress: {plan['missing']}; nothing was changed")
+    erased = plan.get("to_erase", 0) + (plan.get("found_deleted", 0) if erase_deleted else 0)
+    if erased:
+        click.echo(f"deleted users whose personal data would be erased, irrevocably: {erased}")
+        if plan["left_columns"]:
+            click.echo(f"columns of the application would be left as they are: {', '.join(plan['left_columns'])}")
+    if plan.get("found_deleted") and not erase_deleted:
+        click.echo(
+            f"users who were deleted before the tables were taken over: {plan['found_deleted']}; their personal data stays,"
+            " unless: profiles-schema backfill --erase-deleted"
+        )
     if plan["missing"]:
         shortest, longest = plan["seconds"]
         click.echo(f"it should take {shortest:.0f} to {longest:.0f} s")

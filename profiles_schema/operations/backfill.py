@@ -20,7 +20,7 @@ from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.operations import batches
 from profiles_schema.operations.batches import FIRST_ROWS, MOST_WINDOW_ROWS, TARGET_MS, Limits, run
-from profiles_schema.operations.erasure import PERSONAL
+from profiles_schema.operations.erasure import FOUND_DELETED, PERSONAL
 from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
 
 _LOCK_ERRORS = {"55P03", "40P01"}
@@ -33,6 +33,7 @@ LOCKS = "ROW EXCLUSIVE on user_profiles, user_progress and the audit log; a batc
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 # ALIVE without making JSON of the row: where auth.users has no deleted_at, the name means this one, and nobody is deleted.
 _ABSENT = "(select null::timestamp with time zone as deleted_at) as absent"
+_TO_ERASE = f"(to_jsonb(u) ->> 'deleted_at' is not null and {PERSONAL})"
 _ALIVE_BY_ID = (
     f"(select a.deleted_at from {_ABSENT} cross join lateral"
     " (select deleted_at from auth.users as w where w.id = u.id) as a) is null"
@@ -46,7 +47,8 @@ class Progress:
     ``users`` of ``total`` are done, ``created`` profiles made, ``completed`` users had a profile and lacked progress only,
     ``repaired`` profiles were brought up to date, ``failed`` counts users left out, by SQLSTATE. ``state`` is running, paused, stopped or completed. Of an application's own table of
     users: ``followed`` rows became users or changed them, ``released`` users went with their row, ``gone`` ones have no
-    row either and were left, because they are suspiciously many.
+    row either and were left, because they are suspiciously many. ``erased`` deleted users lost their personal data, except what
+    ``left_columns`` of the application hold.
     """
 
     total: int = 0
@@ -64,10 +66,17 @@ class Progress:
     followed: int = 0
     released: int = 0
     gone: int = 0
+    erased: int = 0
+    left_columns: list[str] = field(default_factory=list)
 
     def count_failure(self, code: str | None) -> None:
         """Count one user who could not be done, under the SQLSTATE."""
         self.failed[code or "unknown"] = self.failed.get(code or "unknown", 0) + 1
+
+
+def left_columns(connection: Connection) -> list[str]:
+    """The columns of the application in our tables, which an erasure leaves as they are."""
+    return list(connection.scalar(text("select profiles_internal.left_columns()")) or [])
 
 
 def count_missing(connection: Connection) -> int:
@@ -92,11 +101,20 @@ def count_missing(connection: Connection) -> int:
 def plan(connection: Connection, *, batch_users: int = FIRST_ROWS) -> dict[str, Any]:
     """What a backfill would do: missing (users), seconds (least, most), locks, sample (user id, username).
 
+    Of deleted users with personal data: to_erase, found_deleted (before the tables were taken over), left_columns.
+
     The forecast comes from one batch that is done and rolled back.
     """
     job = _MissingProfiles()
     missing = count_missing(connection)
     result: dict[str, Any] = {"missing": missing, "seconds": [0.0, 0.0], "locks": LOCKS, "sample": []}
+    to_erase, found_deleted = connection.execute(
+        text(
+            f"select count(*) filter (where not {FOUND_DELETED}), count(*) filter (where {FOUND_DELETED}) from auth.users as u where {_TO_ERASE}"
+        )
+    ).one()
+    if to_erase or found_deleted:
+        result |= {"to_erase": to_erase, "found_deleted": found_deleted, "left_columns": left_columns(connection)}
     if _followed_table(connection) is not None:
         result["not_followed"] = _Identity().count(connection)
     if missing:
@@ -128,6 +146,7 @@ def backfill(
     target_ms: int = TARGET_MS,
     max_rate: float | None = None,
     remove_gone: bool = False,
+    erase_deleted: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Create what is missing, yielding the progress after every batch, at least once.
@@ -138,6 +157,7 @@ def backfill(
         target_ms: How long a batch should take.
         max_rate: Most users per second.
         remove_gone: Also remove users whose row in the application's own table is gone where they are a large part.
+        erase_deleted: Also erase users who were deleted before the tables were taken over; this cannot be undone.
         stopped: Asked between batches; True ends the work, which goes on where it was the next time.
 
     Raises:
@@ -174,7 +194,8 @@ def backfill(
     if progress.state == "completed":
         # The connection that we were given may have been lost as well in the meantime.
         with connect(connection.engine) as fresh:
-            _repair_failures(fresh, progress)
+            _repair_failures(fresh, progress, erase_deleted=erase_deleted)
+            progress.left_columns = left_columns(fresh) if progress.erased else []
         yield progress
 
 
@@ -282,8 +303,8 @@ class _Identity:
             connection.scalar(text("select profiles_internal.take_keys(cast(:keys as text[]))"), {"keys": keys}) or 0
         )
 
-    def skip(self, connection: Connection, key: str, code: str) -> None:
-        del key  # it may be personal
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        del key, what  # it may be personal
         connection.execute(
             text(
                 "select profiles_internal.record_events(array[null::uuid], 'failed', 'backfill', :code,"
@@ -321,8 +342,13 @@ class _MissingProfiles:
     def do(self, connection: Connection, keys: list[str]) -> int:
         return _create(connection, keys)
 
-    def skip(self, connection: Connection, key: str, code: str) -> None:
-        _record_in_transaction(connection, [key], "failed", code)
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        connection.execute(
+            text(
+                "select profiles_internal.record_events(array[cast(:user as uuid)], 'failed', 'backfill', :code, :what)"
+            ),
+            {"user": key, "code": code, "what": what},
+        )
 
 
 def _create(connection: Connection, users: list[str]) -> int:
@@ -343,27 +369,32 @@ def _create(connection: Connection, users: list[str]) -> int:
     return int(created or 0)
 
 
-def _repair_failures(connection: Connection, progress: Progress) -> None:
-    """Profiles that did not follow their user: bring them up to date, or erase them."""
+def _repair_failures(connection: Connection, progress: Progress, *, erase_deleted: bool) -> None:
+    """Profiles that did not follow their user: bring them up to date, or erase them.
+
+    Users who were deleted before the tables were taken over are erased only when that is asked for.
+    """
     with connection.begin():
         users = [
-            str(id_)
-            for (id_,) in connection.execute(
+            (str(id_), deleted)
+            for id_, deleted in connection.execute(
                 text(
-                    "select distinct u.id from public.user_profile_audit_logs as a join auth.users as u on u.id = a.user_id"
+                    "select distinct u.id, false from public.user_profile_audit_logs as a join auth.users as u on u.id = a.user_id"
                     f" where a.action in ('failed', 'skipped') and not ({ALIVE} and {INCOMPLETE}) and {UNREPAIRED}"
                     # An erasure can be lost without a record, too: while the trigger was away, say. And who still holds a
                     # token may have written something since.
-                    f" union select u.id from {_ABSENT}"
-                    " cross join lateral (select w.id from auth.users as w where deleted_at is not null) as u"
-                    f" where {PERSONAL}"
-                )
+                    f" and not {_TO_ERASE}"
+                    f" union select u.id, true from auth.users as u where {_TO_ERASE}"
+                    f" and (cast(:erase_deleted as boolean) or not {FOUND_DELETED})"
+                ),
+                {"erase_deleted": erase_deleted},
             )
         ]
-    for user in users:
+    for user, deleted in users:
         try:
             _with_patience(connection, lambda u=user: _follow(connection, u))
-            progress.repaired += 1
+            progress.erased += deleted
+            progress.repaired += not deleted
         except DBAPIError as error:
             if is_disconnect(error):
                 raise
@@ -373,13 +404,6 @@ def _repair_failures(connection: Connection, progress: Progress) -> None:
 def _follow(connection: Connection, user: str) -> None:
     connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
     connection.execute(text("select profiles_internal.repair_profile(cast(:user as uuid))"), {"user": user})
-
-
-def _record_in_transaction(connection: Connection, users: list[str], action: str, code: str | None) -> None:
-    connection.execute(
-        text("select profiles_internal.record_events(cast(:users as uuid[]), :action, 'backfill', :code)"),
-        {"users": users, "action": action, "code": code},
-    )
 
 
 def _with_patience(connection: Connection, work: Any) -> Any:

@@ -30,7 +30,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import is_disconnect, sqlstate
+from profiles_schema.database import failed_objects, is_disconnect, sqlstate
 from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced
 
 TARGET_MS = 100
@@ -81,8 +81,8 @@ class Job(Protocol):
     def do(self, connection: Connection, keys: list[str]) -> int:
         """Do these rows in the present transaction; returns how many were changed. Raises what the server raises."""
 
-    def skip(self, connection: Connection, key: str, code: str) -> None:
-        """Record, in the present transaction, that this row failed with a SQLSTATE and was left out."""
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        """Record, in the present transaction, that this row was left out: the SQLSTATE, and the objects it is about."""
 
 
 @dataclass
@@ -449,7 +449,7 @@ class _Runner:
             savepoint.rollback()
             if len(keys) == 1:
                 code = sqlstate(error) or "unknown"
-                self.job.skip(self.connection, keys[0], code)
+                self.job.skip(self.connection, keys[0], code, failed_objects(error))
                 failures[keys[0]] = code
                 return 0
             middle = len(keys) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
@@ -28,6 +29,13 @@ PERSONAL = (
 )
 """Whether a user ``u`` has personal data in profile, API keys or exports."""
 
+FOUND_DELETED = (
+    "coalesce((to_jsonb(u) ->> 'deleted_at')::timestamptz < (select max((a.data ->> 'at')::timestamptz)"
+    " from profiles_internal.adopted as a where a.object_type = 'table'), false)"
+)
+"""Whether a user ``u`` was deleted before tables were taken over. What is theirs there is erased only when somebody says so."""
+
+ERASE: Final = "profiles-schema backfill --erase-deleted"
 _DELETED = "to_jsonb(u) ->> 'deleted_at' is not null"
 
 
@@ -42,7 +50,21 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
             f"(select p.user_id from public.user_profiles as p order by p.updated_at desc limit {RECENT_ROWS})",
             f"(select e.user_id from public.export_history as e order by e.created_at desc limit {RECENT_ROWS})",
         )
-    count = connection.scalar(text(f"select count(*) from {users} where {_DELETED} and {PERSONAL}"))
+    count, found = connection.execute(
+        text(
+            f"select count(*) filter (where not {FOUND_DELETED}), count(*) filter (where {FOUND_DELETED})"
+            f" from {users} where {_DELETED} and {PERSONAL}"
+        )
+    ).one()
+    if found:
+        yield Finding(
+            "found_deleted",
+            "notice",
+            f"{found} {'user who was' if found == 1 else 'users who were'} deleted before the tables were taken over still"
+            f" {'has' if found == 1 else 'have'} personal data in them. Nothing erases it unless it is told to, irrevocably.",
+            ERASE,
+            found,
+        )
     if count:
         yield Finding(
             "not_erased",

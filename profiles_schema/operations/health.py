@@ -20,7 +20,7 @@ from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.drift import REMEDY, sentence
 from profiles_schema.migrations.sql_objects import holds
 from profiles_schema.operations import openings
-from profiles_schema.operations.erasure import examine_erasure
+from profiles_schema.operations.erasure import FOUND_DELETED, examine_erasure
 from profiles_schema.operations.findings import Finding
 from profiles_schema.operations.jobs import examine_jobs
 from profiles_schema.operations.sample import WINDOW_USERS, sampled_users
@@ -44,8 +44,7 @@ INCOMPLETE = (
 
 # Spelled out, because a damaged database may lack our functions.
 _STALE = (
-    "p.email is distinct from nullif(u.email, '')"
-    " or p.phone is distinct from case when length(u.phone) between 1 and 40 then u.phone end"
+    "coalesce(nullif(u.email, ''), p.email) is distinct from p.email"
     " or p.email_verified is distinct from (nullif(u.email, '') is not null and u.email_confirmed_at is not null)"
     " or p.is_anonymous is distinct from coalesce((to_jsonb(u) ->> 'is_anonymous')::boolean, false)"
     " or p.last_login is distinct from coalesce(u.last_sign_in_at, p.last_login)"
@@ -53,7 +52,7 @@ _STALE = (
 UNREPAIRED = (
     f"case when {ALIVE} then {INCOMPLETE} or exists (select from public.user_profiles as p where p.user_id = u.id"
     f" and ({_STALE}))"
-    " else exists (select from public.user_profiles as p where p.user_id = u.id and p.is_active) end"
+    f" else not {FOUND_DELETED} and exists (select from public.user_profiles as p where p.user_id = u.id and p.is_active) end"
 )
 """A user ``u`` whose profile is not what the user row asks for: missing, stale, or not erased."""
 

@@ -366,10 +366,10 @@ class _Profiles:
             or 0
         )
 
-    def skip(self, connection: Connection, key: str, code: str) -> None:
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
         connection.execute(
-            text("select profiles_internal.record_events(cast(:users as uuid[]), 'failed', 'normalize', :code)"),
-            {"users": [key], "code": code},
+            text("select profiles_internal.record_events(cast(:users as uuid[]), 'failed', 'normalize', :code, :what)"),
+            {"users": [key], "code": code, "what": what},
         )
 
 

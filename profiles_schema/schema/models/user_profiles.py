@@ -66,7 +66,7 @@ class UserProfile(Timestamps, Base):
     first_name: Mapped[str | None]
     last_name: Mapped[str | None]
     email: Mapped[str | None] = mapped_column(comment="Follows auth.users; not unique; see email_verified")
-    phone: Mapped[str | None] = mapped_column(comment="Follows auth.users; not unique")
+    phone: Mapped[str | None] = mapped_column(comment="The person's contact number; not unique")
     bio: Mapped[str | None]
     company_name: Mapped[str | None]
     target_audience: Mapped[str | None]

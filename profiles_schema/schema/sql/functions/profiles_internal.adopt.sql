@@ -65,6 +65,10 @@ begin
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
   end if;
 
+  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
+    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
+  end if;
+
   for step in
     select a.object_name as name, a.data -> 'rows' as found_rows,
       (select count(*) from profiles_internal.adopted as v where v.revision = p_revision and v.object_type in ('value', 'found value')) as changed,

@@ -157,7 +157,7 @@ begin
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
   -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
   for tested in
-    select a.attname, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
+    select a.attname, a.attnotnull, d.adbin is not null as has_default, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
     from jsonb_array_elements(p_context -> 'columns') as c
     join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -166,10 +166,19 @@ begin
     continue when tested.default_value ~ '\mnextval\(';
     defaults := defaults || format('(%s)::%s as %I', tested.default_value, tested.type, tested.attname);
     begin
-      execute format('select (%s)::%s', tested.default_value, tested.type);
+      execute format('select ((%s)::%s)::text is null', tested.default_value, tested.type) into refuses;
+      -- Without a default, NOT NULL is relaxed.
+      if refuses and tested.attnotnull and tested.has_default and p_context ->> 'table' in ('user_profiles', 'user_progress') then
+        return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname),
+          'found', 'not null, default ' || tested.default_value, 'wanted', 'a default that is not null when nobody is signed in',
+          'remedy', format('At a sign-up there are no claims, and the default is null: no new user would have a profile. '
+            'Give it another default, or: alter table %s alter column %I drop not null;', relation, tested.attname));
+      end if;
     exception when integrity_constraint_violation then
       return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
         'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
+    when others then
+      null; -- Trial sign-ups show it, see try_sign_ups.
     end;
   end loop;
   for tested in

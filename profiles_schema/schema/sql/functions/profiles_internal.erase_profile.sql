@@ -1,11 +1,14 @@
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
 -- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
+-- Columns of the application stay as they are; the log names those that hold something.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $erase_profile$
+declare
+  left_columns text[];
 begin
   -- Sessions first, in the order in which their end locks rows: session, then progress. Only where they are learning
   -- sessions: those of some web frameworks are another thing under the same name. Something of the application's that
@@ -32,7 +35,7 @@ begin
     union all
     select e.id::text from public.export_history as e where e.user_id = p_user_id
   ) as r
-  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value');
+  where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value', 'kept value');
 
   delete from public.user_api_keys where user_id = p_user_id;
   update public.export_history
@@ -54,6 +57,19 @@ begin
     personality_traits = null, appearance_traits = null, behavioral_metrics = null, cultural_attributes = null,
     analysis_summary = null, metadata = null
   where user_id = p_user_id;
+
+  begin
+    left_columns := profiles_internal.left_columns(p_user_id);
+    if left_columns <> '{}' then
+      perform profiles_internal.record_events(
+        array[p_user_id], 'deleted', coalesce(nullif(current_setting('profiles_internal.origin', true), ''), 'trigger'),
+        p_error_message => 'erased, except columns of the application: ' || array_to_string(left_columns, ', '),
+        p_metadata => jsonb_build_object('left', left_columns)
+      );
+    end if;
+  exception when others then
+    raise warning 'profiles-schema: an erasure did not record which columns it left (SQLSTATE %)', sqlstate;
+  end;
 end
 $erase_profile$;
 

@@ -1,8 +1,9 @@
 -- Carries a change of a user over to the profile.
 --
--- email, phone, email_verified and is_anonymous always follow; the time of the last sign-in with its count.
--- Name, picture and username follow only while the profile still holds what the OLD user row had produced: whatever a
--- person has edited stays theirs. A value that the provider no longer sends is kept.
+-- email, email_verified and is_anonymous always follow; the time of the last sign-in with its count. An address that a
+-- user who never had one brought along (an adopted profile) stays.
+-- Phone, name, picture and username follow only while the profile still holds what the OLD user row had produced: what a
+-- person has edited stays theirs. A value that the user row no longer has is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
 -- Who is undeleted becomes active again.
 -- Returns false when there is no profile to follow with.
@@ -17,6 +18,7 @@ declare
   new_values record;
   signed_in constant boolean := p_new ->> 'last_sign_in_at' is not null
     and p_new ->> 'last_sign_in_at' is distinct from p_old ->> 'last_sign_in_at';
+  had_email constant boolean := p_old ->> 'email' <> '';
   undeleted boolean := p_old ->> 'deleted_at' is not null;
   profile public.user_profiles;
   wanted_username text;
@@ -48,13 +50,14 @@ begin
 
   update public.user_profiles as p
   set
-    email = new_values.email,
-    phone = new_values.phone,
+    email = coalesce(new_values.email, case when had_email then null else p.email end),
     email_verified = new_values.email_verified,
     is_anonymous = new_values.is_anonymous,
     is_active = p.is_active or undeleted,
     last_login = case when signed_in or undeleted then new_values.last_login else p.last_login end,
     login_count = p.login_count + signed_in::integer,
+    phone = case when p.phone is not distinct from old_values.phone
+      then coalesce(new_values.phone, p.phone) else p.phone end,
     display_name = case when p.display_name is not distinct from old_values.display_name
       then coalesce(new_values.display_name, p.display_name) else p.display_name end,
     first_name = case when p.first_name is not distinct from old_values.first_name

@@ -13,7 +13,8 @@
 -- of the list: without _ . - and with look-alikes read as one letter (adm1n, -admin-, supp0rt). No profile is called just 'user'.
 --
 -- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.
--- An address of more than 320 characters is not copied.
+-- An address of more than 320 characters is not copied. The phone is a contact number: that of the user row, else the
+-- metadata's.
 --
 -- Nothing but simple expressions, which plpgsql evaluates without starting the executor: a call, or a query, per value
 -- costs more than the insert that it prepares.
@@ -122,6 +123,12 @@ begin
       end if;
       if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
         avatar_url := null;
+      end if;
+      if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' then
+        phone := nullif(btrim(left(btrim(metadata ->> 'phone', blanks), 41), blanks), '');
+        if length(phone) > 40 or phone ~ '[\u0001-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]' then
+          phone := null;
+        end if;
       end if;
       if metadata ?| '{language,locale,timezone}' then
         if jsonb_typeof(metadata -> 'language') = 'string' then

@@ -19,7 +19,7 @@ set search_path = pg_catalog, pg_temp
 as $update_my_profile_v2$
 declare
   texts constant text[] := array[
-    'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
+    'username', 'display_name', 'first_name', 'last_name', 'phone', 'bio', 'company_name', 'target_audience', 'business_context',
     'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'timezone', 'language'
   ];
   documents constant text[] := array['key_metrics', 'preferences', 'notification_settings'];
@@ -65,6 +65,7 @@ begin
         display_name = case when p_changes ? 'display_name' then p_changes ->> 'display_name' else p.display_name end,
         first_name = case when p_changes ? 'first_name' then p_changes ->> 'first_name' else p.first_name end,
         last_name = case when p_changes ? 'last_name' then p_changes ->> 'last_name' else p.last_name end,
+        phone = case when p_changes ? 'phone' then p_changes ->> 'phone' else p.phone end,
         bio = case when p_changes ? 'bio' then p_changes ->> 'bio' else p.bio end,
         company_name = case when p_changes ? 'company_name' then p_changes ->> 'company_name' else p.company_name end,
         target_audience = case when p_changes ? 'target_audience' then p_changes ->> 'target_audience' else p.target_audience end,

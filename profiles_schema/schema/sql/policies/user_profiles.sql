@@ -4,7 +4,7 @@ revoke all on table public.user_profiles from public, anon, authenticated, servi
 
 grant select on table public.user_profiles to authenticated;
 grant update (
-  username, display_name, first_name, last_name, bio, company_name, target_audience, business_context,
+  username, display_name, first_name, last_name, phone, bio, company_name, target_audience, business_context,
   master_system_prompt, avatar_emoji, profile_picture_url, logo_url, profile_visibility, key_metrics, preferences,
   notification_settings, timezone, language
 ) on table public.user_profiles to authenticated;
@@ -31,7 +31,7 @@ begin
   ) then
     grant update (user_id, updated_at) on table public.user_profiles to authenticated;
     grant insert (
-      user_id, username, display_name, first_name, last_name, bio, company_name, target_audience, business_context,
+      user_id, username, display_name, first_name, last_name, phone, bio, company_name, target_audience, business_context,
       master_system_prompt, avatar_emoji, profile_picture_url, logo_url, profile_visibility, key_metrics, preferences,
       notification_settings, timezone, language, updated_at
     ) on table public.user_profiles to authenticated;

@@ -87,10 +87,10 @@ begin
       set
         last_login = (after ->> 'last_sign_in_at')::timestamptz,
         login_count = p.login_count + 1,
-        phone = case when length(after ->> 'phone') between 1 and 40 then after ->> 'phone' end,
         email_verified = nullif(after ->> 'email', '') is not null and after ->> 'email_confirmed_at' is not null,
         is_anonymous = coalesce((after ->> 'is_anonymous')::boolean, false)
-      where p.user_id = new.id and p.is_active and p.email is not distinct from nullif(after ->> 'email', '');
+      where p.user_id = new.id and p.is_active
+        and coalesce(nullif(after ->> 'email', ''), p.email) is not distinct from p.email;
       profile_exists := found or profiles_internal.follow_user(before, after);
     else
       profile_exists := (select 1 from public.user_profiles as p where p.user_id = new.id) is not null;
