@@ -37,7 +37,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 import shapes  # noqa: E402 - the shapes, and what hosts them, are the tests'
 from conftest import _open_by_default  # noqa: E402
 from old_application import OldApplication  # noqa: E402
-from support import Database, Server  # noqa: E402
+from support import Database, Server, answers_file  # noqa: E402
 
 from profiles_schema.schema.traits import trait_columns  # noqa: E402
 
@@ -109,6 +109,7 @@ class Bench:
         self.server = Server(
             host=str(self.running.socket_directory), port=self.running.port, user="postgres", dbname="postgres", options=""
         )  # fmt: skip
+        self.directory = directory
         self.log = directory / "server" / "log"
         self.administrator = Database(self.server, "postgres").engine.connect()
         self.administrator = self.administrator.execution_options(isolation_level="AUTOCOMMIT")
@@ -140,11 +141,10 @@ class Bench:
 def measure_steps(bench: Bench, shape: str, rows: int) -> dict[str, Any]:
     """Every step by itself, and its forecast."""
     database = bench.make("steps", shape, f"found_{shape}_{rows}")
-    database.upgrade(BEFORE, adopt_rewrite="yes")
+    database.upgrade(BEFORE, answers=database.answers())
     steps: list[dict[str, Any]] = []
     planning = 0.0
     with database.engine.connect() as connection:
-        connection.exec_driver_sql("set profiles_schema.adopt_rewrite = 'yes'")
         for revision in REVISIONS:
             started = time.monotonic()
             planned = connection.execute(
@@ -184,12 +184,13 @@ def measure_steps(bench: Bench, shape: str, rows: int) -> dict[str, Any]:
 def measure_load(bench: Bench, shape: str, rows: int, rate: float) -> dict[str, Any]:
     """The whole upgrade, beside the application."""
     database = bench.make("beside", shape, f"found_{shape}_{rows}")
+    answers = answers_file(bench.directory / "answers.toml", database.answers())
     waits = bench.waits()
     with OldApplication(database, shape, rate) as application:
         time.sleep(AROUND_SECONDS)
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "alembic", "-x", "adopt-rewrite=yes", "upgrade", "head"], cwd=REPOSITORY, check=False,
+            [sys.executable, "-m", "alembic", "-x", f"answers={answers}", "upgrade", "head"], cwd=REPOSITORY, check=False,
             env=os.environ | {"DATABASE_URL": database.url}, capture_output=True, text=True,
         )  # fmt: skip
         ended = time.monotonic()

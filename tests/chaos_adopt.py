@@ -32,7 +32,7 @@ import psycopg2
 import shapes
 from chaos_backfill import REPOSITORY, WAIT_SECONDS, Chaos
 from conftest import _open_by_default
-from support import Database, Server, snapshot
+from support import Database, Server, answers_file, snapshot
 
 from profiles_schema import local
 
@@ -104,9 +104,9 @@ class ChaosOfAdoption(Chaos):
         # A crash empties unlogged tables.
         for table in self.found.contents.tables.values():
             database.administrator.script(f"alter table {table.kept_as} set logged")
-        self.options = [
-            part for key, value in shapes.options(shape).items() for part in ("-x", f"{key.replace('_', '-')}={value}")
-        ]
+        options = [f"{key.replace('_', '-')}={value}" for key, value in shapes.options(shape).items()]
+        path = answers_file(self.directory / f"{self.name}.toml", database.answers(x=options))
+        self.options = [part for option in (*options, f"answers={path}") for part in ("-x", option)]
 
         database = self.make(f"{self.name}_adopted", f"{self.name}_found")
         self.lengths["upgrade"] = self.undisturbed(self.upgrade(), database)
@@ -123,7 +123,7 @@ class ChaosOfAdoption(Chaos):
     # Commands
 
     def upgrade(self) -> tuple[str, ...]:
-        return (*self.options, "-x", "adopt-rewrite=yes", "upgrade", "head")
+        return (*self.options, "upgrade", "head")
 
     def downgrade(self) -> tuple[str, ...]:
         return ("-x", "allow-data-loss=yes", "downgrade", "base")

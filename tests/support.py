@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -32,6 +33,7 @@ from profiles_schema.errors import SchemaDrift
 from profiles_schema.migrations import paths
 from profiles_schema.migrations.runner import COMMAND
 from profiles_schema.migrations.sql_objects import public_functions
+from profiles_schema.operations import adopt
 from profiles_schema.schema.catalog import Snapshot, take_snapshot
 
 TABLES = (
@@ -127,17 +129,32 @@ class Database:
         rows = self.run("select * from public.user_profiles where user_id = :id", id=user_id)
         return rows[0] if rows else None
 
-    def upgrade(self, revision: str = "head", **options: str) -> None:
-        """`alembic upgrade`, in this process."""
+    def upgrade(self, revision: str = "head", **options: Any) -> None:
+        """`alembic upgrade`, in this process; ``answers`` by the ids of their questions."""
         self._migrate(command.upgrade, revision, options)
 
     def downgrade(self, revision: str, **options: str) -> None:
         """`alembic downgrade`, in this process."""
         self._migrate(command.downgrade, revision, options)
 
-    def _migrate(self, verb: Any, revision: str, options: Mapping[str, str]) -> None:
-        with self.engine.connect() as connection:
+    def _migrate(self, verb: Any, revision: str, options: Mapping[str, Any]) -> None:
+        with self.engine.connect() as connection, TemporaryDirectory() as directory:
+            if "answers" in options:
+                options = {**options, "answers": answers_file(Path(directory) / "answers.toml", options["answers"])}
             verb(alembic_config(connection, options), revision)
+
+    def answers(self, *preferred: str, x: Sequence[str] = ()) -> dict[str, str]:
+        """An answer to every question that there is: one of the preferred, in their order, or else the first."""
+        given: dict[str, str] = {}
+        with self.engine.connect() as connection, TemporaryDirectory() as directory:
+            while True:
+                path = answers_file(Path(directory) / "answers.toml", given)
+                questions = adopt.plan(connection, x=[*x, f"answers={path}"]).questions
+                if not questions:
+                    return given
+                for question in questions:
+                    possible = question.answers or {}
+                    given[question.id or ""] = next((each for each in preferred if each in possible), min(possible))
 
 
 def insert_user(connection: Connection, **columns: Any) -> uuid.UUID:
@@ -148,6 +165,12 @@ def insert_user(connection: Connection, **columns: Any) -> uuid.UUID:
     names, slots = ", ".join(values), ", ".join(f":{name}" for name in values)
     connection.execute(text(f"insert into auth.users ({names}) values ({slots})"), values)
     return user_id
+
+
+def answers_file(path: Path, given: Mapping[str, str]) -> str:
+    """Write a file of answers; returns its path, for -x answers=."""
+    path.write_text("".join(f"{json.dumps(key)} = {json.dumps(answer)}\n" for key, answer in given.items()))
+    return str(path)
 
 
 def alembic_config(connection: Connection, options: Mapping[str, str] | None = None) -> Config:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
-from support import profiles_schema
+from support import answers_file, profiles_schema
 from test_rehearse import dumped
 
 from profiles_schema import cli, local
@@ -25,7 +25,8 @@ from profiles_schema.operations import adopt, health
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "adopt"
 FIELDS = {
-    "seq", "revision", "object", "found", "wanted", "action", "lock", "rows", "seconds", "statement", "undo", "remedy"
+    "seq", "revision", "object", "found", "wanted", "action", "lock", "rows", "seconds", "statement", "undo", "remedy",
+    "id", "answers",
 }  # fmt: skip
 PARTITIONED = (
     "create table public.user_progress (id uuid, user_id uuid) partition by hash (user_id);"
@@ -162,7 +163,7 @@ def test_a_database_on_its_way_is_asked_by_its_own_function_in_a_read_only_trans
     old.administrator.script(
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
         " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"
-        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text) language plpgsql'
+        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb) language plpgsql'
         " as $$ begin create table public.written (); return; end $$"
     )
     refused = shown(old)
@@ -226,13 +227,14 @@ def test_a_table_that_is_not_there_is_a_stopper(old):
     assert [stopper.object for stopper in plan.stoppers] == ["public.misspelt"]
 
 
-def test_a_large_table_asks_for_a_decision(old):
+def test_a_large_table_asks_for_a_decision(old, tmp_path):
     old.script("insert into public.user_profiles (id) select gen_random_uuid() from generate_series(1, 50000)")
-    (stopper,) = planned(old).stoppers
-    assert (stopper.object, stopper.rows) == ("public.user_profiles", 50_006)
-    assert stopper.remedy.endswith("-x adopt-rewrite=yes")
-    plan = planned(old, "adopt-rewrite=yes")
-    assert plan.stoppers == []
+    (question,) = planned(old).questions
+    assert (question.id, question.rows) == ("lock:public.user_profiles", 50_006)
+    assert list(question.answers) == ["accept"]
+    path = answers_file(tmp_path / "answers.toml", {"lock:public.user_profiles": "accept"})
+    plan = planned(old, f"answers={path}")
+    assert (plan.stoppers, plan.questions) == ([], [])
     assert plan.locked_seconds["public.user_profiles"] > 1
 
 
@@ -240,7 +242,7 @@ def test_a_large_table_asks_for_a_decision(old):
     ("arguments", "message"),
     [
         (["--dry-run", "-x", "adopt-everything=yes"], 'Unknown option -x "adopt-everything"'),
-        (["--dry-run", "-x", "adopt-rewrite=perhaps"], "-x adopt-rewrite takes yes or no"),
+        (["--dry-run", "-x", "adopt-rewrite=yes"], 'Unknown option -x "adopt-rewrite"'),
         (["--dry-run", "-x", "adopt-table="], "-x adopt-table takes the name of a table"),
         ([], "adopt only shows the plan (--dry-run); the work itself is: profiles-schema upgrade"),
     ],
@@ -310,7 +312,7 @@ def test_json_holds_every_field_of_the_plan(old):
     done = shown(old, "--json")
     assert done.returncode == 0
     result = json.loads(done.stdout)
-    assert set(result) == {"stoppers", "steps", "notes", "finished", "rows", "quarantined", "seconds"}
+    assert set(result) == {"stoppers", "questions", "steps", "notes", "finished", "rows", "quarantined", "seconds"}
     assert (result["stoppers"], result["rows"], result["quarantined"]) == ([], 5, 1)
     assert result["seconds"] > 0
     for step in [*result["steps"], *result["notes"]]:
@@ -463,7 +465,7 @@ def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
     old.administrator.script(
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
         " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"
-        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text) language plpgsql'
+        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb) language plpgsql'
         " as $$ begin perform count(*) from public.user_profiles; perform pg_sleep(60); return; end $$"
     )
     process = subprocess.Popen(

@@ -471,7 +471,7 @@ def test_a_wrong_adopt_table_is_refused(found, shape, table, named):
     assert named in message
 
 
-def test_a_large_table_is_refused_without_the_flag(found):
+def test_a_large_table_is_refused_without_an_answer(found):
     database = found("c", rows=20)
     database.administrator.script(
         "set local session_replication_role = replica;"
@@ -480,5 +480,6 @@ def test_a_large_table_is_refused_without_the_flag(found):
     with pytest.raises(MigrationFailed) as refused:
         database.upgrade()
     assert stops(str(refused.value)) == ["public.user_api_keys"]
-    assert "-x adopt-rewrite=yes" in str(refused.value)
+    assert '"lock:public.user_api_keys"' in str(refused.value)
+    assert "profiles-schema adopt --dry-run --write-answers adopt.toml" in str(refused.value)
     assert shapes.changes(database, database.found) == []

@@ -299,6 +299,33 @@ revoke all on function profiles_internal.wanted_shape() from public, anon, authe
     )
     op.execute(
         r"""
+-- What the operator answered to a question of the plan; null without an answer.
+-- A question is a step of action 'question' with "id" (stable text), "found" (the evidence) and "answers" (an object: each
+-- possible answer, and what it leads to). Whoever has a question returns it always, and asks here only to know what else
+-- to return: adoption_plan() marks those that are answered, and so knows which answers no question needs.
+-- Once an upgrade has begun, the answers that it began with count: they are kept in profiles_internal.adopted.
+create or replace function profiles_internal.answer(p_id text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $answer$
+declare
+  kept text;
+begin
+  if to_regclass('profiles_internal.adopted') is not null then
+    select a.data #>> '{}' into kept
+    from profiles_internal.adopted as a where a.object_type = 'answer' and a.object_name = p_id;
+  end if;
+  return nullif(coalesce(kept, nullif(current_setting('profiles_schema.answers', true), '')::jsonb ->> p_id), '');
+end
+$answer$;
+
+revoke all on function profiles_internal.answer(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What becomes of a value that our CHECKs refuse: one row per column. "wrong" and "fitted" are expressions over the
 -- table's own columns; {table} in them stands for the table. The first rule of a column that applies is taken. The old
 -- value is kept in profiles_internal.adopted.
@@ -1967,13 +1994,13 @@ begin
       'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
         'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
-    union all
-    select jsonb_build_object('object', target, 'found', format('%s rows', total), 'wanted', format('up to %s', rewrite_limit), 'rows', total,
-      'seconds', seconds,
-      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(seconds)))
-    where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
   ) as s;
   stopped := stopped or found;
+  if total > rewrite_limit then
+    return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
+      'found', format('%s rows', total), 'rows', total, 'lock', 'ACCESS EXCLUSIVE',
+      'answers', jsonb_build_object('accept', format('it is taken over, and locked for about %s seconds meanwhile', ceil(seconds))));
+  end if;
   if stopped then
     -- All that stands against it, at once.
     if counts ? 'total' then
@@ -2207,10 +2234,12 @@ revoke all on function profiles_internal.adoption_of_objects() from public, anon
 -- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0001 refuses by it, and the
 -- revisions carry it out (profiles_internal.adopt).
 -- Tables that the revisions have made or taken over already are left out: they bear our comment.
+-- A question stands in the way until it is answered (profiles_internal.answer); then its action is 'answered', and its
+-- "wanted" the answer.
 create or replace function profiles_internal.adoption_plan(p_revision text default null)
 returns table (
   seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
-  seconds double precision, statement text, undo text, remedy text
+  seconds double precision, statement text, undo text, remedy text, id text, answers jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -2251,13 +2280,31 @@ begin
     ), '[]');
   end if;
 
+  -- An answer is for a question of the whole plan, before the first change.
+  if p_revision is null then
+    steps := steps || coalesce((
+      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_internal_tables', 'action', 'stop', 'object', format('answer %I', g.id),
+        'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
+      from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
+      where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''
+    ), '[]');
+  end if;
+
   return query
-  select (row_number() over (order by x.action <> 'stop', x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
-    x.wanted, x.action, x.lock, x."rows", x.seconds, x.statement, x.undo, x.remedy
+  select (row_number() over (order by q.action not in ('stop', 'question'), x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
+    case when x.action <> 'question' then x.wanted else coalesce(q.given, 'an answer') end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
+    case q.action when 'question' then format('%sAnswer %I with %s.',
+      case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
+      x.id, (select string_agg(format('"%s" (%s)', a.key, a.value), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
+    x.id, x.answers
   from rows from (jsonb_to_recordset(steps) as (
     seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
-    seconds double precision, statement text, undo text, remedy text
+    seconds double precision, statement text, undo text, remedy text, id text, answers jsonb
   )) with ordinality as x
+  cross join lateral (
+    select g.given, case when x.action = 'question' and x.answers ? g.given then 'answered' else x.action end as action
+    from (select case when x.action = 'question' then profiles_internal.answer(x.id) end as given) as g
+  ) as q
   order by 1;
 end
 $adoption_plan$;
@@ -2302,8 +2349,15 @@ begin
     execute format('lock table %s in access exclusive mode', relation);
   end if;
 
+  -- From here on the answers are the ones that the whole plan was looked at with.
+  if p_revision = '0002_create_internal_tables' then
+    insert into profiles_internal.adopted (revision, object_type, object_name, data)
+    select p_revision, 'answer', g.key, g.value
+    from jsonb_each(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g where g.value <> '""';
+  end if;
+
   for step in select * from profiles_internal.adoption_plan(p_revision) as p order by p.seq loop
-    if step.action = 'stop' then
+    if step.action in ('stop', 'question') then
       refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
     end if;
     continue when refusals is not null;
@@ -2323,7 +2377,8 @@ begin
   end loop;
   if refusals is not null then
     raise exception 'this cannot be taken over as it is: %', refusals
-      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
+        'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
   end if;
 
   for step in
@@ -2647,10 +2702,11 @@ begin
   select string_agg(format(E'\n  %s: %s. Wanted: %s. %s', s.object, s.found, s.wanted, s.remedy), '' order by s.seq)
   into problems
   from profiles_internal.adoption_plan() as s
-  where s.action = 'stop';
+  where s.action in ('stop', 'question');
   if problems is not null then
     raise exception 'what exists already cannot be taken over as it is:%', problems
-      using hint = 'Nothing was changed. The whole plan: profiles-schema adopt --dry-run';
+      using hint = 'Nothing was changed. The whole plan: profiles-schema adopt --dry-run. '
+        'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml; answered, they go with: -x answers=adopt.toml';
   end if;
 
   if not has_schema_privilege('public', 'create') then
@@ -2906,6 +2962,7 @@ drop function profiles_internal.written_tables(oid, boolean);
 drop function profiles_internal.reached_functions(oid);
 drop function profiles_internal.column_readers(regclass, text);
 drop function profiles_internal.adoption_rules();
+drop function profiles_internal.answer(text);
 drop function profiles_internal.wanted_shape();
 """
     )

@@ -72,7 +72,7 @@ def adopt(dry_run: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> int:
         width = min(max(shutil.get_terminal_size((_UNKNOWN, 24)).columns, _NARROWEST), _WIDEST)
         for line in _told(result, width, x, local=local):
             click.echo(line)
-    return int(bool(result.stoppers))
+    return int(bool(result.stoppers or result.questions))
 
 
 def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterator[str]:
@@ -81,6 +81,12 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterato
         for number, stopper in enumerate(result.stoppers, start=1):
             yield ""
             yield from _stopper(number, stopper, width)
+        yield ""
+    if result.questions:
+        yield styled(_counted(len(result.questions), "question is", "questions are") + " open:", "problem")
+        for number, question in enumerate(result.questions, start=1):
+            yield ""
+            yield from _question(number, question, width)
         yield ""
     if result.steps:
         yield from _sections(result, width)
@@ -95,6 +101,13 @@ def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:
         f"{number:2}. {stopper.object}: {stopper.found}{rows}; wanted: {stopper.wanted}.", width, indent="    "
     )
     yield from _advice(stopper.remedy or "", width, indent="    ")
+
+
+def _question(number: int, question: Step, width: int) -> Iterator[str]:
+    yield from _wrapped(f"{number:2}. {question.object}: {question.found}.", width, indent="    ")
+    yield f"    id: {question.id}"
+    for answer, consequence in (question.answers or {}).items():
+        yield from _wrapped(f"    {answer}: {consequence}", width, indent="      ")
 
 
 def _advice(advice: str, width: int, *, indent: str) -> Iterator[str]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from profiles_schema.errors import UsageError
+from profiles_schema.migrations import answers
 from profiles_schema.settings import DEADLINE_SECONDS, LOCK_TIMEOUT_MS, LOCK_WAIT_SECONDS
 
 # Key: (pattern of its value, the value in words, the value in a synopsis, what the key does)
 _KNOWN: Mapping[str, tuple[str, str, str, str]] = {
-    "adopt-rewrite": (
-        r"yes|no", "yes or no", "yes|no",
-        "Take over tables of more than 50,000 rows as well; they are locked meanwhile.",
-    ),
     "adopt-table": (
         r".+", "the name of a table in schema public", "NAME", "Take over the table of this name as user_profiles.",
     ),
     "allow-data-loss": (r"yes|no", "yes or no", "yes|no", "Let a downgrade drop tables that hold rows."),
+    "answers": (
+        r".+", "the name of a file", "FILE",
+        "The answers to the questions of the plan, as adopt --write-answers writes them.",
+    ),
     "app-role": (r".+", "a role name", "NAME", "Also grant the three API roles to this role."),
     "backfill": (
         r"inline|defer|auto", "inline, defer or auto", "inline|defer|auto",
@@ -61,10 +63,15 @@ class Options:
     lock_wait_seconds: float = LOCK_WAIT_SECONDS
     local: bool = False
     values: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(_KNOWN, ""))
+    answers: str = ""
 
     def session_settings(self) -> dict[str, str]:
-        """The options as the settings that the SQL of a revision reads: ``profiles_schema.app_role`` and so on."""
-        return {f"profiles_schema.{key.replace('-', '_')}": value for key, value in self.values.items()}
+        """The options as the settings that the SQL of a revision reads: ``profiles_schema.app_role`` and so on.
+
+        Of ``answers`` what the file says, as a JSON object.
+        """
+        given = dict(self.values) | {"answers": self.answers}
+        return {f"profiles_schema.{key.replace('-', '_')}": value for key, value in given.items()}
 
 
 def described() -> list[tuple[str, str]]:
@@ -80,7 +87,8 @@ def parse(pairs: Iterable[str], *, known_x: Iterable[str] = ()) -> Options:
         known_x: keys that a downstream ``env.py`` reads itself; their values are not checked.
 
     Raises:
-        UsageError: a pair is malformed, its key unknown, or its value not of the key's form.
+        UsageError: a pair is malformed, its key unknown, or its value not of the key's form; or the file of answers
+            cannot be read.
     """
     foreign = frozenset(known_x)
     values = dict.fromkeys(sorted({*_KNOWN, *foreign}), "")
@@ -101,4 +109,5 @@ def parse(pairs: Iterable[str], *, known_x: Iterable[str] = ()) -> Options:
         lock_wait_seconds=float(values["lock-wait"] or LOCK_WAIT_SECONDS),
         local=values["local"] == "yes",
         values=values,
+        answers=json.dumps(answers.read(values["answers"])) if values["answers"] else "",
     )

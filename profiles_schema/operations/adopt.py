@@ -33,6 +33,7 @@ _PLAN: Final = f"{INTERNAL_SCHEMA}.adoption_plan"
 _SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
 _CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")
 _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
+_STANDING = frozenset({"stop", "question"})
 
 
 _RENAMED: Final = {
@@ -62,6 +63,10 @@ class Step:
     statement: str | None
     undo: str | None
     remedy: str | None
+    id: str | None = None
+    """Of a question, answered or not: the name by which the file of answers gives its answer."""
+    answers: dict[str, str] | None = None
+    """Its possible answers, and what each leads to."""
 
     @property
     def table(self) -> str | None:
@@ -77,9 +82,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole plan. With any stopper, the upgrade stops before the first change."""
+    """The whole plan. With any stopper or question, the upgrade stops before the first change."""
 
     stoppers: list[Step] = field(default_factory=list)
+    questions: list[Step] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     notes: list[Step] = field(default_factory=list)
     finished: bool = False
@@ -161,7 +167,8 @@ def _plan(connection: Connection, wanted: Mapping[str, str]) -> Plan:
             connection.rollback()
     return Plan(
         stoppers=[step for step in steps if step.action == "stop"],
-        steps=[step for step in steps if step.action != "stop" and (step.action != "note" or step.takes_over)],
+        questions=[step for step in steps if step.action == "question"],
+        steps=[step for step in steps if step.action not in _STANDING and (step.action != "note" or step.takes_over)],
         notes=[step for step in steps if step.action == "note" and not step.takes_over],
         finished=_LAST in done,
     )

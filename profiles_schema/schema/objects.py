@@ -73,6 +73,7 @@ FUNCTIONS = (
     SqlObject("functions", "auth.role", Where.OWN_IDENTITY),
     SqlObject("functions", "auth.email", Where.OWN_IDENTITY),
     SqlObject("functions", "profiles_internal.wanted_shape"),
+    SqlObject("functions", "profiles_internal.answer"),
     SqlObject("functions", "profiles_internal.adoption_rules"),
     SqlObject("functions", "profiles_internal.column_readers"),
     SqlObject("functions", "profiles_internal.reached_functions"),

@@ -33,8 +33,15 @@ begin
     execute format('lock table %s in access exclusive mode', relation);
   end if;
 
+  -- From here on the answers are the ones that the whole plan was looked at with.
+  if p_revision = '0002_create_internal_tables' then
+    insert into profiles_internal.adopted (revision, object_type, object_name, data)
+    select p_revision, 'answer', g.key, g.value
+    from jsonb_each(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g where g.value <> '""';
+  end if;
+
   for step in select * from profiles_internal.adoption_plan(p_revision) as p order by p.seq loop
-    if step.action = 'stop' then
+    if step.action in ('stop', 'question') then
       refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
     end if;
     continue when refusals is not null;
@@ -54,7 +61,8 @@ begin
   end loop;
   if refusals is not null then
     raise exception 'this cannot be taken over as it is: %', refusals
-      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
+        'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
   end if;
 
   for step in

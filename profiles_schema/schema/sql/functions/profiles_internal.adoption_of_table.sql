@@ -45,13 +45,13 @@ begin
       'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
         'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
-    union all
-    select jsonb_build_object('object', target, 'found', format('%s rows', total), 'wanted', format('up to %s', rewrite_limit), 'rows', total,
-      'seconds', seconds,
-      'remedy', format('Taking it over keeps it locked for about %s seconds. Where that is acceptable: -x adopt-rewrite=yes', ceil(seconds)))
-    where total > rewrite_limit and coalesce(current_setting('profiles_schema.adopt_rewrite', true), '') <> 'yes'
   ) as s;
   stopped := stopped or found;
+  if total > rewrite_limit then
+    return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
+      'found', format('%s rows', total), 'rows', total, 'lock', 'ACCESS EXCLUSIVE',
+      'answers', jsonb_build_object('accept', format('it is taken over, and locked for about %s seconds meanwhile', ceil(seconds))));
+  end if;
   if stopped then
     -- All that stands against it, at once.
     if counts ? 'total' then

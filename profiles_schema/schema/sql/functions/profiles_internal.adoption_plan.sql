@@ -2,10 +2,12 @@
 -- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0001 refuses by it, and the
 -- revisions carry it out (profiles_internal.adopt).
 -- Tables that the revisions have made or taken over already are left out: they bear our comment.
+-- A question stands in the way until it is answered (profiles_internal.answer); then its action is 'answered', and its
+-- "wanted" the answer.
 create or replace function profiles_internal.adoption_plan(p_revision text default null)
 returns table (
   seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
-  seconds double precision, statement text, undo text, remedy text
+  seconds double precision, statement text, undo text, remedy text, id text, answers jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -46,13 +48,31 @@ begin
     ), '[]');
   end if;
 
+  -- An answer is for a question of the whole plan, before the first change.
+  if p_revision is null then
+    steps := steps || coalesce((
+      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_internal_tables', 'action', 'stop', 'object', format('answer %I', g.id),
+        'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
+      from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
+      where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''
+    ), '[]');
+  end if;
+
   return query
-  select (row_number() over (order by x.action <> 'stop', x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
-    x.wanted, x.action, x.lock, x."rows", x.seconds, x.statement, x.undo, x.remedy
+  select (row_number() over (order by q.action not in ('stop', 'question'), x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
+    case when x.action <> 'question' then x.wanted else coalesce(q.given, 'an answer') end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
+    case q.action when 'question' then format('%sAnswer %I with %s.',
+      case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
+      x.id, (select string_agg(format('"%s" (%s)', a.key, a.value), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
+    x.id, x.answers
   from rows from (jsonb_to_recordset(steps) as (
     seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
-    seconds double precision, statement text, undo text, remedy text
+    seconds double precision, statement text, undo text, remedy text, id text, answers jsonb
   )) with ordinality as x
+  cross join lateral (
+    select g.given, case when x.action = 'question' and x.answers ? g.given then 'answered' else x.action end as action
+    from (select case when x.action = 'question' then profiles_internal.answer(x.id) end as given) as g
+  ) as q
   order by 1;
 end
 $adoption_plan$;
