@@ -55,6 +55,12 @@ begin
     where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name'
   ) then
     grant update (user_id, updated_at) on table public.user_profiles to authenticated;
+    execute (
+      select pg_catalog.format('grant insert (%1$I), update (%1$I) on table public.user_profiles to authenticated', a.data ->> 'owner')
+      from profiles_internal.adopted as a
+      where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+      order by a.id desc limit 1
+    );
     grant insert (
       user_id, username, display_name, first_name, last_name, bio, company_name, target_audience, business_context,
       master_system_prompt, avatar_emoji, profile_picture_url, logo_url, profile_visibility, key_metrics, preferences,

@@ -17,11 +17,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.script import ScriptDirectory
 from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import Dialect, MetaData, text
+from sqlalchemy import UUID, Dialect, MetaData, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from profiles_schema.migrations.paths import script_location, versions
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
+from profiles_schema.schema.models.base import ProfileId
 from profiles_schema.schema.models.base import metadata as our_metadata
 
 PLUGIN = "profiles_schema.objects"
@@ -81,11 +82,16 @@ def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]
         "include_schemas": True,
         "include_name": include_name,
         "include_object": include_object,
-        "compare_type": True,
-        "compare_server_default": True,
+        "compare_type": _compare_key,
+        "compare_server_default": _compare_key,
         "process_revision_directives": number_revision,
         "autogenerate_plugins": ["alembic.autogenerate.*", PLUGIN],
     }
+
+
+def _compare_key(_context: Any, found: Any, declared: Any, *_types_or_defaults: Any) -> bool | None:
+    """Whether type or default differ; None for alembic's own comparison. An id that came as uuid keeps what it has."""
+    return False if isinstance(declared.type, ProfileId) and isinstance(found.type, UUID) else None
 
 
 def number_revision(

@@ -43,9 +43,10 @@ def fingerprints(snapshot: Snapshot, with_view: Snapshot) -> Fingerprints:
     for key, value in snapshot.items():
         result[_condition(key).name][key] = _fingerprint(value)
     # Of a right that is there either way, both values are known.
-    result[Where.PROFILES_VIEW.name] = {
-        key: _fingerprint(value) for key, value in with_view.items() if snapshot.get(key) != value
-    }
+    for key, value in with_view.items():
+        if snapshot.get(key) != value and (key.partition(" ")[2] not in objects.GENERATED and not keeps_key(key, value)):
+            where = _condition(key)
+            result[(Where.PROFILES_VIEW if where is Where.EVERYWHERE else where).name][key] = _fingerprint(value)
     return result
 
 
@@ -77,7 +78,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
     for key, value in expected.items():
         if key not in found:
             problems[key] = "missing"
-        elif _fingerprint(found[key]) != value:
+        elif _fingerprint(found[key]) != value and not keeps_key(key, found[key]):
             problems[key] = "changed"
     for key, value in found.items():
         on_column = re.match(r"grant (\w+\.\w+\..+) to \w+$", key)
@@ -88,10 +89,17 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
     return found, dict(sorted(problems.items()))
 
 
+def keeps_key(key: str, value: str) -> bool:
+    """Whether it is what adoption keeps of a table's key instead of ours: an id of type uuid, a primary key elsewhere."""
+    if key == "column public.user_profiles.id":
+        return value.startswith("uuid not null")
+    return key.startswith("constraint public.") and value == "UNIQUE (id)" and ".pk_" in key
+
+
 def _must_be_ours(connection: Connection, key: str, value: str, expected: Collection[str]) -> bool:
     if key.partition(" ")[2] in objects.GENERATED:
         return False
-    if _condition(key) not in {Where.EVERYWHERE, Where.PROFILES_VIEW} and not holds(connection, _condition(key)):
+    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.OWNED_BY_ID} and not holds(connection, _condition(key)):
         return False
     if key.startswith("trigger "):
         return " profiles_internal." in value
@@ -112,7 +120,9 @@ def _condition(key: str) -> Where:
     if re.match(r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", subject):
         return Where.OWN_IDENTITY
     if "fill_profile_of_view" in subject:
-        return Where.PROFILES_VIEW
+        return Where.OLD_STATEMENTS
+    if re.match(r"public\.user_profiles\.id to ", subject):
+        return Where.OWNED_BY_ID
     if "roll_up_" in subject:
         return Where.USABLE_SESSIONS
     if re.match(r"public\.sessions\b", subject):

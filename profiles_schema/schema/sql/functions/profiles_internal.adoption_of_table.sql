@@ -19,7 +19,11 @@ begin
   return query select s || jsonb_build_object('revision', context -> 'by') from unnest(stops) as s;
   select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
   from unnest(stops) as s where s ->> 'action' = 'stop';
-  if unreadable then
+  if context ->> 'asks' is not null then
+    return next jsonb_build_object('revision', context -> 'by', 'seq', 1, 'action', 'question', 'id', 'key:' || target, 'object', target,
+      'found', format('no column of %s leads to a user in auth.users', p_found), 'answers', context -> 'asks');
+  end if;
+  if unreadable or context ->> 'user' is null and context ->> 'asks' is not null then
     return;
   end if;
 
@@ -76,7 +80,7 @@ begin
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L)', context ->> 'by', target,
-        jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
+        jsonb_build_object('found_as', p_found::text, 'rows', total, 'owner', context -> 'owner', 'columns', (
           select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
             'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
           from jsonb_array_elements(context -> 'columns') as c where c.value ->> 'found_name' is not null

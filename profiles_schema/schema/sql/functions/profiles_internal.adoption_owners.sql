@@ -17,6 +17,12 @@ declare
   expressions text[];
   hits bigint[];
 begin
+  -- What stands against such a table is found elsewhere (adoption_stops).
+  if not has_table_privilege(p_found, 'select') or not p_own and not has_table_privilege(users, 'select')
+    or (select c.relkind from pg_class as c where c.oid = p_found) <> 'r'
+  then
+    return;
+  end if;
   select array_agg(a.attname::text order by a.attnum), array_agg(k.is_key order by a.attnum), array_agg(
     case when a.atttypid = 'uuid'::regtype then format('t.%I', a.attname)
       else format('case when t.%1$I::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$'' then t.%1$I::text::uuid end', a.attname) end
