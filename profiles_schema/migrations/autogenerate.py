@@ -82,16 +82,11 @@ def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]
         "include_schemas": True,
         "include_name": include_name,
         "include_object": include_object,
-        "compare_type": _compare_key,
-        "compare_server_default": _compare_key,
+        "compare_type": True,
+        "compare_server_default": True,
         "process_revision_directives": number_revision,
         "autogenerate_plugins": ["alembic.autogenerate.*", PLUGIN],
     }
-
-
-def _compare_key(_context: Any, found: Any, declared: Any, *_types_or_defaults: Any) -> bool | None:
-    """Whether type or default differ; None for alembic's own comparison. An id that came as uuid keeps what it has."""
-    return False if isinstance(declared.type, ProfileId) and isinstance(found.type, UUID) else None
 
 
 def number_revision(
@@ -150,8 +145,18 @@ def _register() -> None:
         return
     plugin = Plugin(PLUGIN)
     plugin.add_autogenerate_comparator(_compare_sql_objects, "autogenerate", priority=DispatchPriority.LAST)
+    for aspect in ("types", "server_default"):
+        plugin.add_autogenerate_comparator(_keep_key, "column", aspect, priority=DispatchPriority.FIRST)
     renderers.dispatch_for(ReplaceSqlOp)(_render)
     _registered = True
+
+
+def _keep_key(
+    _context: AutogenContext, _operation: Any, _schema: Any, _table: Any, _name: Any, found: Any, declared: Any
+) -> PriorityDispatchResult:
+    """An id that came as uuid is right, with the default that it had."""
+    kept = isinstance(declared.type, ProfileId) and isinstance(found.type, UUID)
+    return PriorityDispatchResult.STOP if kept else PriorityDispatchResult.CONTINUE
 
 
 def _compare_sql_objects(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:

@@ -14,7 +14,7 @@ from importlib.resources import files
 
 from sqlalchemy.engine import Connection
 
-from profiles_schema.migrations.sql_objects import holds, public_functions
+from profiles_schema.migrations.sql_objects import holds, keeps_key, public_functions
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import Snapshot, take_snapshot
 from profiles_schema.schema.objects import Where
@@ -87,13 +87,6 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
         if key not in expected and _must_be_ours(connection, key, value, expected):
             problems[key] = "not expected"
     return found, dict(sorted(problems.items()))
-
-
-def keeps_key(key: str, value: str) -> bool:
-    """Whether it is what adoption keeps of a table's key instead of ours: an id of type uuid, a primary key elsewhere."""
-    if key == "column public.user_profiles.id":
-        return value.startswith("uuid not null")
-    return key.startswith("constraint public.") and value == "UNIQUE (id)" and ".pk_" in key
 
 
 def _must_be_ours(connection: Connection, key: str, value: str, expected: Collection[str]) -> bool:

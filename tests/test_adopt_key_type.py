@@ -1,0 +1,188 @@
+"""The key of a profile keeps its type, and the column that says whose row it is is found by what it holds."""
+
+import uuid
+
+import pytest
+import shapes
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+from support import drift
+
+from profiles_schema.errors import MigrationFailed
+from profiles_schema.operations import adopt
+
+ADA = "11111111-1111-4111-8111-111111111111"
+BOB = "22222222-2222-4222-8222-222222222222"
+STRAY = "99999999-9999-4999-8999-999999999999"
+
+
+def look(database):
+    """Catalog and rows, as the application knows them."""
+    with database.administrator.engine.begin() as connection:
+        return shapes.contents.catalog(connection, shapes.SCHEMAS), shapes.more(connection)
+
+
+@pytest.fixture
+def application(hosted_open):
+    """Two users of an auth server, and what a script makes beside them."""
+
+    def make(script):
+        hosted_open.administrator.script(
+            f"insert into auth.users (id, email) values ('{ADA}', 'ada@example.org'), ('{BOB}', 'bob@example.org')"
+        )
+        hosted_open.script(script)
+        return hosted_open
+
+    return make
+
+
+def stripped(plan):
+    return [(step.object, step.found) for step in [*plan.stoppers, *plan.questions]]
+
+
+def planned(database, *x):
+    with database.engine.connect() as connection:
+        return adopt.plan(connection, x=x)
+
+
+BOOTSTRAP = f"""
+    create table public.user_profiles (id uuid primary key references auth.users on delete cascade, username text, bio text);
+    insert into public.user_profiles values ('{ADA}', 'ada', 'first'), ('{BOB}', 'bob', null);
+    create table public.posts (id serial primary key, author uuid not null references public.user_profiles (id));
+    insert into public.posts (author) values ('{ADA}');
+    alter table public.posts enable row level security;
+    create policy own on public.posts using (exists (select from public.user_profiles as p where p.id = author and p.id = auth.uid()));
+    create view public.cards as select id, username from public.user_profiles;
+    create function public.bio_of(p uuid) returns text language sql stable as $$ select bio from public.user_profiles where id = p $$;
+"""
+
+
+def test_what_hangs_on_a_uuid_key_is_not_touched(application):
+    database = application(BOOTSTRAP)
+    catalog, more = look(database)
+    plan = planned(database)
+    assert not [step for step in plan.steps if "posts" in step.object or "cards" in step.object]
+    database.upgrade()
+    now, more_now = look(database)
+    kept = [key for key in {**catalog, **more} if "posts" in key or "cards" in key or "bio_of" in key]
+    assert len(kept) > 8
+    assert {key: {**catalog, **more}[key] for key in kept} == {key: {**now, **more_now}.get(key) for key in kept}
+    assert shapes.types(database, "user_profiles")["id"] == "uuid"
+    assert drift(database) == []
+    assert database.administrator.run("select id, user_id from public.user_profiles order by id") == [
+        (uuid.UUID(ADA), uuid.UUID(ADA)),
+        (uuid.UUID(BOB), uuid.UUID(BOB)),
+    ]
+    database.downgrade("base", allow_data_loss="yes")
+    assert look(database) == (catalog, more)
+
+
+def test_statements_that_know_no_user_id_go_on_working(application):
+    database = application(BOOTSTRAP)
+    database.upgrade()
+    run = database.administrator.run
+    new, other = database.sign_up("new@example.org"), uuid.uuid4()
+    assert run("select id, user_id from public.user_profiles where id = :id", id=new) == [(new, new)]
+    with database.acting_as("authenticated", ADA) as connection:
+        rows = connection.exec_driver_sql("select id from public.user_profiles where id = auth.uid()").all()
+        assert rows == [(uuid.UUID(ADA),)]
+    run("delete from public.user_profiles where id = :id", id=new)
+    upsert = (
+        "insert into public.user_profiles (id, bio) values (:id, :bio) on conflict (id) do update set bio = excluded.bio"
+        " returning id, user_id, username, bio"
+    )
+    assert run(upsert, id=new, bio="made") == [(new, new, "new", "made")]
+    assert run(upsert, id=new, bio="changed") == [(new, new, "new", "changed")]
+    run("delete from public.user_profiles where id = :id", id=new)
+    assert run("insert into public.user_profiles (user_id) values (:id) returning id, username", id=new) == [(new, "new")]
+    with pytest.raises(IntegrityError, match="fk_user_profiles_user_id_users|user_profiles_id_fkey"):
+        run(upsert, id=other, bio="nobody")
+    with pytest.raises(IntegrityError, match="null value in column"):
+        run("insert into public.user_profiles (bio) values ('nobody')")
+    # Nobody gets at another one's key, nor does a key leave its user.
+    run("update public.user_profiles set id = :other where id = :id", id=BOB, other=BOB)
+    with pytest.raises(IntegrityError):
+        run("update public.user_profiles set id = :other where id = :id", id=BOB, other=other)
+
+
+def test_a_key_of_its_own_beside_user_id_stays_as_it_is(application):
+    database = application(f"""
+        create table public.user_profiles (id uuid primary key default gen_random_uuid(), user_id uuid unique, first_name text);
+        insert into public.user_profiles (id, user_id, first_name) values ('{STRAY}', '{ADA}', 'Ada');
+        create table public.referrals (referrer uuid references public.user_profiles, device uuid references public.user_profiles (user_id));
+        insert into public.referrals values ('{STRAY}', '{ADA}')
+    """)
+    found = look(database)
+    database.upgrade()
+    assert not [step for step in planned(database).steps if "referrals" in step.object]
+    assert database.administrator.run("select id from public.user_profiles where user_id = :id", id=ADA) == [(uuid.UUID(STRAY),)]
+    assert database.administrator.run("select id from public.user_profiles where user_id = :id", id=BOB) == [(uuid.UUID(BOB),)]
+    assert drift(database) == []
+    database.downgrade("base", allow_data_loss="yes")
+    assert look(database) == found
+
+
+def test_a_foreign_key_to_the_users_says_whose_row_it_is(application):
+    database = application(f"""
+        create table public.collectors (collector_id uuid primary key references auth.users, motto text);
+        insert into public.collectors values ('{ADA}', 'All of them');
+        create table public.stamps (owner uuid references public.collectors, name text);
+        insert into public.stamps values ('{ADA}', 'Blue Mauritius');
+        create function public.motto_of(p uuid) returns text language sql stable begin atomic
+          select c.motto from public.collectors as c where c.collector_id = p; end;
+    """)
+    found = look(database)
+    database.upgrade(adopt_table="collectors")
+    new = database.sign_up("new@example.org")
+    assert database.administrator.run("select collector_id, user_id, id from public.user_profiles order by motto, collector_id = :n", n=new) == [
+        (uuid.UUID(ADA), uuid.UUID(ADA), ADA),
+        (uuid.UUID(BOB), uuid.UUID(BOB), BOB),
+        (new, new, str(new)),
+    ]
+    database.administrator.run("delete from public.user_profiles where collector_id = :id", id=new)
+    with database.acting_as("authenticated", new) as connection:
+        upsert = "insert into public.collectors (collector_id) values (auth.uid())"
+        connection.exec_driver_sql(upsert)
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            connection.exec_driver_sql(f"update public.collectors set collector_id = '{BOB}'")
+    assert database.administrator.run("select motto_of(:id)", id=ADA) == [("All of them",)]
+    assert drift(database) == []
+    database.downgrade("base", allow_data_loss="yes")
+    assert look(database) == found
+
+
+def test_a_legacy_user_id_without_values_loses_to_an_id_with_users(application):
+    database = application(f"""
+        create table public.user_profiles (id uuid primary key, user_id uuid, bio text);
+        insert into public.user_profiles (id, bio) values ('{ADA}', 'Ada'), ('{BOB}', 'Bob')
+    """)
+    found, rows = look(database), database.run("select * from public.user_profiles order by id")
+    database.upgrade()
+    assert database.value("select count(*) from profiles_internal.quarantine") == 0
+    assert database.value("select count(*) from public.user_profiles where id = user_id") == 2
+    assert drift(database) == []
+    database.downgrade("base", allow_data_loss="yes")
+    assert look(database) == found
+    assert database.run("select * from public.user_profiles order by id") == rows
+
+
+CLERK = """
+    create table public.user_profiles (id uuid primary key default gen_random_uuid(), clerk_user_id text unique, bio text);
+    insert into public.user_profiles (clerk_user_id, bio) values ('user_2abc', 'Ada'), ('user_2abd', 'Bob')
+"""
+
+
+def test_rows_that_lead_to_no_user_are_a_question(application):
+    database = application(CLERK)
+    found = look(database)
+    (question,) = planned(database).questions
+    assert question.id == "key:public.user_profiles"
+    assert question.found == "no column of public.user_profiles leads to a user in auth.users"
+    assert question.answers == {"id": "this column says whose row it is, and 2 of 2 rows go to quarantine"}
+    with pytest.raises(MigrationFailed, match="key:public.user_profiles"):
+        database.upgrade()
+    assert look(database) == found
+    database.upgrade(answers={"key:public.user_profiles": "id"})
+    assert database.value("select count(*) from profiles_internal.quarantine") == 2
+    database.downgrade("base", allow_data_loss="yes")
+    assert look(database) == found
+    assert database.value("select count(*) from public.user_profiles") == 4
