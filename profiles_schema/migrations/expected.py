@@ -92,7 +92,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
 def _must_be_ours(connection: Connection, key: str, value: str, expected: Collection[str]) -> bool:
     if key.partition(" ")[2] in objects.GENERATED:
         return False
-    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.OWNED_BY_ID} and not holds(connection, _condition(key)):
+    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.PROFILES_VIEW_BY_ID} and not holds(connection, _condition(key)):
         return False
     if key.startswith("trigger "):
         return " profiles_internal." in value
@@ -115,7 +115,7 @@ def _condition(key: str) -> Where:
     if "fill_profile_of_view" in subject:
         return Where.OLD_STATEMENTS
     if re.match(r"public\.user_profiles\.id to ", subject):
-        return Where.OWNED_BY_ID
+        return Where.PROFILES_VIEW_BY_ID
     if "roll_up_" in subject:
         return Where.USABLE_SESSIONS
     if re.match(r"public\.sessions\b", subject):

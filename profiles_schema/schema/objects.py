@@ -29,14 +29,13 @@ class Where(Enum):
         "exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class')"
         " = 'profiles-schema: user_profiles under its old name')"
     )
-    OWNED_BY_ID = (
-        "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
-        " and t.tgname = 'carry_user_id' and t.tgargs = 'id\\000')"
-    )
     OLD_STATEMENTS = (
         "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
-        " and t.tgname = 'carry_user_id') or exists (select from pg_catalog.pg_class as c where c.relkind = 'v'"
-        " and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name')"
+        f" and t.tgname = 'carry_user_id') or {PROFILES_VIEW}"
+    )
+    PROFILES_VIEW_BY_ID = (
+        "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
+        f" and t.tgname = 'carry_user_id' and t.tgargs = 'id\\000') and {PROFILES_VIEW}"
     )
     USABLE_SESSIONS = (
         "(select count(*) from pg_catalog.pg_attribute as a"
