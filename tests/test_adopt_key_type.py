@@ -1,12 +1,17 @@
 """The key of a profile keeps its type, and the column that says whose row it is is found by what it holds."""
 
+import asyncio
 import uuid
 
 import pytest
 import shapes
+from sqlalchemy import create_engine, func, select, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 from support import drift
 
+from profiles_schema import AuthUser, UserProfile
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import adopt
 
@@ -186,3 +191,68 @@ def test_rows_that_lead_to_no_user_are_a_question(application):
     database.downgrade("base", allow_data_loss="yes")
     assert look(database) == found
     assert database.value("select count(*) from public.user_profiles") == 4
+
+
+@pytest.fixture(params=["psycopg2", "psycopg", "psycopg_async", "asyncpg"])
+def session(request):
+    """What opens a session on a database by a driver, and runs a function of it."""
+    driver = request.param
+    pytest.importorskip(driver.removesuffix("_async"))
+
+    def run(database, work):
+        url = database.engine.url.set(drivername=f"postgresql+{driver}")
+        if driver in {"psycopg2", "psycopg"}:
+            engine = create_engine(url)
+            try:
+                with Session(engine) as opened:
+                    return work(opened)
+            finally:
+                engine.dispose()
+
+        async def asynchronous():
+            engine = create_async_engine(url)
+            try:
+                async with AsyncSession(engine) as opened:
+                    return await opened.run_sync(work)
+            finally:
+                await engine.dispose()
+
+        return asyncio.run(asynchronous())
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["uuid", "text"])
+def test_models_read_and_bind_both_types(application, session, kind):
+    database = application(BOOTSTRAP if kind == "uuid" else "select")
+    database.upgrade()
+    new = uuid.UUID(STRAY)
+
+    def work(opened):
+        for key in (ADA, uuid.UUID(ADA)):
+            assert opened.get(UserProfile, key).id == ADA
+            assert opened.scalars(select(UserProfile.id).where(UserProfile.id == key)).one() == ADA
+            assert set(opened.scalars(select(UserProfile.id).where(UserProfile.id.in_([key, BOB])))) == {ADA, BOB}
+            opened.expire_all()
+        profile = opened.get(UserProfile, BOB)
+        profile.bio = "changed"
+        opened.flush()
+        opened.execute(update(UserProfile).where(UserProfile.id == uuid.UUID(ADA)).values(bio="changed"))
+        joined = select(UserProfile.id).join(AuthUser, AuthUser.id == UserProfile.user_id).order_by(UserProfile.id)
+        assert opened.scalars(joined).all() == [ADA, BOB]
+        assert opened.scalar(select(func.count()).where(UserProfile.bio == "changed").select_from(UserProfile)) == 2
+        opened.add(AuthUser(id=new, email="new@example.org"))
+        opened.flush()
+        opened.delete(opened.scalars(select(UserProfile).where(UserProfile.user_id == new)).one())
+        opened.flush()
+        made = UserProfile(id=str(new), user_id=new, username="made")
+        opened.add(made)
+        opened.flush()
+        assert made.id == STRAY
+        opened.delete(made)
+        opened.flush()
+        opened.add_all([UserProfile(id=new, user_id=new, username="again")])
+        opened.flush()
+        opened.rollback()
+
+    session(database, work)

@@ -19,7 +19,10 @@ Json = JSONB(none_as_null=True)
 class _Uncast(Text):
     """A text whose parameters carry no type: the server takes them for what they are compared with or written to."""
 
-    render_bind_cast = False
+    def adapt(self, cls: Any, **kw: Any) -> Any:
+        """One like itself: psycopg's and asyncpg's own type of texts casts."""
+        del cls, kw
+        return type(self)()
 
 
 class ProfileId(TypeDecorator[str]):
