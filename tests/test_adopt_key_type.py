@@ -56,6 +56,7 @@ BOOTSTRAP = f"""
     insert into public.posts (author) values ('{ADA}');
     alter table public.posts enable row level security;
     create policy own on public.posts using (exists (select from public.user_profiles as p where p.id = author and p.id = auth.uid()));
+    create view public.grouped_cards as select p.id, p.username, count(*) from public.user_profiles as p, public.posts group by p.id;
     create view public.cards as select id, username from public.user_profiles;
     create function public.bio_of(p uuid) returns text language sql stable as $$ select bio from public.user_profiles where id = p $$;
 """

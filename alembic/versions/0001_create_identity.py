@@ -979,7 +979,7 @@ begin
       format('Drop the rules of %s: they act instead of what is written.', relation)),
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
-    (p_context ->> 'user' is null and p_context ->> 'asks' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
+    (c.relkind = 'r' and p_context ->> 'user' is null and p_context ->> 'asks' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
       format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
     -- What cannot be seen would be taken for what is not there.
     (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',
@@ -1780,13 +1780,13 @@ begin
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
     left_behind := 0;
-    if aside > 0 then
+    if aside > 0 and theirs.may_change then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
         theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
     end if;
-    continue when not theirs.key_goes and left_behind = 0;
+    continue when not theirs.key_goes and left_behind = 0 and (theirs.may_change or aside = 0);
     if not theirs.may_change then
       return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
         'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
@@ -1823,9 +1823,9 @@ revoke all on function profiles_internal.adoption_keys(jsonb, jsonb) from public
     op.execute(
         r"""
 -- Before a profile is written in a table where another column of the application says whose it is (the trigger's argument):
--- that column and user_id say the same. Where a statement gives only one, the other one follows; where both change, they
--- stay as given.
+-- that column and user_id say the same. Where a statement gives or changes only one, the other one follows.
 -- Its triggers are on user_profiles only where adoption found such a column.
+-- Errors: 23514 a statement gives two users.
 create or replace function profiles_internal.carry_user_id()
 returns trigger
 language plpgsql
@@ -1833,12 +1833,15 @@ set search_path = pg_catalog, pg_temp
 as $carry_user_id$
 declare
   owner constant text := tg_argv[0];
-  given constant text := to_jsonb(new) ->> owner;
+  given constant uuid := to_jsonb(new) ->> owner;
 begin
-  if tg_op = 'INSERT' and new.user_id is null or tg_op = 'UPDATE' and given is distinct from to_jsonb(old) ->> owner and new.user_id is not distinct from old.user_id then
+  if tg_op = 'INSERT' and new.user_id is null or tg_op = 'UPDATE' and new.user_id = old.user_id then
     new.user_id := given;
-  elsif tg_op = 'INSERT' and given is null or tg_op = 'UPDATE' and given is not distinct from to_jsonb(old) ->> owner then
+  elsif tg_op = 'INSERT' and given is null or tg_op = 'UPDATE' and given = old.user_id then
     new := jsonb_populate_record(new, jsonb_build_object(owner, new.user_id));
+  elsif given is distinct from new.user_id then
+    raise exception 'a profile of two users: % is not the user_id', owner
+      using errcode = 'check_violation', schema = 'public', table = 'user_profiles', column = owner;
   end if;
   return new;
 end
@@ -1879,7 +1882,7 @@ begin
   return next jsonb_build_object('seq', 982, 'action', 'create', 'object', target, 'found', null, 'wanted', format('triggers that fill user_id from %s', owner),
     'lock', 'SHARE ROW EXCLUSIVE',
     'statement', format(
-      'create trigger carry_user_id before insert on %1$s for each row when (new.user_id is null or new.%2$I is null) '
+      'create trigger carry_user_id before insert on %1$s for each row when (new.user_id::text is distinct from new.%2$I::text) '
       'execute function profiles_internal.carry_user_id(%2$L); '
       'create trigger carry_user_id_change before update on %1$s for each row '
       'when (new.user_id is distinct from old.user_id or new.%2$I is distinct from old.%2$I) '

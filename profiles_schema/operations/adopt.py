@@ -36,12 +36,10 @@ _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
 _STANDING = frozenset({"stop", "question"})
 
 
-_RENAMED: Final = {
-    "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
-    " to name {new}; text literals still fit. One that inserts has to give user_id.",
-    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to use"
-    " schema profiles_compat (all but INSERT ... ON CONFLICT).",
-}
+_OUTSIDE_ID: Final = (
+    "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to use"
+    " schema profiles_compat (all but INSERT ... ON CONFLICT)."
+)
 
 
 @dataclass(frozen=True)
@@ -270,7 +268,7 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
                 step.object,
                 found=f"{column} {step.found}",
                 wanted=f"{step.wanted} {step.found}",
-                remedy=_RENAMED.get(column, "Statements that name {old} have to name {new}.").format(
+                remedy=(_OUTSIDE_ID if column == "user_id" else "Statements that name {old} have to name {new}.").format(
                     old=column, new=step.wanted
                 ),
             )

@@ -263,13 +263,13 @@ begin
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
     left_behind := 0;
-    if aside > 0 then
+    if aside > 0 and theirs.may_change then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
         theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
     end if;
-    continue when not theirs.key_goes and left_behind = 0;
+    continue when not theirs.key_goes and left_behind = 0 and (theirs.may_change or aside = 0);
     if not theirs.may_change then
       return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
         'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');

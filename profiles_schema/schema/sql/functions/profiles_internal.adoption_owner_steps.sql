@@ -28,7 +28,7 @@ begin
   return next jsonb_build_object('seq', 982, 'action', 'create', 'object', target, 'found', null, 'wanted', format('triggers that fill user_id from %s', owner),
     'lock', 'SHARE ROW EXCLUSIVE',
     'statement', format(
-      'create trigger carry_user_id before insert on %1$s for each row when (new.user_id is null or new.%2$I is null) '
+      'create trigger carry_user_id before insert on %1$s for each row when (new.user_id::text is distinct from new.%2$I::text) '
       'execute function profiles_internal.carry_user_id(%2$L); '
       'create trigger carry_user_id_change before update on %1$s for each row '
       'when (new.user_id is distinct from old.user_id or new.%2$I is distinct from old.%2$I) '
