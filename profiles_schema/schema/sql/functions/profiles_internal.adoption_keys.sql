@@ -42,7 +42,8 @@ begin
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'source' is not null
       ) as retyped,
       k.contype in ('c', 'f') and not k.convalidated as unproved,
-      k.contype = 'f' and k.confrelid is distinct from to_regclass('auth.users') as leads_elsewhere
+      -- A sign-up would fail for it, or the deletion of a user.
+      k.contype = 'f' and (k.confrelid is distinct from to_regclass('auth.users') or k.confdeltype <> 'c') as is_strange
     from pg_constraint as k
     cross join lateral (
       select
@@ -68,12 +69,12 @@ begin
           'statement', format('alter table %s rename constraint %I to %I', target, theirs.name, our_name),
           'undo', format('alter table %s rename constraint %I to %I', target, our_name, theirs.name));
       end if;
-    elsif theirs.kind = 'p' and theirs.columns <@ array['id', 'user_id', owner] then
+    elsif theirs.kind = 'p' and theirs.columns <@ array['id', 'user_id', owner] and theirs.name <> 'pk_' || (p_context ->> 'table') then
       key_stays := true;
     elsif theirs.kind = 'p'
       or theirs.kind = 'u' and theirs.ours_alone and theirs.columns <> '{id}' and theirs.columns <> '{user_id}'
       or theirs.kind in ('c', 'x') and theirs.touches_ours
-      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped or theirs.columns = array[owner] and theirs.leads_elsewhere)
+      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped or theirs.columns = array[owner] and theirs.is_strange)
       -- A row that comes out of quarantine may be one that it was never asked about.
       or theirs.unproved and aside > 0
     then
@@ -89,8 +90,9 @@ begin
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
-        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
-      if theirs.unproved and not theirs.touches_ours then
+        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
+        'remedy', case when theirs.is_strange then 'From now on the deletion of a user deletes the profile.' end);
+      if theirs.unproved and not theirs.touches_ours and not theirs.is_strange then
         return next jsonb_build_object('seq', 960, 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'set aside above',
           'wanted', theirs.definition, 'lock', 'ACCESS EXCLUSIVE',
           'statement', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
