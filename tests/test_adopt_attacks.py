@@ -320,7 +320,9 @@ REFUSED = {
     ),
     "a handler that reads": (
         "alter table public.user_profiles add full_name text;"
-        + handler("if exists (select from public.user_profiles where full_name = new.email) then raise 'twice'; end if;"),
+        + handler(
+            "if exists (select from public.user_profiles where full_name = new.email) then raise 'twice'; end if;"
+        ),
         "",
         "reads columns that change",
     ),

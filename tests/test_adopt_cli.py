@@ -559,7 +559,10 @@ def test_a_quarantined_profile_comes_back_as_the_docs_say(old):
     old.sign_up("ghost@example.org", id="00000000-0000-4000-8000-000000000009")
     old.script(brings_back.replace("begin;", "").replace("commit;", ""))
     old.script(validates)
-    assert old.value("select bio from public.user_profiles where id::text like '%9'") == "Whose account was deleted last year"
+    assert (
+        old.value("select bio from public.user_profiles where id::text like '%9'")
+        == "Whose account was deleted last year"
+    )
     assert [finding.code for finding in look(old).findings] == ["adopted"]
     old.downgrade("base", allow_data_loss="yes")
     assert old.value("select count(*) from public.user_profiles where id::text like '%9'") == 1
@@ -571,7 +574,12 @@ def test_old_statements_do_what_the_docs_say(old):
     old.run(f"update public.user_profiles set bio = 'New' where id = '{user}'")
     assert old.value(f"select bio from public.user_profiles where id = '{user}'") == "New"
     assert old.value("select count(*) from public.bylines") == 2
-    assert old.run("select p.id from public.posts as o join public.user_profiles as p on p.id = o.author where p.id = auth.uid()") == []
+    assert (
+        old.run(
+            "select p.id from public.posts as o join public.user_profiles as p on p.id = o.author where p.id = auth.uid()"
+        )
+        == []
+    )
     old.run(
         "insert into public.user_profiles (id, username) values (cast(:id as uuid), 'somebody')"
         " on conflict (id) do update set username = excluded.username",

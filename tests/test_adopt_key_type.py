@@ -10,11 +10,12 @@ from sqlalchemy import create_engine, func, select, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
-from support import drift
+from support import drift, profiles_schema
 
 from profiles_schema import AuthUser, UserProfile
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import adopt
+from profiles_schema.operations.health import examine
 
 ADA = "11111111-1111-4111-8111-111111111111"
 BOB = "22222222-2222-4222-8222-222222222222"
@@ -104,8 +105,10 @@ def test_statements_that_know_no_user_id_go_on_working(application):
     assert run(upsert, id=new, bio="made") == [(new, new, "new", "made")]
     assert run(upsert, id=new, bio="changed") == [(new, new, "new", "changed")]
     run("delete from public.user_profiles where id = :id", id=new)
-    assert run("insert into public.user_profiles (user_id) values (:id) returning id, username", id=new) == [(new, "new")]
-    with pytest.raises(IntegrityError, match="fk_user_profiles_user_id_users|user_profiles_id_fkey"):
+    assert run("insert into public.user_profiles (user_id) values (:id) returning id, username", id=new) == [
+        (new, "new")
+    ]
+    with pytest.raises(IntegrityError, match=r"fk_user_profiles_user_id_users|user_profiles_id_fkey"):
         run(upsert, id=other, bio="nobody")
     with pytest.raises(IntegrityError, match="null value in column"):
         run("insert into public.user_profiles (bio) values ('nobody')")
@@ -125,8 +128,12 @@ def test_a_key_of_its_own_beside_user_id_stays_as_it_is(application):
     found = look(database)
     database.upgrade()
     assert not [step for step in planned(database).steps if "referrals" in step.object]
-    assert database.administrator.run("select id from public.user_profiles where user_id = :id", id=ADA) == [(uuid.UUID(STRAY),)]
-    assert database.administrator.run("select id from public.user_profiles where user_id = :id", id=BOB) == [(uuid.UUID(BOB),)]
+    assert database.administrator.run("select id from public.user_profiles where user_id = :id", id=ADA) == [
+        (uuid.UUID(STRAY),)
+    ]
+    assert database.administrator.run("select id from public.user_profiles where user_id = :id", id=BOB) == [
+        (uuid.UUID(BOB),)
+    ]
     assert drift(database) == []
     database.downgrade("base", allow_data_loss="yes")
     assert changed(found, look(database)) == {}
@@ -144,7 +151,9 @@ def test_a_foreign_key_to_the_users_says_whose_row_it_is(application):
     found = look(database)
     database.upgrade(adopt_table="collectors")
     new = database.sign_up("new@example.org")
-    assert database.administrator.run("select collector_id, user_id, id from public.user_profiles order by motto, collector_id = :n", n=new) == [
+    assert database.administrator.run(
+        "select collector_id, user_id, id from public.user_profiles order by motto, collector_id = :n", n=new
+    ) == [
         (uuid.UUID(ADA), uuid.UUID(ADA), ADA),
         (uuid.UUID(BOB), uuid.UUID(BOB), BOB),
         (new, new, str(new)),
@@ -189,7 +198,7 @@ def test_rows_that_lead_to_no_user_are_a_question(application):
     assert question.id == "key:public.user_profiles"
     assert question.found == "no column of public.user_profiles leads to a user in auth.users"
     assert question.answers == {"id": "this column says whose row it is, and 2 of 2 rows go to quarantine"}
-    with pytest.raises(MigrationFailed, match="key:public.user_profiles"):
+    with pytest.raises(MigrationFailed, match=r"key:public\.user_profiles"):
         database.upgrade()
     assert changed(found, look(database)) == {}
     database.upgrade(answers={"key:public.user_profiles": "id"})
@@ -291,7 +300,13 @@ STAYS = ["id, following", "user_id alone", "both", "another name, without a key"
 )
 def test_every_row_that_cannot_stay_goes_down_again(application, shape):
     table = re.search(r"public\.\w+", SHAPES[shape])[0]
-    owner = "collector_id" if "collectors" in table else "user_id" if re.search(r"\buser_id\b.*display", SHAPES[shape]) else "id"
+    owner = (
+        "collector_id"
+        if "collectors" in table
+        else "user_id"
+        if re.search(r"\buser_id\b.*display", SHAPES[shape])
+        else "id"
+    )
     owner = "id" if shape == "legacy user_id" else owner
     loose = "primary key" not in SHAPES[shape] or shape in {"both", "a number beside user_id"}
     database = application(
@@ -301,7 +316,8 @@ def test_every_row_that_cannot_stay_goes_down_again(application, shape):
     database.administrator.script(
         "set local session_replication_role = replica;"
         f"insert into {table} ({owner}, display_name) values ('{STRAY}', 'no user');"
-        + f"insert into {table} ({owner}, display_name) values ('{ADA}', 'a second row'), (null, 'nobody')" * loose
+        + f"insert into {table} ({owner}, display_name) values ('{ADA}', 'a second row'), (null, 'nobody')"
+        * loose
     )
     found, rows = look(database), database.run(f"select t::text from {table} as t order by 1")
     options = {"adopt_table": "collectors"} if "collectors" in table else {}
@@ -316,3 +332,29 @@ def test_every_row_that_cannot_stay_goes_down_again(application, shape):
     database.downgrade("base", allow_data_loss="yes")
     assert changed(found, look(database)) == {}
     assert database.run(f"select t::text from {table} as t order by 1") == rows
+
+
+def test_losing_the_triggers_that_carry_the_user_is_found_and_mended(application):
+    database = application(BOOTSTRAP)
+    database.upgrade()
+    database.script(
+        "drop trigger carry_user_id on public.user_profiles; alter table public.user_profiles disable trigger carry_user_id_change"
+    )
+    assert len(drift(database)) == 1
+    with database.engine.connect() as connection:
+        assert any("carry_user_id" in finding.message for finding in examine(connection).problems)
+    assert profiles_schema(database.url, "repair").returncode == 0
+    assert drift(database) == []
+
+
+def test_a_user_id_that_is_another_user_than_the_key_is_refused(application):
+    database = application(f"""
+        create table public.user_profiles (id uuid primary key references auth.users, user_id uuid);
+        insert into public.user_profiles values ('{ADA}', '{ADA}'), ('{BOB}', '{ADA}')
+    """)
+    (stopper,) = planned(database).stoppers
+    assert (stopper.object, stopper.rows) == ("public.user_profiles.user_id", 1)
+    assert stopper.remedy.endswith("alter table public.user_profiles rename column user_id to former_user_id;")
+    database.script("alter table public.user_profiles rename column user_id to former_user_id")
+    database.upgrade()
+    assert drift(database) == []

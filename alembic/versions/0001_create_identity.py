@@ -811,7 +811,7 @@ begin
   end if;
   select array_agg(a.attname::text order by a.attnum), array_agg(k.is_key order by a.attnum), array_agg(
     case when a.atttypid = 'uuid'::regtype then format('t.%I', a.attname)
-      else format('case when t.%1$I::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$'' then t.%1$I::text::uuid end', a.attname) end
+      else format('case when octet_length(t.%1$I::text) <= 36 and t.%1$I::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$'' then t.%1$I::text::uuid end', a.attname) end
     order by a.attnum)
   into names, keys, expressions
   from jsonb_array_elements(p_columns) as c
@@ -854,6 +854,7 @@ revoke all on function profiles_internal.adoption_owners(regclass, jsonb, boolea
 --   columns (adoption_columns, as an array), by_name (the same, by the name afterwards),
 --   own (users are made by us), makes_users (a user is made for every row),
 --   owner (the column that says whose row it is), user (the user's id by it, over t, before and after columns are renamed),
+--   conflicts (rows whose user_id is another user than that),
 --   asks (where no value leads to a user: the columns that could say it, and what each leads to).
 create or replace function profiles_internal.adoption_context(p_table text, p_found regclass)
 returns jsonb
@@ -871,6 +872,7 @@ declare
   asks jsonb;
   owner text;
   user_id text;
+  conflicts bigint := 0;
 begin
   select jsonb_agg(to_jsonb(c) order by c.found_position, c.name), jsonb_object_agg(c.name, to_jsonb(c))
   into columns, by_name
@@ -896,6 +898,10 @@ begin
     end if;
     owner := owners -> 0 ->> 'column_name';
     user_id := owners -> 0 ->> 'expression';
+    if owner <> 'user_id' and by_name -> 'user_id' ->> 'found_name' is not null then
+      execute format('select count(*) from %s as t where t.user_id is not null and t.user_id::text is distinct from (%s)::text', p_found, user_id)
+      into conflicts;
+    end if;
     -- What a sign-up gives, and what fill_missing_profile_id gives: another value would be nobody.
     if owner = 'id' and by_name -> 'id' ->> 'wanted_type' = 'uuid' then
       by_name := jsonb_set(by_name, '{id,wanted_default}', 'null');
@@ -914,7 +920,8 @@ begin
     'makes_users', p_table = 'user_profiles' and owner is null and asks is null and by_name -> 'external_id' ->> 'found_name' is not null,
     'owner', owner,
     'user', user_id,
-    'asks', asks
+    'asks', asks,
+    'conflicts', conflicts
   );
 end
 $adoption_context$;
@@ -1854,6 +1861,31 @@ revoke all on function profiles_internal.carry_user_id() from public, anon, auth
     )
     op.execute(
         r"""
+-- The triggers on user_profiles that keep user_id and the application's own column for the user the same (carry_user_id).
+-- Adoption calls it, and repair.
+create or replace function profiles_internal.install_carry_user_id(p_owner text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $install_carry_user_id$
+begin
+  execute format(
+    'create or replace trigger carry_user_id before insert on public.user_profiles '
+    'for each row when (new.user_id::text is distinct from new.%1$I::text) execute function profiles_internal.carry_user_id(%1$L); '
+    'create or replace trigger carry_user_id_change before update on public.user_profiles '
+    'for each row when (new.user_id is distinct from old.user_id or new.%1$I is distinct from old.%1$I) '
+    'execute function profiles_internal.carry_user_id(%1$L); '
+    'alter table public.user_profiles enable trigger carry_user_id, enable trigger carry_user_id_change',
+    p_owner
+  );
+end
+$install_carry_user_id$;
+
+revoke all on function profiles_internal.install_carry_user_id(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Where another column than user_id says whose row of user_profiles it is: user_id is filled from it, and from then on a trigger
 -- gives each of the two what the other one says (carry_user_id).
 create or replace function profiles_internal.adoption_owner_steps(p_context jsonb)
@@ -1883,12 +1915,7 @@ begin
   end if;
   return next jsonb_build_object('seq', 982, 'action', 'create', 'object', target, 'found', null, 'wanted', format('triggers that fill user_id from %s', owner),
     'lock', 'SHARE ROW EXCLUSIVE',
-    'statement', format(
-      'create trigger carry_user_id before insert on %1$s for each row when (new.user_id::text is distinct from new.%2$I::text) '
-      'execute function profiles_internal.carry_user_id(%2$L); '
-      'create trigger carry_user_id_change before update on %1$s for each row '
-      'when (new.user_id is distinct from old.user_id or new.%2$I is distinct from old.%2$I) '
-      'execute function profiles_internal.carry_user_id(%2$L)', target, owner),
+    'statement', format('select profiles_internal.install_carry_user_id(%L)', owner),
     'undo', format('drop trigger if exists carry_user_id on %1$s; drop trigger if exists carry_user_id_change on %1$s', target),
     'remedy', format('A statement that writes %s and knows no user_id works as before; a value that is no user of auth.users fails (23503).', owner));
 end
@@ -2199,6 +2226,11 @@ begin
       'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
         'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
+    union all
+    select jsonb_build_object('object', target || '.user_id', 'found', format('another user than %s', context ->> 'owner'),
+      'wanted', 'the user whose row it is', 'rows', context -> 'conflicts',
+      'remedy', format('Rename what it is: alter table %s rename column user_id to former_user_id;', p_found))
+    where (context ->> 'conflicts')::bigint > 0
   ) as s;
   stopped := stopped or found;
   if total > rewrite_limit then
@@ -3159,6 +3191,7 @@ drop function profiles_internal.adoption_of_objects();
 drop function profiles_internal.adoption_of_table(text, regclass);
 drop function profiles_internal.adoption_fields(jsonb, jsonb);
 drop function profiles_internal.adoption_owner_steps(jsonb);
+drop function profiles_internal.install_carry_user_id(text);
 drop function profiles_internal.carry_user_id();
 drop function profiles_internal.adoption_keys(jsonb, jsonb);
 drop function profiles_internal.adoption_frame(jsonb, jsonb);

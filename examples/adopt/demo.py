@@ -85,7 +85,7 @@ def _shown(url: str) -> int:
     if _run(url, "upgrade"):
         return 1
 
-    _head("4. The same profiles", "The uuid is called user_id now, and id holds it as text. User 6 has a profile.")
+    _head("4. The same profiles", "The id is still a uuid, beside it stands user_id. User 6 has a profile.")
     _table(engine, _PROFILES_AFTER)
     print("\nThe view and the foreign key followed. Post 3 is where it was; its author is in quarantine:\n")
     _table(engine, _BYLINES)

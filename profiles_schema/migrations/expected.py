@@ -14,6 +14,7 @@ from importlib.resources import files
 
 from sqlalchemy.engine import Connection
 
+from profiles_schema.migrations.drift import uncarried_owner
 from profiles_schema.migrations.sql_objects import holds, keeps_key, public_functions
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import Snapshot, take_snapshot
@@ -44,7 +45,9 @@ def fingerprints(snapshot: Snapshot, with_view: Snapshot) -> Fingerprints:
         result[_condition(key).name][key] = _fingerprint(value)
     # Of a right that is there either way, both values are known.
     for key, value in with_view.items():
-        if snapshot.get(key) != value and (key.partition(" ")[2] not in objects.GENERATED and not keeps_key(key, value)):
+        if snapshot.get(key) != value and (
+            key.partition(" ")[2] not in objects.GENERATED and not keeps_key(key, value)
+        ):
             where = _condition(key)
             result[(Where.PROFILES_VIEW if where is Where.EVERYWHERE else where).name][key] = _fingerprint(value)
     return result
@@ -80,6 +83,8 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
             problems[key] = "missing"
         elif _fingerprint(found[key]) != value and not keeps_key(key, found[key]):
             problems[key] = "changed"
+    if uncarried_owner(connection):
+        problems["trigger public.user_profiles.carry_user_id"] = "missing"
     for key, value in found.items():
         on_column = re.match(r"grant (\w+\.\w+\..+) to \w+$", key)
         if on_column and f"column {on_column[1]}" not in expected:
@@ -92,7 +97,9 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
 def _must_be_ours(connection: Connection, key: str, value: str, expected: Collection[str]) -> bool:
     if key.partition(" ")[2] in objects.GENERATED:
         return False
-    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.PROFILES_VIEW_BY_ID} and not holds(connection, _condition(key)):
+    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.PROFILES_VIEW_BY_ID} and not holds(
+        connection, _condition(key)
+    ):
         return False
     if key.startswith("trigger "):
         return " profiles_internal." in value

@@ -268,9 +268,9 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
                 step.object,
                 found=f"{column} {step.found}",
                 wanted=f"{step.wanted} {step.found}",
-                remedy=(_OUTSIDE_ID if column == "user_id" else "Statements that name {old} have to name {new}.").format(
-                    old=column, new=step.wanted
-                ),
+                remedy=(
+                    _OUTSIDE_ID if column == "user_id" else "Statements that name {old} have to name {new}."
+                ).format(old=column, new=step.wanted),
             )
         elif (
             step.action == "convert" and "alter column" in (step.statement or "") and " type " in (step.statement or "")

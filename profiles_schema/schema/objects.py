@@ -31,7 +31,7 @@ class Where(Enum):
     )
     OLD_STATEMENTS = (
         "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
-        f" and t.tgname = 'carry_user_id') or {PROFILES_VIEW}"
+        f" and t.tgname in ('carry_user_id', 'carry_user_id_change')) or {PROFILES_VIEW}"
     )
     PROFILES_VIEW_BY_ID = (
         "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
@@ -100,6 +100,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.adoption_frame"),
     SqlObject("functions", "profiles_internal.adoption_keys"),
     SqlObject("functions", "profiles_internal.carry_user_id"),
+    SqlObject("functions", "profiles_internal.install_carry_user_id"),
     SqlObject("functions", "profiles_internal.adoption_owner_steps"),
     SqlObject("functions", "profiles_internal.adoption_fields"),
     SqlObject("functions", "profiles_internal.adoption_of_table"),

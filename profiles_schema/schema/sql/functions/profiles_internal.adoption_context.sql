@@ -3,6 +3,7 @@
 --   columns (adoption_columns, as an array), by_name (the same, by the name afterwards),
 --   own (users are made by us), makes_users (a user is made for every row),
 --   owner (the column that says whose row it is), user (the user's id by it, over t, before and after columns are renamed),
+--   conflicts (rows whose user_id is another user than that),
 --   asks (where no value leads to a user: the columns that could say it, and what each leads to).
 create or replace function profiles_internal.adoption_context(p_table text, p_found regclass)
 returns jsonb
@@ -20,6 +21,7 @@ declare
   asks jsonb;
   owner text;
   user_id text;
+  conflicts bigint := 0;
 begin
   select jsonb_agg(to_jsonb(c) order by c.found_position, c.name), jsonb_object_agg(c.name, to_jsonb(c))
   into columns, by_name
@@ -45,6 +47,10 @@ begin
     end if;
     owner := owners -> 0 ->> 'column_name';
     user_id := owners -> 0 ->> 'expression';
+    if owner <> 'user_id' and by_name -> 'user_id' ->> 'found_name' is not null then
+      execute format('select count(*) from %s as t where t.user_id is not null and t.user_id::text is distinct from (%s)::text', p_found, user_id)
+      into conflicts;
+    end if;
     -- What a sign-up gives, and what fill_missing_profile_id gives: another value would be nobody.
     if owner = 'id' and by_name -> 'id' ->> 'wanted_type' = 'uuid' then
       by_name := jsonb_set(by_name, '{id,wanted_default}', 'null');
@@ -63,7 +69,8 @@ begin
     'makes_users', p_table = 'user_profiles' and owner is null and asks is null and by_name -> 'external_id' ->> 'found_name' is not null,
     'owner', owner,
     'user', user_id,
-    'asks', asks
+    'asks', asks,
+    'conflicts', conflicts
   );
 end
 $adoption_context$;

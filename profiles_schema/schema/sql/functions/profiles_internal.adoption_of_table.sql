@@ -49,6 +49,11 @@ begin
       'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
         'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
+    union all
+    select jsonb_build_object('object', target || '.user_id', 'found', format('another user than %s', context ->> 'owner'),
+      'wanted', 'the user whose row it is', 'rows', context -> 'conflicts',
+      'remedy', format('Rename what it is: alter table %s rename column user_id to former_user_id;', p_found))
+    where (context ->> 'conflicts')::bigint > 0
   ) as s;
   stopped := stopped or found;
   if total > rewrite_limit then

@@ -27,12 +27,7 @@ begin
   end if;
   return next jsonb_build_object('seq', 982, 'action', 'create', 'object', target, 'found', null, 'wanted', format('triggers that fill user_id from %s', owner),
     'lock', 'SHARE ROW EXCLUSIVE',
-    'statement', format(
-      'create trigger carry_user_id before insert on %1$s for each row when (new.user_id::text is distinct from new.%2$I::text) '
-      'execute function profiles_internal.carry_user_id(%2$L); '
-      'create trigger carry_user_id_change before update on %1$s for each row '
-      'when (new.user_id is distinct from old.user_id or new.%2$I is distinct from old.%2$I) '
-      'execute function profiles_internal.carry_user_id(%2$L)', target, owner),
+    'statement', format('select profiles_internal.install_carry_user_id(%L)', owner),
     'undo', format('drop trigger if exists carry_user_id on %1$s; drop trigger if exists carry_user_id_change on %1$s', target),
     'remedy', format('A statement that writes %s and knows no user_id works as before; a value that is no user of auth.users fails (23503).', owner));
 end

@@ -25,7 +25,7 @@ begin
   end if;
   select array_agg(a.attname::text order by a.attnum), array_agg(k.is_key order by a.attnum), array_agg(
     case when a.atttypid = 'uuid'::regtype then format('t.%I', a.attname)
-      else format('case when t.%1$I::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$'' then t.%1$I::text::uuid end', a.attname) end
+      else format('case when octet_length(t.%1$I::text) <= 36 and t.%1$I::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$'' then t.%1$I::text::uuid end', a.attname) end
     order by a.attnum)
   into names, keys, expressions
   from jsonb_array_elements(p_columns) as c
