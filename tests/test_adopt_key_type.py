@@ -241,7 +241,7 @@ def session(request):
 def test_models_read_and_bind_both_types(application, session, kind):
     database = application(BOOTSTRAP if kind == "uuid" else "select")
     database.upgrade()
-    new = uuid.UUID(STRAY)
+    new, other = uuid.UUID(STRAY), uuid.uuid4()
 
     def work(opened):
         for key in (ADA, uuid.UUID(ADA)):
@@ -256,18 +256,20 @@ def test_models_read_and_bind_both_types(application, session, kind):
         joined = select(UserProfile.id).join(AuthUser, AuthUser.id == UserProfile.user_id).order_by(UserProfile.id)
         assert opened.scalars(joined).all() == [ADA, BOB]
         assert opened.scalar(select(func.count()).where(UserProfile.bio == "changed").select_from(UserProfile)) == 2
-        opened.add(AuthUser(id=new, email="new@example.org"))
+        opened.add_all([AuthUser(id=new, email="new@example.org"), AuthUser(id=other, email="other@example.org")])
         opened.flush()
-        opened.delete(opened.scalars(select(UserProfile).where(UserProfile.user_id == new)).one())
+        for profile in opened.scalars(select(UserProfile).where(UserProfile.user_id.in_([new, other]))).all():
+            opened.delete(profile)
         opened.flush()
-        made = UserProfile(id=str(new), user_id=new, username="made")
-        opened.add(made)
+        made = [
+            UserProfile(id=str(new), user_id=new, username="made"),
+            UserProfile(id=other, user_id=other, username="made_too"),
+        ]
+        opened.add_all(made)
         opened.flush()
-        assert made.id == STRAY
-        opened.delete(made)
-        opened.flush()
-        opened.add_all([UserProfile(id=new, user_id=new, username="again")])
-        opened.flush()
+        assert made[0].id == STRAY
+        opened.expire_all()
+        assert {profile.id for profile in made} == {STRAY, str(other)}
         opened.rollback()
 
     session(database, work)

@@ -112,22 +112,20 @@ def _must_be_ours(connection: Connection, key: str, value: str, expected: Collec
     )
 
 
+_CONDITIONS = (
+    (r"auth\.users\.profiles_on_auth_user_", Where.EVERYWHERE),
+    (r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", Where.OWN_IDENTITY),
+    (r".*fill_profile_of_view", Where.OLD_STATEMENTS),
+    (r"public\.user_profiles\.id to ", Where.PROFILES_VIEW_BY_ID),
+    (r".*roll_up_", Where.USABLE_SESSIONS),
+    (r"public\.sessions\b", Where.OWN_SESSIONS),
+)
+
+
 def _condition(key: str) -> Where:
     """Where the subject of a key exists: ``grant function auth.uid() to anon`` is about ``auth.uid()``."""
     subject = re.sub(r"^(grant function|grant schema|\w+) ", "", key)
-    if subject.startswith("auth.users.profiles_on_auth_user_"):
-        return Where.EVERYWHERE
-    if re.match(r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", subject):
-        return Where.OWN_IDENTITY
-    if "fill_profile_of_view" in subject:
-        return Where.OLD_STATEMENTS
-    if re.match(r"public\.user_profiles\.id to ", subject):
-        return Where.PROFILES_VIEW_BY_ID
-    if "roll_up_" in subject:
-        return Where.USABLE_SESSIONS
-    if re.match(r"public\.sessions\b", subject):
-        return Where.OWN_SESSIONS
-    return Where.EVERYWHERE
+    return next((where for pattern, where in _CONDITIONS if re.match(pattern, subject)), Where.EVERYWHERE)
 
 
 def _fingerprint(value: str) -> str:

@@ -240,6 +240,9 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
             for s in steps
             if s.action == "rename" and s.object.startswith(f"{step.object}.")
         }
+        # The column that says whose row it is stays what it is.
+        if owner := re.search(r'"owner": "([^"]+)"', step.statement or ""):
+            gone.add(owner[1])
         own = ", ".join(name for name in columns if name not in gone)
         if own:
             yield _note(
