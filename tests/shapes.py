@@ -33,10 +33,10 @@ OPTIONS: dict[str, dict[str, str]] = {"b": {"adopt_table": "profiles"}}
 
 # What columns are called afterwards.
 RENAMED: dict[str, dict[str, dict[str, str]]] = {
-    "a": {"user_profiles": {"id": "user_id"}},
-    "b": {"profiles": {"id": "user_id", "full_name": "display_name"}},
+    "a": {},
+    "b": {"profiles": {"full_name": "display_name"}},
     "c": {},
-    "d": {"user_profiles": {"id": "legacy_id"}},
+    "d": {},
     "e": {"user_profiles": {"user_id": "external_id"}},
 }
 

@@ -266,7 +266,7 @@ def test_rows_that_share_an_id_or_have_none_are_kept_aside(found):
     reasons = database.run("select reason, count(*) from profiles_internal.quarantine group by 1 order by 1")
     assert [tuple(row) for row in reasons] == [("no id", 2), ("second row of the same id", 2)]
     database.administrator.run(
-        "delete from public.user_profiles where created_at > now() - interval '1 hour' and id <> md5('row')::uuid::text"
+        "delete from public.user_profiles where created_at > now() - interval '1 hour' and id <> md5('row')::uuid"
     )
     assert came_back(database) == []
 
@@ -376,7 +376,10 @@ REFUSED = {
         "cannot be seen",
     ),
     "a handler that reads": (
-        handler("if exists (select from public.user_profiles where id = new.id) then raise 'twice'; end if;"),
+        "alter table public.user_profiles add full_name text;"
+        + handler(
+            "if exists (select from public.user_profiles where full_name = new.email) then raise 'twice'; end if;"
+        ),
         "",
         "reads columns that change",
     ),
@@ -404,8 +407,9 @@ REFUSED = {
         "it also writes public.user_profiles.searched",
     ),
     "a trigger that reads a quoted column": (
-        "create function public.check_id() returns trigger language plpgsql as $$ begin if new.\"id\" is null then raise 'no'; end if; return new; end $$;"
-        "create trigger check_id before insert on public.user_profiles for each row execute function public.check_id();",
+        "alter table public.user_profiles add full_name text;"
+        "create function public.check_name() returns trigger language plpgsql as $$ begin if new.\"full_name\" = '' then raise 'no'; end if; return new; end $$;"
+        "create trigger check_name before insert on public.user_profiles for each row execute function public.check_name();",
         "",
         "reads a column whose name or type changes",
     ),
@@ -420,8 +424,9 @@ REFUSED = {
         "public.snapshots.taken",
     ),
     "a foreign key of somebody else's table": (
-        "grant references on public.user_profiles to supabase_auth_admin",
-        "set role supabase_auth_admin; create table auth.extra (id uuid references public.user_profiles (id)); reset role",
+        "grant references on public.user_profiles to supabase_auth_admin; insert into public.user_profiles (id) values (md5('nobody')::uuid)",
+        "set role supabase_auth_admin; create table auth.extra (id uuid references public.user_profiles (id)); reset role;"
+        "insert into auth.extra values (md5('nobody')::uuid)",
         "Its owner drops this foreign key",
     ),
     "a name of ours on something else": (

@@ -646,9 +646,8 @@ revoke all on function profiles_internal.trigger_text(oid, text) from public, an
 -- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
 -- wanted_type.
 --
--- A renamed column takes its foreign keys, views and policies along; so the uuid that identifies a person stays the same
--- column, whatever it is called, and only what is new is new:
---   no user_id: the key (a uuid) is the user's id, and becomes user_id;
+-- The id of a profile keeps its type if that is uuid, with everything on it. Only these columns get another name, and take
+-- their foreign keys, views and policies along:
 --   a user_id that is no uuid is the id of an outside system, and becomes external_id;
 --   a key of another type than ours that something hangs on becomes legacy_id.
 create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
@@ -674,9 +673,7 @@ begin
   id_type := types ->> 'id';
 
   if p_table = 'user_profiles' then
-    if user_type is null and id_type is not null then
-      renames := renames || '{"id": "user_id"}';
-    elsif user_type <> 'uuid' and not types ? 'external_id' then
+    if user_type <> 'uuid' and not types ? 'external_id' then
       execute format(
         'select coalesce(bool_and(t.user_id::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$''), false) from %s as t where t.user_id is not null',
         p_found
@@ -689,12 +686,12 @@ begin
       renames := renames || '{"full_name": "display_name"}';
     end if;
   end if;
-  if id_type is not null and not renames ? 'id' and not types ? 'legacy_id' and (
+  if id_type <> 'uuid' and not types ? 'legacy_id' and (
     (p_table = 'user_profiles' and id_type !~ '^(text|character)' and (
       cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
       or exists (select from pg_attribute as a where a.attrelid = p_found and a.attname = 'id' and a.attidentity <> '')
     ))
-    or (p_table <> 'user_profiles' and id_type <> 'uuid' and (
+    or (p_table <> 'user_profiles' and (
       id_type !~ '^(text|character)' or cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
     ))
   ) then
@@ -716,8 +713,13 @@ begin
     where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped
   ),
   wanted as (
-    select w.name, w.definition as wanted_type, w.not_null, w.default_value
+    select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null,
+      case when k.keeps then f.found_default else w.default_value end as default_value
     from profiles_internal.wanted_shape() as w
+    left join found as f on f.name = w.name
+    cross join lateral (
+      select p_table = 'user_profiles' and w.name = 'id' and f.found_type = 'uuid' as keeps
+    ) as k
     where w.table_name = p_table and w.kind = 'column'
   )
   select
@@ -786,11 +788,78 @@ revoke all on function profiles_internal.adopting_revisions() from public, anon,
     )
     op.execute(
         r"""
+-- Which columns of a table of profiles may say whose row it is, the likeliest first: how many users each one leads to
+-- ("matches"), how many rows there are ("total"), and the user's id as an expression over t, the table as found.
+-- A column that leads to more users is the likelier one; of equal ones, one with a foreign key to the users, then user_id,
+-- then id. A column of texts takes part if some of them are uuids. Where users are made by us (p_own), a row is its own
+-- proof: there only a foreign key to the application's users, user_id and id count, in this order.
+create or replace function profiles_internal.adoption_owners(p_found regclass, p_columns jsonb, p_own boolean)
+returns table (column_name text, is_key boolean, matches bigint, total bigint, expression text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_owners$
+declare
+  users constant regclass := to_regclass('auth.users');
+  identity constant regclass := to_regclass(nullif(current_setting('profiles_schema.identity', true), ''));
+  names text[];
+  keys boolean[];
+  expressions text[];
+  hits bigint[];
+begin
+  -- What stands against such a table is found elsewhere (adoption_stops).
+  if not has_table_privilege(p_found, 'select') or not p_own and not has_table_privilege(users, 'select')
+    or (select c.relkind from pg_class as c where c.oid = p_found) <> 'r'
+  then
+    return;
+  end if;
+  select array_agg(a.attname::text order by a.attnum), array_agg(k.is_key order by a.attnum), array_agg(
+    case when a.atttypid = 'uuid'::regtype then format('t.%I', a.attname)
+      else format('case when octet_length(t.%1$I::text) <= 36 and t.%1$I::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$'' then t.%1$I::text::uuid end', a.attname) end
+    order by a.attnum)
+  into names, keys, expressions
+  from jsonb_array_elements(p_columns) as c
+  join pg_attribute as a on a.attrelid = p_found and a.attname = c.value ->> 'found_name'
+  cross join lateral (
+    select exists (
+      select from pg_constraint as f
+      where f.conrelid = p_found and f.contype = 'f' and f.conkey = array[a.attnum] and f.confrelid in (users, identity)
+    ) as is_key
+  ) as k
+  where a.atttypid in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype)
+    and c.value ->> 'name' <> 'external_id' and a.attgenerated = ''
+    and (not p_own or k.is_key or a.attname in ('user_id', 'id'));
+  if names is null then
+    return;
+  end if;
+  execute format('select array[count(*), %s] from %s as t', (
+    select string_agg(
+      case when p_own then format('count(%s)', e.expression)
+        else format('count(distinct (select u.id from auth.users as u where u.id = %s))', e.expression) end,
+      ', ' order by e.place)
+    from unnest(expressions) with ordinality as e (expression, place)
+  ), p_found)
+  into hits;
+  return query
+  select x.name, x.is_key, x.matches, hits[1], x.expression
+  from rows from (unnest(names), unnest(keys), unnest(hits[2:]), unnest(expressions)) with ordinality as x (name, is_key, matches, expression, place)
+  where x.matches > 0 or x.is_key or x.name in ('user_id', 'id')
+  order by case when p_own then (x.matches > 0)::integer else x.matches end desc, x.is_key desc, x.name = 'user_id' desc, x.name = 'id' desc, x.place;
+end
+$adoption_owners$;
+
+revoke all on function profiles_internal.adoption_owners(regclass, jsonb, boolean) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What the steps of adoption need to know about one table, gathered once:
 --   table, found (its name today), target (its name afterwards), by (the revision that takes it over),
 --   columns (adoption_columns, as an array), by_name (the same, by the name afterwards),
---   own (users are made by us), makes_users (a user is made for every row), user (the user's id, over t, the table
---   as found), names (regular expression of our tables' names).
+--   own (users are made by us), makes_users (a user is made for every row),
+--   owner (the column that says whose row it is), user (the user's id by it, over t, before and after columns are renamed),
+--   conflicts (rows whose user_id is another user than that),
+--   asks (where no value leads to a user: the columns that could say it, and what each leads to).
 create or replace function profiles_internal.adoption_context(p_table text, p_found regclass)
 returns jsonb
 language plpgsql
@@ -800,12 +869,50 @@ as $adoption_context$
 declare
   columns jsonb;
   by_name jsonb;
-  user_column jsonb;
+  own constant boolean := to_regclass('auth.users') is null
+    or coalesce(obj_description(to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%';
+  owners jsonb := '[]';
+  answered text;
+  asks jsonb;
+  owner text;
+  user_id text;
+  conflicts bigint := 0;
 begin
   select jsonb_agg(to_jsonb(c) order by c.found_position, c.name), jsonb_object_agg(c.name, to_jsonb(c))
   into columns, by_name
   from profiles_internal.adoption_columns(p_table, p_found) as c;
-  user_column := by_name -> 'user_id';
+
+  if p_table <> 'user_profiles' then
+    owner := by_name -> 'user_id' ->> 'found_name';
+    user_id := replace(coalesce(by_name -> 'user_id' ->> 'source', '{column}'), '{column}', 't.' || quote_ident(owner));
+  else
+    select coalesce(jsonb_agg(to_jsonb(o)), '[]') into owners
+    from profiles_internal.adoption_owners(p_found, columns, own) as o;
+    if (owners -> 0 ->> 'total')::bigint > 0 and (owners -> 0 ->> 'matches')::bigint = 0 then
+      answered := profiles_internal.answer('key:public.' || p_table);
+      select jsonb_object_agg(o.value ->> 'column_name', format('this column says whose row it is, and %s of %s rows go to quarantine',
+        (o.value ->> 'total')::bigint - (o.value ->> 'matches')::bigint, o.value ->> 'total')) into asks
+      from jsonb_array_elements(owners) as o;
+      select jsonb_agg(o.value) into owners from jsonb_array_elements(owners) as o where o.value ->> 'column_name' = answered;
+    end if;
+    -- The id of an outside system: of a user whom we make.
+    if by_name -> 'external_id' ->> 'found_name' = 'user_id' and (own or asks is not null or owners = '[]' or owners -> 0 ->> 'total' = '0') then
+      owners := '[]';
+      asks := null;
+    end if;
+    owner := owners -> 0 ->> 'column_name';
+    user_id := owners -> 0 ->> 'expression';
+    if owner <> 'user_id' and by_name -> 'user_id' ->> 'found_name' is not null then
+      execute format('select count(*) from %s as t where t.user_id is not null and t.user_id::text is distinct from (%s)::text', p_found, user_id)
+      into conflicts;
+    end if;
+    -- What a sign-up gives, and what fill_missing_profile_id gives: another value would be nobody.
+    if owner = 'id' and by_name -> 'id' ->> 'wanted_type' = 'uuid' then
+      by_name := jsonb_set(by_name, '{id,wanted_default}', 'null');
+      select jsonb_agg(case when c.value ->> 'name' = 'id' then by_name -> 'id' else c.value end order by c.ordinality) into columns
+      from jsonb_array_elements(columns) with ordinality as c;
+    end if;
+  end if;
   return jsonb_build_object(
     'table', p_table,
     'found', p_found::text,
@@ -813,12 +920,12 @@ begin
     'by', (select r.revision from profiles_internal.adopting_revisions() as r where r.table_name = p_table),
     'columns', columns,
     'by_name', by_name,
-    'own', to_regclass('auth.users') is null
-      or coalesce(obj_description(to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%',
-    'makes_users', p_table = 'user_profiles' and user_column ->> 'found_name' is null
-      and by_name -> 'external_id' ->> 'found_name' is not null,
-    'user', case when user_column ->> 'found_name' is not null
-      then replace(coalesce(user_column ->> 'source', '{column}'), '{column}', 't.' || quote_ident(user_column ->> 'found_name')) end
+    'own', own,
+    'makes_users', p_table = 'user_profiles' and owner is null and asks is null and by_name -> 'external_id' ->> 'found_name' is not null,
+    'owner', owner,
+    'user', user_id,
+    'asks', asks,
+    'conflicts', conflicts
   );
 end
 $adoption_context$;
@@ -883,7 +990,7 @@ begin
       format('Drop the rules of %s: they act instead of what is written.', relation)),
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
-    (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
+    (c.relkind = 'r' and p_context ->> 'user' is null and p_context ->> 'asks' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
       format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
     -- What cannot be seen would be taken for what is not there.
     (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',
@@ -1702,7 +1809,8 @@ revoke all on function profiles_internal.adoption_frame(jsonb, jsonb) from publi
         r"""
 -- What becomes of the constraints and indexes of a table that is taken over, and of the foreign keys that point to it.
 -- One that says what ours says only gets our name. One over columns of ours that says something else is set aside: it
--- could refuse what we write. The rest is the application's own, and stays.
+-- could refuse what we write. The rest is the application's own, and stays: so does a key on the user, and what a foreign
+-- key of another table points to.
 -- Definitions are compared as they read after the columns were renamed.
 create or replace function profiles_internal.adoption_keys(p_context jsonb, p_counts jsonb)
 returns setof jsonb
@@ -1714,7 +1822,9 @@ declare
   target constant text := p_context ->> 'target';
   aside constant bigint := p_counts ->> 'aside';
   taken text[] := '{}';
-  key_goes boolean := aside > 0;
+  owner constant text := coalesce(p_context ->> 'owner', 'user_id');
+  key_stays boolean := false;
+  gone text[] := '{}';
   theirs record;
   our_name text;
   left_behind bigint;
@@ -1739,7 +1849,10 @@ begin
       exists (
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'source' is not null
-      ) as retyped
+      ) as retyped,
+      k.contype in ('c', 'f') and not k.convalidated as unproved,
+      -- A sign-up would fail for it, or the deletion of a user.
+      k.contype = 'f' and (k.confrelid is distinct from to_regclass('auth.users') or k.confdeltype <> 'c') as is_strange
     from pg_constraint as k
     cross join lateral (
       select
@@ -1765,12 +1878,16 @@ begin
           'statement', format('alter table %s rename constraint %I to %I', target, theirs.name, our_name),
           'undo', format('alter table %s rename constraint %I to %I', target, our_name, theirs.name));
       end if;
+    elsif theirs.kind = 'p' and theirs.columns <@ array['id', 'user_id', owner] and theirs.name <> 'pk_' || (p_context ->> 'table') then
+      key_stays := true;
     elsif theirs.kind = 'p'
-      or theirs.kind = 'u' and theirs.ours_alone
+      or theirs.kind = 'u' and theirs.ours_alone and theirs.columns <> '{id}' and theirs.columns <> '{user_id}'
       or theirs.kind in ('c', 'x') and theirs.touches_ours
-      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
+      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped or theirs.columns = array[owner] and theirs.is_strange)
+      -- A row that comes out of quarantine may be one that it was never asked about.
+      or theirs.unproved and aside > 0
     then
-      key_goes := key_goes or theirs.kind in ('p', 'u');
+      gone := gone || theirs.name;
       return query
       select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
         'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and create it again after the upgrade.', w.ev_class::regclass))
@@ -1782,7 +1899,14 @@ begin
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
-        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
+        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
+        'remedy', case when theirs.is_strange then 'From now on the deletion of a user deletes the profile.' end);
+      if theirs.unproved and not theirs.touches_ours and not theirs.is_strange then
+        return next jsonb_build_object('seq', 960, 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'set aside above',
+          'wanted', theirs.definition, 'lock', 'ACCESS EXCLUSIVE',
+          'statement', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
+          'undo', format('alter table %s drop constraint if exists %I', target, theirs.name));
+      end if;
     elsif exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name = theirs.name
@@ -1823,7 +1947,11 @@ begin
               and d.refobjid = relation and d.refobjsubid = a.attnum
           )
         )
-      ) as trips
+      ) as trips,
+      x.indexprs is null and x.indnkeyatts = 1 and exists (
+        select from pg_attribute as a
+        where a.attrelid = relation and a.attnum = x.indkey[0] and a.attname in ('id', 'user_id')
+      ) as on_a_key
     from pg_index as x
     join pg_class as i on i.oid = x.indexrelid
     where x.indrelid = relation and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = relation)
@@ -1844,11 +1972,11 @@ begin
           'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
           'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
       end if;
-    elsif theirs.is_unique and theirs.ours_alone or theirs.trips or exists (
+    elsif theirs.is_unique and theirs.ours_alone and not theirs.on_a_key or theirs.trips or exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
     ) then
-      key_goes := key_goes or theirs.is_unique;
+      gone := gone || theirs.name;
       return next jsonb_build_object('seq', 43, 'action', 'set aside', 'object', 'public.' || theirs.name, 'found', theirs.definition,
         'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('drop index public.%I', theirs.name), 'undo', theirs.definition);
@@ -1858,14 +1986,19 @@ begin
   -- Ours, where they are missing; all CHECKs in one statement, which reads the table once.
   return query
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
-    'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
+    'object', format('%s.%s', target, w.name), 'found', null, 'wanted', d.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
     'seconds', (p_counts ->> 'total')::bigint * 0.0000015,
-    'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
+    'statement', case when w.kind = 'primary key' then format('alter table %s alter column id set not null; ', target) else '' end
+      || format('alter table %s add constraint %I %s', target, w.name, d.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
         then format('; alter table %s alter column id drop not null', target) else '' end)
   from profiles_internal.wanted_shape() as w
+  -- A table has one primary key.
+  cross join lateral (
+    select case when w.kind = 'primary key' and key_stays then replace(w.definition, 'PRIMARY KEY', 'UNIQUE') else w.definition end as definition
+  ) as d
   where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
   return query
   select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
@@ -1916,9 +2049,6 @@ begin
   where s.statement is not null;
 
   -- Foreign keys of other tables, where the key they point to is made anew, or rows behind them go.
-  if not key_goes then
-    return;
-  end if;
   for theirs in
     select
       k.conname::text as name, c.refers_to, c.matches, pg_has_role((select o.relowner from pg_class as o where o.oid = k.conrelid), 'usage') as may_change, k.conrelid::regclass::text as found_name,
@@ -1926,7 +2056,8 @@ begin
       pg_get_constraintdef(k.oid) as definition,
       case when k.conrelid = relation
         then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.refers_from || ')')
-        else pg_get_constraintdef(k.oid) end as afterwards
+        else pg_get_constraintdef(k.oid) end as afterwards,
+      exists (select from pg_class as i where i.oid = k.conindid and i.relname = any (gone)) as key_goes
     from pg_constraint as k
     cross join lateral (
       select
@@ -1942,17 +2073,18 @@ begin
     where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
-    if not theirs.may_change then
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
-        'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
-      continue;
-    end if;
     left_behind := 0;
-    if aside > 0 then
+    if aside > 0 and theirs.may_change then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
         theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
+    end if;
+    continue when not theirs.key_goes and left_behind = 0 and (theirs.may_change or aside = 0);
+    if not theirs.may_change then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
+        'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
+      continue;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';
     return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
@@ -1984,6 +2116,101 @@ revoke all on function profiles_internal.adoption_keys(jsonb, jsonb) from public
     )
     op.execute(
         r"""
+-- Before a profile is written in a table where another column of the application says whose it is (the trigger's argument):
+-- that column and user_id say the same. Where a statement gives or changes only one, the other one follows.
+-- Its triggers are on user_profiles only where adoption found such a column.
+-- Errors: 23514 a statement gives two users.
+create or replace function profiles_internal.carry_user_id()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $carry_user_id$
+declare
+  owner constant text := tg_argv[0];
+  given constant uuid := to_jsonb(new) ->> owner;
+begin
+  if tg_op = 'INSERT' and new.user_id is null or tg_op = 'UPDATE' and new.user_id = old.user_id then
+    new.user_id := given;
+  elsif tg_op = 'INSERT' and given is null or tg_op = 'UPDATE' and given = old.user_id then
+    new := jsonb_populate_record(new, jsonb_build_object(owner, new.user_id));
+  elsif given is distinct from new.user_id then
+    raise exception 'a profile of two users: % is not the user_id', owner
+      using errcode = 'check_violation', schema = 'public', table = 'user_profiles', column = owner;
+  end if;
+  return new;
+end
+$carry_user_id$;
+
+revoke all on function profiles_internal.carry_user_id() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The triggers on user_profiles that keep user_id and the application's own column for the user the same (carry_user_id).
+-- Adoption calls it, and repair.
+create or replace function profiles_internal.install_carry_user_id(p_owner text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $install_carry_user_id$
+begin
+  execute format(
+    'create or replace trigger carry_user_id before insert on public.user_profiles '
+    'for each row when (new.user_id::text is distinct from new.%1$I::text) execute function profiles_internal.carry_user_id(%1$L); '
+    'create or replace trigger carry_user_id_change before update on public.user_profiles '
+    'for each row when (new.user_id is distinct from old.user_id or new.%1$I is distinct from old.%1$I) '
+    'execute function profiles_internal.carry_user_id(%1$L); '
+    'alter table public.user_profiles enable trigger carry_user_id, enable trigger carry_user_id_change',
+    p_owner
+  );
+end
+$install_carry_user_id$;
+
+revoke all on function profiles_internal.install_carry_user_id(text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Where another column than user_id says whose row of user_profiles it is: user_id is filled from it, and from then on a trigger
+-- gives each of the two what the other one says (carry_user_id).
+create or replace function profiles_internal.adoption_owner_steps(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_owner_steps$
+declare
+  target constant text := p_context ->> 'target';
+  owner constant text := p_context ->> 'owner';
+  found constant jsonb := p_context -> 'by_name' -> 'user_id';
+begin
+  if p_context ->> 'table' <> 'user_profiles' or owner is null or owner = 'user_id' then
+    return;
+  end if;
+  -- A user_id that is there and says nothing.
+  if found ->> 'found_name' is not null then
+    return next jsonb_build_object('seq', 74, 'action', 'convert', 'object', target || '.user_id', 'found', 'no user', 'wanted', 'the user of ' || owner,
+      'lock', 'ACCESS EXCLUSIVE',
+      'statement', format(
+        'with done as (update %1$s as t set user_id = %2$s where t.user_id is null returning t.id, t.user_id) '
+        'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
+        'select %3$L, ''value'', %4$L, jsonb_build_object(''key'', d.id, ''old'', null, ''new'', d.user_id) from done as d',
+        target, p_context ->> 'user', p_context ->> 'by', target || '.user_id'),
+      'undo', format('select profiles_internal.restore_values(%L, %L, ''value'')', p_context ->> 'by', target));
+  end if;
+  return next jsonb_build_object('seq', 982, 'action', 'create', 'object', target, 'found', null, 'wanted', format('triggers that fill user_id from %s', owner),
+    'lock', 'SHARE ROW EXCLUSIVE',
+    'statement', format('select profiles_internal.install_carry_user_id(%L)', owner),
+    'undo', format('drop trigger if exists carry_user_id on %1$s; drop trigger if exists carry_user_id_change on %1$s', target),
+    'remedy', format('A statement that writes %s and knows no user_id works as before; a value that is no user of auth.users fails (23503).', owner));
+end
+$adoption_owner_steps$;
+
+revoke all on function profiles_internal.adoption_owner_steps(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What becomes of the columns of a table that is taken over, and of the values in them.
 -- In this order: names, new columns, their values, types, values that break a rule, usernames, defaults and NOT NULL.
 -- Undone in the opposite one. A value that does not come back by itself is kept in profiles_internal.adopted.
@@ -2000,9 +2227,7 @@ declare
   makes_users constant boolean := p_context ->> 'makes_users';
   staying constant bigint := (p_counts ->> 'total')::bigint - (p_counts ->> 'aside')::bigint;
   bytes constant bigint := p_counts ->> 'bytes';
-  user_now constant text := replace(
-    coalesce(by_name -> 'user_id' ->> 'source', '{column}'), '{column}', 't.user_id'
-  );
+  user_now constant text := coalesce(p_context ->> 'user', 't.user_id');
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
@@ -2033,7 +2258,7 @@ begin
     select c.key as name, c.value ->> 'wanted_type' as type, c.value ->> 'wanted_default' as default_value,
       (c.value ->> 'wanted_not_null')::boolean as not_null,
       case
-        when c.key = 'user_id' then 'gen_random_uuid()'
+        when c.key = 'user_id' then coalesce(p_context ->> 'user', 'gen_random_uuid()')
         when c.key = 'id' and p_context ->> 'table' <> 'user_profiles' then 'gen_random_uuid()'
         when c.key = 'id' and by_name ? 'legacy_id' then 't.legacy_id::text'
         when c.key = 'id' then user_now || '::text'
@@ -2093,6 +2318,8 @@ begin
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
+
+  return query select profiles_internal.adoption_owner_steps(p_context);
 
   if is_open and of_users <> '{}' then
     return next jsonb_build_object('seq', 71, 'action', 'note', 'object', target, 'found', 'new columns, empty',
@@ -2212,6 +2439,7 @@ begin
       where a.was_there and (c.value ->> 'found_not_null')::boolean and (
         not (c.value ->> 'wanted_not_null')::boolean
         or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
+          and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
       )
     ) as x
     group by c.value ->> 'name'
@@ -2253,7 +2481,11 @@ begin
   return query select s || jsonb_build_object('revision', context -> 'by') from unnest(stops) as s;
   select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
   from unnest(stops) as s where s ->> 'action' = 'stop';
-  if unreadable then
+  if context ->> 'asks' is not null then
+    return next jsonb_build_object('revision', context -> 'by', 'seq', 1, 'action', 'question', 'id', 'key:' || target, 'object', target,
+      'found', format('no column of %s leads to a user in auth.users', p_found), 'answers', context -> 'asks');
+  end if;
+  if unreadable or context ->> 'user' is null and context ->> 'asks' is not null then
     return;
   end if;
 
@@ -2279,6 +2511,11 @@ begin
       'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
         'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
+    union all
+    select jsonb_build_object('object', target || '.user_id', 'found', format('another user than %s', context ->> 'owner'),
+      'wanted', 'the user whose row it is', 'rows', context -> 'conflicts',
+      'remedy', format('Rename what it is: alter table %s rename column user_id to former_user_id;', p_found))
+    where (context ->> 'conflicts')::bigint > 0
   ) as s;
   stopped := stopped or found;
   if total > rewrite_limit then
@@ -2312,7 +2549,7 @@ begin
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L::jsonb || jsonb_build_object(''at'', now()))', context ->> 'by', target,
-        jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
+        jsonb_build_object('found_as', p_found::text, 'rows', total, 'owner', context -> 'owner', 'columns', (
           select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
             'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
           from jsonb_array_elements(context -> 'columns') as c where c.value ->> 'found_name' is not null
@@ -2916,7 +3153,7 @@ revoke all on function profiles_internal.narrowed(text, text, text) from public,
     op.execute(
         r"""
 -- Puts rows out of quarantine back into their table, which has its old columns again: those of p_columns that are still there.
--- A row whose id somebody has by now stays where it is.
+-- A row whose key somebody has by now stays where it is.
 create or replace function profiles_internal.bring_back_rows(p_table text, p_columns text[])
 returns void
 language plpgsql
@@ -2925,24 +3162,31 @@ as $bring_back_rows$
 declare
   listed text;
   given text;
-  staying bigint;
+  gone record;
+  back bigint;
+  staying bigint := 0;
 begin
   select string_agg(quote_ident(a.attname), ', ' order by a.attnum), string_agg(
-    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype) then format('(q.row_data -> %L)::%s', a.attname, a.atttypid::regtype)
+    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype) then format('($1 -> %L)::%s', a.attname, a.atttypid::regtype)
       else 'r.' || quote_ident(a.attname) end, ', ' order by a.attnum)
   into listed, given
   from pg_attribute as a
   where a.attrelid = p_table::regclass and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped;
-  execute format(
-    'with gone as (delete from profiles_internal.quarantine as q where q.table_name = %4$L and (q.reason = ''second row of the same id'' '
-    'or not exists (select from %1$s as t where t.id::text = q.row_data ->> ''id'')) returning q.*) '
-    'insert into %1$s (%2$s) overriding system value select %3$s from gone as q '
-    'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r order by q.id',
-    p_table, listed, given, p_table
-  );
-  select count(*) into staying from profiles_internal.quarantine as q where q.table_name = p_table;
+  for gone in
+    select q.id, q.row_data from profiles_internal.quarantine as q where q.table_name = p_table order by q.id
+  loop
+    execute format(
+      'insert into %1$s (%2$s) overriding system value select %3$s from jsonb_populate_record(null::%1$s, $1) as r on conflict do nothing',
+      p_table, listed, given
+    ) using gone.row_data;
+    get diagnostics back = row_count;
+    if back = 1 then
+      delete from profiles_internal.quarantine as q where q.id = gone.id;
+    end if;
+    staying := staying + 1 - back;
+  end loop;
   if staying > 0 then
-    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their ids have come', p_table, staying;
+    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their keys have come', p_table, staying;
   end if;
 end
 $bring_back_rows$;
@@ -3899,8 +4143,8 @@ set search_path = pg_catalog, pg_temp
 as $install_profiles_view$
 declare
   relation constant regclass := to_regclass('public.user_profiles');
-  -- What a person may write, user_id being the id here; updated_at is taken and not kept.
-  writable constant text[] := array[
+  -- What a person may write, besides the column that says whose row it is; updated_at is taken and not kept.
+  writable text[] := array[
     'user_id', 'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
     'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
     'notification_settings', 'timezone', 'language', 'updated_at'
@@ -3915,6 +4159,11 @@ begin
   from profiles_internal.adopted as a
   where a.object_type = 'table' and a.object_name = 'public.user_profiles'
   order by a.id desc limit 1;
+  writable := writable || array(
+    select a.data ->> 'owner'
+    from profiles_internal.adopted as a
+    where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+  );
   if relation is null or old_name is null or old_name = 'public.user_profiles' or found @> '[{"name": "user_id", "now": "external_id"}]' then
     return null;
   end if;
@@ -4017,6 +4266,9 @@ drop function profiles_internal.keep_policy(text, text);
 drop function profiles_internal.adoption_of_policies(text, regclass);
 drop function profiles_internal.adoption_of_table(text, regclass);
 drop function profiles_internal.adoption_fields(jsonb, jsonb);
+drop function profiles_internal.adoption_owner_steps(jsonb);
+drop function profiles_internal.install_carry_user_id(text);
+drop function profiles_internal.carry_user_id();
 drop function profiles_internal.adoption_keys(jsonb, jsonb);
 drop function profiles_internal.adoption_frame(jsonb, jsonb);
 drop function profiles_internal.adoption_contacts(jsonb);
@@ -4027,6 +4279,7 @@ drop function profiles_internal.adoption_counts(jsonb);
 drop function profiles_internal.adoption_stops(jsonb);
 drop function profiles_internal.table_to_adopt(text);
 drop function profiles_internal.adoption_context(text, regclass);
+drop function profiles_internal.adoption_owners(regclass, jsonb, boolean);
 drop function profiles_internal.adopting_revisions();
 drop function profiles_internal.adoption_columns(text, regclass);
 drop function profiles_internal.trigger_text(oid, text);

@@ -165,7 +165,7 @@ alter table public.user_profiles enable row level security;
         r"""
 do $only_where$
 begin
-  if exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name') then
+  if exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles') and t.tgname in ('carry_user_id', 'carry_user_id_change')) or exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name') then
     execute $frozen$
 -- Before a profile is inserted by way of the view that bears the old name of user_profiles. Old statements know neither
 -- the username nor today's id, so both are filled here: those of the profile that is there (an upsert comes by here before
@@ -188,7 +188,7 @@ begin
   if new.user_id is null or (by_person and new.user_id is distinct from auth.uid()) then
     return new;
   end if;
-  if new.id is null or new.id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$' then
+  if new.id is null or pg_typeof(new.id) = 'text'::regtype and new.id::text ~ '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$' then
     new.id := new.user_id::text;
   end if;
   if by_person then

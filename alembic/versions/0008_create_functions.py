@@ -23,6 +23,24 @@ select profiles_internal.adopt('0008_create_functions');
     )
     op.execute(
         r"""
+-- The id of a user's profile, in the type of p_like: id is text, or uuid in a table that came with uuid. A statement that
+-- writes or compares it names the column's type so: key_of(user_id, (null::public.user_profiles).id).
+create or replace function profiles_internal.key_of(p_user_id uuid, p_like anyelement)
+returns anyelement
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $key_of$
+begin
+  return p_user_id;
+end
+$key_of$;
+
+revoke all on function profiles_internal.key_of(uuid, anyelement) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- Gives every user of the array a profile and a progress row, and returns how many profiles it made.
 -- The one place where a profile comes into being: sign-up, sign-in, ensure_user_profile and backfill all call it.
 --
@@ -65,7 +83,7 @@ begin
         email_verified, is_anonymous, last_login, login_count
       )
       select
-        c.user_id::text, c.user_id, c.username, c.display_name, c.first_name, c.last_name, c.email, c.phone, c.avatar_url,
+        profiles_internal.key_of(c.user_id, (null::public.user_profiles).id), c.user_id, c.username, c.display_name, c.first_name, c.last_name, c.email, c.phone, c.avatar_url,
         c.timezone, c.language, c.email_verified, c.is_anonymous, c.last_login, (c.last_login is not null)::integer
       from candidate as c
       order by c.username
@@ -542,7 +560,7 @@ begin
   -- What adoption kept of old values; they were this person's, too.
   delete from profiles_internal.adopted as a
   using (
-    select p.id as key from public.user_profiles as p where p.user_id = p_user_id
+    select p.id::text as key from public.user_profiles as p where p.user_id = p_user_id
     union all
     select g.id::text from public.user_progress as g where g.user_id = p_user_id
     union all
@@ -996,7 +1014,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $public_profile$
-  select p.id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
+  select p.id::text, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
   from public.user_profiles as p
   where lower(p.username) = lower(p_username)
     and p.profile_visibility = 'public'
@@ -1667,6 +1685,7 @@ drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);
 drop function profiles_internal.record_events(uuid[], text, text, text, text, jsonb);
 drop function profiles_internal.create_profiles(jsonb[], integer);
+drop function profiles_internal.key_of(uuid, anyelement);
 
 select profiles_internal.put_back_adopted('0008_create_functions');
 """

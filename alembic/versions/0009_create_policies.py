@@ -47,7 +47,7 @@ create policy "Owners can edit their own profile" on public.user_profiles
   with check ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()));
 
 -- Where the table was found under another name, a view bears it, and a person's upsert by way of that view inserts. (The
--- key is written by an upsert, too: to what it is, the policies see to that; updated_at is taken and not kept.)
+-- column that says whose row it is is written by an upsert, too: to what it is, the policies see to that; updated_at is taken and not kept.)
 do $old_view$
 begin
   if exists (
@@ -55,6 +55,16 @@ begin
     where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name'
   ) then
     grant update (user_id, updated_at) on table public.user_profiles to authenticated;
+    begin
+      execute (
+        select pg_catalog.format('grant insert (%1$I), update (%1$I) on table public.user_profiles to authenticated', a.data ->> 'owner')
+        from profiles_internal.adopted as a
+        where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+        order by a.id desc limit 1
+      );
+    exception when undefined_column then
+      null; -- a copy of our columns alone, made to compare rights
+    end;
     grant insert (
       user_id, username, display_name, first_name, last_name, phone, bio, company_name, target_audience, business_context,
       master_system_prompt, avatar_emoji, profile_picture_url, logo_url, profile_visibility, key_metrics, preferences,

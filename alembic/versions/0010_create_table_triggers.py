@@ -24,14 +24,14 @@ select profiles_internal.adopt('0010_create_table_triggers');
     op.execute(
         r"""
 -- Before a profile is inserted with an explicit NULL id: some object mappers send one for "not set", which a column
--- default never sees.
+-- default never sees, and an id that came as uuid may have no default. It becomes the user's, as at sign-up.
 create or replace function profiles_internal.fill_missing_profile_id()
 returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $fill_missing_profile_id$
 begin
-  new.id := gen_random_uuid()::text;
+  new.id := coalesce(new.user_id, gen_random_uuid());
   return new;
 end
 $fill_missing_profile_id$;
@@ -330,7 +330,7 @@ set lock_timeout = '250ms'
 as $forget_adopted_values$
 begin
   delete from profiles_internal.adopted as a
-  where a.data ->> 'key' = old.id and a.object_type in ('value', 'found value', 'kept value') and a.object_name like 'public.user\_profiles.%';
+  where a.data ->> 'key' = old.id::text and a.object_type in ('value', 'found value', 'kept value') and a.object_name like 'public.user\_profiles.%';
   return null;
 exception when query_canceled or assert_failure or others then
   raise warning 'profiles-schema: old values of a deleted profile stay in profiles_internal.adopted (SQLSTATE %)', sqlstate;

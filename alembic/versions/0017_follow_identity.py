@@ -467,7 +467,8 @@ begin
         execute format('update %s set %2$I = $1 where %2$I = $2', reference.relation, reference.attname)
         using p_new[i]::uuid, ids[i];
       end loop;
-      update public.user_profiles as p set id = p_new[i] where p.user_id = p_new[i]::uuid and p.id = ids[i]::text;
+      update public.user_profiles as p set id = profiles_internal.key_of(p_new[i]::uuid, p.id)
+      where p.user_id = p_new[i]::uuid and p.id::text = ids[i]::text;
       delete from auth.users as u where u.id = ids[i];
       ids[i] := p_new[i]::uuid;
     end loop;

@@ -85,9 +85,11 @@ def _shown(url: str) -> int:
     if _run(url, "upgrade"):
         return 1
 
-    _head("4. The same profiles", "The uuid is called user_id now, and id holds it as text. User 6 has a profile.")
+    _head("4. The same profiles", "The id is still a uuid, beside it stands user_id. User 6 has a profile.")
     _table(engine, _PROFILES_AFTER)
-    print("\nThe view and the foreign key followed. Post 3 is where it was; its author is in quarantine:\n")
+    print(
+        "\nThe view was not touched. Post 3 is where it was; its author is in quarantine, so the foreign key is NOT VALID:\n"
+    )
     _table(engine, _BYLINES)
 
     _head("5. What was changed", "Values that break a rule. The old ones are kept, and come back with a downgrade.")

@@ -17,11 +17,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.script import ScriptDirectory
 from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import Dialect, MetaData, text
+from sqlalchemy import UUID, Dialect, MetaData, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from profiles_schema.migrations.paths import script_location, versions
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
+from profiles_schema.schema.models.base import ProfileId
 from profiles_schema.schema.models.base import metadata as our_metadata
 
 PLUGIN = "profiles_schema.objects"
@@ -144,8 +145,18 @@ def _register() -> None:
         return
     plugin = Plugin(PLUGIN)
     plugin.add_autogenerate_comparator(_compare_sql_objects, "autogenerate", priority=DispatchPriority.LAST)
+    for aspect in ("types", "server_default"):
+        plugin.add_autogenerate_comparator(_keep_key, "column", aspect, priority=DispatchPriority.FIRST)
     renderers.dispatch_for(ReplaceSqlOp)(_render)
     _registered = True
+
+
+def _keep_key(
+    _context: AutogenContext, _operation: Any, _schema: Any, _table: Any, _name: Any, found: Any, declared: Any
+) -> PriorityDispatchResult:
+    """An id that came as uuid is right, with the default that it had."""
+    kept = isinstance(declared.type, ProfileId) and isinstance(found.type, UUID)
+    return PriorityDispatchResult.STOP if kept else PriorityDispatchResult.CONTINUE
 
 
 def _compare_sql_objects(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:

@@ -94,6 +94,8 @@ def beyond_autogenerate(connection: Connection) -> Iterator[str]:
 
     if dual_write_is_broken(connection):
         yield "trigger public.user_profiles.zz_dual_write: not as it is made (profiles-schema normalize run)"
+    if owner := uncarried_owner(connection):
+        yield f"triggers public.user_profiles.carry_user_id: not as they are made for {owner} (profiles-schema repair)"
     for key in ours(connection):
         if difference := key.difference():
             yield difference
@@ -107,6 +109,28 @@ def dual_write_is_broken(connection: Connection) -> bool:
     if connection.scalar(text("select to_regprocedure(:function) is null"), {"function": function}):
         return False
     return not connection.scalar(text(f"select {function}"))
+
+
+def uncarried_owner(connection: Connection) -> str | None:
+    """The application's column for the user in an adopted user_profiles, if the triggers that keep it are not both there."""
+    from sqlalchemy import text
+
+    if not connection.scalar(
+        text(
+            "select coalesce(has_schema_privilege(to_regnamespace('profiles_internal'), 'usage')"
+            " and has_table_privilege(to_regclass('profiles_internal.adopted'), 'select'), false)"
+        )
+    ):
+        return None
+    found: str | None = connection.scalar(
+        text(
+            "select a.data ->> 'owner' from profiles_internal.adopted as a where a.object_type = 'table'"
+            " and a.object_name = 'public.user_profiles' and a.data ->> 'owner' <> 'user_id' and (select count(*) from pg_trigger as t"
+            "  where t.tgrelid = to_regclass('public.user_profiles') and t.tgenabled in ('O', 'A')"
+            "  and t.tgname in ('carry_user_id', 'carry_user_id_change')) < 2 order by a.id desc limit 1"
+        )
+    )
+    return found
 
 
 def _subject(kind: str, parts: list[Any]) -> str:

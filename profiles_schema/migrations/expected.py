@@ -14,7 +14,8 @@ from importlib.resources import files
 
 from sqlalchemy.engine import Connection
 
-from profiles_schema.migrations.sql_objects import holds, public_functions
+from profiles_schema.migrations.drift import uncarried_owner
+from profiles_schema.migrations.sql_objects import holds, keeps_key, public_functions
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import Snapshot, take_snapshot
 from profiles_schema.schema.objects import Where
@@ -43,9 +44,12 @@ def fingerprints(snapshot: Snapshot, with_view: Snapshot) -> Fingerprints:
     for key, value in snapshot.items():
         result[_condition(key).name][key] = _fingerprint(value)
     # Of a right that is there either way, both values are known.
-    result[Where.PROFILES_VIEW.name] = {
-        key: _fingerprint(value) for key, value in with_view.items() if snapshot.get(key) != value
-    }
+    for key, value in with_view.items():
+        if snapshot.get(key) != value and (
+            key.partition(" ")[2] not in objects.GENERATED and not keeps_key(key, value)
+        ):
+            where = _condition(key)
+            result[(Where.PROFILES_VIEW if where is Where.EVERYWHERE else where).name][key] = _fingerprint(value)
     return result
 
 
@@ -77,8 +81,10 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
     for key, value in expected.items():
         if key not in found:
             problems[key] = "missing"
-        elif _fingerprint(found[key]) != value:
+        elif _fingerprint(found[key]) != value and not keeps_key(key, found[key]):
             problems[key] = "changed"
+    if uncarried_owner(connection):
+        problems["trigger public.user_profiles.carry_user_id"] = "missing"
     for key, value in found.items():
         on_column = re.match(r"grant (\w+\.\w+\..+) to \w+$", key)
         if on_column and f"column {on_column[1]}" not in expected:
@@ -91,7 +97,9 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
 def _must_be_ours(connection: Connection, key: str, value: str, expected: Collection[str]) -> bool:
     if key.partition(" ")[2] in objects.GENERATED:
         return False
-    if _condition(key) not in {Where.EVERYWHERE, Where.PROFILES_VIEW} and not holds(connection, _condition(key)):
+    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.PROFILES_VIEW_BY_ID} and not holds(
+        connection, _condition(key)
+    ):
         return False
     if key.startswith("trigger "):
         return " profiles_internal." in value
@@ -104,20 +112,20 @@ def _must_be_ours(connection: Connection, key: str, value: str, expected: Collec
     )
 
 
+_CONDITIONS = (
+    (r"auth\.users\.profiles_on_auth_user_", Where.EVERYWHERE),
+    (r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", Where.OWN_IDENTITY),
+    (r".*fill_profile_of_view", Where.OLD_STATEMENTS),
+    (r"public\.user_profiles\.id to ", Where.PROFILES_VIEW_BY_ID),
+    (r".*roll_up_", Where.USABLE_SESSIONS),
+    (r"public\.sessions\b", Where.OWN_SESSIONS),
+)
+
+
 def _condition(key: str) -> Where:
     """Where the subject of a key exists: ``grant function auth.uid() to anon`` is about ``auth.uid()``."""
     subject = re.sub(r"^(grant function|grant schema|\w+) ", "", key)
-    if subject.startswith("auth.users.profiles_on_auth_user_"):
-        return Where.EVERYWHERE
-    if re.match(r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", subject):
-        return Where.OWN_IDENTITY
-    if "fill_profile_of_view" in subject:
-        return Where.PROFILES_VIEW
-    if "roll_up_" in subject:
-        return Where.USABLE_SESSIONS
-    if re.match(r"public\.sessions\b", subject):
-        return Where.OWN_SESSIONS
-    return Where.EVERYWHERE
+    return next((where for pattern, where in _CONDITIONS if re.match(pattern, subject)), Where.EVERYWHERE)
 
 
 def _fingerprint(value: str) -> str:

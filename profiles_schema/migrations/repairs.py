@@ -26,7 +26,7 @@ from profiles_schema.database import is_disconnect
 from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.autogenerate import ReplaceSqlOp, configure_options
 from profiles_schema.migrations.drift import REMEDY as AGAIN
-from profiles_schema.migrations.drift import dual_write_is_broken, sentence
+from profiles_schema.migrations.drift import dual_write_is_broken, sentence, uncarried_owner
 from profiles_schema.migrations.session import public_by_default
 from profiles_schema.migrations.sql_objects import Change, file_of
 from profiles_schema.schema.catalog import API_ROLES, Snapshot
@@ -543,6 +543,11 @@ def _generated(connection: Connection) -> Iterator[Step]:
         elif wrong:
             what = " ".join(f"The trigger {row.name} is {row.state}." for row in wrong)
             yield Step(what, ("select profiles_internal.install_identity();",))
+    if owner := uncarried_owner(connection):
+        yield Step(
+            f"A trigger that fills user_id from {owner} is missing or disabled.",
+            (f"select profiles_internal.install_carry_user_id('{owner.replace(chr(39), chr(39) * 2)}');",),
+        )
     if dual_write_is_broken(connection):
         yield Step(
             "The trigger that keeps wide columns and JSON in step is missing, disabled or changed.",

@@ -133,7 +133,7 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     result: list[Change] = []
     touched: dict[SqlObject, list[str]] = {}
     for key in sorted({*declared, *found}):
-        if declared.get(key) == found.get(key) or _is_let_be(key, declared):
+        if declared.get(key) == found.get(key) or _is_let_be(key, declared) or keeps_key(key, found.get(key, "")):
             continue
         kind, _, name = key.partition(" ")
         if _is_left_to_us(key, declared, found):
@@ -151,6 +151,13 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
         make = _replace_policies if sql_object.kind == "policies" else _replace_functions_and_triggers
         result.append(replace(make(connection, sql_object, keys, declared, found), why=why(*keys)))
     return result
+
+
+def keeps_key(key: str, value: str) -> bool:
+    """Whether it is what adoption keeps of a table's key instead of ours: an id of type uuid, a primary key elsewhere."""
+    if key == "column public.user_profiles.id":
+        return value.startswith("uuid not null")
+    return key.startswith("constraint public.") and value == "UNIQUE (id)" and ".pk_" in key
 
 
 def _what(key: str, declared: Snapshot, found: Snapshot) -> str:

@@ -38,12 +38,10 @@ _ASKED = frozenset({"stop", "question", "answered"})
 _REASONS = 3
 
 
-_RENAMED: Final = {
-    "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
-    " to name {new}; text literals still fit. One that inserts has to give user_id.",
-    "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to use"
-    " schema profiles_compat (all but INSERT ... ON CONFLICT).",
-}
+_OUTSIDE_ID: Final = (
+    "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to use"
+    " schema profiles_compat (all but INSERT ... ON CONFLICT)."
+)
 
 
 @dataclass(frozen=True)
@@ -273,6 +271,9 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
             for s in steps
             if s.action == "rename" and s.object.startswith(f"{step.object}.")
         }
+        # The column that says whose row it is stays what it is.
+        if owner := re.search(r'"owner": "([^"]+)"', step.statement or ""):
+            gone.add(owner[1])
         own = ", ".join(name for name in columns if name not in gone)
         if own:
             yield _note(
@@ -301,9 +302,9 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
                 step.object,
                 found=f"{column} {step.found}",
                 wanted=f"{step.wanted} {step.found}",
-                remedy=_RENAMED.get(column, "Statements that name {old} have to name {new}.").format(
-                    old=column, new=step.wanted
-                ),
+                remedy=(
+                    _OUTSIDE_ID if column == "user_id" else "Statements that name {old} have to name {new}."
+                ).format(old=column, new=step.wanted),
             )
         elif (
             step.action == "convert" and "alter column" in (step.statement or "") and " type " in (step.statement or "")

@@ -29,6 +29,14 @@ class Where(Enum):
         "exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class')"
         " = 'profiles-schema: user_profiles under its old name')"
     )
+    OLD_STATEMENTS = (
+        "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
+        f" and t.tgname in ('carry_user_id', 'carry_user_id_change')) or {PROFILES_VIEW}"
+    )
+    PROFILES_VIEW_BY_ID = (
+        "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
+        f" and t.tgname = 'carry_user_id' and t.tgargs = 'id\\000') and {PROFILES_VIEW}"
+    )
     USABLE_SESSIONS = (
         "(select count(*) from pg_catalog.pg_attribute as a"
         " where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped"
@@ -84,6 +92,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.trigger_text"),
     SqlObject("functions", "profiles_internal.adoption_columns"),
     SqlObject("functions", "profiles_internal.adopting_revisions"),
+    SqlObject("functions", "profiles_internal.adoption_owners"),
     SqlObject("functions", "profiles_internal.adoption_context"),
     SqlObject("functions", "profiles_internal.table_to_adopt"),
     SqlObject("functions", "profiles_internal.adoption_stops"),
@@ -94,6 +103,9 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.adoption_policies"),
     SqlObject("functions", "profiles_internal.adoption_frame"),
     SqlObject("functions", "profiles_internal.adoption_keys"),
+    SqlObject("functions", "profiles_internal.carry_user_id"),
+    SqlObject("functions", "profiles_internal.install_carry_user_id"),
+    SqlObject("functions", "profiles_internal.adoption_owner_steps"),
     SqlObject("functions", "profiles_internal.adoption_fields"),
     SqlObject("functions", "profiles_internal.adoption_of_table"),
     SqlObject("functions", "profiles_internal.adoption_of_policies"),
@@ -113,6 +125,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.living_users"),
     SqlObject("functions", "profiles_internal.old_name_rights"),
     SqlObject("functions", "profiles_internal.install_profiles_view"),
+    SqlObject("functions", "profiles_internal.key_of"),
     SqlObject("functions", "profiles_internal.create_profiles"),
     SqlObject("functions", "profiles_internal.record_events"),
     SqlObject("functions", "profiles_internal.describe_failure"),
@@ -202,9 +215,11 @@ GENERATED = (
     "profiles_internal.dual_write_traits()",
     "public.user_profiles.zz_dual_write",
     "public.user_profiles.fill_external_id",
+    "public.user_profiles.carry_user_id",
+    "public.user_profiles.carry_user_id_change",
 )
-"""What the database writes itself, in no file and no drift: the dual write while there are wide columns, and a trigger for
-users of the application's own table whose keys are no uuids."""
+"""What the database writes itself, in no file and no drift: the dual write while there are wide columns, a trigger for users
+of the application's own table whose keys are no uuids, and those for the column that says whose an adopted row is."""
 
 POLICIES = (
     SqlObject("policies", "profiles_internal"),
@@ -220,7 +235,7 @@ POLICIES = (
 
 TRIGGERS = (
     SqlObject("triggers", "fill_missing_profile_id"),
-    SqlObject("triggers", "fill_profile_of_view", Where.PROFILES_VIEW),
+    SqlObject("triggers", "fill_profile_of_view", Where.OLD_STATEMENTS),
     SqlObject("triggers", "require_known_timezone"),
     SqlObject("triggers", "refuse_reserved_username"),
     SqlObject("triggers", "refuse_plain_api_keys"),

@@ -4,15 +4,47 @@ import uuid
 from datetime import date, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import Boolean, Date, DateTime, FetchedValue, ForeignKey, Integer, MetaData, Text, text
+from sqlalchemy import Boolean, Date, DateTime, Dialect, FetchedValue, ForeignKey, Integer, MetaData, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 JsonObject = dict[str, Any]
 JsonArray = list[Any]
 
 # None is SQL NULL, never the JSON value null: the CHECKs on JSON columns admit objects and arrays only.
 Json = JSONB(none_as_null=True)
+
+
+class _Uncast(Text):
+    """A text whose parameters carry no type: the server takes them for what they are compared with or written to."""
+
+    def adapt(self, cls: Any, **kw: Any) -> Any:
+        """One like itself: psycopg's and asyncpg's own type of texts casts."""
+        del cls, kw
+        return type(self)()
+
+
+class ProfileId(TypeDecorator[str]):
+    """The id of a profile: text, or uuid in a table that came with uuid. Reads as str, takes a str or a UUID."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text, without the cast that psycopg and asyncpg get of SQLAlchemy: no uuid equals a text."""
+        return _Uncast() if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: str | uuid.UUID | None, dialect: Dialect) -> str | None:
+        """As text."""
+        del dialect
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | uuid.UUID | None, dialect: Dialect) -> str | None:
+        """As text."""
+        del dialect
+        return None if value is None else str(value)
+
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",

@@ -18,6 +18,7 @@ from profiles_schema.schema.models.base import (
     Base,
     JsonArray,
     JsonObject,
+    ProfileId,
     Timestamps,
     references_user,
 )
@@ -53,6 +54,7 @@ class UserProfile(Timestamps, Base):
     shown_in_repr = ("id", "username")
 
     id: Mapped[str] = mapped_column(
+        ProfileId,
         primary_key=True,
         server_default=RANDOM_UUID_AS_TEXT,
         comment="The user id as text, for a profile made at sign-up",

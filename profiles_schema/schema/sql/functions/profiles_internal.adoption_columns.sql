@@ -3,9 +3,8 @@
 -- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
 -- wanted_type.
 --
--- A renamed column takes its foreign keys, views and policies along; so the uuid that identifies a person stays the same
--- column, whatever it is called, and only what is new is new:
---   no user_id: the key (a uuid) is the user's id, and becomes user_id;
+-- The id of a profile keeps its type if that is uuid, with everything on it. Only these columns get another name, and take
+-- their foreign keys, views and policies along:
 --   a user_id that is no uuid is the id of an outside system, and becomes external_id;
 --   a key of another type than ours that something hangs on becomes legacy_id.
 create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
@@ -31,9 +30,7 @@ begin
   id_type := types ->> 'id';
 
   if p_table = 'user_profiles' then
-    if user_type is null and id_type is not null then
-      renames := renames || '{"id": "user_id"}';
-    elsif user_type <> 'uuid' and not types ? 'external_id' then
+    if user_type <> 'uuid' and not types ? 'external_id' then
       execute format(
         'select coalesce(bool_and(t.user_id::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$''), false) from %s as t where t.user_id is not null',
         p_found
@@ -46,12 +43,12 @@ begin
       renames := renames || '{"full_name": "display_name"}';
     end if;
   end if;
-  if id_type is not null and not renames ? 'id' and not types ? 'legacy_id' and (
+  if id_type <> 'uuid' and not types ? 'legacy_id' and (
     (p_table = 'user_profiles' and id_type !~ '^(text|character)' and (
       cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
       or exists (select from pg_attribute as a where a.attrelid = p_found and a.attname = 'id' and a.attidentity <> '')
     ))
-    or (p_table <> 'user_profiles' and id_type <> 'uuid' and (
+    or (p_table <> 'user_profiles' and (
       id_type !~ '^(text|character)' or cardinality(profiles_internal.column_readers(p_found, 'id')) > 0
     ))
   ) then
@@ -73,8 +70,13 @@ begin
     where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped
   ),
   wanted as (
-    select w.name, w.definition as wanted_type, w.not_null, w.default_value
+    select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null,
+      case when k.keeps then f.found_default else w.default_value end as default_value
     from profiles_internal.wanted_shape() as w
+    left join found as f on f.name = w.name
+    cross join lateral (
+      select p_table = 'user_profiles' and w.name = 'id' and f.found_type = 'uuid' as keeps
+    ) as k
     where w.table_name = p_table and w.kind = 'column'
   )
   select

@@ -14,9 +14,7 @@ declare
   makes_users constant boolean := p_context ->> 'makes_users';
   staying constant bigint := (p_counts ->> 'total')::bigint - (p_counts ->> 'aside')::bigint;
   bytes constant bigint := p_counts ->> 'bytes';
-  user_now constant text := replace(
-    coalesce(by_name -> 'user_id' ->> 'source', '{column}'), '{column}', 't.user_id'
-  );
+  user_now constant text := coalesce(p_context ->> 'user', 't.user_id');
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
@@ -47,7 +45,7 @@ begin
     select c.key as name, c.value ->> 'wanted_type' as type, c.value ->> 'wanted_default' as default_value,
       (c.value ->> 'wanted_not_null')::boolean as not_null,
       case
-        when c.key = 'user_id' then 'gen_random_uuid()'
+        when c.key = 'user_id' then coalesce(p_context ->> 'user', 'gen_random_uuid()')
         when c.key = 'id' and p_context ->> 'table' <> 'user_profiles' then 'gen_random_uuid()'
         when c.key = 'id' and by_name ? 'legacy_id' then 't.legacy_id::text'
         when c.key = 'id' then user_now || '::text'
@@ -107,6 +105,8 @@ begin
         then format(' from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = %s', user_now)
         else '' end);
   end if;
+
+  return query select profiles_internal.adoption_owner_steps(p_context);
 
   if is_open and of_users <> '{}' then
     return next jsonb_build_object('seq', 71, 'action', 'note', 'object', target, 'found', 'new columns, empty',
@@ -226,6 +226,7 @@ begin
       where a.was_there and (c.value ->> 'found_not_null')::boolean and (
         not (c.value ->> 'wanted_not_null')::boolean
         or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
+          and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
       )
     ) as x
     group by c.value ->> 'name'

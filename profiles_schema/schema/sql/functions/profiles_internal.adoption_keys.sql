@@ -1,6 +1,7 @@
 -- What becomes of the constraints and indexes of a table that is taken over, and of the foreign keys that point to it.
 -- One that says what ours says only gets our name. One over columns of ours that says something else is set aside: it
--- could refuse what we write. The rest is the application's own, and stays.
+-- could refuse what we write. The rest is the application's own, and stays: so does a key on the user, and what a foreign
+-- key of another table points to.
 -- Definitions are compared as they read after the columns were renamed.
 create or replace function profiles_internal.adoption_keys(p_context jsonb, p_counts jsonb)
 returns setof jsonb
@@ -12,7 +13,9 @@ declare
   target constant text := p_context ->> 'target';
   aside constant bigint := p_counts ->> 'aside';
   taken text[] := '{}';
-  key_goes boolean := aside > 0;
+  owner constant text := coalesce(p_context ->> 'owner', 'user_id');
+  key_stays boolean := false;
+  gone text[] := '{}';
   theirs record;
   our_name text;
   left_behind bigint;
@@ -37,7 +40,10 @@ begin
       exists (
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'source' is not null
-      ) as retyped
+      ) as retyped,
+      k.contype in ('c', 'f') and not k.convalidated as unproved,
+      -- A sign-up would fail for it, or the deletion of a user.
+      k.contype = 'f' and (k.confrelid is distinct from to_regclass('auth.users') or k.confdeltype <> 'c') as is_strange
     from pg_constraint as k
     cross join lateral (
       select
@@ -63,12 +69,16 @@ begin
           'statement', format('alter table %s rename constraint %I to %I', target, theirs.name, our_name),
           'undo', format('alter table %s rename constraint %I to %I', target, our_name, theirs.name));
       end if;
+    elsif theirs.kind = 'p' and theirs.columns <@ array['id', 'user_id', owner] and theirs.name <> 'pk_' || (p_context ->> 'table') then
+      key_stays := true;
     elsif theirs.kind = 'p'
-      or theirs.kind = 'u' and theirs.ours_alone
+      or theirs.kind = 'u' and theirs.ours_alone and theirs.columns <> '{id}' and theirs.columns <> '{user_id}'
       or theirs.kind in ('c', 'x') and theirs.touches_ours
-      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped)
+      or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped or theirs.columns = array[owner] and theirs.is_strange)
+      -- A row that comes out of quarantine may be one that it was never asked about.
+      or theirs.unproved and aside > 0
     then
-      key_goes := key_goes or theirs.kind in ('p', 'u');
+      gone := gone || theirs.name;
       return query
       select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
         'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and create it again after the upgrade.', w.ev_class::regclass))
@@ -80,7 +90,14 @@ begin
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
-        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition));
+        'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
+        'remedy', case when theirs.is_strange then 'From now on the deletion of a user deletes the profile.' end);
+      if theirs.unproved and not theirs.touches_ours and not theirs.is_strange then
+        return next jsonb_build_object('seq', 960, 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'set aside above',
+          'wanted', theirs.definition, 'lock', 'ACCESS EXCLUSIVE',
+          'statement', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
+          'undo', format('alter table %s drop constraint if exists %I', target, theirs.name));
+      end if;
     elsif exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name = theirs.name
@@ -121,7 +138,11 @@ begin
               and d.refobjid = relation and d.refobjsubid = a.attnum
           )
         )
-      ) as trips
+      ) as trips,
+      x.indexprs is null and x.indnkeyatts = 1 and exists (
+        select from pg_attribute as a
+        where a.attrelid = relation and a.attnum = x.indkey[0] and a.attname in ('id', 'user_id')
+      ) as on_a_key
     from pg_index as x
     join pg_class as i on i.oid = x.indexrelid
     where x.indrelid = relation and not exists (select from pg_constraint as k where k.conindid = i.oid and k.conrelid = relation)
@@ -142,11 +163,11 @@ begin
           'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
           'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
       end if;
-    elsif theirs.is_unique and theirs.ours_alone or theirs.trips or exists (
+    elsif theirs.is_unique and theirs.ours_alone and not theirs.on_a_key or theirs.trips or exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
     ) then
-      key_goes := key_goes or theirs.is_unique;
+      gone := gone || theirs.name;
       return next jsonb_build_object('seq', 43, 'action', 'set aside', 'object', 'public.' || theirs.name, 'found', theirs.definition,
         'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('drop index public.%I', theirs.name), 'undo', theirs.definition);
@@ -156,14 +177,19 @@ begin
   -- Ours, where they are missing; all CHECKs in one statement, which reads the table once.
   return query
   select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
-    'object', format('%s.%s', target, w.name), 'found', null, 'wanted', w.definition,
+    'object', format('%s.%s', target, w.name), 'found', null, 'wanted', d.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
     'seconds', (p_counts ->> 'total')::bigint * 0.0000015,
-    'statement', format('alter table %s add constraint %I %s', target, w.name, w.definition),
+    'statement', case when w.kind = 'primary key' then format('alter table %s alter column id set not null; ', target) else '' end
+      || format('alter table %s add constraint %I %s', target, w.name, d.definition),
     'undo', format('alter table %s drop constraint %I', target, w.name)
       || case when w.kind = 'primary key' and not (p_context -> 'by_name' -> 'id' ->> 'found_not_null')::boolean
         then format('; alter table %s alter column id drop not null', target) else '' end)
   from profiles_internal.wanted_shape() as w
+  -- A table has one primary key.
+  cross join lateral (
+    select case when w.kind = 'primary key' and key_stays then replace(w.definition, 'PRIMARY KEY', 'UNIQUE') else w.definition end as definition
+  ) as d
   where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
   return query
   select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
@@ -214,9 +240,6 @@ begin
   where s.statement is not null;
 
   -- Foreign keys of other tables, where the key they point to is made anew, or rows behind them go.
-  if not key_goes then
-    return;
-  end if;
   for theirs in
     select
       k.conname::text as name, c.refers_to, c.matches, pg_has_role((select o.relowner from pg_class as o where o.oid = k.conrelid), 'usage') as may_change, k.conrelid::regclass::text as found_name,
@@ -224,7 +247,8 @@ begin
       pg_get_constraintdef(k.oid) as definition,
       case when k.conrelid = relation
         then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.refers_from || ')')
-        else pg_get_constraintdef(k.oid) end as afterwards
+        else pg_get_constraintdef(k.oid) end as afterwards,
+      exists (select from pg_class as i where i.oid = k.conindid and i.relname = any (gone)) as key_goes
     from pg_constraint as k
     cross join lateral (
       select
@@ -240,17 +264,18 @@ begin
     where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
-    if not theirs.may_change then
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
-        'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
-      continue;
-    end if;
     left_behind := 0;
-    if aside > 0 then
+    if aside > 0 and theirs.may_change then
       execute format(
         'select count(*) from %s as x where exists (select from %s as r join (%s) as m on m.row_id = r.ctid where m.reason is not null and %s)',
         theirs.found_name, relation, replace(p_counts ->> 'misplaced', '{table}', relation::text), theirs.matches
       ) into left_behind;
+    end if;
+    continue when not theirs.key_goes and left_behind = 0 and (theirs.may_change or aside = 0);
+    if not theirs.may_change then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
+        'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
+      continue;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';
     return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),

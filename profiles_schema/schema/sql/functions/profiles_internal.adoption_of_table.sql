@@ -19,7 +19,11 @@ begin
   return query select s || jsonb_build_object('revision', context -> 'by') from unnest(stops) as s;
   select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
   from unnest(stops) as s where s ->> 'action' = 'stop';
-  if unreadable then
+  if context ->> 'asks' is not null then
+    return next jsonb_build_object('revision', context -> 'by', 'seq', 1, 'action', 'question', 'id', 'key:' || target, 'object', target,
+      'found', format('no column of %s leads to a user in auth.users', p_found), 'answers', context -> 'asks');
+  end if;
+  if unreadable or context ->> 'user' is null and context ->> 'asks' is not null then
     return;
   end if;
 
@@ -45,6 +49,11 @@ begin
       'remedy', format('An auth server makes the users here, so none can be made for these rows. Say which user each belongs to: '
         'alter table %1$s rename column user_id to external_id; alter table %1$s add column user_id uuid;', p_found))
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
+    union all
+    select jsonb_build_object('object', target || '.user_id', 'found', format('another user than %s', context ->> 'owner'),
+      'wanted', 'the user whose row it is', 'rows', context -> 'conflicts',
+      'remedy', format('Rename what it is: alter table %s rename column user_id to former_user_id;', p_found))
+    where (context ->> 'conflicts')::bigint > 0
   ) as s;
   stopped := stopped or found;
   if total > rewrite_limit then
@@ -78,7 +87,7 @@ begin
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L::jsonb || jsonb_build_object(''at'', now()))', context ->> 'by', target,
-        jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
+        jsonb_build_object('found_as', p_found::text, 'rows', total, 'owner', context -> 'owner', 'columns', (
           select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
             'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
           from jsonb_array_elements(context -> 'columns') as c where c.value ->> 'found_name' is not null

@@ -26,7 +26,7 @@ begin
       format('Drop the rules of %s: they act instead of what is written.', relation)),
     (c.relreplident = 'i', 'an index as replica identity', 'the default one',
       format('alter table %s replica identity default;', relation)),
-    (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
+    (c.relkind = 'r' and p_context ->> 'user' is null and p_context ->> 'asks' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
       format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
     -- What cannot be seen would be taken for what is not there.
     (pg_has_role(c.relowner, 'usage') and row_security_active(c.oid), 'row level security hides rows from ' || current_user, 'all rows seen',

@@ -1,5 +1,5 @@
 -- Puts rows out of quarantine back into their table, which has its old columns again: those of p_columns that are still there.
--- A row whose id somebody has by now stays where it is.
+-- A row whose key somebody has by now stays where it is.
 create or replace function profiles_internal.bring_back_rows(p_table text, p_columns text[])
 returns void
 language plpgsql
@@ -8,24 +8,31 @@ as $bring_back_rows$
 declare
   listed text;
   given text;
-  staying bigint;
+  gone record;
+  back bigint;
+  staying bigint := 0;
 begin
   select string_agg(quote_ident(a.attname), ', ' order by a.attnum), string_agg(
-    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype) then format('(q.row_data -> %L)::%s', a.attname, a.atttypid::regtype)
+    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype) then format('($1 -> %L)::%s', a.attname, a.atttypid::regtype)
       else 'r.' || quote_ident(a.attname) end, ', ' order by a.attnum)
   into listed, given
   from pg_attribute as a
   where a.attrelid = p_table::regclass and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped;
-  execute format(
-    'with gone as (delete from profiles_internal.quarantine as q where q.table_name = %4$L and (q.reason = ''second row of the same id'' '
-    'or not exists (select from %1$s as t where t.id::text = q.row_data ->> ''id'')) returning q.*) '
-    'insert into %1$s (%2$s) overriding system value select %3$s from gone as q '
-    'cross join lateral jsonb_populate_record(null::%1$s, q.row_data) as r order by q.id',
-    p_table, listed, given, p_table
-  );
-  select count(*) into staying from profiles_internal.quarantine as q where q.table_name = p_table;
+  for gone in
+    select q.id, q.row_data from profiles_internal.quarantine as q where q.table_name = p_table order by q.id
+  loop
+    execute format(
+      'insert into %1$s (%2$s) overriding system value select %3$s from jsonb_populate_record(null::%1$s, $1) as r on conflict do nothing',
+      p_table, listed, given
+    ) using gone.row_data;
+    get diagnostics back = row_count;
+    if back = 1 then
+      delete from profiles_internal.quarantine as q where q.id = gone.id;
+    end if;
+    staying := staying + 1 - back;
+  end loop;
   if staying > 0 then
-    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their ids have come', p_table, staying;
+    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their keys have come', p_table, staying;
   end if;
 end
 $bring_back_rows$;

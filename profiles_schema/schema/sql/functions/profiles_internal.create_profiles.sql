@@ -40,7 +40,7 @@ begin
         email_verified, is_anonymous, last_login, login_count
       )
       select
-        c.user_id::text, c.user_id, c.username, c.display_name, c.first_name, c.last_name, c.email, c.phone, c.avatar_url,
+        profiles_internal.key_of(c.user_id, (null::public.user_profiles).id), c.user_id, c.username, c.display_name, c.first_name, c.last_name, c.email, c.phone, c.avatar_url,
         c.timezone, c.language, c.email_verified, c.is_anonymous, c.last_login, (c.last_login is not null)::integer
       from candidate as c
       order by c.username

@@ -27,7 +27,7 @@ begin
   -- What adoption kept of old values; they were this person's, too.
   delete from profiles_internal.adopted as a
   using (
-    select p.id as key from public.user_profiles as p where p.user_id = p_user_id
+    select p.id::text as key from public.user_profiles as p where p.user_id = p_user_id
     union all
     select g.id::text from public.user_progress as g where g.user_id = p_user_id
     union all

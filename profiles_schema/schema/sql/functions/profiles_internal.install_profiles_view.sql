@@ -10,8 +10,8 @@ set search_path = pg_catalog, pg_temp
 as $install_profiles_view$
 declare
   relation constant regclass := to_regclass('public.user_profiles');
-  -- What a person may write, user_id being the id here; updated_at is taken and not kept.
-  writable constant text[] := array[
+  -- What a person may write, besides the column that says whose row it is; updated_at is taken and not kept.
+  writable text[] := array[
     'user_id', 'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
     'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
     'notification_settings', 'timezone', 'language', 'updated_at'
@@ -26,6 +26,11 @@ begin
   from profiles_internal.adopted as a
   where a.object_type = 'table' and a.object_name = 'public.user_profiles'
   order by a.id desc limit 1;
+  writable := writable || array(
+    select a.data ->> 'owner'
+    from profiles_internal.adopted as a
+    where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+  );
   if relation is null or old_name is null or old_name = 'public.user_profiles' or found @> '[{"name": "user_id", "now": "external_id"}]' then
     return null;
   end if;

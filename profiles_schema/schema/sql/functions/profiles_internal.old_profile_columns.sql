@@ -51,7 +51,7 @@ as $old_profile_columns$
       when t.type_now = 'timestamp with time zone' and t.number then format(
         'case when isfinite(%1$s) then %2$s(extract(epoch from %1$s))::%3$s when %1$s is not null then ('
         'select (k.data ->> ''old'')::%3$s from profiles_internal.adopted as k where k.object_type = ''found value'''
-        ' and k.object_name = %4$L and k.data ->> ''key'' = p.id order by k.id desc limit 1) end',
+        ' and k.object_name = %4$L and k.data ->> ''key'' = p.id::text order by k.id desc limit 1) end',
         t.value, case when t.whole then 'floor' else '' end, t.type, 'public.user_profiles.' || t.now)
       when t.type_now = 'boolean' and t.number then format('%s::integer::%s', t.value, t.type)
       else format('%s::text::%s', t.value, t.type)

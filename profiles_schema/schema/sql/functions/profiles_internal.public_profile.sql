@@ -8,7 +8,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $public_profile$
-  select p.id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
+  select p.id::text, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
   from public.user_profiles as p
   where lower(p.username) = lower(p_username)
     and p.profile_visibility = 'public'

@@ -19,7 +19,7 @@ begin
   if new.user_id is null or (by_person and new.user_id is distinct from auth.uid()) then
     return new;
   end if;
-  if new.id is null or new.id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$' then
+  if new.id is null or pg_typeof(new.id) = 'text'::regtype and new.id::text ~ '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$' then
     new.id := new.user_id::text;
   end if;
   if by_person then

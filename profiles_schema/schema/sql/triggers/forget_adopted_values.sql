@@ -11,7 +11,7 @@ set lock_timeout = '250ms'
 as $forget_adopted_values$
 begin
   delete from profiles_internal.adopted as a
-  where a.data ->> 'key' = old.id and a.object_type in ('value', 'found value', 'kept value') and a.object_name like 'public.user\_profiles.%';
+  where a.data ->> 'key' = old.id::text and a.object_type in ('value', 'found value', 'kept value') and a.object_name like 'public.user\_profiles.%';
   return null;
 exception when query_canceled or assert_failure or others then
   raise warning 'profiles-schema: old values of a deleted profile stay in profiles_internal.adopted (SQLSTATE %)', sqlstate;
