@@ -1266,7 +1266,7 @@ revoke all on function profiles_internal.our_public_functions() from public, ano
 -- knows views, policies and SQL-standard bodies; of other functions there is only the text. as_owner: it reads with the
 -- rights of an owner whom row level security does not bind, so no policy changes what it finds.
 create or replace function profiles_internal.table_readers(p_table regclass)
-returns table (name text, as_owner boolean)
+returns table (object oid, name text, as_owner boolean)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
@@ -1337,28 +1337,93 @@ begin
     relations := coalesce(relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
-    return query select format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
-    return query select format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
+    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
+    return query select f::oid, format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
   end loop;
 
   return query
-  select format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
+  select y.oid, format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
   from pg_depend as d
   join pg_policy as y on y.oid = d.objid and y.polrelid <> p_table
   where d.classid = 'pg_policy'::regclass
     and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
-  group by 1
+  group by y.oid
   union all
-  select format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
+  select w.oid, format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
   from pg_depend as d
   join pg_rewrite as w on w.oid = d.objid and w.rulename <> '_RETURN' and w.ev_class <> p_table
   where d.classid = 'pg_rewrite'::regclass
     and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
-  group by 1;
+  group by w.oid;
 end
 $table_readers$;
 
 revoke all on function profiles_internal.table_readers(regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Which of these functions and views do not run as things are, and what the server says. SQL bodies are parsed anew, in a
+-- savepoint; plpgsql by plpgsql_check, where that is installed; a view is planned. Compared before and after a change:
+-- what failed before, or may not be replaced by this role, fails both times.
+create or replace function profiles_internal.failing_objects(p_objects oid[])
+returns table (object oid, name text, error text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set check_function_bodies = on
+as $failing_objects$
+declare
+  checker constant text := (
+    select format('%I.plpgsql_check_function_tb', n.nspname)
+    from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace where p.proname = 'plpgsql_check_function_tb' limit 1
+  );
+  tested record;
+begin
+  for tested in
+    select f.oid, 'function ' || f.oid::regprocedure as name, l.lanname as kind, pg_get_functiondef(f.oid) as attempt, f.prorettype = 'trigger'::regtype as fires
+    from pg_proc as f join pg_language as l on l.oid = f.prolang
+    where f.oid = any (p_objects) and f.prokind <> 'a'
+    union all
+    select c.oid, 'view ' || c.oid::regclass, 'view', format('select from %s limit 0', c.oid::regclass), false
+    from pg_class as c where c.oid = any (p_objects)
+    order by 1
+  loop
+    begin
+      -- As the application's statements find names.
+      perform set_config('search_path', (select s.reset_val from pg_settings as s where s.name = 'search_path'), true);
+      if tested.kind in ('sql', 'view') then
+        execute tested.attempt;
+      elsif tested.kind = 'plpgsql' and checker is not null then
+        for error in
+          execute format(
+            'select c.message from (select %2$s::oid as relation) as t cross join lateral %1$s(%3$s::regprocedure, t.relation) as c where c.level = ''error''',
+            checker, case when tested.fires then format('(select t.tgrelid from pg_catalog.pg_trigger as t where t.tgfoid = %s limit 1)', tested.oid) else '0' end,
+            tested.oid)
+        loop
+          exit;
+        end loop;
+        if error is not null then
+          raise exception '%', error;
+        end if;
+      end if;
+      raise exception 'it runs' using errcode = 'PS001';
+    exception
+      when sqlstate 'PS001' then
+        null;
+      when lock_not_available or deadlock_detected or query_canceled then
+        raise;
+      when others then
+        object := tested.oid;
+        name := tested.name;
+        error := sqlerrm;
+        return next;
+    end;
+    error := null;
+  end loop;
+end
+$failing_objects$;
+
+revoke all on function profiles_internal.failing_objects(oid[]) from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -1457,6 +1522,17 @@ begin
     return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
       'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
   end if;
+
+  -- What only shows when it runs.
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', string_agg(r.name, ', ' order by r.name), 'found', 'reads ' || relation,
+    'wanted', 'not verified',
+    'remedy', 'What it says in plpgsql is looked at only when it runs: try it on a copy, or install plpgsql_check, by which the upgrade looks.')
+  from profiles_internal.table_readers(relation) as r
+  join pg_proc as f on f.oid = r.object
+  join pg_language as l on l.oid = f.prolang and l.lanname = 'plpgsql'
+  where not exists (select from pg_proc as c where c.proname = 'plpgsql_check_function_tb')
+  having count(*) > 0;
 
   -- Triggers rest while rows are converted. Those that stay come back as they were.
   select string_agg(s.state, '; ' order by t.tgname), string_agg(
@@ -2663,6 +2739,8 @@ declare
   ));
   step record;
   refusals text;
+  objects oid[];
+  failing oid[];
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
@@ -2679,6 +2757,19 @@ begin
   end if;
   if relation is not null then
     execute format('lock table %s in access exclusive mode', relation);
+    -- What reads the table, or has values of its types, has to run afterwards.
+    objects := array(
+      select r.object from profiles_internal.table_readers(relation) as r
+      union
+      select d.objid
+      from pg_depend as d join pg_type as t on t.oid = d.refobjid
+      where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_type'::regclass and (
+        t.typrelid = relation
+        or exists (select from pg_type as e where e.typrelid = relation and e.typarray = t.oid)
+        or t.typtype <> 'b' and exists (select from pg_attribute as a where a.attrelid = relation and a.atttypid = t.oid)
+      )
+    );
+    failing := array(select f.object from profiles_internal.failing_objects(objects) as f);
   end if;
 
   -- From here on the answers are the ones that the whole plan was looked at with.
@@ -2711,6 +2802,15 @@ begin
     raise exception 'this cannot be taken over as it is: %', refusals
       using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
+  end if;
+
+  if relation is not null then
+    select string_agg(format('%s (%s)', f.name, f.error), '; ' order by f.name) into refusals
+    from profiles_internal.failing_objects(objects) as f where f.object <> all (failing);
+    if refusals is not null then
+      raise exception 'these would no longer run: %', refusals
+        using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
+    end if;
   end if;
 
   for step in
@@ -3283,6 +3383,7 @@ drop function profiles_internal.adoption_fields(jsonb, jsonb);
 drop function profiles_internal.adoption_keys(jsonb, jsonb);
 drop function profiles_internal.adoption_frame(jsonb, jsonb);
 drop function profiles_internal.adoption_policies(text, regclass);
+drop function profiles_internal.failing_objects(oid[]);
 drop function profiles_internal.table_readers(regclass);
 drop function profiles_internal.our_public_functions();
 drop function profiles_internal.adoption_counts(jsonb);

@@ -24,6 +24,17 @@ begin
       'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
   end if;
 
+  -- What only shows when it runs.
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', string_agg(r.name, ', ' order by r.name), 'found', 'reads ' || relation,
+    'wanted', 'not verified',
+    'remedy', 'What it says in plpgsql is looked at only when it runs: try it on a copy, or install plpgsql_check, by which the upgrade looks.')
+  from profiles_internal.table_readers(relation) as r
+  join pg_proc as f on f.oid = r.object
+  join pg_language as l on l.oid = f.prolang and l.lanname = 'plpgsql'
+  where not exists (select from pg_proc as c where c.proname = 'plpgsql_check_function_tb')
+  having count(*) > 0;
+
   -- Triggers rest while rows are converted. Those that stay come back as they were.
   select string_agg(s.state, '; ' order by t.tgname), string_agg(
     -- The application may have dropped it since.
