@@ -411,7 +411,6 @@ REFUSED = {
     "d+c": [
         # an heir
         ("create table public.vip_profiles () inherits (public.user_profiles)", "public.user_profiles"),
-        ("alter table public.user_progress replica identity using index unique_user_progress", "public.user_progress"),
     ],
 }  # fmt: skip
 
