@@ -7,7 +7,7 @@ import pytest
 import shapes
 from support import drift
 
-from profiles_schema.errors import MigrationFailed
+from profiles_schema.errors import DependentsRefused, MigrationFailed
 from profiles_schema.operations.health import examine
 
 ROWS = 60
@@ -482,3 +482,22 @@ def test_a_large_table_is_refused_without_the_flag(found):
     assert stops(str(refused.value)) == ["public.user_api_keys"]
     assert "-x adopt-rewrite=yes" in str(refused.value)
     assert shapes.changes(database, database.found) == []
+
+
+def test_a_policy_or_trigger_made_anew_under_an_old_name_stops_a_downgrade_before_its_first_step(found):
+    database = found("a")
+    database.upgrade()
+    head = database.value("select version_num from profiles_internal.alembic_version")
+    database.script(
+        'create policy "Public profiles are viewable by everyone." on public.user_profiles for select using (is_active);'
+        "create function public.stamp() returns trigger language plpgsql as $$ begin return new; end $$;"
+        "create trigger set_updated_at before update on public.user_profiles for each row execute function public.stamp()"
+    )
+    with pytest.raises(DependentsRefused) as refused:
+        database.downgrade("base", allow_data_loss="yes")
+    assert database.value("select version_num from profiles_internal.alembic_version") == head
+    said, _, remedy = str(refused.value).partition("\n")
+    assert 'policy "Public profiles are viewable by everyone." on public.user_profiles' in said
+    assert "trigger set_updated_at on public.user_profiles" in said
+    database.script(remedy + "drop function public.stamp()")
+    given_back(database, more={"public.user_profiles"})
