@@ -39,7 +39,7 @@ _RENAMED: Final = {
     "id": "The new id is text of the same value. A statement that compares id with a uuid (id = auth.uid(), a join) fails, and has"
     " to name {new}; text literals still fit. One that inserts has to give user_id.",
     "user_id": "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to use"
-    " schema profiles_compat (all but INSERT ... ON CONFLICT).",
+    " schema profiles_compat (all but INSERT ... ON CONFLICT, which Prisma's upsert sends: docs/old-statements.md, Prisma).",
 }
 
 
