@@ -752,6 +752,19 @@ def test_the_bot_reaches_nothing_behind_the_view_and_makes_no_table_before_it(bo
         assert refused(error) == "42501"
 
 
+def test_a_column_of_the_application_is_written_by_a_role_that_it_is_granted_to_on_the_old_shape(bot):
+    bot.script(
+        ROLE.format(REPORTER)
+        + f"grant usage on schema profiles_compat to {REPORTER};"
+        + f"grant select (user_id, xp), update (xp) on profiles_compat.user_profiles to {REPORTER}"
+    )
+    reporter = Program(bot, REPORTER)
+    assert reporter.one(f"update user_profiles set xp = xp + 1 where user_id = '{SOMEBODY}' returning xp") == {"xp": 6}
+    with pytest.raises(DBAPIError) as denied:
+        reporter.run(f"update user_profiles set bio = 'x' where user_id = '{SOMEBODY}'")
+    assert refused(denied) == "42501"
+
+
 def test_not_even_the_owner_may_create_in_the_schema(bot):
     rights = bot.run(
         "select grantee::regrole::text, privilege_type from pg_namespace cross join lateral aclexplode(nspacl)"
