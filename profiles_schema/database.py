@@ -95,7 +95,8 @@ def _parsed(rest: str) -> URL:
     if url.port is not None and not 0 < url.port <= highest_port:
         raise InvalidDatabaseUrl(f"DATABASE_URL names port {url.port}; ports go from 1 to {highest_port}.")
     drop = {name for name in url.query if name in _FOREIGN_PARAMETERS}
-    if url.query.get("schema") == "public":  # Prisma's default; the schema of every object here is fixed
+    # Prisma's, for its own tables; the schema of every object here is fixed.
+    if url.query.get("schema") in {"public", "profiles_compat"}:
         drop.add("schema")
     url = url.difference_update_query(sorted(drop))
     if "ssl" in url.query and "sslmode" not in url.query:  # asyncpg's name for the same values

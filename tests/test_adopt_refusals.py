@@ -7,7 +7,7 @@ import pytest
 import shapes
 from support import drift
 
-from profiles_schema.errors import MigrationFailed
+from profiles_schema.errors import DependentsRefused, MigrationFailed
 from profiles_schema.operations.health import examine
 
 ROWS = 60
@@ -351,23 +351,23 @@ REFUSED = {
         # text that is no JSON
         (
             "alter table public.profiles alter column preferences drop default, alter column preferences type text using 'theme=dark'",
-            "public.user_profiles.preferences",
+            "public.profiles.preferences",
         ),
         # numbers that are too big
         (
             "alter table public.profiles alter column login_count type bigint; update public.profiles set login_count = 3000000000",
-            "public.user_profiles.login_count",
+            "public.profiles.login_count",
         ),
         # a view that reads a column of another type
         (
             """alter table public.profiles alter column language type varchar(5) using left(language, 5);
                create view public.languages as select language, count(*) from public.profiles group by 1""",
-            "public.user_profiles.language",
+            "public.profiles.language",
         ),
         # an array
         (
             "alter table public.profiles alter column key_metrics drop default, alter column key_metrics type text[] using '{}'",
-            "public.user_profiles.key_metrics",
+            "public.profiles.key_metrics",
         ),
     ],
     "c": [
@@ -478,3 +478,33 @@ def test_a_large_table_is_refused_without_an_answer(found):
     assert '"lock:public.user_api_keys"' in str(refused.value)
     assert "profiles-schema adopt --dry-run --write-answers adopt.toml" in str(refused.value)
     assert shapes.changes(database, database.found) == []
+
+
+def test_what_stops_it_names_the_table_as_it_is_called_now(found):
+    database = found(
+        "b",
+        "alter table public.profiles add column message_count text; update public.profiles set message_count = 'many';"
+        "create publication some_of_it for table public.profiles (id)",
+    )
+    message = refusal(database)
+    assert "public.user_profiles" not in message
+    assert {"public.profiles", "public.profiles.message_count"} <= set(stops(message))
+
+
+def test_a_policy_or_trigger_made_anew_under_an_old_name_stops_a_downgrade_before_its_first_step(found):
+    database = found("a")
+    database.upgrade()
+    head = database.value("select version_num from profiles_internal.alembic_version")
+    database.script(
+        'create policy "Public profiles are viewable by everyone." on public.user_profiles for select using (is_active);'
+        "create function public.stamp() returns trigger language plpgsql as $$ begin return new; end $$;"
+        "create trigger set_updated_at before update on public.user_profiles for each row execute function public.stamp()"
+    )
+    with pytest.raises(DependentsRefused) as refused:
+        database.downgrade("base", allow_data_loss="yes")
+    assert database.value("select version_num from profiles_internal.alembic_version") == head
+    said, _, remedy = str(refused.value).partition("\n")
+    assert 'policy "Public profiles are viewable by everyone." on public.user_profiles' in said
+    assert "trigger set_updated_at on public.user_profiles" in said
+    database.script(remedy + "drop function public.stamp()")
+    given_back(database, more={"public.user_profiles"})

@@ -123,6 +123,21 @@ def test_the_view_has_the_old_columns_in_their_order_and_the_rows(marketing):
     assert [row.website for row in rows] == [f"https://example.org/{row.id}" for row in rows]
 
 
+def test_a_column_of_the_application_is_written_through_the_view_once_it_is_granted(marketing):
+    ada = person(marketing)
+    write = "update profiles set website = 'https://ada.example' where id = auth.uid() returning website"
+    with marketing.acting_as("authenticated", ada) as connection, pytest.raises(DBAPIError) as denied:
+        connection.execute(text(write))
+    assert refused(denied) == "42501"
+    marketing.run("grant update (website), insert (website) on public.user_profiles to authenticated")
+    with marketing.acting_as("authenticated", ada) as connection:
+        assert connection.scalar(text(write)) == "https://ada.example"
+    new = without_profile(marketing)
+    with marketing.acting_as("authenticated", new) as connection:
+        insert = "insert into profiles (id, website) values (auth.uid(), 'https://new.example') returning website"
+        assert connection.scalar(text(insert)) == "https://new.example"
+
+
 def test_a_person_sees_the_own_row_through_the_view(marketing):
     ada = person(marketing)
     with marketing.acting_as("authenticated", ada) as connection:
@@ -735,6 +750,19 @@ def test_the_bot_reaches_nothing_behind_the_view_and_makes_no_table_before_it(bo
         with pytest.raises(DBAPIError) as error:
             Program(bot).run(statement)
         assert refused(error) == "42501"
+
+
+def test_a_column_of_the_application_is_written_by_a_role_that_it_is_granted_to_on_the_old_shape(bot):
+    bot.script(
+        ROLE.format(REPORTER)
+        + f"grant usage on schema profiles_compat to {REPORTER};"
+        + f"grant select (user_id, xp), update (xp) on profiles_compat.user_profiles to {REPORTER}"
+    )
+    reporter = Program(bot, REPORTER)
+    assert reporter.one(f"update user_profiles set xp = xp + 1 where user_id = '{SOMEBODY}' returning xp") == {"xp": 6}
+    with pytest.raises(DBAPIError) as denied:
+        reporter.run(f"update user_profiles set bio = 'x' where user_id = '{SOMEBODY}'")
+    assert refused(denied) == "42501"
 
 
 def test_not_even_the_owner_may_create_in_the_schema(bot):

@@ -3025,7 +3025,14 @@ begin
         'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
     elsif relation is not null then
       steps := steps || coalesce(
-        (select jsonb_agg(s) from profiles_internal.adoption_of_table(planned.table_name, relation) as s), '[]'
+        (
+          -- What is to be mended now is called as it is called now.
+          select jsonb_agg(case when s ->> 'action' in ('stop', 'question') then s || (
+            select jsonb_object_agg(t.key, regexp_replace(t.value, '\mpublic\.' || planned.table_name || '\M', relation::text, 'g'))
+            from jsonb_each_text(s) as t where t.key in ('object', 'found', 'remedy')
+          ) else s end)
+          from profiles_internal.adoption_of_table(planned.table_name, relation) as s
+        ), '[]'
       );
     end if;
   end loop;
@@ -4300,7 +4307,12 @@ begin
 
   select
     string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer),
-    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (where a.attname = any (writable))
+    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (
+      -- The application's own columns as well: the view runs with the rights of whoever asks, so a grant on the table decides.
+      where a.attname = any (writable) or a.attname not in (
+        select w.name from profiles_internal.wanted_shape() as w where w.table_name = 'user_profiles' and w.kind = 'column'
+      )
+    )
   into shown, written
   from jsonb_array_elements(found) as c
   join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;

@@ -133,6 +133,31 @@ _REPLACED = f"""
 select coalesce(array_agg(a.object_name), '{{}}') from {INTERNAL_SCHEMA}.adopted as a where a.object_type = 'replace'
 """
 
+# What adoption set aside and a downgrade makes anew, where something of that name has come into its place.
+_NAME = r'((?:"[^"]*")+|\w+)'
+_TAKEN = f"""
+with aside as (
+  select m[1] as name, to_regclass(m[2]) as relation, 'policy' as kind
+  from {INTERNAL_SCHEMA}.adopted as a cross join lateral regexp_matches(a.definition, '^create policy {_NAME} on (\\S+) as ') as m
+  where a.revision = any (cast(:revisions as text[]))
+  union
+  select m[1], to_regclass(m[2]), 'trigger'
+  from {INTERNAL_SCHEMA}.adopted as a
+  cross join lateral regexp_matches(a.definition, '(?:^|; )CREATE TRIGGER {_NAME} [^;]*? ON (\\S+) ') as m
+  where a.revision = any (cast(:revisions as text[]))
+)
+select a.kind, a.relation::text as relation, a.name from aside as a
+where exists (
+    select from pg_policy as p where a.kind = 'policy' and p.polrelid = a.relation and quote_ident(p.polname) = a.name
+      and format('policy %s.%s', a.relation, p.polname) <> all (cast(:ours as text[]))
+  )
+  or exists (
+    select from pg_trigger as t where a.kind = 'trigger' and t.tgrelid = a.relation and quote_ident(t.tgname) = a.name
+      and (select f.pronamespace::regnamespace::text from pg_proc as f where f.oid = t.tgfoid) <> '{INTERNAL_SCHEMA}'
+  )
+order by 1, 2, 3
+"""
+
 
 def refuse_dependents(connection: Connection, steps: Sequence[Any]) -> None:
     """Stop a downgrade that would get stuck, half-way, on something that the application made.
@@ -145,6 +170,7 @@ def refuse_dependents(connection: Connection, steps: Sequence[Any]) -> None:
     if not steps or not all(is_ours(step) and not step.is_upgrade for step in steps):
         return
     connection.exec_driver_sql("set local search_path = pg_catalog")
+    _refuse_taken_names(connection, steps)
     found: dict[_Key, tuple[str, str]] = {}
     fresh = list(_dropped(connection, steps))
     while fresh:
@@ -161,6 +187,26 @@ def refuse_dependents(connection: Connection, steps: Sequence[Any]) -> None:
         f"This downgrade would drop what objects of the application depend on: {'; '.join(named)}. Nothing was changed. "
         "Drop them first, or change them so that they do without, and run this again:\n" + "\n".join(remedies)
     )
+
+
+def _refuse_taken_names(connection: Connection, steps: Sequence[Any]) -> None:
+    """Stop where the application has made a policy or a trigger anew, under the name of one that would come back."""
+    from profiles_schema.migrations.expected import load
+
+    if connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.adopted') is null")):
+        return
+    values = {
+        "revisions": [step.revision.revision for step in steps],
+        "ours": [key for keys in load().values() for key in keys if key.startswith("policy ")],
+    }
+    taken = connection.execute(text(_TAKEN), values).all()
+    if taken:
+        named = "; ".join(f"{row.kind} {row.name} on {row.relation}" for row in taken)
+        remedies = "\n".join(f"drop {row.kind} {row.name} on {row.relation};" for row in taken)
+        raise DependentsRefused(
+            "This downgrade brings back what was set aside, and the application has made others of the same name since: "
+            f"{named}. Nothing was changed. Drop or rename these first, and run this again:\n{remedies}"
+        )
 
 
 def _dropped(connection: Connection, steps: Sequence[Any]) -> Iterator[_Key]:

@@ -434,8 +434,10 @@ class _Run:
         if connection.closed or connection.invalidated:
             return
         try:
-            if not self.environment.get_context().get_current_heads():
-                connection.rollback()
+            heads = self.environment.get_context().get_current_heads()
+            connection.rollback()
+            # Our first revision does nothing where others follow it.
+            if set(heads) <= {self.steps[0].revision.revision if self.goes_on and paths.is_ours(self.steps[0]) else ""}:
                 self._drop_frame(connection)
         except DBAPIError:
             connection.rollback()

@@ -35,7 +35,14 @@ begin
         'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
     elsif relation is not null then
       steps := steps || coalesce(
-        (select jsonb_agg(s) from profiles_internal.adoption_of_table(planned.table_name, relation) as s), '[]'
+        (
+          -- What is to be mended now is called as it is called now.
+          select jsonb_agg(case when s ->> 'action' in ('stop', 'question') then s || (
+            select jsonb_object_agg(t.key, regexp_replace(t.value, '\mpublic\.' || planned.table_name || '\M', relation::text, 'g'))
+            from jsonb_each_text(s) as t where t.key in ('object', 'found', 'remedy')
+          ) else s end)
+          from profiles_internal.adoption_of_table(planned.table_name, relation) as s
+        ), '[]'
       );
     end if;
   end loop;

@@ -37,7 +37,12 @@ begin
 
   select
     string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer),
-    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (where a.attname = any (writable))
+    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (
+      -- The application's own columns as well: the view runs with the rights of whoever asks, so a grant on the table decides.
+      where a.attname = any (writable) or a.attname not in (
+        select w.name from profiles_internal.wanted_shape() as w where w.table_name = 'user_profiles' and w.kind = 'column'
+      )
+    )
   into shown, written
   from jsonb_array_elements(found) as c
   join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;
