@@ -101,6 +101,53 @@ def test_an_application_that_was_never_migrated_would_go_well(empty, place):
     assert left(place) == []
 
 
+PROBES = """
+-- name: the posts
+select title, score from posts where id < 4;
+-- name: what is in the way
+select relname from pg_class where relname in ('posts', 'user_progress');
+insert into posts (title) values ('a secret of a row') returning id;
+-- as anon
+-- name: a role that comes with the upgrade
+select 1 / 0;
+"""
+
+
+def test_probes_that_differ_are_findings_with_both_sides(empty, place, tmp_path):
+    empty.script(APPLICATION)
+    (tmp_path / "app.sql").write_text(PROBES, encoding="utf-8")
+    done = profiles_schema(
+        None, "rehearse", "--source", empty.url, "--probe", str(tmp_path / "app.sql"), "--verbose",
+        environment={"COLUMNS": "90"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"^probe before +\d+\.\d\d s  4 probes, \d of them refused$", done.stdout, re.MULTILINE)
+    assert re.search(r"^probe after +\d+\.\d\d s  FAILED  \d of 4 probes differ$", done.stdout, re.MULTILINE)
+    assert (
+        "attention      probe after: app.sql:5 what is in the way as owner: 1 row before, 2 rows after\n" in done.stdout
+    )
+    assert re.search(r"^ +1 row +\| 2 rows\n +\| user_progress$", done.stdout, re.MULTILINE)
+    assert "secret" not in done.stdout + done.stderr
+    assert "would need attention" in done.stdout
+    assert left(place) == []
+
+
+@pytest.mark.slow
+def test_probes_are_in_the_json_and_equal_ones_change_no_verdict(empty, tmp_path):
+    empty.script(APPLICATION)
+    (tmp_path / "a.sql").write_text("select title, score from posts", encoding="utf-8")
+    (tmp_path / "b.sql").write_text(
+        "insert into posts (title) values ('x') returning id; select 1 / 0", encoding="utf-8"
+    )
+    files = [argument for name in "ab" for argument in ("--probe", str(tmp_path / f"{name}.sql"))]
+    done = profiles_schema(None, "rehearse", "--source", empty.url, "--json", *files)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert (told["verdict"], told["differences"]) == ("rehearsal: would go well", [])
+    (after,) = [s for s in told["steps"] if s["name"] == "probe after"]
+    assert after["data"] == {"probes": 3, "refused": 1, "differences": 0}
+
+
 @pytest.mark.slow
 def test_what_a_person_reads(empty):
     empty.script(APPLICATION)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from profiles_schema.operations.rehearse import Rehearsal
 
 _SHOWN = 20
+_WIDTH = 120
 
 
 @click.command(
@@ -27,6 +32,7 @@ _SHOWN = 20
     epilog=examples(
         "PROFILES_REHEARSE_SOURCE=postgresql://user:password@host/db profiles-schema rehearse",
         "profiles-schema rehearse --source local --keep -x backfill=inline",
+        "profiles-schema rehearse --source local --probe feed.sql --probe admin.sql -x adopt-table=profiles",
     ),
 )
 @click.option(
@@ -37,11 +43,22 @@ _SHOWN = 20
     metavar="URL",
     help="The database to copy, as in DATABASE_URL; the variable keeps a password out of the list of processes.",
 )
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="SQL statements of the application, run before and after the upgrade as the roles that comments in the file name; what"
+    " differs needs attention. Several times for several files.",
+)
 @click.option("--keep", is_flag=True, help="Leave the upgraded copy for a look, and say how to connect and remove it.")
 @click.option("--verbose", is_flag=True, help="Show every revision and message on stderr, a line each.")
 @json_option
 @x_option
-def rehearse(source: str, keep: bool, verbose: bool, as_json: bool, x: tuple[str, ...]) -> int:
+def rehearse(
+    *, source: str, probes: tuple[Path, ...], keep: bool, verbose: bool, as_json: bool, x: tuple[str, ...]
+) -> int:
     """Upgrade a copy of a database, verify it, downgrade it, compare, upgrade it again; exit 1 if something needs attention.
 
     The source is only read. The copy lives in an embedded PostgreSQL of its own, and is removed afterwards.
@@ -50,7 +67,7 @@ def rehearse(source: str, keep: bool, verbose: bool, as_json: bool, x: tuple[str
 
     try:
         with _shown(verbose=verbose):
-            result = operation(source, x=x, keep=keep)
+            result = operation(source, x=x, keep=keep, probe=probes)
     except (KeyboardInterrupt, SystemExit):
         click.echo("The copy is removed; the source was only read.", err=True)
         raise
@@ -112,6 +129,10 @@ def _tell(result: Rehearsal) -> None:
     _list("not copied", result.not_copied)
     _list("note", result.notes)
     _list("attention", [f"{finding.step}: {finding.message}" for finding in result.findings])
+    for difference in result.differences[:_SHOWN]:
+        click.echo(f"{'probe':14} {difference.probe}")
+        for line in _side_by_side(*difference.sides(), shutil.get_terminal_size((_WIDTH, 24)).columns):
+            click.echo(line)
     if result.kept is not None:
         click.echo(f"kept           psql '{result.kept['url']}'")
         click.echo(f"               in {result.kept['directory']}; remove it with:")
@@ -120,6 +141,15 @@ def _tell(result: Rehearsal) -> None:
             f" rm -r '{result.kept['directory']}'"
         )
     click.echo(styled(result.verdict, "problem" if result.findings else "fine"))
+
+
+def _side_by_side(before: list[str], after: list[str], width: int) -> Iterator[str]:
+    """Two columns: what a probe returned before, and what it returns after."""
+    half = max((width - 18) // 2, 20)
+    for pair in zip_longest(["before:", *before], ["after:", *after], fillvalue=""):
+        left, right = (textwrap.wrap(cell, half, subsequent_indent="  ") for cell in pair)
+        for line in zip_longest(left, right, fillvalue=""):
+            yield f"{'':15}{line[0]:{half}} | {line[1]}".rstrip()
 
 
 def _list(label: str, lines: list[str]) -> None:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -27,7 +28,7 @@ from profiles_schema.migrations import paths, summary
 from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.runner import COMMAND
-from profiles_schema.operations import adopt, backfill, contents, copies, normalize
+from profiles_schema.operations import adopt, backfill, contents, copies, normalize, probes
 from profiles_schema.operations.health import current_revision, examine
 from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema.catalog import differences
@@ -80,6 +81,8 @@ class Rehearsal:
     notes: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     """The questions of the plan that stopped the upgrade, by their ids."""
+    differences: list[probes.Difference] = field(default_factory=list)
+    """Probes that mean something else after the upgrade, with what they returned: values of the application's rows."""
     kept: dict[str, str] | None = None
 
     @property
@@ -112,13 +115,14 @@ class _StepFailed(Exception):
     """A step ended early; its findings are recorded."""
 
 
-def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False) -> Rehearsal:
+def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False, probe: Sequence[Path] = ()) -> Rehearsal:
     """Copy a database, upgrade the copy, verify, downgrade, compare, upgrade again.
 
     Args:
         source: The URL of the database to copy, or ``local``. It is only read.
         x: ``KEY=VALUE`` migration options for the upgrades and the downgrade.
         keep: Leave the copy, upgraded, for a look; ``kept`` of the result says where it is.
+        probe: Files of statements that run before and after the upgrade; what differs is a finding.
 
     Returns:
         What was seen; whatever the upgrade refuses is a finding, not an exception.
@@ -127,9 +131,10 @@ def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False) -> Rehea
         NoDatabase: (a subclass) the source cannot be reached, or the embedded server is not installed.
         SourceUnreadable: the role may not read what is to be copied.
         NotEnoughSpace: the disk has no room for a copy.
-        UsageError: an option is unknown.
+        UsageError: an option is unknown, or a file of probes malformed.
     """
     parse(x)
+    wanted = probes.read(probe)
     if any(pair.startswith("local=") for pair in x):
         raise UsageError("-x local has no meaning here: a rehearsal always works on a copy in the embedded PostgreSQL.")
     local.binaries()
@@ -137,7 +142,7 @@ def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False) -> Rehea
     copies.refuse_without_room(found)
     logger.info("Source: database %s %s, %d MB.", found.database, found.where, found.size_bytes // 1_000_000)
     with interruptible(), _interruptions() as interrupted, local.temporary(LEFTOVER) as place:
-        result = _Rehearsing(found, place, list(x), interrupted).run()
+        result = _Rehearsing(found, place, list(x), wanted, interrupted).run()
         if keep:
             place.keep = True
             engine = copies.Copy(place.server, "", 0, [], []).url()
@@ -177,8 +182,15 @@ def _interruptions() -> Iterator[Callable[[], None]]:
 
 class _Rehearsing:
     def __init__(
-        self, source: copies.Source, place: local.TemporaryServer, x: list[str], interrupted: Callable[[], None]
+        self,
+        source: copies.Source,
+        place: local.TemporaryServer,
+        x: list[str],
+        wanted: list[probes.Probe],
+        interrupted: Callable[[], None],
     ) -> None:
+        self.probes = wanted
+        self.probed: list[probes.Outcome] = []
         self.interrupted = interrupted
         self.source = source
         self.place = place
@@ -192,9 +204,12 @@ class _Rehearsing:
     def run(self) -> Rehearsal:
         self._do("copy", self._copy)
         self._do("before", self._look)
+        probed = bool(self.probes) and self._do("probe before", self._probe)
         upgraded = self._do("upgrade", self._upgrade)
         if upgraded:
             self._do("finish", self._finish)
+            if probed:
+                self._do("probe after", self._probe_again)
             self._do("verify", self._verify)
             self._do("sign-up", self._sign_up)
         moved = self._revision() != self.result.revision
@@ -357,6 +372,33 @@ class _Rehearsing:
                 )
                 step.data["normalize"] = {"seconds": round(seconds, 3)}
         step.detail = "done here: " + ", ".join(step.data) if step.data else "nothing is left to later commands"
+
+    def _probe(self, step: Step) -> None:
+        self.probed = self._run_probes(step)
+
+    def _probe_again(self, step: Step) -> None:
+        """What differs goes to the result alone: it holds values, and a step's detail is logged."""
+        after = self._run_probes(step)
+        self.result.differences = probes.differences(self.probed, after)
+        self.result.notes += probes.remarks(self.probed, after)
+        for difference in self.result.differences:
+            self._find(step.name, str(difference))
+        number = len(self.result.differences)
+        step.data["differences"] = number
+        if number:
+            step.outcome = "failed"
+        step.detail = f"{number} of {len(after)} probes differ" if number else f"{step.detail}; all as before"
+
+    def _run_probes(self, step: Step) -> list[probes.Outcome]:
+        outcomes = []
+        with self.copy.engine().connect() as connection:
+            for probe in self.probes:
+                outcomes += probes.run(connection, [probe], owner=self.copy.role)
+                self.interrupted()
+        refused = sum(outcome.sqlstate is not None for outcome in outcomes)
+        step.data |= {"probes": len(outcomes), "refused": refused}
+        step.detail = f"{len(outcomes)} probes, {refused} of them refused"
+        return outcomes
 
     def _verify(self, step: Step) -> None:
         with self._deployer() as connection:
