@@ -189,6 +189,8 @@ def test_a_role_that_is_not_there_yet_is_an_error_of_the_probe(empty):
         ("select 1 as a, 2 as b", "select 1 as a", True),
         ("select '1' as a", "select 1 as a", True),
         ("select '{\"a\": 1}' as a", "select '{\"a\": 1}'::jsonb as a", True),
+        ("select '{\"b\": 1,  \"a\": 1.50}'::json as a", "select '{\"b\": 1, \"a\": 1.50}'::jsonb as a", False),
+        ("select '{\"a\": 1.5}'::json as a", "select '{\"a\": 1.6}'::jsonb as a", True),
         ("select 'x'::varchar as a", "select 'x'::text as a", False),
         ("select 1 where false", "select 1 / 0", True),
         ("select * from missing", "select * from missed", False),

@@ -404,8 +404,24 @@ def _comparable(old: Outcome, new: Outcome) -> tuple[_Rows, _Rows]:
     """The rows of both; of the new ones only the columns that the old ones had, where these have names of their own."""
     places = [new.columns.index(name) for name in old.columns if name in new.columns]
     if len(places) < len(old.columns) or len({*places}) < len(places):
-        return old.rows, new.rows
-    return old.rows, tuple(tuple(row[place] for place in places) for row in new.rows)
+        return _settled(old.rows, old.kinds), _settled(new.rows, new.kinds)
+    rows = tuple(tuple(row[place] for place in places) for row in new.rows)
+    return _settled(old.rows, old.kinds), _settled(rows, tuple(new.kinds[place] for place in places))
+
+
+def _settled(rows: _Rows, kinds: tuple[str, ...]) -> _Rows:
+    """JSON in one form: json keeps blanks and the order of keys, jsonb does not, and they mean the same."""
+    if "json" not in kinds:
+        return rows
+    return tuple(
+        tuple(
+            json.dumps(json.loads(value, parse_float=str), sort_keys=True, ensure_ascii=False)
+            if value and kind == "json"
+            else value
+            for value, kind in zip(row, kinds, strict=True)
+        )
+        for row in rows
+    )
 
 
 def _line(row: Sequence[str | None]) -> str:

@@ -19,7 +19,7 @@ create table public.notes (
   body text not null
 );
 insert into public.user_profiles values
-  ('ck1', 'user_2abcDEF', 'ada', 'First', 3), ('ck2', 'user_2ghiJKL', 'bo', null, 0), ('ck3', 'user_2mnoPQR', 'cyd', '', 9);
+  ('ck1', 'user_2abcDEF', 'ada', 'First', 3), ('ck2', 'user_2ghiJKL', 'bob', null, 0), ('ck3', 'user_2mnoPQR', 'cyd', '', 9);
 insert into public.notes values (1, 'user_2abcDEF', 'one'), (2, 'user_2abcDEF', 'two'), (3, 'user_2mnoPQR', 'three');
 -- probes
 select id, username, bio, streak from user_profiles order by id;

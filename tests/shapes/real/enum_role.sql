@@ -30,7 +30,7 @@ alter table public.articles enable row level security;
 create policy "published or editors" on public.articles for select
   using (published or public.has_role(auth.uid(), 'editor') or public.my_role() = 'admin'::public.app_role);
 insert into public.profiles values
-  ('11111111-1111-4111-8111-111111111111', 'ada', 'admin', '2024-01-01'), ('22222222-2222-4222-8222-222222222222', 'bo', 'member', '2024-01-02'),
+  ('11111111-1111-4111-8111-111111111111', 'ada', 'admin', '2024-01-01'), ('22222222-2222-4222-8222-222222222222', 'bob', 'member', '2024-01-02'),
   ('33333333-3333-4333-8333-333333333333', 'cyd', 'editor', '2024-01-03');
 insert into public.articles values (1, 'out', true), (2, 'draft', false);
 -- probes
@@ -49,5 +49,5 @@ update profiles set username = 'bosse' where id = auth.uid() returning username,
 update profiles set role = 'admin' where id = auth.uid() returning role;
 -- as service_role
 select enum_range(null::app_role), count(*) from profiles where role >= 'editor';
-update profiles set role = 'editor' where username = 'bo' returning id, role;
-update profiles set role = 'emperor' where username = 'bo';
+update profiles set role = 'editor' where username = 'bob' returning id, role;
+update profiles set role = 'emperor' where username = 'bob';

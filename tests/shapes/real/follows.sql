@@ -37,7 +37,7 @@ create policy "Follow who is not private" on public.follows for insert with chec
   follower_id = auth.uid() and exists (select 1 from public.profiles p where p.id = following_id and not p.is_private));
 create policy "Unfollow" on public.follows for delete using (follower_id = auth.uid());
 insert into public.profiles values
-  ('11111111-1111-4111-8111-111111111111', 'ada', 'First', false), ('22222222-2222-4222-8222-222222222222', 'bo', null, true),
+  ('11111111-1111-4111-8111-111111111111', 'ada', 'First', false), ('22222222-2222-4222-8222-222222222222', 'bob', null, true),
   ('33333333-3333-4333-8333-333333333333', 'cyd', '', false);
 insert into public.follows values
   ('11111111-1111-4111-8111-111111111111', '22222222-2222-4222-8222-222222222222'), ('22222222-2222-4222-8222-222222222222', '11111111-1111-4111-8111-111111111111');

@@ -31,22 +31,22 @@ create table public.tickets (id integer primary key, owner uuid references publi
 alter table public.tickets enable row level security;
 create policy "owner or staff" on public.tickets for select using (owner = auth.uid() or (select role from public.user_profiles where id = auth.uid()) = 'staff');
 insert into public.user_profiles (id, username, role, credits) values
-  ('11111111-1111-4111-8111-111111111111', 'ada', 'staff', 0), ('22222222-2222-4222-8222-222222222222', 'bo', 'client', 3),
+  ('11111111-1111-4111-8111-111111111111', 'ada', 'staff', 0), ('22222222-2222-4222-8222-222222222222', 'bob', 'client', 3),
   ('33333333-3333-4333-8333-333333333333', 'cyd', 'client', 7);
 insert into public.tickets values (1, '22222222-2222-4222-8222-222222222222', '11111111-1111-4111-8111-111111111111'), (2, '33333333-3333-4333-8333-333333333333', null);
 -- probes
 -- as anon
 select id from user_profiles;
 -- as authenticated 11111111-1111-4111-8111-111111111111 {"app_metadata": {"staff": true}}
-select id, role, credits, changes from user_profiles;
+select id, role, credits from user_profiles;
 select id from tickets;
 -- as authenticated 22222222-2222-4222-8222-222222222222
 select id, role, credits from user_profiles;
-update user_profiles set username = 'bosse' where id = auth.uid() returning username, changes;
+update user_profiles set username = 'bosse' where id = auth.uid() returning username, changes > 0;
 -- name: Bo promotes himself
 update user_profiles set role = 'staff' where id = auth.uid();
 update user_profiles set credits = 99 where id = auth.uid();
 select id from tickets;
 -- as service_role
-update user_profiles set credits = credits + 1 where id = '33333333-3333-4333-8333-333333333333' returning credits, changes;
+update user_profiles set credits = credits + 1 where id = '33333333-3333-4333-8333-333333333333' returning credits, changes > 0;
 select t.id, o.username from tickets t join user_profiles o on o.id = t.owner;

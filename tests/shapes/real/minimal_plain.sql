@@ -2,6 +2,9 @@
 modelled_on = "A plain server without an auth server: profiles keyed by uuid, the application connects as the owner and checks rights itself"
 place = "empty"
 options = ["adopt-table=profiles"]
+[differs]
+"the application makes a profile" = "plan: (?i)insert"
+"the application makes one twice" = "plan: (?i)insert"
 */
 create table public.profiles (
   id uuid primary key default gen_random_uuid(),
@@ -20,7 +23,9 @@ select id, email, name, locale, active from profiles order by email;
 select p.name, sum(i.cents) from profiles p join invoices i on i.profile_id = p.id group by p.name;
 update profiles set name = 'Bo', active = true where id = 'b2222222-2222-4222-8222-222222222222' returning name, active;
 update profiles set email = 'ada@example.com' where id = 'a1111111-1111-4111-8111-111111111111' returning email;
+-- name: the application makes a profile
 insert into profiles (email, name) values ('new@example.org', 'New') returning email, name, locale, active;
+-- name: the application makes one twice
 insert into profiles (email) values ('ada@example.org');
 insert into invoices values (3, 'b2222222-2222-4222-8222-222222222222', 7) returning cents;
 delete from profiles where id = 'a1111111-1111-4111-8111-111111111111';

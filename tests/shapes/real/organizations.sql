@@ -1,6 +1,8 @@
 /*
 modelled_on = "Teams: memberships reference profiles, members see each other's profiles through a security definer function"
 options = ["adopt-table=profiles"]
+[signs_up]
+full_name = "New Person"
 [questions]
 "policy:public.profiles:Members see their peers" = "keep"
 */

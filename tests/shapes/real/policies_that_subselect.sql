@@ -1,6 +1,8 @@
 /*
 modelled_on = "A school: policies of other tables look up the reader's own role by subselect, and profiles are private"
 options = []
+[signs_up]
+role = "pupil"
 [differs]
 "a pupil becomes a teacher" = "plan: (?i)role"
 */

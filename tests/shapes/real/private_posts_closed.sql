@@ -13,7 +13,7 @@ options = ["adopt-table=profiles"]
 */
 create table public.profiles (
   id uuid primary key references auth.users (id) on delete cascade,
-  handle text not null unique,
+  handle text unique,
   is_private boolean not null default false,
   created_at timestamptz not null default now()
 );
@@ -29,9 +29,7 @@ alter table public.posts enable row level security;
 create policy "Posts of open accounts, and one's own" on public.posts for select
   using (author = auth.uid() or not exists (select 1 from public.profiles p where p.id = author and p.is_private));
 create policy "Write as oneself" on public.posts for insert to authenticated with check (author = auth.uid());
-create function public.new_account() returns trigger language plpgsql security definer as $$
-begin
-  insert into public.profiles (id, handle) values (new.id, 'user-' || left(new.id::text, 8));
+insert into public.profiles (id, handle) values (new.id, 'user-' || left(new.id::text, 8));
   return new;
 end
 $$;

@@ -3,6 +3,8 @@ modelled_on = "The profiles table of hosted quick starts: everybody reads, owner
 options = ["adopt-table=profiles"]
 [questions]
 "policy:public.profiles:Public profiles are viewable by everyone." = "keep"
+[differs]
+"the service sees times" = "plan: updated_at"
 [signs_up]
 full_name = "New Person"
 avatar_url = "https://example.org/new.png"
@@ -52,5 +54,7 @@ delete from profiles where id = auth.uid();
 select p.id, u.full_name from profiles p join profiles u using (id) where p.id::text like '2%';
 update profiles set username = 'bo' returning id, username;
 -- as service_role
-select id, username, full_name, avatar_url, website, updated_at from profiles;
+select id, username, full_name, avatar_url, website from profiles;
+-- name: the service sees times
+select id, updated_at from profiles;
 update profiles set website = 'https://example.org' where username = 'bo_2' returning id, website;

@@ -3,6 +3,7 @@ modelled_on = "Settings kept as JSON in columns of type json and text, and times
 options = []
 [differs]
 "the client parses preferences" = "plan: preferences"
+"nobody has said anything" = "plan: preferences"
 "times without a zone" = "plan: (created_at|updated_at)"
 */
 create table public.user_profiles (
@@ -30,6 +31,7 @@ update user_profiles set preferences = '{"theme":"sepia"}' where user_id = auth.
 -- name: times without a zone
 select created_at, updated_at from user_profiles;
 -- as authenticated 22222222-2222-4222-8222-222222222222
+-- name: nobody has said anything
 select notification_settings from user_profiles where preferences is null;
 update user_profiles set layout = '[]' where user_id <> auth.uid();
 -- as service_role

@@ -39,7 +39,7 @@ $$;
 create trigger on_auth_user_created after insert on auth.users for each row execute procedure public.handle_new_user();
 insert into public.profiles values
   ('11111111-1111-4111-8111-111111111111', 'Ada Lovelace', 'Ada Lovelace', 'https://example.org/ada.png', 'en', '2024-01-01'),
-  ('22222222-2222-4222-8222-222222222222', 'bo', null, null, null, null), ('33333333-3333-4333-8333-333333333333', 'cyd.3', '', 'https://example.org/cyd.png', 'sv', '2024-01-03');
+  ('22222222-2222-4222-8222-222222222222', 'bob', null, null, null, null), ('33333333-3333-4333-8333-333333333333', 'cyd.3', '', 'https://example.org/cyd.png', 'sv', '2024-01-03');
 -- probes
 -- as anon
 -- name: everybody's names
@@ -55,4 +55,4 @@ delete from profiles where id = '22222222-2222-4222-8222-222222222222';
 select username, language, created_at from profiles where id = auth.uid();
 update profiles set language = 'de', full_name = 'Cyd' where id = auth.uid() returning language, full_name;
 -- as service_role
-select id, full_name, created_at from profiles where username in ('bo', 'cyd.3');
+select id, full_name, created_at from profiles where username in ('bob', 'cyd.3');
