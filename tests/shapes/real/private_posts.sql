@@ -22,11 +22,6 @@ alter table public.posts enable row level security;
 create policy "Posts of open accounts, and one's own" on public.posts for select
   using (author = auth.uid() or not exists (select 1 from public.profiles p where p.id = author and p.is_private));
 create policy "Write as oneself" on public.posts for insert to authenticated with check (author = auth.uid());
-insert into public.profiles (id, handle) values (new.id, 'user-' || left(new.id::text, 8));
-  return new;
-end
-$$;
-create trigger new_account after insert on auth.users for each row execute function public.new_account();
 insert into public.profiles (id, handle, is_private, created_at) values
   ('11111111-1111-4111-8111-111111111111', 'ada', false, '2024-01-01'),
   ('22222222-2222-4222-8222-222222222222', 'bo', true, '2024-01-02'),

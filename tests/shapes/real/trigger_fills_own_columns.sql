@@ -13,7 +13,12 @@ create policy "Read own" on public.profiles for select to authenticated using (i
 create policy "Edit own" on public.profiles for update to authenticated using (id = auth.uid()) with check (id = auth.uid());
 create function public.new_account() returns trigger language plpgsql security definer as $$
 begin
-  insert into public.profiles (id, handle, created_at) values
+  insert into public.profiles (id, handle) values (new.id, 'user-' || left(new.id::text, 8));
+  return new;
+end
+$$;
+create trigger new_account after insert on auth.users for each row execute function public.new_account();
+insert into public.profiles (id, handle, created_at) values
   ('11111111-1111-4111-8111-111111111111', 'ada', '2024-01-01'), ('22222222-2222-4222-8222-222222222222', 'bo', '2024-01-02');
 -- probes
 -- as anon
