@@ -218,3 +218,9 @@ def test_sides_show_only_what_differs_and_never_a_control_character(tried):
     (found,) = probes.differences(old, new)
     assert found.sides() == (["2 rows", "\\x1b[31mred | x"], ["1 row"])
     assert "red" not in str(found)
+
+
+def test_sides_show_rows_of_which_only_the_order_differs(tried):
+    query = "select * from (values (1), (2)) as v (n) order by n"
+    (found,) = probes.differences(tried(query), tried(f"{query} desc"))
+    assert found.sides() == (["2 rows", "1", "2"], ["2 rows", "2", "1"])

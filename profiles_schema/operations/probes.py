@@ -127,12 +127,16 @@ class Difference:
         )
 
     def sides(self) -> tuple[list[str], list[str]]:
-        """What was before and what is after, a line each; rows that are on both sides are left out."""
+        """What was before and what is after, a line each. Rows on both sides are left out, unless only their order differs."""
         before, after = _comparable(self.before, self.after)
-        return tuple(  # type: ignore[return-value]
-            [mine.summary, *_few([_line(row) for row in (Counter(rows) - Counter(others)).elements()])]
-            for mine, rows, others in ((self.before, before, after), (self.after, after, before))
+        alike = Counter(before) & Counter(after)
+        if Counter(before) == Counter(after):
+            alike = Counter()
+        left, right = (
+            [side.summary, *_few([_line(row) for row in (Counter(rows) - alike).elements()])]
+            for side, rows in ((self.before, before), (self.after, after))
         )
+        return left, right
 
 
 # Files

@@ -1,8 +1,8 @@
 /*
 modelled_on = "Tables that an ORM made: camel case, timestamp(3) without zone, updatedAt NOT NULL and filled by the client alone"
 options = ["adopt-table=profiles"]
-[differs]
-"without row level security everybody reads, and writes" = "plan: (?i)(anon|row level security)"
+[questions]
+"rls:public.profiles" = "keep"
 */
 create table public.profiles (
   "id" uuid not null,
@@ -31,7 +31,6 @@ delete from "public"."profiles" where "id" = '22222222-2222-4222-8222-2222222222
 insert into "public"."Post" values ('p3', '99999999-9999-4999-8999-999999999999', 'Nobody');
 select count(*) from "public"."profiles" where "createdAt" >= '2024-01-02' and "createdAt" < '2024-01-04';
 -- as anon
--- name: without row level security everybody reads, and writes
 select "displayName" from profiles where "id" = '33333333-3333-4333-8333-333333333333';
 -- as authenticated 11111111-1111-4111-8111-111111111111
 select "displayName", "isPremium" from profiles where "id" = auth.uid();

@@ -3,7 +3,7 @@ modelled_on = "The same feed, where the operator wants profiles closed and accep
 options = ["adopt-table=profiles"]
 [questions]
 "policy:public.profiles:Anyone can read profiles" = "replace"
-"policy:public.posts:Posts of open accounts, and one's own" = "accept"
+"reads:policy public.posts:Posts of open accounts, and one's own" = "accept"
 [differs]
 "Ada sees no private post of others" = "policy:public.profiles:Anyone can read profiles"
 "Bo sees his own private posts" = "policy:public.profiles:Anyone can read profiles"
