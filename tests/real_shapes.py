@@ -92,7 +92,7 @@ class Trial:
         """Whom the application connects as."""
         return "project_owner" if self.hosted else None
 
-    def run(self) -> list[str]:
+    def run(self, *, again: bool = True) -> list[str]:
         """The whole way: in, probes, sign-ups, out, and once more in for users who sign in again."""
         self.create()
         if self.shape.stops:
@@ -101,7 +101,7 @@ class Trial:
             self.inspect()
             self.probe("probe")
             people = self.sign_up()
-            if self.downgrade(people) and self.hosted and self.upgrade(again=True):
+            if self.downgrade(people) and again and self.hosted and self.upgrade(again=True):
                 self.sign_in()
                 self.probe("probe after a sign-in")
         return self.problems
@@ -170,6 +170,11 @@ class Trial:
         self.problems += [f"plan: does not ask {each}" for each in missing]
         self.problems += [f"plan: stops at {s['object']}: {s['found']}: {s['remedy']}" for s in told["stoppers"]]
         return ["-x", f"answers={self.answers}"] if given else []
+
+    def asked_for(self) -> dict[str, str]:
+        """The answers that the upgrade takes, by the ids that the plan uses."""
+        self._answer()
+        return tomllib.loads(self.answers.read_text(encoding="utf-8")) if self.answers.exists() else {}
 
     def _answered(self, question: dict[str, Any]) -> str:
         """The header's answer; without one a harmless guess, and a problem."""

@@ -1,10 +1,16 @@
 """Tables of real applications: in, the application's own statements, and out again; nothing changes meaning unless the plan says so."""
 
+import json
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 import real_shapes
-from real_shapes import NAMES, Trial, load
+from real_shapes import ADA, NAMES, Trial, load
+from support import profiles_schema
+
+from profiles_schema.local import DIRECTORY_VARIABLE
 
 QUICK = ["private_posts", "no_id_column", "collectors", "team_accounts"]
 # Each case that was found to be silent, or to fail, and the shape that holds it.
@@ -40,10 +46,48 @@ def trial(request, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in NAMES])
-def test_a_real_shape_goes_in_and_out_and_keeps_its_meaning(trial, name):
+@pytest.fixture
+def copies():
+    """Where a copy may live: not below pytest's own directory, which is closed to the account that serves root."""
+    with tempfile.TemporaryDirectory(prefix="profiles-shapes-") as directory:
+        Path(directory).chmod(0o755)
+        yield directory
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_real_shape_keeps_its_meaning(trial, name):
+    problems = trial(name).run(again=False)
+    assert problems == [], "\n".join(["", *problems])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_real_shape_goes_in_and_out_and_in_again_and_keeps_its_meaning(trial, name):
     problems = trial(name).run()
     assert problems == [], "\n".join(["", *problems])
+
+
+@pytest.mark.slow
+def test_a_rehearsal_shows_what_it_means_to_close_an_open_policy(trial, copies, tmp_path, monkeypatch):
+    shape = trial("private_posts_closed")
+    shape.create()
+    answers = tmp_path / "adopt.toml"
+    answers.write_text(
+        "".join(f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in shape.asked_for().items())
+    )
+    (tmp_path / "feed.sql").write_text(
+        f"-- as authenticated {ADA}\n-- name: the feed\nselect id from posts;\n-- as service_role\nselect id from posts",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(copies))
+    done = profiles_schema(
+        None, "rehearse", "--source", shape.database.url, "--probe", str(tmp_path / "feed.sql"), *shape.shape.x,
+        "-x", f"answers={answers}",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    attention = [line for line in done.stdout.splitlines() if line.startswith("attention")]
+    assert [line for line in attention if "probe after" in line] == attention, done.stdout
+    assert f"feed.sql:3 the feed as authenticated {ADA}: 4 rows before, 12 rows after" in done.stdout
 
 
 def test_there_are_shapes_of_every_case():

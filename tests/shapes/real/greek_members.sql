@@ -37,5 +37,5 @@ select id from user_profiles;
 select role, count(*) from user_profiles where id::text < '3' group by role;
 insert into auth.users (id, email) values ('66666666-6666-4666-8666-666666666666', 'x@example.org');
 -- as owner
-insert into user_profiles (id) values ('33333333-3333-4333-8333-333333333333') on conflict (id) do nothing;
+insert into user_profiles (id) values ('33333333-3333-4333-8333-333333333333') on conflict (id) do update set language = 'el' returning role, language, timezone;
 select column_default from information_schema.columns where table_name = 'user_profiles' and column_name in ('role', 'language');

@@ -7,6 +7,7 @@ options = ["adopt-table=profiles"]
 full_name = "New Person"
 language = "en"
 [differs]
+"times that nobody knew" = "plan: created_at"
 "by the old spelling" = "plan: username"
 "everybody's names" = "plan: username"
 */
@@ -55,4 +56,6 @@ delete from profiles where id = '22222222-2222-4222-8222-222222222222';
 select username, language, created_at from profiles where id = auth.uid();
 update profiles set language = 'de', full_name = 'Cyd' where id = auth.uid() returning language, full_name;
 -- as service_role
-select id, full_name, created_at from profiles where username in ('bob', 'cyd.3');
+select id, full_name from profiles where username in ('bob', 'cyd.3');
+-- name: times that nobody knew
+select id, created_at from profiles where username in ('bob', 'cyd.3');
