@@ -83,8 +83,6 @@ class Rehearsal:
     """Probes that mean something else after the upgrade, with what they returned: values of the application's rows."""
     questions: list[str] = field(default_factory=list)
     """The questions of the plan that stopped the upgrade, by their ids."""
-    differences: list[probes.Difference] = field(default_factory=list)
-    """Probes that mean something else after the upgrade, with what they returned: values of the application's rows."""
     kept: dict[str, str] | None = None
 
     @property
