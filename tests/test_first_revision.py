@@ -1,8 +1,10 @@
 """The first revision gives an existing text id of profiles its default, and can be deployed alone."""
 
+import re
+
 import pytest
 import shapes
-from support import drift, psql, snapshot
+from support import drift, profiles_schema, psql, snapshot
 
 from profiles_schema.migrations import paths
 from profiles_schema.schema.catalog import differences
@@ -128,3 +130,14 @@ def test_the_log_of_a_script_has_a_row_for_every_revision(empty):
     assert psql(empty, config.output_buffer.getvalue()).returncode == 0
     rows = empty.run("select revision from profiles_internal.migration_log order by id")
     assert [row.revision for row in rows] == sorted(path.stem for path in paths.versions().glob("*.py"))
+
+
+def test_behind_it_every_verb_says_that_the_upgrade_goes_on(bot):
+    bot.upgrade(FIRST)
+    done = profiles_schema(bot.url, "health")
+    assert (done.returncode, re.findall("next: (.*)", done.stdout)) == (1, ["profiles-schema upgrade"])
+    for verb in ("smoke", "backfill", "settings get", "normalize status", "jobs list", "repair --dry-run"):
+        done = profiles_schema(bot.url, *verb.split())
+        assert (done.returncode, done.stderr) == (
+            1, "error: The database is not at the newest revision. Run: profiles-schema upgrade\n"
+        ), verb  # fmt: skip

@@ -142,9 +142,12 @@ def require_migrated(connection: Connection) -> None:
     """Refuse a database without our tables.
 
     Raises:
+        NotAtHead: only the first revision has run.
         NotMigrated: it was never migrated, or something of ours is missing; the message says what.
     """
-    from profiles_schema.errors import NotMigrated
+    from sqlalchemy import text
+
+    from profiles_schema.errors import NotAtHead, NotMigrated
     from profiles_schema.migrations import standing
     from profiles_schema.operations.health import current_revision
 
@@ -152,6 +155,10 @@ def require_migrated(connection: Connection) -> None:
     if revision is None:
         obstacle = standing.without_version(connection)
         raise obstacle.error() if obstacle else NotMigrated
+    if not standing.at_head(revision) and connection.scalar(
+        text("select to_regclass('profiles_internal.settings') is null")
+    ):
+        raise NotAtHead  # the first revision alone
     if standing.at_head(revision):
         for obstacle in standing.missing_tables(connection):
             raise obstacle.error()
