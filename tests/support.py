@@ -59,6 +59,9 @@ class Server(NoopExecutor):
 class Database:
     """One database of one test."""
 
+    answering: tuple[str, ...] = ()
+    """What upgrade answers to every question that it is given no answer to, the first that is possible."""
+
     def __init__(self, server: Server, name: str, user: str | None = None) -> None:
         self.server = server
         self.name = name
@@ -131,6 +134,11 @@ class Database:
 
     def upgrade(self, revision: str = "head", **options: Any) -> None:
         """`alembic upgrade`, in this process; ``answers`` by the ids of their questions."""
+        if self.answering and "answers" not in options:
+            given = self.answers(
+                *self.answering, x=[f"{key.replace('_', '-')}={value}" for key, value in options.items()]
+            )
+            options = {**options, "answers": given}
         self._migrate(command.upgrade, revision, options)
 
     def downgrade(self, revision: str, **options: str) -> None:

@@ -31,6 +31,7 @@ def found(hosted_open):
         if administrator:
             hosted_open.administrator.script(administrator)
         hosted_open.before = look(hosted_open)
+        hosted_open.answering = ("replace", "accept")
         return hosted_open
 
     return make

@@ -10,6 +10,7 @@ KEPT = "select count(*) from profiles_internal.adopted where object_type in ('va
 def adopted(hosted):
     shapes.create(hosted, "a")
     shapes.fill(hosted, "a", 60)
+    hosted.answering = ("replace", "accept")
     hosted.upgrade()
     return hosted
 

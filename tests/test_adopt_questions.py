@@ -1,10 +1,15 @@
 """Questions of the plan: what stops for them, how they are answered, which answers are refused."""
 
+import json
+import tomllib
+from dataclasses import replace
+
 import pytest
-from support import answers_file, profiles_schema, snapshot
+from alembic import command
+from support import alembic_config, answers_file, profiles_schema, snapshot
 
 from profiles_schema.errors import MigrationFailed, UsageError
-from profiles_schema.migrations import options
+from profiles_schema.migrations import answers, options
 from profiles_schema.operations import adopt
 
 LOCK = "lock:public.user_api_keys"
@@ -96,4 +101,75 @@ def test_the_plan_shows_a_question_until_it_is_answered(large, tmp_path):
         path = answers_file(tmp_path / "adopt.toml", {LOCK: "accept"})
         answered = adopt.plan(connection, x=[f"answers={path}"])
     assert (answered.questions, answered.stoppers) == ([], [])
-    assert [(step.id, step.wanted) for step in answered.steps if step.action == "answered"] == [(LOCK, "accept")]
+    assert [(step.id, step.wanted) for step in answered.answered] == [(LOCK, "accept")]
+
+
+def dry_run(database, *arguments):
+    return profiles_schema(database.url, "adopt", "--dry-run", *arguments)
+
+
+def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(large, tmp_path):
+    path = tmp_path / "adopt.toml"
+    done = dry_run(large, "--write-answers", str(path))
+    assert done.returncode == 1
+    assert f"{path}: 1 question, 1 open" in done.stderr
+    text = path.read_text(encoding="utf-8")
+    assert f"profiles-schema upgrade -x answers={path}" in text
+    assert "# public.user_api_keys: 50001 rows" in text
+    assert '#   "accept": it is taken over, and locked for about' in text
+    assert text.splitlines()[-1] == f'"{LOCK}" = ""'
+    assert done.stdout.splitlines()[-1] == f"Answer this question: {LOCK}."
+
+    open_ = dry_run(large, "-x", f"answers={path}")  # as written: nothing is answered yet
+    assert (open_.returncode, open_.stdout.splitlines()[-1]) == (1, f"Answer this question: {LOCK}.")
+    path.write_text(text.replace(f'"{LOCK}" = ""', f'"{LOCK}" = "accept"'))
+    answered = dry_run(large, "-x", f"answers={path}")
+    assert answered.returncode == 0
+    assert answered.stdout.splitlines()[-1] == "Nothing changes meaning beyond what the answers say."
+    with large.engine.connect() as connection:
+        command.upgrade(alembic_config(connection, {"answers": str(path)}), "head")
+
+
+def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_valid_answers(large, tmp_path):
+    path = tmp_path / "adopt.toml"
+    answers_file(path, {LOCK: "accept", "lock:public.gone": "accept"})
+    before = path.read_text()
+    refused = dry_run(large, "--write-answers", str(path))
+    assert refused.returncode == 2
+    assert "With --force it is written anew" in refused.stderr
+    assert path.read_text() == before
+
+    done = dry_run(large, "--write-answers", str(path), "--force")
+    assert done.returncode == 0
+    assert "left out, since no question needs it: lock:public.gone" in done.stderr
+    assert path.read_text().splitlines()[-1] == f'"{LOCK}" = "accept"'
+    first = path.read_text()
+    dry_run(large, "--write-answers", str(path), "--force")
+    assert path.read_text() == first
+
+    answers_file(path, {LOCK: "perhaps"})
+    dry_run(large, "--write-answers", str(path), "--force")
+    assert path.read_text().splitlines()[-1] == f'"{LOCK}" = ""'
+
+
+def test_what_the_file_holds_of_the_application_is_quoted():
+    nasty = adopt.Step(**dict.fromkeys(adopt.Step.__dataclass_fields__))
+    nasty = replace(
+        nasty,
+        id='policy:public."a\\b":say "no"\n\x7f',
+        object="x\ny",
+        found="\x00\x1b[31m",
+        answers={"keep": "a\nb"},
+    )
+    text = answers.written([nasty], {nasty.id: "keep"}, name="adopt.toml")
+    assert tomllib.loads(text) == {nasty.id: "keep"}
+
+
+def test_the_dry_run_ends_in_one_of_three_sentences(large, hosted):
+    assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
+    assert dry_run(large).stdout.splitlines()[-1] == f"Answer this question: {LOCK}."
+    large.script("create view public.user_progress as select 1 as user_id")
+    refused = dry_run(large, "--json")
+    verdict = "Cannot be taken over, because public.user_progress: no ordinary table."
+    assert json.loads(refused.stdout)["verdict"] == verdict
+    assert [question["id"] for question in json.loads(refused.stdout)["questions"]] == [LOCK]

@@ -984,8 +984,6 @@ begin
       format('Run the upgrade as %I, or as that role: alter table %s owner to %I;', pg_get_userbyid(c.relowner), relation, current_user)),
     (c.relkind = 'r' and exists (select from pg_rewrite as w where w.ev_class = c.oid), 'rewrite rules', 'none',
       format('Drop the rules of %s: they act instead of what is written.', relation)),
-    (c.relreplident = 'i', 'an index as replica identity', 'the default one',
-      format('alter table %s replica identity default;', relation)),
     (c.relkind = 'r' and p_context ->> 'user' is null and p_context ->> 'asks' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
       format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
     -- What cannot be seen would be taken for what is not there.
@@ -1017,13 +1015,7 @@ begin
   ) as s (applies, remedy)
   where s.applies;
 
-  -- What would not survive another key, or other columns.
-  return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', p.pubname), 'wanted', 'the whole table',
-    'remedy', format('It would refuse every change from now on. alter publication %I drop table %s; and add it again, adapted, after the upgrade.', p.pubname, relation))
-  from pg_publication_rel as x
-  join pg_publication as p on p.oid = x.prpubid
-  where x.prrelid = relation and (x.prattrs is not null or x.prqual is not null);
+  -- What would not survive other columns.
   return query
   select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
     'wanted', 'a table of its own', 'remedy', format('Drop %s.%I, and create it again after the upgrade.', b.attrelid::regclass, b.attname))
@@ -1351,6 +1343,259 @@ revoke all on function profiles_internal.adoption_counts(jsonb) from public, ano
     )
     op.execute(
         r"""
+-- The names of our functions in schema public. One of the application that bears such a name is set aside.
+create or replace function profiles_internal.our_public_functions()
+returns name[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $our_public_functions$
+  select array[
+    'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
+    'get_user_profile_stats', 'update_my_profile_v2'
+  ]::name[]
+$our_public_functions$;
+
+revoke all on function profiles_internal.our_public_functions() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- What reads a table: views, functions, rules, and policies of other tables, directly or through one another. The catalog
+-- knows views, policies and SQL-standard bodies; of other functions there is only the text. as_owner: it reads with the
+-- rights of an owner whom row level security does not bind, so no policy changes what it finds.
+create or replace function profiles_internal.table_readers(p_table regclass)
+returns table (object oid, name text, as_owner boolean)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $table_readers$
+declare
+  unbound constant oid[] := array(
+    select r.oid
+    from pg_roles as r join pg_class as c on c.oid = p_table
+    where r.rolsuper or r.rolbypassrls or not c.relforcerowsecurity and pg_has_role(r.oid, c.relowner, 'usage')
+  );
+  -- Those that read as whoever asks are followed to what reads through them.
+  relations oid[] := array[p_table::oid];
+  functions oid[] := '{}';
+  bound_relations oid[];
+  bound_functions oid[];
+  found_relations oid[] := relations;
+  found_functions oid[] := '{}';
+  asking oid[] := relations;
+  names text;
+begin
+  loop
+    select string_agg(
+      format('(?<![.\w"])("?%s"?\s*\.\s*)?"?%s"?(?![\w"])',
+        regexp_replace(n.nspname, '(\W)', '\\\1', 'g'), regexp_replace(c.relname, '(\W)', '\\\1', 'g')), '|')
+    into names
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = any (relations);
+
+    select array_agg(distinct c.oid), array_agg(distinct c.oid) filter (where c.relkind = 'v' and (s.by_asker or c.relowner <> all (unbound)))
+    into bound_relations, relations
+    from pg_depend as d
+    join pg_rewrite as w on w.oid = d.objid
+    join pg_class as c on c.oid = w.ev_class and c.relkind in ('v', 'm')
+    cross join lateral (
+      select exists (select from pg_options_to_table(c.reloptions) as o where o.option_name = 'security_invoker' and o.option_value::boolean) as by_asker
+    ) as s
+    where d.classid = 'pg_rewrite'::regclass and c.oid <> all (found_relations)
+      and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (functions));
+
+    select array_agg(f.oid), array_agg(f.oid) filter (where not f.prosecdef or f.proowner <> all (unbound))
+    into bound_functions, functions
+    from pg_proc as f
+    join pg_language as l on l.oid = f.prolang and l.lanname not in ('internal', 'c')
+    cross join lateral (
+      select regexp_replace(regexp_replace(f.prosrc, '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g') as body
+    ) as t
+    where f.pronamespace <> all (array['pg_catalog', 'information_schema', coalesce(to_regnamespace('profiles_internal')::text, 'pg_catalog')]::regnamespace[])
+      and f.oid <> all (found_functions)
+      and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')
+      -- What is set aside, because it does what ours do, reads nothing afterwards.
+      and not (f.pronamespace = 'public'::regnamespace and f.proname = any (profiles_internal.our_public_functions()))
+      and not (f.prorettype = 'trigger'::regtype and profiles_internal.acts_beside_ours(f.oid))
+      and (
+        t.body ~* names
+        or exists (
+          select from pg_proc as g where g.oid = any (functions) and t.body ~* ('(?<![\w"])"?' || regexp_replace(g.proname, '(\W)', '\\\1', 'g') || '"?\s*\(')
+        )
+        or exists (
+          select from pg_depend as d
+          where d.classid = 'pg_proc'::regclass and d.objid = f.oid
+            and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (functions))
+        )
+      );
+
+    exit when bound_relations is null and bound_functions is null;
+    found_relations := found_relations || bound_relations;
+    found_functions := found_functions || bound_functions;
+    relations := coalesce(relations, '{}');
+    functions := coalesce(functions, '{}');
+    asking := asking || relations || functions;
+    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
+    return query select f::oid, format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
+  end loop;
+
+  return query
+  select y.oid, format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
+  from pg_depend as d
+  join pg_policy as y on y.oid = d.objid and y.polrelid <> p_table
+  where d.classid = 'pg_policy'::regclass
+    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
+  group by y.oid
+  union all
+  select w.oid, format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
+  from pg_depend as d
+  join pg_rewrite as w on w.oid = d.objid and w.rulename <> '_RETURN' and w.ev_class <> p_table
+  where d.classid = 'pg_rewrite'::regclass
+    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
+  group by w.oid;
+end
+$table_readers$;
+
+revoke all on function profiles_internal.table_readers(regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Which of these functions and views do not run as things are, and what the server says. SQL bodies are parsed anew, in a
+-- savepoint; plpgsql by plpgsql_check, where that is installed; a view is planned. Compared before and after a change:
+-- what failed before, or may not be replaced by this role, fails both times.
+create or replace function profiles_internal.failing_objects(p_objects oid[])
+returns table (object oid, name text, error text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set check_function_bodies = on
+as $failing_objects$
+declare
+  checker constant text := (
+    select format('%I.plpgsql_check_function_tb', n.nspname)
+    from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace where p.proname = 'plpgsql_check_function_tb' limit 1
+  );
+  tested record;
+begin
+  for tested in
+    select f.oid, 'function ' || f.oid::regprocedure as name, l.lanname as kind, pg_get_functiondef(f.oid) as attempt, f.prorettype = 'trigger'::regtype as fires
+    from pg_proc as f join pg_language as l on l.oid = f.prolang
+    where f.oid = any (p_objects) and f.prokind <> 'a'
+    union all
+    select c.oid, 'view ' || c.oid::regclass, 'view', format('select from %s limit 0', c.oid::regclass), false
+    from pg_class as c where c.oid = any (p_objects)
+    order by 1
+  loop
+    begin
+      -- As the application's statements find names.
+      perform set_config('search_path', (select s.reset_val from pg_settings as s where s.name = 'search_path'), true);
+      if tested.kind in ('sql', 'view') then
+        execute tested.attempt;
+      elsif tested.kind = 'plpgsql' and checker is not null then
+        for error in
+          execute format(
+            'select c.message from (select %2$s::oid as relation) as t cross join lateral %1$s(%3$s::regprocedure, t.relation) as c where c.level = ''error''',
+            checker, case when tested.fires then format('(select t.tgrelid from pg_catalog.pg_trigger as t where t.tgfoid = %s limit 1)', tested.oid) else '0' end,
+            tested.oid)
+        loop
+          exit;
+        end loop;
+        if error is not null then
+          raise exception '%', error;
+        end if;
+      end if;
+      raise exception 'it runs' using errcode = 'PS001';
+    exception
+      when sqlstate 'PS001' then
+        null;
+      when lock_not_available or deadlock_detected or query_canceled then
+        raise;
+      when others then
+        object := tested.oid;
+        name := tested.name;
+        error := sqlerrm;
+        return next;
+    end;
+    error := null;
+  end loop;
+end
+$failing_objects$;
+
+revoke all on function profiles_internal.failing_objects(oid[]) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The policies of the application on one table that is taken over, and what becomes of each ("fate"):
+--   stays    it only takes away (restrictive), or the operator keeps it;
+--   goes     ours say the same of the person's own rows, or only service_role or an owner is meant;
+--   unused   it allows what no role of the API has the right to do afterwards;
+--   open     it shows or gives others' rows away, and whether it stays is a question (id);
+-- Without row level security everything is open: the same question, of a policy that is not there yet (null).
+-- The table's own revision makes it, and turns row level security on.
+create or replace function profiles_internal.adoption_policies(p_table text, p_found regclass)
+returns table (policy oid, name text, command "char", fate text, id text, answer text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_policies$
+  with person (name) as (
+    select c.name from unnest(array['id', 'user_id']) as c (name)
+    union
+    select quote_ident(c.found_name)
+    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+    where c.name = 'user_id' and c.found_name is not null
+  ),
+  found as (
+    select y.oid, y.polname::text as name, y.polcmd, case y.polname when 'Everybody reads, as before' then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
+      case
+        when not y.polpermissive then 'stays'
+        when not exists (
+          select from unnest(y.polroles) as m (role) left join pg_roles as r on r.oid = m.role
+          where r.oid is null or not (r.rolname = 'service_role' or r.rolsuper or r.rolbypassrls or pg_has_role(r.oid, c.relowner, 'usage'))
+        ) then 'goes'
+        when not exists (
+          select
+          from (values (y.polqual, y.polcmd <> 'a'), (y.polwithcheck, y.polcmd = 'a')) as x (expression, is_needed)
+          cross join lateral (
+            -- (select auth.uid()) = id, auth.uid() = id, id::text = auth.uid()::text and the like.
+            select replace(regexp_replace(lower(pg_get_expr(x.expression, y.polrelid)), '::(text|uuid|character varying)|[\s()]|\mas uid\M', '', 'g'), 'select', '') as plain
+          ) as e
+          where (x.is_needed or x.expression is not null)
+            and (e.plain is null or not exists (select from person as n where e.plain in ('auth.uid=' || lower(n.name), lower(n.name) || '=auth.uid')))
+        ) then 'goes'
+        when y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r where r.rolname in ('anon', 'authenticated')) and (
+          y.polcmd = 'd' and p_table <> 'user_api_keys'
+          or y.polcmd = 'a' and p_table in ('user_profiles', 'user_profile_audit_logs') and c.relname = p_table
+            and not exists (
+              select from pg_class as v where v.relkind = 'v' and obj_description(v.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name'
+            )
+          or y.polcmd = 'w' and p_table = 'user_profile_audit_logs'
+        ) then 'unused'
+        else 'open'
+      end as fate
+    from pg_policy as y
+    join pg_class as c on c.oid = y.polrelid
+    where y.polrelid = p_found
+    union all
+    select null, 'Everybody reads, as before', 'r', 'rls:public.' || p_table, 'open'
+    from pg_class as c
+    where c.oid = p_found and not c.relrowsecurity and exists (
+      select from pg_roles as r
+      where r.rolname in ('anon', 'authenticated') and has_any_column_privilege(r.oid, c.oid, 'select') and not r.rolbypassrls
+    )
+  )
+  select f.oid, f.name, f.polcmd, case when f.fate = 'open' and profiles_internal.answer(f.id) = 'keep' then 'stays' else f.fate end,
+    case f.fate when 'open' then f.id end, case f.fate when 'open' then profiles_internal.answer(f.id) end
+  from found as f
+$adoption_policies$;
+
+revoke all on function profiles_internal.adoption_policies(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What is done around the columns and keys of a table that is taken over: its name, its triggers, who may do what, the
 -- policies in the way, and the rows that cannot stay.
 create or replace function profiles_internal.adoption_frame(p_context jsonb, p_counts jsonb)
@@ -1367,6 +1612,9 @@ declare
   states text;
   guarded text;
   identity text;
+  by_index text;
+  added text;
+  published record;
 begin
   if relation::text <> target then
     return next jsonb_build_object('seq', 20, 'action', 'rename', 'object', relation, 'found', relation, 'wanted', target,
@@ -1376,6 +1624,17 @@ begin
     return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
       'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
   end if;
+
+  -- What only shows when it runs.
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', string_agg(r.name, ', ' order by r.name), 'found', 'reads ' || relation,
+    'wanted', 'not verified',
+    'remedy', 'What it says in plpgsql is looked at only when it runs: try it on a copy, or install plpgsql_check, by which the upgrade looks.')
+  from profiles_internal.table_readers(relation) as r
+  join pg_proc as f on f.oid = r.object
+  join pg_language as l on l.oid = f.prolang and l.lanname = 'plpgsql'
+  where not exists (select from pg_proc as c where c.proname = 'plpgsql_check_function_tb')
+  having count(*) > 0;
 
   -- Triggers rest while rows are converted. Those that stay come back as they were.
   select string_agg(s.state, '; ' order by t.tgname), string_agg(
@@ -1404,22 +1663,58 @@ begin
   from pg_trigger as t
   where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid);
 
+  -- What is published: the columns that are added too, and each row that changes.
+  select coalesce(string_agg(c.value ->> 'name', ', '), 'none') into added
+  from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'found_name' is null;
+  for published in
+    select p.pubname, pg_get_userbyid(p.pubowner) as owner, pg_has_role(p.pubowner, 'usage') and x.oid is not null as may_leave,
+      x.prattrs is not null or x.prqual is not null as is_part,
+      concat_ws(' ',
+        (select '(' || string_agg(quote_ident(a.attname), ', ' order by n.place) || ')'
+          from unnest(x.prattrs) with ordinality as n (attnum, place) join pg_attribute as a on a.attrelid = relation and a.attnum = n.attnum),
+        'where (' || pg_get_expr(x.prqual, x.prrelid) || ')') as part,
+      'publication:' || p.pubname || ':' || target as id
+    from pg_publication as p
+    left join pg_publication_rel as x on x.prpubid = p.oid and x.prrelid = relation
+    where p.puballtables or x.oid is not null
+      or exists (select from pg_publication_namespace as n where n.pnpubid = p.oid and n.pnnspid = (select c.relnamespace from pg_class as c where c.oid = relation))
+    order by p.pubname
+  loop
+    identity := case (select c.relreplident from pg_class as c where c.oid = relation) when 'f' then 'full' when 'n' then 'nothing' else 'default' end;
+    if published.is_part and not published.may_leave then
+      -- While rows are converted it would refuse every change.
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', published.pubname),
+        'wanted', 'the whole table', 'remedy', format('As role %I: alter publication %I drop table %s; and add it again, adapted, after the upgrade.', published.owner, published.pubname, relation));
+      continue;
+    end if;
+    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', published.id, 'object', target,
+      'found', concat_ws(' ', format('publication %s publishes it', published.pubname), nullif(published.part, '')),
+      'answers', jsonb_strip_nulls(jsonb_build_object(
+        'keep', case when not published.is_part then format(
+          'it goes on publishing, as %s: the columns that the upgrade adds, too (%s), and each row that the upgrade changes; subscribers need these columns', target, added) end,
+        'remove', case when published.may_leave then 'the table leaves the publication, until a downgrade or you add it again' end)));
+    if profiles_internal.answer(published.id) = 'remove' then
+      return next jsonb_build_object('seq', 32, 'action', 'set aside', 'object', target, 'found', 'in publication ' || published.pubname, 'wanted', 'not published',
+        'statement', format('alter publication %I drop table %s', published.pubname, target),
+        'undo', format('alter publication %I add table %s %s', published.pubname, target, published.part));
+    end if;
+  end loop;
+
   -- A publication tells rows apart by their key, and for a moment there is none.
-  select case c.relreplident when 'f' then 'full' when 'n' then 'nothing' else 'default' end into identity
-  from pg_class as c
-  where c.oid = relation and exists (
-    select from pg_publication as p
-    where p.puballtables
-      or exists (select from pg_publication_rel as x where x.prpubid = p.oid and x.prrelid = relation)
-      or exists (select from pg_publication_namespace as x where x.pnpubid = p.oid and x.pnnspid = c.relnamespace)
-  );
-  if identity <> 'full' then
-    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || identity,
+  select 'using index ' || quote_ident(i.relname) into by_index
+  from pg_index as x join pg_class as i on i.oid = x.indexrelid
+  where x.indrelid = relation and x.indisreplident and (select c.relreplident from pg_class as c where c.oid = relation) = 'i';
+  if by_index is not null then
+    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'replica:' || target, 'object', target, 'found', 'replica identity ' || by_index,
+      'answers', jsonb_build_object('default', 'updates and deletes are published with the primary key instead; a downgrade restores the index'));
+  end if;
+  if by_index is not null or identity <> 'full' then
+    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || coalesce(by_index, identity),
       'wanted', 'full, while rows are converted', 'lock', 'ACCESS EXCLUSIVE',
-      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, identity));
-    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', identity,
+      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, coalesce(by_index, identity)));
+    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', coalesce(identity, 'default'),
       'lock', 'ACCESS EXCLUSIVE',
-      'statement', format('alter table %s replica identity %s', target, identity), 'undo', format('alter table %s replica identity full', target));
+      'statement', format('alter table %s replica identity %s', target, coalesce(identity, 'default')), 'undo', format('alter table %s replica identity full', target));
   end if;
 
   -- Rights, comments and row level security. Until ours come the API roles keep what they may do, to the columns of
@@ -1480,13 +1775,30 @@ begin
       'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target));
   end if;
 
-  -- Policies that a change of type would trip over. The others are replaced when ours come.
   return query
-  select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
-    'found', 'reads a column that changes its type', 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
-    'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target))
-  from pg_policy as y
-  where y.polrelid = relation and exists (
+  select jsonb_build_object('seq', 986, 'action', 'create', 'object', format('policy "%s" on %s', p.name, target), 'found', 'no row level security',
+    'wanted', 'row level security that lets everybody read', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('create policy %I on %s for select using (true)', p.name, target),
+    'undo', format('drop policy if exists %I on %s', p.name, target))
+  from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
+  where p.policy is null and p.fate = 'stays';
+
+  -- Policies that a change of type would trip over. What stays is made anew; the others are replaced when ours come.
+  return query
+  select s.step
+  from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
+  join pg_policy as y on y.oid = p.policy
+  cross join lateral (
+    select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
+      'found', 'reads a column that changes its type', 'wanted', case p.fate when 'stays' then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target)) as step
+    union all
+    select jsonb_build_object('seq', 985, 'action', 'create', 'object', format('policy "%s" on %s', y.polname, target),
+      'found', 'reads a column that has changed its type', 'wanted', 'as it was', 'lock', 'ACCESS EXCLUSIVE',
+      'statement', profiles_internal.policy_text(y.oid, target), 'undo', format('drop policy if exists %I on %s', y.polname, target))
+    where p.fate = 'stays'
+  ) as s
+  where exists (
     select from pg_depend as d
     join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
     join jsonb_array_elements(p_context -> 'columns') as c on c.value ->> 'found_name' = a.attname
@@ -2276,6 +2588,139 @@ revoke all on function profiles_internal.adoption_of_table(text, regclass) from 
     )
     op.execute(
         r"""
+-- What becomes of the policies of one table when ours come, and the questions about those that show or give others' rows
+-- away. One that goes takes rows from whatever reads the table as whoever asks: each such object is a question too.
+create or replace function profiles_internal.adoption_of_policies(p_table text, p_found regclass)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_of_policies$
+declare
+  target constant text := 'public.' || p_table;
+  step constant jsonb := jsonb_build_object('revision', '0009_create_policies', 'lock', 'ACCESS EXCLUSIVE');
+  reads constant boolean := exists (
+    select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.id is not null
+  );
+  -- What users may write in our tables, by our rights.
+  writable constant text := case p_table
+    when 'user_profiles' then 'names, bio, texts, pictures, emoji, visibility, metrics, preferences, notifications, time zone and language'
+    when 'user_progress' then 'total_points and the counts of words'
+    when 'user_api_keys' then 'the keys'
+    when 'export_history' then 'filters'
+    else 'nothing' end;
+  added text;
+  by_anon boolean;
+  readers text;
+  policy record;
+begin
+  if reads then
+    select string_agg(c.name, ', ' order by c.name) into added
+    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+    where c.found_name is null and c.wanted_type is not null;
+    by_anon := has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), p_found, 'select');
+    select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
+  end if;
+
+  for policy in
+    select p.*, case p.command when 'r' then 'read' when 'a' then 'insert' when 'w' then 'change' when 'd' then 'delete' else 'read and write' end as verb,
+      coalesce((
+        select string_agg(case when m.role = 0 then 'everybody' else pg_get_userbyid(m.role) end, ', ' order by m.role)
+        from pg_policy as y cross join lateral unnest(y.polroles) as m (role) where y.oid = p.policy
+      ), 'everybody with rights') as who
+    from profiles_internal.adoption_policies(p_table, p_found) as p
+    -- Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
+    where not ((p.name like 'Owners can %' or p.name = 'Service role can do what its grants allow') and to_regproc('profiles_internal.keep_updated_at') is not null)
+    order by p.name
+  loop
+    if policy.id is not null then
+      return next step || jsonb_build_object('seq', 5, 'action', 'question', 'id', policy.id, 'object', target,
+        'found', case when policy.policy is null then 'no row level security: everybody with rights on it reads and writes every row'
+          else format('policy "%s" lets %s %s rows: %s', policy.name, policy.who, policy.verb, (
+            select regexp_replace(concat_ws(' with check ', pg_get_expr(y.polqual, y.polrelid), pg_get_expr(y.polwithcheck, y.polrelid)), '\s+', ' ', 'g')
+            from pg_policy as y where y.oid = policy.policy
+          )) end,
+        'answers', jsonb_strip_nulls(jsonb_build_object(
+          'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
+            case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
+            case when policy.command in ('r', '*') then 'everybody for whom it is reads the columns that the upgrade adds, too: ' || coalesce(added, 'none') end,
+            case when policy.command in ('r', '*') and by_anon then 'anon, without an account, reads the columns of today alone, by name (a select of * fails)' end,
+            case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
+            case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
+          ) end,
+          'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
+            'users ' || case when policy.command in ('r', '*') then 'read their own row, and of others what get_public_profile gives' else 'write their own rows alone' end,
+            case when policy.command in ('r', '*') and readers is not null then 'then these find less, and each is a question: ' || readers end)
+        )));
+    end if;
+
+    if policy.fate = 'stays' then
+      return next step || jsonb_build_object('seq', 10, 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'one of the application', 'wanted', case when policy.id is null then 'stays: it only takes away' else 'stays, as answered' end,
+        'statement', case when policy.id is not null then format('select profiles_internal.keep_policy(%L, %L)', p_table, policy.name) end,
+        'undo', case when policy.id is not null then
+          format('update profiles_internal.settings set value = value - %L where key = ''accepted_policies''', format('%s.%s', target, policy.name)) end);
+    elsif policy.policy is not null then
+      return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'one of the application', 'wanted', 'ours',
+        'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
+        'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
+    end if;
+  end loop;
+
+  if exists (
+    select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.answer = 'replace'
+  ) then
+    return query
+    select step || jsonb_build_object('seq', 6, 'action', 'question', 'id', 'reads:' || r.name, 'object', r.name,
+      'found', format('reads %s with the rights of whoever asks', target),
+      'answers', jsonb_build_object('accept', format('it finds in %s only the row of whoever asks, where today an open policy shows it others'' rows; look at what it decides by that', target)))
+    from profiles_internal.table_readers(p_found) as r
+    where not r.as_owner;
+  end if;
+end
+$adoption_of_policies$;
+
+revoke all on function profiles_internal.adoption_of_policies(text, regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Lets a policy of the application stay beside ours: health accepts it (setting accepted_policies), and anon goes on reading
+-- the columns that it could read. What is granted for it is on record, for whatever takes rights away to give them again.
+create or replace function profiles_internal.keep_policy(p_table text, p_policy text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $keep_policy$
+declare
+  relation constant regclass := 'public.' || p_table;
+  columns jsonb;
+begin
+  insert into profiles_internal.settings as s (key, value)
+  values ('accepted_policies', jsonb_build_array(format('public.%s.%s', p_table, p_policy)))
+  on conflict (key) do update set value = s.value || excluded.value;
+
+  select jsonb_agg(a.attname order by a.attnum) into columns
+  from pg_policy as y
+  join pg_attribute as a on a.attrelid = y.polrelid and a.attnum > 0 and not a.attisdropped
+  join pg_roles as r on r.rolname = 'anon' and not r.rolbypassrls
+  where y.polrelid = relation and y.polname = p_policy and y.polcmd in ('r', '*') and y.polroles && array[0::oid, r.oid]
+    and has_column_privilege(r.oid, relation, a.attnum, 'select')
+    and exists (
+      select from profiles_internal.adopted as t cross join lateral jsonb_array_elements(t.data -> 'columns') as c
+      where t.object_type = 'table' and t.object_name = 'public.' || p_table and c ->> 'now' = a.attname
+    );
+  insert into profiles_internal.adopted (revision, object_type, object_name, data)
+  values ('0009_create_policies', 'kept policy', 'public.' || p_table, jsonb_build_object('policy', p_policy, 'anon reads', coalesce(columns, '[]')));
+end
+$keep_policy$;
+
+revoke all on function profiles_internal.keep_policy(text, text) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What acts beside ours, and is set aside when ours come: functions of our names, policies on our tables, triggers that
 -- write our tables, and counters that sessions say better.
 create or replace function profiles_internal.adoption_of_objects()
@@ -2397,24 +2842,18 @@ begin
     end as used_by
   ) as u
   where f.pronamespace = 'public'::regnamespace
-    and f.proname in (
-      'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
-      'get_user_profile_stats', 'update_my_profile_v2'
-    )
+    and f.proname = any (profiles_internal.our_public_functions())
     -- Ours, once they are there.
     and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
 
-  -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
-  select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
-    'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
-    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
-    'undo', profiles_internal.policy_text(y.oid))
-  from pg_policy as y
-  where y.polrelid = any (our_tables) and not (
-    (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
-    and to_regproc('profiles_internal.keep_updated_at') is not null
-  );
+  select p.step
+  from profiles_internal.adopting_revisions() as r
+  cross join lateral (
+    select coalesce(profiles_internal.table_to_adopt(r.table_name), to_regclass('public.' || r.table_name)) as oid
+  ) as t
+  cross join lateral profiles_internal.adoption_of_policies(r.table_name, t.oid) as p (step)
+  where t.oid is not null;
 
   -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
   if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
@@ -2520,7 +2959,7 @@ begin
   -- An answer is for a question of the whole plan, before the first change.
   if p_revision is null then
     steps := steps || coalesce((
-      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_internal_tables', 'action', 'stop', 'object', format('answer %I', g.id),
+      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_internal_tables', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
       where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''
@@ -2568,6 +3007,8 @@ declare
   ));
   step record;
   refusals text;
+  objects oid[];
+  failing oid[];
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
@@ -2584,6 +3025,19 @@ begin
   end if;
   if relation is not null then
     execute format('lock table %s in access exclusive mode', relation);
+    -- What reads the table, or has values of its types, has to run afterwards.
+    objects := array(
+      select r.object from profiles_internal.table_readers(relation) as r
+      union
+      select d.objid
+      from pg_depend as d join pg_type as t on t.oid = d.refobjid
+      where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_type'::regclass and (
+        t.typrelid = relation
+        or exists (select from pg_type as e where e.typrelid = relation and e.typarray = t.oid)
+        or t.typtype <> 'b' and exists (select from pg_attribute as a where a.attrelid = relation and a.atttypid = t.oid)
+      )
+    );
+    failing := array(select f.object from profiles_internal.failing_objects(objects) as f);
   end if;
 
   -- From here on the answers are the ones that the whole plan was looked at with.
@@ -2616,6 +3070,15 @@ begin
     raise exception 'this cannot be taken over as it is: %', refusals
       using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
+  end if;
+
+  if relation is not null then
+    select string_agg(format('%s (%s)', f.name, f.error), '; ' order by f.name) into refusals
+    from profiles_internal.failing_objects(objects) as f where f.object <> all (failing);
+    if refusals is not null then
+      raise exception 'these would no longer run: %', refusals
+        using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
+    end if;
   end if;
 
   for step in
@@ -3188,6 +3651,8 @@ drop function profiles_internal.bring_back_rows(text, text[]);
 drop function profiles_internal.adopt(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();
+drop function profiles_internal.keep_policy(text, text);
+drop function profiles_internal.adoption_of_policies(text, regclass);
 drop function profiles_internal.adoption_of_table(text, regclass);
 drop function profiles_internal.adoption_fields(jsonb, jsonb);
 drop function profiles_internal.adoption_owner_steps(jsonb);
@@ -3195,6 +3660,10 @@ drop function profiles_internal.install_carry_user_id(text);
 drop function profiles_internal.carry_user_id();
 drop function profiles_internal.adoption_keys(jsonb, jsonb);
 drop function profiles_internal.adoption_frame(jsonb, jsonb);
+drop function profiles_internal.adoption_policies(text, regclass);
+drop function profiles_internal.failing_objects(oid[]);
+drop function profiles_internal.table_readers(regclass);
+drop function profiles_internal.our_public_functions();
 drop function profiles_internal.adoption_counts(jsonb);
 drop function profiles_internal.adoption_stops(jsonb);
 drop function profiles_internal.table_to_adopt(text);

@@ -6,8 +6,9 @@ import re
 import shlex
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -45,27 +46,47 @@ _SHORTER = (
     epilog=examples(
         "profiles-schema adopt --dry-run",
         "profiles-schema adopt --dry-run -x adopt-table=members",
+        "profiles-schema adopt --dry-run --write-answers adopt.toml",
         "profiles-schema adopt --dry-run --json | jq '.stoppers'",
     ),
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan; nothing else is to be had here.")
+@click.option(
+    "--write-answers", metavar="FILE", help="Write the questions of the plan to a file, to be answered there."
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there; its valid answers are kept.")
 @local_option
 @json_option
 @x_option
-def adopt(dry_run: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> int:
+def adopt(
+    *, dry_run: bool, write_answers: str | None, force: bool, local: bool, as_json: bool, x: tuple[str, ...]
+) -> int:
     """Show what `upgrade` would do to tables, functions, policies and triggers that are there already.
 
-    Changes nothing: the work itself is `upgrade`, with the same -x options. Exit 1 if something stands in the way.
+    Changes nothing: the work itself is `upgrade`, with the same -x options. Exit 1 if something stands in the way, or
+    a question is open. The file of answers goes to the upgrade with -x answers=FILE.
     """
     from profiles_schema.errors import UsageError
+    from profiles_schema.migrations import answers
     from profiles_schema.migrations.options import parse
     from profiles_schema.operations.adopt import plan
 
     options = parse(x)
     if not dry_run:
         raise UsageError("adopt only shows the plan (--dry-run); the work itself is: profiles-schema upgrade")
+    given = None
+    if write_answers is not None:
+        exists = Path(write_answers).exists()
+        if exists and not force:
+            raise UsageError(
+                f"{write_answers} exists. With --force it is written anew, and its valid answers are kept."
+            )
+        source = options.values["answers"] or (write_answers if exists else "")
+        given = answers.read(source) if source else {}
     with database(local=local or options.local, writes=True) as connection:
-        result = plan(connection, x=x)
+        result = plan(connection, x=x, answers=given)
+    if write_answers is not None and given is not None:
+        _write_answers(write_answers, result, given)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -73,6 +94,20 @@ def adopt(dry_run: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> int:
         for line in _told(result, width, x, local=local):
             click.echo(line)
     return int(bool(result.stoppers or result.questions))
+
+
+def _write_answers(path: str, result: Plan, given: Mapping[str, str]) -> None:
+    from profiles_schema.errors import UsageError
+    from profiles_schema.migrations import answers
+
+    asked = [*result.questions, *result.answered]
+    try:
+        Path(path).write_text(answers.written(asked, given, name=path), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    click.echo(f"{path}: {_counted(len(asked), 'question')}, {len(result.questions)} open", err=True)
+    for name in sorted(given.keys() - {step.id for step in asked}):
+        click.echo(f"{path}: left out, since no question needs it: {name}", err=True)
 
 
 def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterator[str]:
@@ -88,11 +123,18 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterato
             yield ""
             yield from _question(number, question, width)
         yield ""
+    if result.answered:
+        yield "Answered:"
+        for question in result.answered:
+            consequence = (question.answers or {}).get(question.wanted or "", "")
+            yield from _wrapped(f"  {question.id} = {question.wanted}: {consequence}", width, indent="    ")
+        yield ""
     if result.steps:
         yield from _sections(result, width)
     yield from _notes(result, width)
     yield from _wrapped(_sum(result), width)
     yield from _next(result, x, local=local)
+    yield result.verdict
 
 
 def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:
@@ -288,9 +330,9 @@ def _notes(result: Plan, width: int) -> Iterator[str]:
 def _sum(result: Plan) -> str:
     if result.finished:
         return "There is nothing to adopt: this database is past the revisions that take tables over."
-    if not (result.steps or result.stoppers):
+    if not (result.steps or result.stoppers or result.questions):
         return "There is nothing to adopt: nothing here stands where the upgrade puts its own."
-    if result.stoppers:
+    if result.stoppers or result.questions:
         return "Nothing is changed as long as that is so; the rest of the plan may be incomplete."
     steps = sum(step.statement is not None and not step.takes_over for step in result.steps)
     parts = [_counted(steps, "step"), f"{_counted(result.rows, 'row')} to change"]
@@ -307,6 +349,11 @@ def _next(result: Plan, x: Sequence[str], *, local: bool) -> Iterator[str]:
     options = " ".join([*(f"-x {shlex.quote(pair)}" for pair in x), *(["--local"] if local else [])])
     if result.stoppers:
         yield f"next: mend that, then profiles-schema adopt --dry-run {options}".rstrip()
+        return
+    if result.questions:
+        path = next((pair.removeprefix("answers=") for pair in x if pair.startswith("answers=")), "")
+        file = f"{shlex.quote(path)} --force" if path else "adopt.toml"
+        yield f"next: profiles-schema adopt --dry-run --write-answers {file} {options}".rstrip()
         return
     if result.finished:
         yield f"next: profiles-schema health {'--local' if local else ''}".rstrip()

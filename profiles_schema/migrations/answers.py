@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from profiles_schema.errors import UsageError
+
+_WIDTH = 100
+
+
+class Question(Protocol):
+    """A step of the plan that asks."""
+
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def object(self) -> str: ...
+    @property
+    def found(self) -> str | None: ...
+    @property
+    def answers(self) -> Mapping[str, str] | None: ...
 
 
 def read(path: str) -> dict[str, str]:
@@ -36,9 +54,46 @@ def read(path: str) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
+def written(questions: Iterable[Question], given: Mapping[str, str], *, name: str) -> str:
+    """The text of a file with every question: its evidence, its possible answers, and the given one.
+
+    In the order of their ids, so that two files are compared easily.
+    """
+    lines = [
+        *_comment("What an upgrade asks before it takes over the tables that exist. Written by:"),
+        f"#   profiles-schema adopt --dry-run --write-answers {name}",
+        *_comment(
+            "Write one of the possible answers between the quotes. An empty answer leaves the question open, and the"
+            " upgrade stops. Then give the file to the dry run, which may have further questions, and to the upgrade:"
+        ),
+        f"#   profiles-schema upgrade -x answers={name}",
+    ]
+    for question in sorted(questions, key=lambda each: each.id or ""):
+        possible = question.answers or {}
+        lines += ["", *_comment(f"{question.object}: {question.found}")]
+        for answer, consequence in possible.items():
+            lines += _comment(f"  {quoted(answer)}: {consequence}", indent="    ")
+        answer = given.get(question.id or "", "")
+        lines.append(f"{quoted(question.id or '')} = {quoted(answer if answer in possible else '')}")
+    return "\n".join(lines) + "\n"
+
+
 def quoted(value: str) -> str:
     """A text as TOML writes it."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _comment(text: str, indent: str = "") -> list[str]:
+    lines = textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent="# ",
+        subsequent_indent=f"# {indent}",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    # What TOML allows in no comment.
+    return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
 
 
 def _begins(line: str, key: str) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from profiles_schema.migrations.drift import sentence
 from profiles_schema.schema import objects
-from profiles_schema.schema.catalog import API_ROLES, Snapshot, take_snapshot
+from profiles_schema.schema.catalog import API_ROLES, Snapshot, kept_rights, take_snapshot
 from profiles_schema.schema.objects import SqlObject, Where
 from profiles_schema.settings import INTERNAL_SCHEMA
 
@@ -393,6 +393,7 @@ def _replace_policies(
     foreign = [
         _grant(connection, k, found[k]) for k in found if _table_of(k) == table and _is_on_a_foreign_column(k, declared)
     ]
+    foreign += [_grant(connection, k, right) for k, right in sorted(kept_rights(connection)) if _table_of(k) == table]
     return Change(
         str(sql_object),
         "\n".join([*drop, sql_object.statement.strip(), *foreign]),

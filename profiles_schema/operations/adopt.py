@@ -6,10 +6,11 @@ exist yet, it is made in a transaction that is rolled back.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -33,7 +34,8 @@ _PLAN: Final = f"{INTERNAL_SCHEMA}.adoption_plan"
 _SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
 _CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")
 _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
-_STANDING = frozenset({"stop", "question"})
+_ASKED = frozenset({"stop", "question", "answered"})
+_REASONS = 3
 
 
 _OUTSIDE_ID: Final = (
@@ -84,10 +86,26 @@ class Plan:
 
     stoppers: list[Step] = field(default_factory=list)
     questions: list[Step] = field(default_factory=list)
+    answered: list[Step] = field(default_factory=list)
+    """Questions that have been answered; ``wanted`` is the answer."""
     steps: list[Step] = field(default_factory=list)
     notes: list[Step] = field(default_factory=list)
     finished: bool = False
     """Whether all revisions that take anything over are behind this database."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the upgrade would go on, in one of three sentences."""
+        if self.stoppers:
+            reasons = [f"{step.object}: {step.found}" for step in self.stoppers[:_REASONS]]
+            more = len(self.stoppers) - len(reasons)
+            return f"Cannot be taken over, because {'; '.join(reasons)}{f'; and {more} more' if more else ''}."
+        if self.questions:
+            number = len(self.questions)
+            ids = ", ".join(step.id or "" for step in self.questions)
+            return f"Answer {'this question' if number == 1 else f'these {number} questions'}: {ids}."
+        beyond = " beyond what the answers say" if self.answered else ""
+        return f"Nothing changes meaning{beyond}."
 
     @property
     def tables(self) -> dict[str, int]:
@@ -123,10 +141,16 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "rows": self.rows, "quarantined": self.quarantined, "seconds": round(self.seconds, 3)}
+        return {
+            **asdict(self),
+            "rows": self.rows,
+            "quarantined": self.quarantined,
+            "seconds": round(self.seconds, 3),
+            "verdict": self.verdict,
+        }
 
 
-def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
+def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str, str] | None = None) -> Plan:
     """What `upgrade` with the same options would do to the tables it finds.
 
     Everything happens in one transaction that is rolled back. Tables are read, under ACCESS SHARE locks.
@@ -134,6 +158,7 @@ def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
     Args:
         connection: One of the role that would upgrade.
         x: ``KEY=VALUE`` options, as for the upgrade.
+        answers: Instead of the file that ``x`` names; those that no question needs are passed over.
 
     Raises:
         UsageError: an option is unknown, or its value not of its form.
@@ -141,9 +166,14 @@ def plan(connection: Connection, *, x: Sequence[str] = ()) -> Plan:
         MigrationLockTimeout: a migration runs.
     """
     wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms"}
+    if answers is not None:
+        wanted["profiles_schema.answers"] = json.dumps(answers)
     connection.rollback()
     with interruptible():
-        return _plan(connection, wanted)
+        found = _plan(connection, wanted)
+    if answers is not None:
+        found = replace(found, stoppers=[step for step in found.stoppers if step.id is None])
+    return found
 
 
 def _plan(connection: Connection, wanted: Mapping[str, str]) -> Plan:
@@ -166,7 +196,8 @@ def _plan(connection: Connection, wanted: Mapping[str, str]) -> Plan:
     return Plan(
         stoppers=[step for step in steps if step.action == "stop"],
         questions=[step for step in steps if step.action == "question"],
-        steps=[step for step in steps if step.action not in _STANDING and (step.action != "note" or step.takes_over)],
+        answered=[step for step in steps if step.action == "answered"],
+        steps=[step for step in steps if step.action not in _ASKED and (step.action != "note" or step.takes_over)],
         notes=[step for step in steps if step.action == "note" and not step.takes_over],
         finished=_LAST in done,
     )

@@ -119,24 +119,18 @@ begin
     end as used_by
   ) as u
   where f.pronamespace = 'public'::regnamespace
-    and f.proname in (
-      'create_user', 'ensure_user_profile', 'gen_available_username', 'get_my_profile_v2', 'get_public_profile',
-      'get_user_profile_stats', 'update_my_profile_v2'
-    )
+    and f.proname = any (profiles_internal.our_public_functions())
     -- Ours, once they are there.
     and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
 
-  -- Policies. Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
   return query
-  select jsonb_build_object('revision', '0009_create_policies', 'seq', 10, 'action', 'set aside',
-    'object', format('policy "%s" on %s', y.polname, y.polrelid::regclass), 'found', 'one of the application', 'wanted', 'ours',
-    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop policy %I on %s', y.polname, y.polrelid::regclass),
-    'undo', profiles_internal.policy_text(y.oid))
-  from pg_policy as y
-  where y.polrelid = any (our_tables) and not (
-    (y.polname like 'Owners can %' or y.polname = 'Service role can do what its grants allow')
-    and to_regproc('profiles_internal.keep_updated_at') is not null
-  );
+  select p.step
+  from profiles_internal.adopting_revisions() as r
+  cross join lateral (
+    select coalesce(profiles_internal.table_to_adopt(r.table_name), to_regclass('public.' || r.table_name)) as oid
+  ) as t
+  cross join lateral profiles_internal.adoption_of_policies(r.table_name, t.oid) as p (step)
+  where t.oid is not null;
 
   -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
   if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then

@@ -51,7 +51,7 @@ begin
   -- An answer is for a question of the whole plan, before the first change.
   if p_revision is null then
     steps := steps || coalesce((
-      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_internal_tables', 'action', 'stop', 'object', format('answer %I', g.id),
+      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_internal_tables', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
       where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''

@@ -47,6 +47,13 @@ begin
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
   execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
+  if exists (
+    select from profiles_internal.adoption_policies('user_profiles', relation) as p
+    where p.command in ('r', '*') and p.answer = 'keep'
+      and has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), relation, 'select')
+  ) then
+    execute format('grant select on table %s to anon', old_name);
+  end if;
   for given in select r.* from profiles_internal.old_name_rights(found) as r loop
     execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
   end loop;

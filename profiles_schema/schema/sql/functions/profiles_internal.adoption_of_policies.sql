@@ -1,0 +1,94 @@
+-- What becomes of the policies of one table when ours come, and the questions about those that show or give others' rows
+-- away. One that goes takes rows from whatever reads the table as whoever asks: each such object is a question too.
+create or replace function profiles_internal.adoption_of_policies(p_table text, p_found regclass)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_of_policies$
+declare
+  target constant text := 'public.' || p_table;
+  step constant jsonb := jsonb_build_object('revision', '0009_create_policies', 'lock', 'ACCESS EXCLUSIVE');
+  reads constant boolean := exists (
+    select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.id is not null
+  );
+  -- What users may write in our tables, by our rights.
+  writable constant text := case p_table
+    when 'user_profiles' then 'names, bio, texts, pictures, emoji, visibility, metrics, preferences, notifications, time zone and language'
+    when 'user_progress' then 'total_points and the counts of words'
+    when 'user_api_keys' then 'the keys'
+    when 'export_history' then 'filters'
+    else 'nothing' end;
+  added text;
+  by_anon boolean;
+  readers text;
+  policy record;
+begin
+  if reads then
+    select string_agg(c.name, ', ' order by c.name) into added
+    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+    where c.found_name is null and c.wanted_type is not null;
+    by_anon := has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), p_found, 'select');
+    select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
+  end if;
+
+  for policy in
+    select p.*, case p.command when 'r' then 'read' when 'a' then 'insert' when 'w' then 'change' when 'd' then 'delete' else 'read and write' end as verb,
+      coalesce((
+        select string_agg(case when m.role = 0 then 'everybody' else pg_get_userbyid(m.role) end, ', ' order by m.role)
+        from pg_policy as y cross join lateral unnest(y.polroles) as m (role) where y.oid = p.policy
+      ), 'everybody with rights') as who
+    from profiles_internal.adoption_policies(p_table, p_found) as p
+    -- Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
+    where not ((p.name like 'Owners can %' or p.name = 'Service role can do what its grants allow') and to_regproc('profiles_internal.keep_updated_at') is not null)
+    order by p.name
+  loop
+    if policy.id is not null then
+      return next step || jsonb_build_object('seq', 5, 'action', 'question', 'id', policy.id, 'object', target,
+        'found', case when policy.policy is null then 'no row level security: everybody with rights on it reads and writes every row'
+          else format('policy "%s" lets %s %s rows: %s', policy.name, policy.who, policy.verb, (
+            select regexp_replace(concat_ws(' with check ', pg_get_expr(y.polqual, y.polrelid), pg_get_expr(y.polwithcheck, y.polrelid)), '\s+', ' ', 'g')
+            from pg_policy as y where y.oid = policy.policy
+          )) end,
+        'answers', jsonb_strip_nulls(jsonb_build_object(
+          'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
+            case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
+            case when policy.command in ('r', '*') then 'everybody for whom it is reads the columns that the upgrade adds, too: ' || coalesce(added, 'none') end,
+            case when policy.command in ('r', '*') and by_anon then 'anon, without an account, reads the columns of today alone, by name (a select of * fails)' end,
+            case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
+            case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
+          ) end,
+          'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
+            'users ' || case when policy.command in ('r', '*') then 'read their own row, and of others what get_public_profile gives' else 'write their own rows alone' end,
+            case when policy.command in ('r', '*') and readers is not null then 'then these find less, and each is a question: ' || readers end)
+        )));
+    end if;
+
+    if policy.fate = 'stays' then
+      return next step || jsonb_build_object('seq', 10, 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'one of the application', 'wanted', case when policy.id is null then 'stays: it only takes away' else 'stays, as answered' end,
+        'statement', case when policy.id is not null then format('select profiles_internal.keep_policy(%L, %L)', p_table, policy.name) end,
+        'undo', case when policy.id is not null then
+          format('update profiles_internal.settings set value = value - %L where key = ''accepted_policies''', format('%s.%s', target, policy.name)) end);
+    elsif policy.policy is not null then
+      return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'one of the application', 'wanted', 'ours',
+        'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
+        'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
+    end if;
+  end loop;
+
+  if exists (
+    select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.answer = 'replace'
+  ) then
+    return query
+    select step || jsonb_build_object('seq', 6, 'action', 'question', 'id', 'reads:' || r.name, 'object', r.name,
+      'found', format('reads %s with the rights of whoever asks', target),
+      'answers', jsonb_build_object('accept', format('it finds in %s only the row of whoever asks, where today an open policy shows it others'' rows; look at what it decides by that', target)))
+    from profiles_internal.table_readers(p_found) as r
+    where not r.as_owner;
+  end if;
+end
+$adoption_of_policies$;
+
+revoke all on function profiles_internal.adoption_of_policies(text, regclass) from public, anon, authenticated, service_role;

@@ -1,0 +1,237 @@
+"""Policies of the application on adopted tables: what reads through them keeps its meaning, or is a question."""
+
+import pytest
+from support import drift, profiles_schema, snapshot
+
+from profiles_schema.errors import MigrationFailed
+from profiles_schema.operations import adopt, health, smoke
+
+OPEN = "policy:public.user_profiles:Profiles are viewable"
+ADA, BOB = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+APPLICATION = """
+create table public.{table} (id uuid primary key references auth.users (id) on delete cascade, username text, is_private boolean default true);
+alter table public.{table} enable row level security;
+create policy "Profiles are viewable" on public.{table} for select using (true);
+create policy "Own profile" on public.{table} for update using (auth.uid() = id);
+create table public.posts (id int primary key, author uuid not null);
+alter table public.posts enable row level security;
+create policy "Posts of those who are not private" on public.posts for select
+  using (author = auth.uid() or not exists (select 1 from public.{table} p where p.id = author and p.is_private));
+grant select on public.posts, public.{table} to anon, authenticated;
+create view public.directory with (security_invoker = true) as select username from public.{table};
+grant select on public.directory to authenticated;
+create view public.counted as select count(*) from public.{table};
+create function public.is_known(p uuid) returns boolean language sql stable as $$ select exists (select from {table} where id::text = p::text) $$;
+create function public.is_admin() returns boolean language plpgsql stable security definer as $$
+begin return exists (select from public.{table} where id = auth.uid() and username = 'admin'); end $$;
+insert into auth.users (id, email) values ('{ada}', 'ada@example.org'), ('{bob}', 'bob@example.org');
+insert into public.{table} select id, 'name' || row_number() over () from auth.users;
+insert into public.posts select n, case when n = 1 then '{ada}'::uuid else '{bob}'::uuid end from generate_series(1, 8) as n;
+"""
+
+
+@pytest.fixture
+def application(hosted):
+    hosted.script(APPLICATION.format(table="user_profiles", ada=ADA, bob=BOB))
+    return hosted
+
+
+def seen(database, statement, user=ADA, role="authenticated"):
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(f"set local role {role}")
+        connection.exec_driver_sql(f"select set_config('request.jwt.claims', '{{\"sub\": \"{user}\"}}', true)")
+        return connection.exec_driver_sql(statement).scalar()
+
+
+def plan(database, *x):
+    with database.engine.connect() as connection:
+        return adopt.plan(connection, x=x)
+
+
+def is_well(database):
+    assert drift(database) == []
+    with database.engine.connect() as connection:
+        assert [f.message for f in health.examine(connection, full=True).problems] == []
+        connection.rollback()
+        assert [step for step in smoke.smoke(connection) if not step.passed] == []
+
+
+def test_an_open_policy_that_others_read_through_is_a_question(application):
+    assert seen(application, "select count(*) from public.posts") == 1
+    (question,) = plan(application).questions
+    assert question.id == OPEN
+    assert set(question.answers) == {"keep", "replace"}
+    for name in (
+        "policy public.posts:Posts of those who are not private",
+        "view public.directory",
+        "function public.is_known(uuid)",
+    ):
+        assert name in question.answers["replace"]
+    assert "is_admin" not in question.answers["replace"]  # reads as its owner
+    assert "counted" not in question.answers["replace"]
+    for column in ("email", "phone", "role"):
+        assert column in question.answers["keep"]
+    with pytest.raises(MigrationFailed, match="Answer"):
+        application.upgrade()
+
+
+def test_a_kept_policy_keeps_what_reads_through_it(application):
+    found = application.run(
+        "select polname, pg_get_expr(polqual, polrelid) from pg_policy where polrelid = 'public.user_profiles'::regclass order by 1"
+    )
+    application.upgrade(answers={OPEN: "keep"})
+    assert seen(application, "select count(*) from public.posts") == 1
+    assert seen(application, "select count(*) from public.directory") == 2
+    assert seen(application, "select count(username) from public.user_profiles", role="anon") == 2
+    assert not application.value("select has_column_privilege('anon', 'public.user_profiles', 'email', 'select')")
+    is_well(application)
+    application.downgrade("base", allow_data_loss="yes")
+    assert (
+        application.run(
+            "select polname, pg_get_expr(polqual, polrelid) from pg_policy where polrelid = 'public.user_profiles'::regclass order by 1"
+        )
+        == found
+    )
+    assert seen(application, "select count(*) from public.posts") == 1
+
+
+def test_each_object_that_finds_less_is_a_question_of_its_own(application):
+    assert {q.id for q in plan_with(application, {OPEN: "replace"}).questions} == {
+        "reads:policy public.posts:Posts of those who are not private",
+        "reads:view public.directory",
+        "reads:function public.is_known(uuid)",
+    }
+    application.upgrade(answers=application.answers("replace", "accept"))
+    assert seen(application, "select count(*) from public.posts") == 8  # as accepted
+    is_well(application)
+
+
+def plan_with(database, answers):
+    with database.engine.connect() as connection:
+        return adopt.plan(connection, answers=answers)
+
+
+def test_a_table_without_row_level_security_is_the_same_question(application):
+    application.script(
+        'drop policy "Profiles are viewable" on public.user_profiles; alter table public.user_profiles disable row level security'
+    )
+    (question,) = plan(application).questions
+    assert question.id == "rls:public.user_profiles"
+    application.upgrade(answers={question.id: "keep"})
+    assert seen(application, "select count(*) from public.posts") == 1
+    assert seen(application, "select count(username) from public.user_profiles", role="anon") == 2
+    is_well(application)
+    application.downgrade("base", allow_data_loss="yes")
+    assert application.value("select not relrowsecurity from pg_class where oid = 'public.user_profiles'::regclass")
+    assert application.value("select count(*) from pg_policy where polrelid = 'public.user_profiles'::regclass") == 1
+
+
+def test_a_restrictive_policy_stays(application):
+    application.script(
+        "create policy \"Not banned\" on public.user_profiles as restrictive using (username <> 'banned')"
+    )
+    application.upgrade(answers={OPEN: "keep"})
+    application.run("update public.user_profiles set username = 'banned' where id::text = :id", id=ADA)
+    assert seen(application, "select count(*) from public.user_profiles", user=BOB) == 1
+    is_well(application)
+
+
+def test_policies_that_let_users_write_others_rows_are_asked_about_or_named(application):
+    application.script(
+        """
+        create policy "Trigger inserts" on public.user_profiles for insert with check (true);
+        create policy "Anybody edits" on public.user_profiles for update using (true);
+        create policy "Editors do all" on public.user_profiles using (auth.role() = 'editor');
+        create policy "Own is not all" on public.user_profiles for select using (auth.uid() = id and username <> 'banned');
+        create policy "Own, differently" on public.user_profiles for select to authenticated using ((select auth.uid())::text = id::text);
+        create policy "For the server" on public.user_profiles to service_role using (true);
+        """
+    )
+    found = plan(application)
+    assert {question.id.rpartition(":")[2] for question in found.questions} == {
+        "Profiles are viewable", "Anybody edits", "Editors do all", "Own is not all",
+    }  # fmt: skip
+    asked = {question.id.rpartition(":")[2]: question.answers for question in found.questions}
+    assert "could change in every row that it shows" in asked["Editors do all"]["keep"]
+    assert "could change in every row that it shows" in asked["Anybody edits"]["keep"]
+    (named,) = [step for step in found.steps if step.object == 'policy "Trigger inserts" on public.user_profiles']
+    assert "insert rows" in named.remedy
+    answers = {question.id: "keep" for question in found.questions}
+    application.upgrade(answers=answers)
+    is_well(application)
+    assert seen(application, "select count(*) from public.user_profiles") == 2
+    repaired = "revoke update (bio) on public.user_profiles from authenticated"
+    application.script(repaired)
+    done = profiles_schema(application.url, "repair")
+    assert done.returncode == 0, done.stdout
+    assert seen(application, "select count(username) from public.user_profiles", role="anon") == 2
+    is_well(application)
+
+
+def test_reads_through_a_kept_policy_go_on_under_the_old_name(hosted):
+    hosted.script(APPLICATION.format(table="profiles", ada=ADA, bob=BOB))
+    options = {"adopt_table": "profiles"}
+    hosted.upgrade(**options, answers={OPEN: "keep"})
+    assert seen(hosted, "select count(*) from public.posts") == 1
+    assert seen(hosted, "select count(*) from public.profiles") == 2
+    assert seen(hosted, "select count(*) from (select * from public.profiles) as p", role="anon") == 2
+    assert seen(hosted, f"select public.is_known('{BOB}')") is True
+    is_well(hosted)
+
+
+def test_an_upgrade_that_goes_on_half_way_keeps_what_was_answered(application):
+    application.upgrade("0005_create_user_api_keys", answers={OPEN: "keep"})
+    application.upgrade()
+    assert seen(application, "select count(*) from public.posts") == 1
+    is_well(application)
+
+
+READER = """
+alter table public.user_profiles add column preferences text;
+create function public.likes(p uuid) returns boolean language sql stable as
+$$ select exists (select from public.user_profiles where preferences like '%x%') $$;
+"""
+
+
+def test_a_function_that_would_no_longer_run_stops_the_upgrade_with_the_error_of_the_server(application):
+    application.script(READER)
+    found = snapshot(application)
+    with pytest.raises(MigrationFailed) as refused:
+        application.upgrade(answers={OPEN: "keep"})
+    assert "would no longer run: function public.likes(uuid) (operator does not exist: jsonb ~~ unknown)" in str(
+        refused.value
+    )
+    assert {k: v for k, v in snapshot(application).items() if "public.user_profiles" in k} == {
+        k: v for k, v in found.items() if "public.user_profiles" in k
+    }
+    application.script("drop function public.likes(uuid)")
+    application.upgrade()
+
+
+def test_a_function_that_did_not_run_before_stops_nothing(application):
+    application.script(
+        "set local check_function_bodies = off; create function public.broken() returns text language sql as"
+        " $$ select gone from public.user_profiles $$;"
+    )
+    application.upgrade(answers={OPEN: "keep"})
+
+
+def test_functions_in_plpgsql_are_checked_where_the_checker_is_and_named_where_not(application):
+    application.script(
+        READER.replace("language sql", "language plpgsql")
+        .replace("$$ select exists", "$$ begin return exists")
+        .replace("'%x%') $$", "'%x%'); end $$")
+    )
+    (note,) = [note for note in plan(application).notes if note.wanted == "not verified"]
+    assert note.object == "function public.is_admin(), function public.likes(uuid)"
+    application.script(
+        """
+        create schema checker;
+        create function checker.plpgsql_check_function_tb(f regprocedure, r oid, out level text, out message text) returns setof record
+        language sql as $$ select 'error', 'column is jsonb' from pg_attribute as a join pg_class as c on c.oid = a.attrelid
+          where c.relname = 'user_profiles' and a.attname = 'preferences' and a.atttypid = 'jsonb'::regtype and f::text like '%likes%' $$;
+        """
+    )
+    assert [note for note in plan(application).notes if note.wanted == "not verified"] == []
+    with pytest.raises(MigrationFailed, match=r"function public.likes\(uuid\) \(column is jsonb\)"):
+        application.upgrade(answers={OPEN: "keep"})
