@@ -42,6 +42,8 @@ def application(hosted_open):
             f"insert into auth.users (id, email) values ('{ADA}', 'ada@example.org'), ('{BOB}', 'bob@example.org')"
         )
         hosted_open.script(script)
+        for table in ("user_profiles", "collectors"):
+            hosted_open.script(f"alter table if exists public.{table} enable row level security")
         return hosted_open
 
     return make
