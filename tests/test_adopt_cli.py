@@ -626,9 +626,7 @@ def test_the_demonstration_shows_one_adoption_and_leaves_nothing(place):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert re.findall(r"^(\d+)\. ", done.stdout, flags=re.MULTILINE) == [
-        str(n) for n in range(1, 11)
-    ]
+    assert re.findall(r"^(\d+)\. ", done.stdout, flags=re.MULTILINE) == [str(n) for n in range(1, 11)]
     assert "Done: the database is at the newest revision" in done.stdout
     assert "…0002  profile_visibility  friends" in done.stdout
     assert "profiles-schema rehearse --source" in done.stdout
