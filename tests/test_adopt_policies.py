@@ -85,6 +85,9 @@ def test_a_kept_policy_keeps_what_reads_through_it(application):
     assert seen(application, "select count(username) from public.user_profiles", role="anon") == 2
     assert not application.value("select has_column_privilege('anon', 'public.user_profiles', 'email', 'select')")
     is_well(application)
+    application.downgrade("0008_create_functions")
+    application.upgrade(answers={OPEN: "keep"})
+    assert seen(application, "select count(username) from public.user_profiles", role="anon") == 2
     application.downgrade("base", allow_data_loss="yes")
     assert (
         application.run(
@@ -235,3 +238,18 @@ def test_functions_in_plpgsql_are_checked_where_the_checker_is_and_named_where_n
     assert [note for note in plan(application).notes if note.wanted == "not verified"] == []
     with pytest.raises(MigrationFailed, match=r"function public.likes\(uuid\) \(column is jsonb\)"):
         application.upgrade(answers={OPEN: "keep"})
+
+
+def test_what_anon_reads_elsewhere_goes_on_where_a_policy_looks_at_an_adopted_table(application):
+    application.script(
+        'drop policy "Profiles are viewable" on public.user_profiles;'
+        'create policy "Own" on public.user_profiles for select using (auth.uid() = id);'
+        'drop policy "Posts of those who are not private" on public.posts;'
+        'create policy "Published, or an admin" on public.posts for select'
+        " using (id < 4 or exists (select from public.user_profiles as p where p.id = auth.uid() and p.username = 'admin'))"
+    )
+    assert seen(application, "select count(*) from public.posts", role="anon") == 3
+    application.upgrade()
+    assert seen(application, "select count(*) from public.posts", role="anon") == 3
+    assert seen(application, "select count(*) from public.user_profiles", role="anon") == 0
+    is_well(application)

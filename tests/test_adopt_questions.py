@@ -12,18 +12,16 @@ from profiles_schema.errors import MigrationFailed, UsageError
 from profiles_schema.migrations import answers, options
 from profiles_schema.operations import adopt
 
-LOCK = "lock:public.user_api_keys"
+BOARD = "policy:public.user_progress:Board"
 
 
 @pytest.fixture
-def large(hosted_open):
-    """A table that is locked for long: a question, and nothing else."""
+def asking(hosted_open):
+    """A table about which there is one question, and nothing else."""
     hosted_open.script(
-        "create table public.user_api_keys (id uuid primary key default gen_random_uuid(), user_id uuid)"
-    )
-    hosted_open.administrator.script(
-        "set local session_replication_role = replica;"
-        "insert into public.user_api_keys (user_id) select gen_random_uuid() from generate_series(1, 50001)"
+        "create table public.user_progress (id uuid primary key default gen_random_uuid(), user_id uuid);"
+        "alter table public.user_progress enable row level security;"
+        'create policy "Board" on public.user_progress for select using (true)'
     )
     hosted_open.found = snapshot(hosted_open)
     return hosted_open
@@ -36,44 +34,44 @@ def refusal(database, **given):
     return str(refused.value)
 
 
-def test_an_unanswered_question_stops_before_the_first_change(large):
-    message = refusal(large)
-    assert f'Answer "{LOCK}" with "accept"' in message
+def test_an_unanswered_question_stops_before_the_first_change(asking):
+    message = refusal(asking)
+    assert f'Answer "{BOARD}" with "keep" (it stays' in message
     assert "profiles-schema adopt --dry-run --write-answers adopt.toml" in message
-    assert refusal(large, answers={LOCK: ""})  # left empty: not answered
+    assert refusal(asking, answers={BOARD: ""})  # left empty: not answered
 
 
-def test_an_answer_outside_the_possible_ones_is_refused(large):
-    assert '"perhaps" is no answer to it' in refusal(large, answers={LOCK: "perhaps"})
+def test_an_answer_outside_the_possible_ones_is_refused(asking):
+    assert '"perhaps" is no answer to it' in refusal(asking, answers={BOARD: "perhaps"})
 
 
-def test_an_answer_that_no_question_needs_is_refused(large):
-    message = refusal(large, answers={LOCK: "accept", "lock:public.user_progress": "accept"})
-    assert 'answer "lock:public.user_progress": accept' in message
+def test_an_answer_that_no_question_needs_is_refused(asking):
+    message = refusal(asking, answers={BOARD: "keep", "lock:public.user_progress": "keep"})
+    assert 'answer "lock:public.user_progress": keep' in message
     assert "No question needs it" in message
-    assert LOCK not in message
+    assert BOARD not in message
 
 
-def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downgrade(large):
-    large.upgrade("0002_create_foundation", answers={LOCK: "accept"})
+def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downgrade(asking):
+    asking.upgrade("0002_create_foundation", answers={BOARD: "keep"})
     kept = "select object_name, data #>> '{}' from profiles_internal.adopted where object_type = 'answer'"
-    assert large.run(kept) == [(LOCK, "accept")]
-    large.upgrade("0005_create_user_api_keys")
-    large.upgrade(answers={LOCK: "accept"})  # needed before, so no error now
-    large.upgrade(answers={LOCK: "accept"})  # a deployment that runs again
-    assert large.run(kept) == [(LOCK, "accept")]
-    large.downgrade("base", allow_data_loss="yes")
-    assert LOCK in refusal(large)
+    assert asking.run(kept) == [(BOARD, "keep")]
+    asking.upgrade("0005_create_user_api_keys")
+    asking.upgrade(answers={BOARD: "keep"})  # needed before, so no error now
+    asking.upgrade(answers={BOARD: "keep"})  # a deployment that runs again
+    assert asking.run(kept) == [(BOARD, "keep")]
+    asking.downgrade("base", allow_data_loss="yes")
+    assert BOARD in refusal(asking)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (b'"a" = "b"\n"a" = "c"\n', "is no TOML: Cannot overwrite a value (at line 2, column 10)."),
-        (b'\n"lock:x" = accept\n', "(at line 2, column 12)."),
+        (b'\n"lock:x" = keep\n', "(at line 2, column 12)."),
         (b'# no\n\n"lock:x" = 1\n', 'holds no answer in line 3. Write the id in quotes: "ID" = "ANSWER".'),
-        (b'# no\nlock.x = "accept"\n', "holds no answer in line 2."),
-        (b'# \xff\n"lock:x" = "accept"\n', "is not in UTF-8 (line 1)."),
+        (b'# no\nlock.x = "keep"\n', "holds no answer in line 2."),
+        (b'# \xff\n"lock:x" = "keep"\n', "is not in UTF-8 (line 1)."),
     ],
 )
 def test_a_malformed_file_is_one_error_with_its_line(tmp_path, text, message):
@@ -90,66 +88,66 @@ def test_a_file_that_is_not_there_is_a_usage_error():
     assert "The file of answers none.toml cannot be read: No such file or directory." in refused.stderr
 
 
-def test_the_plan_shows_a_question_until_it_is_answered(large, tmp_path):
-    with large.engine.connect() as connection:
+def test_the_plan_shows_a_question_until_it_is_answered(asking, tmp_path):
+    with asking.engine.connect() as connection:
         plan = adopt.plan(connection)
         (question,) = plan.questions
         assert (question.id, question.object, question.revision) == (
-            LOCK, "public.user_api_keys", "0005_create_user_api_keys",
+            BOARD, "public.user_progress", "0009_create_policies",
         )  # fmt: skip
-        assert list(question.answers) == ["accept"]
-        path = answers_file(tmp_path / "adopt.toml", {LOCK: "accept"})
+        assert set(question.answers) == {"keep", "replace"}
+        path = answers_file(tmp_path / "adopt.toml", {BOARD: "keep"})
         answered = adopt.plan(connection, x=[f"answers={path}"])
     assert (answered.questions, answered.stoppers) == ([], [])
-    assert [(step.id, step.wanted) for step in answered.answered] == [(LOCK, "accept")]
+    assert [(step.id, step.wanted) for step in answered.answered] == [(BOARD, "keep")]
 
 
 def dry_run(database, *arguments):
     return profiles_schema(database.url, "adopt", "--dry-run", *arguments)
 
 
-def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(large, tmp_path):
+def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(asking, tmp_path):
     path = tmp_path / "adopt.toml"
-    done = dry_run(large, "--write-answers", str(path))
+    done = dry_run(asking, "--write-answers", str(path))
     assert done.returncode == 1
     assert f"{path}: 1 question, 1 open" in done.stderr
     text = path.read_text(encoding="utf-8")
     assert f"profiles-schema upgrade -x answers={path}" in text
-    assert "# public.user_api_keys: 50001 rows" in text
-    assert '#   "accept": it is taken over, and locked for about' in text
-    assert text.splitlines()[-1] == f'"{LOCK}" = ""'
-    assert done.stdout.splitlines()[-1] == f"Answer this question: {LOCK}."
+    assert '# public.user_progress: policy "Board" lets everybody read rows: true' in text
+    assert '#   "keep": it stays; ' in text
+    assert text.splitlines()[-1] == f'"{BOARD}" = ""'
+    assert done.stdout.splitlines()[-1] == f"Answer this question: {BOARD}."
 
-    open_ = dry_run(large, "-x", f"answers={path}")  # as written: nothing is answered yet
-    assert (open_.returncode, open_.stdout.splitlines()[-1]) == (1, f"Answer this question: {LOCK}.")
-    path.write_text(text.replace(f'"{LOCK}" = ""', f'"{LOCK}" = "accept"'))
-    answered = dry_run(large, "-x", f"answers={path}")
+    open_ = dry_run(asking, "-x", f"answers={path}")  # as written: nothing is answered yet
+    assert (open_.returncode, open_.stdout.splitlines()[-1]) == (1, f"Answer this question: {BOARD}.")
+    path.write_text(text.replace(f'"{BOARD}" = ""', f'"{BOARD}" = "keep"'))
+    answered = dry_run(asking, "-x", f"answers={path}")
     assert answered.returncode == 0
     assert answered.stdout.splitlines()[-1] == "Nothing changes meaning beyond what the answers say."
-    with large.engine.connect() as connection:
+    with asking.engine.connect() as connection:
         command.upgrade(alembic_config(connection, {"answers": str(path)}), "head")
 
 
-def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_valid_answers(large, tmp_path):
+def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_valid_answers(asking, tmp_path):
     path = tmp_path / "adopt.toml"
-    answers_file(path, {LOCK: "accept", "lock:public.gone": "accept"})
+    answers_file(path, {BOARD: "keep", "lock:public.gone": "keep"})
     before = path.read_text()
-    refused = dry_run(large, "--write-answers", str(path))
+    refused = dry_run(asking, "--write-answers", str(path))
     assert refused.returncode == 2
     assert "With --force it is written anew" in refused.stderr
     assert path.read_text() == before
 
-    done = dry_run(large, "--write-answers", str(path), "--force")
+    done = dry_run(asking, "--write-answers", str(path), "--force")
     assert done.returncode == 0
     assert "left out, since no question needs it: lock:public.gone" in done.stderr
-    assert path.read_text().splitlines()[-1] == f'"{LOCK}" = "accept"'
+    assert path.read_text().splitlines()[-1] == f'"{BOARD}" = "keep"'
     first = path.read_text()
-    dry_run(large, "--write-answers", str(path), "--force")
+    dry_run(asking, "--write-answers", str(path), "--force")
     assert path.read_text() == first
 
-    answers_file(path, {LOCK: "perhaps"})
-    dry_run(large, "--write-answers", str(path), "--force")
-    assert path.read_text().splitlines()[-1] == f'"{LOCK}" = ""'
+    answers_file(path, {BOARD: "perhaps"})
+    dry_run(asking, "--write-answers", str(path), "--force")
+    assert path.read_text().splitlines()[-1] == f'"{BOARD}" = ""'
 
 
 def test_what_the_file_holds_of_the_application_is_quoted():
@@ -165,11 +163,11 @@ def test_what_the_file_holds_of_the_application_is_quoted():
     assert tomllib.loads(text) == {nasty.id: "keep"}
 
 
-def test_the_dry_run_ends_in_one_of_three_sentences(large, hosted):
+def test_the_dry_run_ends_in_one_of_three_sentences(asking, hosted):
     assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
-    assert dry_run(large).stdout.splitlines()[-1] == f"Answer this question: {LOCK}."
-    large.script("create view public.user_progress as select 1 as user_id")
-    refused = dry_run(large, "--json")
-    verdict = "Cannot be taken over, because public.user_progress: no ordinary table."
+    assert dry_run(asking).stdout.splitlines()[-1] == f"Answer this question: {BOARD}."
+    asking.script("create view public.user_api_keys as select 1 as user_id")
+    refused = dry_run(asking, "--json")
+    verdict = "Cannot be taken over, because public.user_api_keys: no ordinary table."
     assert json.loads(refused.stdout)["verdict"] == verdict
-    assert [question["id"] for question in json.loads(refused.stdout)["questions"]] == [LOCK]
+    assert [question["id"] for question in json.loads(refused.stdout)["questions"]] == [BOARD]

@@ -288,6 +288,22 @@ begin
 end
 $close_sessions$;
 
+-- What a kept policy of the application needs stays.
+do $kept$
+declare
+  kept record;
+begin
+  for kept in
+    select a.object_name as table_name, string_agg(distinct quote_ident(c.name), ', ') as columns
+    from profiles_internal.adopted as a cross join lateral jsonb_array_elements_text(a.data -> 'anon reads') as c (name)
+    where a.object_type = 'kept policy'
+    group by a.object_name
+  loop
+    execute format('grant select (%s) on table %s to anon', kept.columns, kept.table_name);
+  end loop;
+end
+$kept$;
+
 select profiles_internal.put_back_adopted('0009_create_policies');
 """
     )

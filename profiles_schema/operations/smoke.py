@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from profiles_schema.database import sqlstate
 from profiles_schema.migrations.sql_objects import holds
 from profiles_schema.operations.settings import accepted
+from profiles_schema.schema.catalog import kept_rights
 from profiles_schema.schema.objects import Where
 from profiles_schema.settings import ENVELOPE_PREFIX
 
@@ -134,6 +135,8 @@ class _Trial:
             ),
             {"accepted": accepted(connection).get("accepted_policies", [])},
         )
+        # Where statements of the application look, anon may look too, and finds nothing.
+        self.anon_looks = {key.removeprefix("grant public.").partition(".")[0] for key, _ in kept_rights(connection)}
         self.opened = {(row.relname, row.polcmd) for row in opened}
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -355,6 +358,9 @@ class _Trial:
     def anon_reads(self) -> None:
         with self.acting_as("anon"):
             for table in self.closed("r"):
+                if table in self.anon_looks:
+                    self.expect(self.value(f"select count(*) from public.{table}"), 0, f"the number of rows of {table}")
+                    continue
                 self.expect_denied(f"select 1 from public.{table}")
 
     def anon_calls(self) -> None:

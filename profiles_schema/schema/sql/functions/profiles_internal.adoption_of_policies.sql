@@ -59,7 +59,7 @@ begin
             case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
           ) end,
           'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
-            'users ' || case when policy.command in ('r', '*') then 'read their own row, and of others what get_public_profile gives' else 'write their own rows alone' end,
+            'users ' || case when policy.command in ('r', '*') then 'read their own rows' || case p_table when 'user_profiles' then ', and of others what get_public_profile gives' else '' end else 'write their own rows alone' end,
             case when policy.command in ('r', '*') and readers is not null then 'then these find less, and each is a question: ' || readers end)
         )));
     end if;
@@ -77,6 +77,14 @@ begin
         'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
     end if;
   end loop;
+
+  -- A policy of another table that looks here would fail for anon, where it finds nothing today.
+  return query
+  select step || jsonb_build_object('seq', 11, 'action', 'keep', 'object', target, 'found', 'anon may read it, and these do: ' || string_agg(r.name, ', ' order by r.name),
+    'wanted', 'goes on: the columns of today, and no row without a policy', 'statement', format('select profiles_internal.keep_policy(%L, null)', p_table))
+  from profiles_internal.table_readers(p_found) as r
+  where not r.as_owner and has_any_column_privilege((select a.oid from pg_roles as a where a.rolname = 'anon'), p_found, 'select')
+  having count(*) > 0;
 
   if exists (
     select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.answer = 'replace'

@@ -52,7 +52,7 @@ as $adoption_policies$
     union all
     select null, 'Everybody reads, as before', 'r', 'rls:public.' || p_table, 'open'
     from pg_class as c
-    where c.oid = p_found and not c.relrowsecurity and exists (
+    where c.oid = p_found and c.relkind = 'r' and not c.relrowsecurity and exists (
       select from pg_roles as r
       where r.rolname in ('anon', 'authenticated') and has_any_column_privilege(r.oid, c.oid, 'select') and not r.rolbypassrls
     )

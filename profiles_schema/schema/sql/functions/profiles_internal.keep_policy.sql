@@ -1,5 +1,6 @@
 -- Lets a policy of the application stay beside ours: health accepts it (setting accepted_policies), and anon goes on reading
--- the columns that it could read. What is granted for it is on record, for whatever takes rights away to give them again.
+-- the columns that it could read. Without a policy anon reads no row there, but a statement that looks does not fail.
+-- What is granted is on record, for whatever takes rights away to give them again.
 create or replace function profiles_internal.keep_policy(p_table text, p_policy text)
 returns void
 language plpgsql
@@ -10,14 +11,17 @@ declare
   columns jsonb;
 begin
   insert into profiles_internal.settings as s (key, value)
-  values ('accepted_policies', jsonb_build_array(format('public.%s.%s', p_table, p_policy)))
+  select 'accepted_policies', jsonb_build_array(format('public.%s.%s', p_table, p_policy)) where p_policy is not null
   on conflict (key) do update set value = s.value || excluded.value;
 
   select jsonb_agg(a.attname order by a.attnum) into columns
-  from pg_policy as y
-  join pg_attribute as a on a.attrelid = y.polrelid and a.attnum > 0 and not a.attisdropped
+  from pg_attribute as a
   join pg_roles as r on r.rolname = 'anon' and not r.rolbypassrls
-  where y.polrelid = relation and y.polname = p_policy and y.polcmd in ('r', '*') and y.polroles && array[0::oid, r.oid]
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    and (p_policy is null or exists (
+      select from pg_policy as y
+      where y.polrelid = relation and y.polname = p_policy and y.polcmd in ('r', '*') and y.polroles && array[0::oid, r.oid]
+    ))
     and has_column_privilege(r.oid, relation, a.attnum, 'select')
     and exists (
       select from profiles_internal.adopted as t cross join lateral jsonb_array_elements(t.data -> 'columns') as c
