@@ -130,7 +130,7 @@ class Database:
         return rows[0] if rows else None
 
     def upgrade(self, revision: str = "head", **options: Any) -> None:
-        """`alembic upgrade`, in this process; ``answers`` by the ids of their questions."""
+        """`alembic upgrade`, in this process; ``answers`` by the ids of their questions, or "all"."""
         self._migrate(command.upgrade, revision, options)
 
     def downgrade(self, revision: str, **options: str) -> None:
@@ -139,6 +139,9 @@ class Database:
 
     def _migrate(self, verb: Any, revision: str, options: Mapping[str, Any]) -> None:
         with self.engine.connect() as connection, TemporaryDirectory() as directory:
+            if options.get("answers") == "all":
+                x = [f"{key.replace('_', '-')}={value}" for key, value in options.items() if key != "answers"]
+                options = {**options, "answers": self.answers(x=x)}
             if "answers" in options:
                 options = {**options, "answers": answers_file(Path(directory) / "answers.toml", options["answers"])}
             verb(alembic_config(connection, options), revision)

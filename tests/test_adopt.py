@@ -64,7 +64,7 @@ def as_found(shape, rows=ROWS):
         shapes.create(database, shape)
         shapes.fill(database, shape, rows)
         FOUND[shape] = shapes.look(database, shape)
-        database.upgrade(**shapes.options(shape))
+        database.upgrade(**shapes.options(shape), answers="all")
 
     return load
 
@@ -212,7 +212,7 @@ def test_health_is_content_and_counts_what_is_in_quarantine(adopted, shape):
     for row in quarantined(database):
         left[row.table_name][row.reason] += 1
     assert said == {
-        f"Rows of {table} stand in profiles_internal.quarantine, {reasons.total()}: "
+        f"{reasons.total()} {'row' if reasons.total() == 1 else 'rows'} of {table} in profiles_internal.quarantine: "
         + ", ".join(f"{reason} ({rows})" for reason, rows in sorted(reasons.items()))
         + "."
         for table, reasons in left.items()
@@ -326,7 +326,7 @@ def test_downgrade_gives_everything_back_as_found_and_upgrade_takes_it_again(ado
     assert [str(change) for change in changed.values() if change.missing or change.changed or change.columns] == []
     assert {name: change.added for name, change in changed.items()} == {k: v for k, v in added(database).items() if v}
 
-    database.upgrade(**shapes.options(shape))
+    database.upgrade(**shapes.options(shape), answers="all")
     assert differences(first[0], snapshot(database)) == []
     again = oracle.state(database, database.found, shape)
     assert {name: rows for name, rows in again.items() if rows != first[1][name]} == {}

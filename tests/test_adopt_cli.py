@@ -516,7 +516,7 @@ def test_health_says_what_adoption_left_and_calls_none_of_it_a_problem(old, full
     ]
     quarantine, foreign_key, adopted = result.findings
     assert quarantine.message == (
-        "Rows of public.user_profiles stand in profiles_internal.quarantine, 1: no user in auth.users (1)."
+        "1 row of public.user_profiles in profiles_internal.quarantine: no user in auth.users (1)."
     )
     assert "docs/adopting.md" in quarantine.remedy
     assert foreign_key.message.startswith("The foreign key posts_author_fkey of posts is NOT VALID")
@@ -536,7 +536,7 @@ def test_health_counts_quarantined_rows_by_reason_and_no_more_of_them_than_it_sa
         " from generate_series(1, 12) as g"
     )
     assert [f.message for f in look(database, full=True).findings] == [
-        "Rows of public.user_profiles stand in profiles_internal.quarantine, 12: no user in auth.users (9), no user_id (3)."
+        "12 rows of public.user_profiles in profiles_internal.quarantine: no user in auth.users (9), no user_id (3)."
     ]
     assert "quarantine, 10 or more: " in look(database).findings[0].message
 

@@ -13,7 +13,7 @@ KEPT = "select count(*) from profiles_internal.adopted where object_type in ('va
 def adopted(hosted):
     shapes.create(hosted, "a")
     shapes.fill(hosted, "a", 60)
-    hosted.upgrade()
+    hosted.upgrade(answers="all")
     return hosted
 
 
@@ -46,7 +46,7 @@ def with_deleted(hosted):
     users = [hosted.administrator.sign_up(f"{name}@example.org") for name in ("ada", "bob")]
     hosted.script(DELETED)
     hosted.administrator.run("update auth.users set deleted_at = now() where id = :id", id=users[0])
-    hosted.upgrade()
+    hosted.upgrade(answers="all")
     return users[0]
 
 

@@ -1254,6 +1254,115 @@ revoke all on function profiles_internal.adoption_counts(jsonb) from public, ano
 
     op.execute(
         r"""
+-- How much slower than the machine on which adoption was measured this server is: up to two thousand rows of the table go
+-- through the very conversion three times, into a table of our own that is rolled back each time (written, rewritten,
+-- indexed). Null where that says nothing or cannot be had: fewer than a thousand rows, a read-only transaction. Zero under the
+-- lock of the table: others wait for it, and nobody is asked any more.
+create or replace function profiles_internal.adoption_pace(p_context jsonb, p_counts jsonb)
+returns double precision
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_pace$
+declare
+  table_found constant regclass := p_context ->> 'found';
+  total constant bigint := p_counts ->> 'total';
+  -- Seconds for a row and a byte, where adoption was measured, by this very sample.
+  reference constant double precision := 0.00005 + (p_counts ->> 'bytes')::bigint * 0.00000005 / greatest(total, 1);
+  converted constant text := (
+    select string_agg(
+      format('%s as %I',
+        case when c.value ->> 'found_name' is null then 'null::' || (c.value ->> 'wanted_type')
+          else replace(coalesce(c.value ->> 'source', '{column}'), '{column}', 't.' || quote_ident(c.value ->> 'found_name')) end,
+        c.value ->> 'name'), ', ')
+    from jsonb_array_elements(p_context -> 'columns') as c
+  );
+  whole constant double precision := 3.6;
+  sampled bigint;
+  began timestamptz;
+  took double precision[] := '{}';
+begin
+  if exists (select from pg_locks as l where l.relation = table_found and l.pid = pg_backend_pid() and l.mode = 'AccessExclusiveLock') then
+    return 0;
+  elsif total < 1000 or current_setting('transaction_read_only') = 'on' then
+    return null;
+  end if;
+  for n in 1..3 loop
+    begin
+      began := clock_timestamp();
+      execute format('create table profiles_internal.adoption_sample as select t.* from %s as t limit 2000', table_found);
+      get diagnostics sampled = row_count;
+      execute format('create table profiles_internal.adoption_sample_converted as select t.ctid::text as row_key, %s from profiles_internal.adoption_sample as t', converted);
+      update profiles_internal.adoption_sample_converted set row_key = row_key || ' ';
+      create unique index on profiles_internal.adoption_sample_converted (row_key);
+      took := took || (extract(epoch from clock_timestamp() - began)::double precision / sampled);
+      raise exception 'sampled' using errcode = 'PRTRY';
+    exception
+      when sqlstate 'PRTRY' then
+        null;
+      when others then
+        return null;
+    end;
+  end loop;
+  -- The middle one: the first meets cold buffers, another one a checkpoint. With all indexes, CHECKs and counts a row takes
+  -- that many times what it takes here (benchmarks/adopt.py).
+  return whole * (select t.took from unnest(took) as t (took) order by t.took offset 1 limit 1) / reference;
+end
+$adoption_pace$;
+
+revoke all on function profiles_internal.adoption_pace(jsonb, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+
+    op.execute(
+        r"""
+-- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in a
+-- hundred. The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
+create or replace function profiles_internal.adoption_quarantine(p_context jsonb, p_counts jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_quarantine$
+declare
+  target constant text := p_context ->> 'target';
+  total constant bigint := p_counts ->> 'total';
+  aside constant bigint := p_counts ->> 'aside';
+  key_name constant text := (
+    select c.value ->> 'found_name'
+    from jsonb_array_elements(p_context -> 'columns') as c
+    where c.value ->> 'found_name' in ('id', 'user_id') and c.value ->> 'found_type' in ('uuid', 'bigint', 'integer')
+    order by c.value ->> 'found_name' limit 1
+  );
+  examples text;
+begin
+  if aside is null or aside <= 10 and aside * 100 <= total then
+    return;
+  end if;
+  if key_name is not null then
+    execute format(
+      'select string_agg(e.key, '', '' order by e.key) from (select t.%1$I::text as key from %2$s as t join (%3$s) as m on m.row_id = t.ctid '
+      'where m.reason is not null and t.%1$I is not null order by 1 limit 3) as e',
+      key_name, p_context ->> 'found', replace(p_counts ->> 'misplaced', '{table}', p_context ->> 'found')
+    ) into examples;
+  end if;
+  return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'quarantine:' || target, 'object', target, 'rows', aside,
+    'found', concat_ws('; ',
+      format('%s of %s rows cannot stay: %s', aside, total, (
+        select string_agg(format('%s (%s)', g.value ->> 'reason', g.value ->> 'hits'), ', ' order by (g.value ->> 'hits')::bigint desc, g.value ->> 'reason')
+        from jsonb_array_elements(p_counts -> 'reasons') as g
+      )),
+      format('for example %s %s', key_name, examples)),
+    'answers', jsonb_build_object('quarantine',
+      format('these rows are moved to profiles_internal.quarantine: the application no longer finds them in %s, and a downgrade brings them back', target)));
+end
+$adoption_quarantine$;
+
+revoke all on function profiles_internal.adoption_quarantine(jsonb, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+
+    op.execute(
+        r"""
 -- Addresses, and what is said of their proof, that the auth server contradicts: the profile follows the auth server from
 -- the user's next sign-in on, so what the application had is kept, and comes back with a downgrade. A phone is the
 -- person's own, and stays; so does an address where the auth server has none.
@@ -2228,13 +2337,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $adoption_of_table$
 declare
-  rewrite_limit constant bigint := 50000;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
   stops constant jsonb[] := array(select s from profiles_internal.adoption_stops(context) as s);
   counts jsonb;
   total bigint;
   seconds double precision;
+  measured double precision;
+  pace double precision;
   stopped boolean;
   unreadable boolean;
 begin
@@ -2247,8 +2357,10 @@ begin
 
   counts := profiles_internal.adoption_counts(context);
   total := counts ->> 'total';
-  -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py).
-  seconds := total * 0.00005 + (counts ->> 'bytes')::bigint * 0.00000005;
+  -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py), and compared with this server.
+  measured := profiles_internal.adoption_pace(context, counts);
+  pace := coalesce(measured, 1);
+  seconds := pace * (total * 0.00005 + (counts ->> 'bytes')::bigint * 0.00000005);
   return query
   select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
   from (
@@ -2269,11 +2381,17 @@ begin
     where (context ->> 'makes_users')::boolean and not (context ->> 'own')::boolean and total > 0
   ) as s;
   stopped := stopped or found;
-  if total > rewrite_limit then
+  -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and an answer that was given is
+  -- needed even if the forecast is shorter now.
+  if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) or profiles_internal.answer('lock:' || target) is not null then
     return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
-      'found', format('%s rows', total), 'rows', total, 'lock', 'ACCESS EXCLUSIVE',
-      'answers', jsonb_build_object('accept', format('it is taken over, and locked for about %s seconds meanwhile', ceil(seconds))));
+      'found', format('%s rows, locked for about %s seconds, by a forecast that may be wrong by a factor of %s', total, ceil(seconds),
+        case when measured is null then '6: it was not timed on this server' else '2: a sample of them was timed on this server' end),
+      'rows', total, 'seconds', seconds, 'lock', 'ACCESS EXCLUSIVE',
+      'answers', jsonb_build_object('accept', 'it is taken over; who reads or writes it meanwhile waits'));
   end if;
+  return query
+  select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_quarantine(context, counts) as s;
   if stopped then
     -- All that stands against it, at once.
     if counts ? 'total' then
@@ -2286,6 +2404,7 @@ begin
 
   return query
   select s || jsonb_build_object('revision', context -> 'by')
+    || case when s ? 'seconds' then jsonb_build_object('seconds', (s ->> 'seconds')::double precision * pace) else '{}' end
   from (
     select profiles_internal.adoption_frame(context, counts)
     union all
@@ -2297,7 +2416,7 @@ begin
     union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
-      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L::jsonb || jsonb_build_object(''at'', now()))', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'columns', (
@@ -3440,6 +3559,8 @@ drop function profiles_internal.adoption_contacts(jsonb);
 drop function profiles_internal.adoption_policies(text, regclass);
 drop function profiles_internal.table_readers(regclass);
 drop function profiles_internal.our_public_functions();
+drop function profiles_internal.adoption_quarantine(jsonb, jsonb);
+drop function profiles_internal.adoption_pace(jsonb, jsonb);
 drop function profiles_internal.adoption_counts(jsonb);
 drop function profiles_internal.adoption_stops(jsonb);
 drop function profiles_internal.table_to_adopt(text);

@@ -88,6 +88,8 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.table_to_adopt"),
     SqlObject("functions", "profiles_internal.adoption_stops"),
     SqlObject("functions", "profiles_internal.adoption_counts"),
+    SqlObject("functions", "profiles_internal.adoption_pace"),
+    SqlObject("functions", "profiles_internal.adoption_quarantine"),
     SqlObject("functions", "profiles_internal.adoption_contacts"),
     SqlObject("functions", "profiles_internal.our_public_functions"),
     SqlObject("functions", "profiles_internal.table_readers"),
