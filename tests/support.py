@@ -141,7 +141,7 @@ class Database:
         with self.engine.connect() as connection, TemporaryDirectory() as directory:
             if options.get("answers") == "all":
                 x = [f"{key.replace('_', '-')}={value}" for key, value in options.items() if key != "answers"]
-                options = {**options, "answers": self.answers(x=x)}
+                options = {**options, "answers": self.answers("replace", x=x)}
             if "answers" in options:
                 options = {**options, "answers": answers_file(Path(directory) / "answers.toml", options["answers"])}
             verb(alembic_config(connection, options), revision)

@@ -12,18 +12,19 @@ from profiles_schema.errors import MigrationFailed, UsageError
 from profiles_schema.migrations import answers, options
 from profiles_schema.operations import adopt
 
-LOCK = "lock:public.user_api_keys"
+LOCK = "quarantine:public.user_api_keys"
 
 
 @pytest.fixture
 def large(hosted_open):
-    """A table that is locked for long: a question, and nothing else."""
+    """A table of rows that cannot stay: a question, and nothing else."""
     hosted_open.script(
-        "create table public.user_api_keys (id uuid primary key default gen_random_uuid(), user_id uuid)"
+        "create table public.user_api_keys (id uuid primary key default gen_random_uuid(), user_id uuid);"
+        "alter table public.user_api_keys enable row level security"
     )
     hosted_open.administrator.script(
         "set local session_replication_role = replica;"
-        "insert into public.user_api_keys (user_id) select gen_random_uuid() from generate_series(1, 50001)"
+        "insert into public.user_api_keys (user_id) select gen_random_uuid() from generate_series(1, 51)"
     )
     hosted_open.found = snapshot(hosted_open)
     return hosted_open
@@ -38,7 +39,7 @@ def refusal(database, **given):
 
 def test_an_unanswered_question_stops_before_the_first_change(large):
     message = refusal(large)
-    assert f'Answer "{LOCK}" with "accept"' in message
+    assert f'Answer "{LOCK}" with "quarantine"' in message
     assert "profiles-schema adopt --dry-run --write-answers adopt.toml" in message
     assert refusal(large, answers={LOCK: ""})  # left empty: not answered
 
@@ -48,20 +49,20 @@ def test_an_answer_outside_the_possible_ones_is_refused(large):
 
 
 def test_an_answer_that_no_question_needs_is_refused(large):
-    message = refusal(large, answers={LOCK: "accept", "lock:public.user_progress": "accept"})
-    assert 'answer "lock:public.user_progress": accept' in message
+    message = refusal(large, answers={LOCK: "quarantine", "lock:public.user_progress": "quarantine"})
+    assert 'answer "lock:public.user_progress": quarantine' in message
     assert "No question needs it" in message
     assert LOCK not in message
 
 
 def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downgrade(large):
-    large.upgrade("0002_create_internal_tables", answers={LOCK: "accept"})
+    large.upgrade("0002_create_internal_tables", answers={LOCK: "quarantine"})
     kept = "select object_name, data #>> '{}' from profiles_internal.adopted where object_type = 'answer'"
-    assert large.run(kept) == [(LOCK, "accept")]
+    assert large.run(kept) == [(LOCK, "quarantine")]
     large.upgrade("0005_create_user_api_keys")
-    large.upgrade(answers={LOCK: "accept"})  # needed before, so no error now
-    large.upgrade(answers={LOCK: "accept"})  # a deployment that runs again
-    assert large.run(kept) == [(LOCK, "accept")]
+    large.upgrade(answers={LOCK: "quarantine"})  # needed before, so no error now
+    large.upgrade(answers={LOCK: "quarantine"})  # a deployment that runs again
+    assert large.run(kept) == [(LOCK, "quarantine")]
     large.downgrade("base", allow_data_loss="yes")
     assert LOCK in refusal(large)
 
@@ -72,8 +73,8 @@ def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downg
         (b'"a" = "b"\n"a" = "c"\n', "is no TOML: Cannot overwrite a value (at line 2, column 10)."),
         (b'\n"lock:x" = accept\n', "(at line 2, column 12)."),
         (b'# no\n\n"lock:x" = 1\n', 'holds no answer in line 3. Write the id in quotes: "ID" = "ANSWER".'),
-        (b'# no\nlock.x = "accept"\n', "holds no answer in line 2."),
-        (b'# \xff\n"lock:x" = "accept"\n', "is not in UTF-8 (line 1)."),
+        (b'# no\nlock.x = "quarantine"\n', "holds no answer in line 2."),
+        (b'# \xff\n"lock:x" = "quarantine"\n', "is not in UTF-8 (line 1)."),
     ],
 )
 def test_a_malformed_file_is_one_error_with_its_line(tmp_path, text, message):
@@ -97,11 +98,11 @@ def test_the_plan_shows_a_question_until_it_is_answered(large, tmp_path):
         assert (question.id, question.object, question.revision) == (
             LOCK, "public.user_api_keys", "0005_create_user_api_keys",
         )  # fmt: skip
-        assert list(question.answers) == ["accept"]
-        path = answers_file(tmp_path / "adopt.toml", {LOCK: "accept"})
+        assert list(question.answers) == ["quarantine"]
+        path = answers_file(tmp_path / "adopt.toml", {LOCK: "quarantine"})
         answered = adopt.plan(connection, x=[f"answers={path}"])
     assert (answered.questions, answered.stoppers) == ([], [])
-    assert [(step.id, step.wanted) for step in answered.answered] == [(LOCK, "accept")]
+    assert [(step.id, step.wanted) for step in answered.answered] == [(LOCK, "quarantine")]
 
 
 def dry_run(database, *arguments):
@@ -116,13 +117,13 @@ def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(larg
     text = path.read_text(encoding="utf-8")
     assert f"profiles-schema upgrade -x answers={path}" in text
     assert "# public.user_api_keys: 50001 rows" in text
-    assert '#   "accept": it is taken over, and locked for about' in text
+    assert '#   "quarantine": these rows are moved to profiles_internal.quarantine' in text
     assert text.splitlines()[-1] == f'"{LOCK}" = ""'
     assert done.stdout.splitlines()[-1] == f"Answer this question: {LOCK}."
 
     open_ = dry_run(large, "-x", f"answers={path}")  # as written: nothing is answered yet
     assert (open_.returncode, open_.stdout.splitlines()[-1]) == (1, f"Answer this question: {LOCK}.")
-    path.write_text(text.replace(f'"{LOCK}" = ""', f'"{LOCK}" = "accept"'))
+    path.write_text(text.replace(f'"{LOCK}" = ""', f'"{LOCK}" = "quarantine"'))
     answered = dry_run(large, "-x", f"answers={path}")
     assert answered.returncode == 0
     assert answered.stdout.splitlines()[-1] == "Nothing changes meaning beyond what the answers say."
@@ -132,7 +133,7 @@ def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(larg
 
 def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_valid_answers(large, tmp_path):
     path = tmp_path / "adopt.toml"
-    answers_file(path, {LOCK: "accept", "lock:public.gone": "accept"})
+    answers_file(path, {LOCK: "quarantine", "lock:public.gone": "quarantine"})
     before = path.read_text()
     refused = dry_run(large, "--write-answers", str(path))
     assert refused.returncode == 2
@@ -142,7 +143,7 @@ def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_vali
     done = dry_run(large, "--write-answers", str(path), "--force")
     assert done.returncode == 0
     assert "left out, since no question needs it: lock:public.gone" in done.stderr
-    assert path.read_text().splitlines()[-1] == f'"{LOCK}" = "accept"'
+    assert path.read_text().splitlines()[-1] == f'"{LOCK}" = "quarantine"'
     first = path.read_text()
     dry_run(large, "--write-answers", str(path), "--force")
     assert path.read_text() == first
@@ -173,3 +174,56 @@ def test_the_dry_run_ends_in_one_of_three_sentences(large, hosted):
     verdict = "Cannot be taken over, because public.user_progress: no ordinary table."
     assert json.loads(refused.stdout)["verdict"] == verdict
     assert [question["id"] for question in json.loads(refused.stdout)["questions"]] == [LOCK]
+
+
+PEOPLE = """
+create table public.user_profiles (id uuid primary key, username text, bio text);
+alter table public.user_profiles enable row level security;
+insert into auth.users (id, email) select md5(g::text)::uuid, 'a' || g || '@example.org' from generate_series(1, {users}) as g;
+insert into public.user_profiles select md5(g::text)::uuid, 'name' || g, 'secret' from generate_series(1, {users} + {strangers}) as g;
+"""
+QUARANTINE = "quarantine:public.user_profiles"
+
+
+def people(database, users, strangers):
+    database.administrator.script(
+        PEOPLE.format(users=users, strangers=strangers) + "alter table public.user_profiles owner to project_owner"
+    )
+    with database.engine.connect() as connection:
+        return {question.id: question for question in adopt.plan(connection).questions}
+
+
+@pytest.mark.parametrize(("users", "strangers"), [(100, 2), (1500, 11)])
+def test_many_rows_for_quarantine_are_a_question_with_number_reason_and_keys(hosted_open, users, strangers):
+    question = people(hosted_open, users, strangers)[QUARANTINE]
+    assert question.rows == strangers
+    assert question.found.startswith(
+        f"{strangers} of {users + strangers} rows cannot stay: no user in auth.users ({strangers}); for example id "
+    )
+    assert "secret" not in question.found
+    assert list(question.answers) == ["quarantine"]
+    with pytest.raises(MigrationFailed, match=QUARANTINE):
+        hosted_open.upgrade()
+    hosted_open.upgrade(answers="all")
+    assert hosted_open.value("select count(*) from profiles_internal.quarantine") == strangers
+
+
+def test_few_rows_for_quarantine_are_none(hosted_open):
+    assert QUARANTINE not in people(hosted_open, 1000, 10)
+
+
+def test_a_long_lock_is_a_question_by_the_pace_of_this_server_and_stays_answered(hosted_open):
+    assert "lock:public.user_profiles" not in people(hosted_open, 2000, 0)
+    with hosted_open.engine.connect() as connection:
+        seconds = adopt.plan(connection).locked_seconds["public.user_profiles"]
+    assert 0.01 < seconds < 2
+    hosted_open.administrator.script(
+        "insert into auth.users (id, email) select md5(g::text)::uuid, null from generate_series(2001, 60000) as g;"
+        "insert into public.user_profiles select md5(g::text)::uuid, 'name' || g, repeat('x', 4000) from generate_series(2001, 60000) as g"
+    )
+    with hosted_open.engine.connect() as connection:
+        (question,) = [q for q in adopt.plan(connection).questions if q.id == "lock:public.user_profiles"]
+    assert question.seconds > 2
+    assert (
+        "by a forecast that may be wrong by a factor of 2: a sample of them was timed on this server" in question.found
+    )
