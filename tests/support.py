@@ -59,6 +59,9 @@ class Server(NoopExecutor):
 class Database:
     """One database of one test."""
 
+    answering: tuple[str, ...] = ()
+    """What upgrade answers to every question that it is given no answer to, the first that is possible."""
+
     def __init__(self, server: Server, name: str, user: str | None = None) -> None:
         self.server = server
         self.name = name
@@ -130,7 +133,12 @@ class Database:
         return rows[0] if rows else None
 
     def upgrade(self, revision: str = "head", **options: Any) -> None:
-        """`alembic upgrade`, in this process; ``answers`` by the ids of their questions, or "all"."""
+        """`alembic upgrade`, in this process; ``answers`` by the ids of their questions."""
+        if self.answering and "answers" not in options:
+            given = self.answers(
+                *self.answering, x=[f"{key.replace('_', '-')}={value}" for key, value in options.items()]
+            )
+            options = {**options, "answers": given}
         self._migrate(command.upgrade, revision, options)
 
     def downgrade(self, revision: str, **options: str) -> None:
@@ -139,9 +147,6 @@ class Database:
 
     def _migrate(self, verb: Any, revision: str, options: Mapping[str, Any]) -> None:
         with self.engine.connect() as connection, TemporaryDirectory() as directory:
-            if options.get("answers") == "all":
-                x = [f"{key.replace('_', '-')}={value}" for key, value in options.items() if key != "answers"]
-                options = {**options, "answers": self.answers("replace", x=x)}
             if "answers" in options:
                 options = {**options, "answers": answers_file(Path(directory) / "answers.toml", options["answers"])}
             verb(alembic_config(connection, options), revision)

@@ -47,6 +47,7 @@ WRITTEN_THROUGH_THE_VIEW = re.compile(
     r"timezone|language|updated_at) to authenticated$"
 )
 
+ANSWERING = ("replace", "accept")
 FOUND: dict[str, shapes.Found] = {}
 NEW: dict[str, dict[str, str]] = {}
 
@@ -61,10 +62,11 @@ def as_found(shape, rows=ROWS):
             from conftest import _open_by_default
 
             _open_by_default(host, port, user, dbname, password, autocommit)
+        database.answering = ANSWERING
         shapes.create(database, shape)
         shapes.fill(database, shape, rows)
         FOUND[shape] = shapes.look(database, shape)
-        database.upgrade(**shapes.options(shape), answers="all")
+        database.upgrade(**shapes.options(shape))
 
     return load
 
@@ -91,7 +93,7 @@ def adopted(request, server):
         if shape != "e":
             Database(server, name).script(f"grant create, connect, temporary on database {name} to project_owner")
         database = Database(server, name, None if shape == "e" else "project_owner")
-        database.shape, database.found = shape, FOUND[shape]
+        database.shape, database.found, database.answering = shape, FOUND[shape], ANSWERING
         return database
 
     return choose
@@ -326,7 +328,7 @@ def test_downgrade_gives_everything_back_as_found_and_upgrade_takes_it_again(ado
     assert [str(change) for change in changed.values() if change.missing or change.changed or change.columns] == []
     assert {name: change.added for name, change in changed.items()} == {k: v for k, v in added(database).items() if v}
 
-    database.upgrade(**shapes.options(shape), answers="all")
+    database.upgrade(**shapes.options(shape))
     assert differences(first[0], snapshot(database)) == []
     again = oracle.state(database, database.found, shape)
     assert {name: rows for name, rows in again.items() if rows != first[1][name]} == {}
@@ -338,6 +340,7 @@ def test_ten_thousand_rows_are_taken_over_and_given_back(hosted_open):
     shapes.create(hosted_open, "a")
     shapes.fill(hosted_open, "a", 10_000)
     found = shapes.look(hosted_open, "a")
+    hosted_open.answering = ANSWERING
     hosted_open.upgrade()
     assert oracle.unexplained(hosted_open, found, "a") == []
     hosted_open.downgrade("base", allow_data_loss="yes")

@@ -32,6 +32,7 @@ def found(hosted_open):
         if administrator:
             hosted_open.administrator.script(administrator)
         hosted_open.before = look(hosted_open)
+        hosted_open.answering = ("replace", "accept")
         return hosted_open
 
     return make
@@ -64,7 +65,7 @@ def test_a_policy_named_like_ours_is_set_aside_like_any_other(found):
         'create policy "Service role can do what its grants allow" on public.user_profiles using (true);'
         "comment on policy \"Owners can do all\" on public.user_profiles is 'a hole'",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     assert drift(database) == []
     with database.acting_as("authenticated", uuid.uuid4()) as connection:
         assert connection.exec_driver_sql("select count(*) from public.user_profiles").scalar() == 0
@@ -110,7 +111,7 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
         "update public.user_profiles set t = 'kept', u = bio, \"select\" = username, bio = repeat('x', 5000), username = 'A ' || username;"
         "insert into public.user_profiles (id, username, t) values (md5('nobody')::uuid, 'nobody', 'kept, too');",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     assert drift(database) == []
     assert database.value("select row_data ->> 't' from profiles_internal.quarantine") == "kept, too"
     assert signs_up(database)
@@ -144,7 +145,7 @@ def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
 def test_what_would_refuse_every_sign_up_stops_the_upgrade_and_is_named(found, own, named):
     database = found(PROFILES, own)
     with pytest.raises(MigrationFailed) as refused:
-        database.upgrade(answers="all")
+        database.upgrade()
     assert named in str(refused.value)
     assert came_back(database) == []
 
@@ -161,7 +162,7 @@ def test_contact_data_that_the_auth_server_contradicts_is_kept_named_and_brought
         notes = {step.object: step.remedy for step in plan(connection).notes}
     assert notes["public.user_profiles.email"].startswith("4 rows: email follows auth.users.")
     assert notes["public.user_profiles.email_verified"].startswith("5 rows: ")
-    database.upgrade(answers="all")
+    database.upgrade()
     database.administrator.run("update auth.users set last_sign_in_at = now()")
     assert database.run(
         "select email, phone, email_verified from public.user_profiles where username in ('name1', 'name2') order by username"
@@ -186,7 +187,7 @@ def test_nobody_reads_what_is_new_before_our_policies_are_there(found):
     with database.acting_as("anon") as connection:
         shown = connection.exec_driver_sql("select count(*), count(email) from public.user_profiles").one()
     assert tuple(shown) == (5, 0)
-    database.upgrade(answers="all")
+    database.upgrade()
     assert database.value("select count(*) from public.user_profiles where email ~ '^a[1-5]@example.org$'") == 5
     assert came_back(database) == []
 
@@ -196,7 +197,7 @@ def test_values_come_back_in_a_session_of_another_time_zone(found):
         "create table public.user_profiles (id uuid primary key, username text, created_at timestamptz, updated_at timestamp);"
         "insert into public.user_profiles (id, username) select md5(g::text)::uuid, 'name' || g from generate_series(1, 5) as g"
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     database.administrator.run(f"alter database {database.name} set timezone = 'Asia/Tokyo'")
     database.administrator.run(f"alter database {database.name} set datestyle = 'German'")
     database.downgrade("base", allow_data_loss="yes")
@@ -221,7 +222,7 @@ def test_functions_and_triggers_that_are_set_aside_come_back_as_they_were(found)
         " execute function public.handle_new_user('a', 'b');",
         administrator="alter table auth.users disable trigger again; comment on trigger again on auth.users is 'rests'",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     assert signs_up(database)
     database.administrator.run("delete from auth.users where length(email) > 30")
     assert came_back(database) == []
@@ -252,7 +253,7 @@ def test_rows_come_back_past_keys_that_are_checked_at_commit(found):
         "alter table public.user_profiles add team int references public.teams deferrable initially deferred;"
         "insert into public.user_profiles (id, team) values (md5('nobody')::uuid, 1)",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     assert came_back(database) == []
 
 
@@ -262,7 +263,7 @@ def test_rows_that_share_an_id_or_have_none_are_kept_aside(found):
         "insert into public.user_profiles (id, user_id) select md5('row')::uuid, md5(g::text)::uuid from generate_series(1, 3) as g;"
         "insert into public.user_profiles (user_id) values (md5('4')::uuid), (md5('5')::uuid)"
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     reasons = database.run("select reason, count(*) from profiles_internal.quarantine group by 1 order by 1")
     assert [tuple(row) for row in reasons] == [("no id", 2), ("second row of the same id", 2)]
     database.administrator.run(
@@ -279,7 +280,7 @@ def test_what_a_narrower_type_cannot_hold_does_not_stop_the_way_back(found):
         " add role public.who not null default 'friends';"
         "update public.user_profiles set profile_visibility = 'friends', language = 'sv'",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     person = database.administrator.sign_up("new@example.org")
     assert [line for line in came_back(database) if "more" not in line] == []
     kept = database.run(
@@ -297,7 +298,7 @@ def test_indexes_that_another_type_would_break_rest_and_come_back(found):
         "create index pattern on public.user_profiles (id text_pattern_ops);"
         "create index minmax on public.user_profiles using brin (updated_at int8_minmax_multi_ops)",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     assert drift(database) == []
     assert came_back(database) == []
 
@@ -307,7 +308,7 @@ def test_an_identity_column_becomes_the_old_id(found):
         "create table public.user_profiles (id bigint generated always as identity primary key, user_id uuid, email text);"
         "insert into public.user_profiles (user_id) select md5(g::text)::uuid from generate_series(1, 5) as g"
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     person = database.administrator.sign_up("new@example.org")
     assert database.profile(person).legacy_id > 5
     database.administrator.run("delete from auth.users where email = 'new@example.org'")
@@ -325,7 +326,7 @@ def test_what_the_application_drops_meanwhile_does_not_stop_the_way_back(found):
         "create trigger look before update on public.user_profiles for each row execute function public.look();"
         "insert into public.user_profiles (id, plan, seats) values (md5('nobody')::uuid, 'free', 2)",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     database.script(
         "drop table public.posts; alter table public.likes drop constraint likes_liker; drop trigger look on public.user_profiles;"
         "alter table public.user_profiles drop column plan, drop column seats"
@@ -339,7 +340,7 @@ def test_a_quarantined_row_does_not_come_back_twice(found):
         PROFILES,
         "insert into public.user_profiles (id) select md5('nobody' || g)::uuid from generate_series(1, 3) as g",
     )
-    database.upgrade(answers="all")
+    database.upgrade()
     database.administrator.run("insert into auth.users (id, email) values (md5('nobody1')::uuid, 'late@example.org')")
     database.downgrade("base", allow_data_loss="yes")
     assert database.value("select count(*) from public.user_profiles") == 8
@@ -459,7 +460,7 @@ def test_it_is_refused_before_anything_is_changed(case, found):
     script, administrator, remedy = REFUSED[case]
     database = found(PROFILES, script, administrator=administrator)
     with pytest.raises(MigrationFailed, match="cannot be taken over") as refused:
-        database.upgrade(answers="all")
+        database.upgrade()
     assert remedy in str(refused.value)
     changed = shapes.changes(database, database.before)
     assert [line for line in changed if not line.startswith("schema profiles_internal:")] == []

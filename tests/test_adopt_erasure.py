@@ -13,7 +13,8 @@ KEPT = "select count(*) from profiles_internal.adopted where object_type in ('va
 def adopted(hosted):
     shapes.create(hosted, "a")
     shapes.fill(hosted, "a", 60)
-    hosted.upgrade(answers="all")
+    hosted.answering = ("replace", "accept")
+    hosted.upgrade()
     return hosted
 
 
@@ -46,7 +47,7 @@ def with_deleted(hosted):
     users = [hosted.administrator.sign_up(f"{name}@example.org") for name in ("ada", "bob")]
     hosted.script(DELETED)
     hosted.administrator.run("update auth.users set deleted_at = now() where id = :id", id=users[0])
-    hosted.upgrade(answers="all")
+    hosted.upgrade()
     return users[0]
 
 

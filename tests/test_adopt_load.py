@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import shapes
 from old_application import OldApplication
+from support import answers_file
 
 from profiles_schema.operations.adopt import plan
 
@@ -84,13 +85,11 @@ def announced(database):
     return [f"{step.object}: {step.found}; {step.wanted}; {step.remedy}" for step in told]
 
 
-def test_the_old_application_goes_on_and_fails_only_as_announced(found):
+def test_the_old_application_goes_on_and_fails_only_as_announced(found, tmp_path):
     told = announced(found)
-    options = [
-        part
-        for key, value in shapes.options(found.shape).items()
-        for part in ("-x", f"{key.replace('_', '-')}={value}")
-    ]
+    options = [f"{key.replace('_', '-')}={value}" for key, value in shapes.options(found.shape).items()]
+    path = answers_file(tmp_path / "adopt.toml", found.answers("replace", "accept", x=options))
+    options = [part for option in (*options, f"answers={path}") for part in ("-x", option)]
     with OldApplication(found, found.shape, RATE) as application:
         time.sleep(1)
         began = time.monotonic()

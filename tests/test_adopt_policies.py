@@ -1,7 +1,7 @@
 """Policies of the application on adopted tables: what reads through them keeps its meaning, or is a question."""
 
 import pytest
-from support import drift, profiles_schema
+from support import drift, profiles_schema, snapshot
 
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import adopt, health, smoke
@@ -21,7 +21,7 @@ grant select on public.posts, public.{table} to anon, authenticated;
 create view public.directory with (security_invoker = true) as select username from public.{table};
 grant select on public.directory to authenticated;
 create view public.counted as select count(*) from public.{table};
-create function public.is_known(p uuid) returns boolean language sql stable as $$ select exists (select from {table} where id = p) $$;
+create function public.is_known(p uuid) returns boolean language sql stable as $$ select exists (select from {table} where id::text = p::text) $$;
 create function public.is_admin() returns boolean language plpgsql stable security definer as $$
 begin return exists (select from public.{table} where id = auth.uid() and username = 'admin'); end $$;
 insert into auth.users (id, email) values ('{ada}', 'ada@example.org'), ('{bob}', 'bob@example.org');
@@ -184,3 +184,54 @@ def test_an_upgrade_that_goes_on_half_way_keeps_what_was_answered(application):
     application.upgrade()
     assert seen(application, "select count(*) from public.posts") == 1
     is_well(application)
+
+
+READER = """
+alter table public.user_profiles add column preferences text;
+create function public.likes(p uuid) returns boolean language sql stable as
+$$ select exists (select from public.user_profiles where preferences like '%x%') $$;
+"""
+
+
+def test_a_function_that_would_no_longer_run_stops_the_upgrade_with_the_error_of_the_server(application):
+    application.script(READER)
+    found = snapshot(application)
+    with pytest.raises(MigrationFailed) as refused:
+        application.upgrade(answers={OPEN: "keep"})
+    assert "would no longer run: function public.likes(uuid) (operator does not exist: jsonb ~~ unknown)" in str(
+        refused.value
+    )
+    assert {k: v for k, v in snapshot(application).items() if "public.user_profiles" in k} == {
+        k: v for k, v in found.items() if "public.user_profiles" in k
+    }
+    application.script("drop function public.likes(uuid)")
+    application.upgrade()
+
+
+def test_a_function_that_did_not_run_before_stops_nothing(application):
+    application.script(
+        "set local check_function_bodies = off; create function public.broken() returns text language sql as"
+        " $$ select gone from public.user_profiles $$;"
+    )
+    application.upgrade(answers={OPEN: "keep"})
+
+
+def test_functions_in_plpgsql_are_checked_where_the_checker_is_and_named_where_not(application):
+    application.script(
+        READER.replace("language sql", "language plpgsql")
+        .replace("$$ select exists", "$$ begin return exists")
+        .replace("'%x%') $$", "'%x%'); end $$")
+    )
+    (note,) = [note for note in plan(application).notes if note.wanted == "not verified"]
+    assert note.object == "function public.is_admin(), function public.likes(uuid)"
+    application.script(
+        """
+        create schema checker;
+        create function checker.plpgsql_check_function_tb(f regprocedure, r oid, out level text, out message text) returns setof record
+        language sql as $$ select 'error', 'column is jsonb' from pg_attribute as a join pg_class as c on c.oid = a.attrelid
+          where c.relname = 'user_profiles' and a.attname = 'preferences' and a.atttypid = 'jsonb'::regtype and f::text like '%likes%' $$;
+        """
+    )
+    assert [note for note in plan(application).notes if note.wanted == "not verified"] == []
+    with pytest.raises(MigrationFailed, match=r"function public.likes\(uuid\) \(column is jsonb\)"):
+        application.upgrade(answers={OPEN: "keep"})

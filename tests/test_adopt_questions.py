@@ -204,7 +204,8 @@ def test_many_rows_for_quarantine_are_a_question_with_number_reason_and_keys(hos
     assert list(question.answers) == ["quarantine"]
     with pytest.raises(MigrationFailed, match=QUARANTINE):
         hosted_open.upgrade()
-    hosted_open.upgrade(answers="all")
+    hosted_open.answering = ("replace",)
+    hosted_open.upgrade()
     assert hosted_open.value("select count(*) from profiles_internal.quarantine") == strangers
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import Database, in_terminal, profiles_schema
+from support import Database, answers_file, in_terminal, profiles_schema
 
 from profiles_schema import local
 from profiles_schema.errors import CopyFailed, NotEnoughSpace, SourceUnreadable, UsageError
@@ -129,15 +129,26 @@ def test_a_terminal_shows_one_line_of_progress_which_is_gone_before_the_report(e
 
 
 @pytest.mark.slow
-def test_the_verdict_counts_changed_values_and_rows_in_quarantine(hosted):
+def test_the_verdict_counts_changed_values_and_rows_in_quarantine(hosted, tmp_path):
     hosted.script((APPLICATIONS / "adopt" / "application.sql").read_text(encoding="utf-8"))
-    result = rehearse(hosted.url)
+    answers = answers_file(tmp_path / "adopt.toml", hosted.answers("keep"))
+    result = rehearse(hosted.url, x=[f"answers={answers}"])
     assert re.search(r"; public\.user_profiles: 1 row to quarantine, \d+ values changed$", result.verdict), (
         result.verdict
     )
     (taken,) = step(result, "upgrade").data["adopted"]
     assert (taken["table"], taken["rows"], taken["quarantined"]) == ("public.user_profiles", 6, 1)
     assert str(taken["changed"]) in result.verdict
+
+
+def test_an_open_question_is_the_verdict(hosted):
+    hosted.script((APPLICATIONS / "adopt" / "application.sql").read_text(encoding="utf-8"))
+    result = rehearse(hosted.url)
+    assert messages(result) == [
+        "upgrade: Answer this question: policy:public.user_profiles:Profiles are for everybody."
+        " To write the file of answers: profiles-schema adopt --dry-run --write-answers adopt.toml"
+    ]
+    assert result.verdict == "rehearsal: would need an answer: policy:public.user_profiles:Profiles are for everybody"
 
 
 @pytest.mark.slow

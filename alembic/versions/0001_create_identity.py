@@ -877,8 +877,6 @@ begin
       format('Run the upgrade as %I, or as that role: alter table %s owner to %I;', pg_get_userbyid(c.relowner), relation, current_user)),
     (c.relkind = 'r' and exists (select from pg_rewrite as w where w.ev_class = c.oid), 'rewrite rules', 'none',
       format('Drop the rules of %s: they act instead of what is written.', relation)),
-    (c.relreplident = 'i', 'an index as replica identity', 'the default one',
-      format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
       format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
     -- What cannot be seen would be taken for what is not there.
@@ -910,13 +908,7 @@ begin
   ) as s (applies, remedy)
   where s.applies;
 
-  -- What would not survive another key, or other columns.
-  return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', p.pubname), 'wanted', 'the whole table',
-    'remedy', format('It would refuse every change from now on. alter publication %I drop table %s; and add it again, adapted, after the upgrade.', p.pubname, relation))
-  from pg_publication_rel as x
-  join pg_publication as p on p.oid = x.prpubid
-  where x.prrelid = relation and (x.prattrs is not null or x.prqual is not null);
+  -- What would not survive other columns.
   return query
   select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
     'wanted', 'a table of its own', 'remedy', format('Drop %s.%I, and create it again after the upgrade.', b.attrelid::regclass, b.attname))
@@ -1443,7 +1435,7 @@ revoke all on function profiles_internal.our_public_functions() from public, ano
 -- knows views, policies and SQL-standard bodies; of other functions there is only the text. as_owner: it reads with the
 -- rights of an owner whom row level security does not bind, so no policy changes what it finds.
 create or replace function profiles_internal.table_readers(p_table regclass)
-returns table (name text, as_owner boolean)
+returns table (object oid, name text, as_owner boolean)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
@@ -1514,28 +1506,93 @@ begin
     relations := coalesce(relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
-    return query select format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
-    return query select format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
+    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
+    return query select f::oid, format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
   end loop;
 
   return query
-  select format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
+  select y.oid, format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
   from pg_depend as d
   join pg_policy as y on y.oid = d.objid and y.polrelid <> p_table
   where d.classid = 'pg_policy'::regclass
     and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
-  group by 1
+  group by y.oid
   union all
-  select format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
+  select w.oid, format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
   from pg_depend as d
   join pg_rewrite as w on w.oid = d.objid and w.rulename <> '_RETURN' and w.ev_class <> p_table
   where d.classid = 'pg_rewrite'::regclass
     and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
-  group by 1;
+  group by w.oid;
 end
 $table_readers$;
 
 revoke all on function profiles_internal.table_readers(regclass) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Which of these functions and views do not run as things are, and what the server says. SQL bodies are parsed anew, in a
+-- savepoint; plpgsql by plpgsql_check, where that is installed; a view is planned. Compared before and after a change:
+-- what failed before, or may not be replaced by this role, fails both times.
+create or replace function profiles_internal.failing_objects(p_objects oid[])
+returns table (object oid, name text, error text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set check_function_bodies = on
+as $failing_objects$
+declare
+  checker constant text := (
+    select format('%I.plpgsql_check_function_tb', n.nspname)
+    from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace where p.proname = 'plpgsql_check_function_tb' limit 1
+  );
+  tested record;
+begin
+  for tested in
+    select f.oid, 'function ' || f.oid::regprocedure as name, l.lanname as kind, pg_get_functiondef(f.oid) as attempt, f.prorettype = 'trigger'::regtype as fires
+    from pg_proc as f join pg_language as l on l.oid = f.prolang
+    where f.oid = any (p_objects) and f.prokind <> 'a'
+    union all
+    select c.oid, 'view ' || c.oid::regclass, 'view', format('select from %s limit 0', c.oid::regclass), false
+    from pg_class as c where c.oid = any (p_objects)
+    order by 1
+  loop
+    begin
+      -- As the application's statements find names.
+      perform set_config('search_path', (select s.reset_val from pg_settings as s where s.name = 'search_path'), true);
+      if tested.kind in ('sql', 'view') then
+        execute tested.attempt;
+      elsif tested.kind = 'plpgsql' and checker is not null then
+        for error in
+          execute format(
+            'select c.message from (select %2$s::oid as relation) as t cross join lateral %1$s(%3$s::regprocedure, t.relation) as c where c.level = ''error''',
+            checker, case when tested.fires then format('(select t.tgrelid from pg_catalog.pg_trigger as t where t.tgfoid = %s limit 1)', tested.oid) else '0' end,
+            tested.oid)
+        loop
+          exit;
+        end loop;
+        if error is not null then
+          raise exception '%', error;
+        end if;
+      end if;
+      raise exception 'it runs' using errcode = 'PS001';
+    exception
+      when sqlstate 'PS001' then
+        null;
+      when lock_not_available or deadlock_detected or query_canceled then
+        raise;
+      when others then
+        object := tested.oid;
+        name := tested.name;
+        error := sqlerrm;
+        return next;
+    end;
+    error := null;
+  end loop;
+end
+$failing_objects$;
+
+revoke all on function profiles_internal.failing_objects(oid[]) from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -1625,6 +1682,9 @@ declare
   states text;
   guarded text;
   identity text;
+  by_index text;
+  added text;
+  published record;
 begin
   if relation::text <> target then
     return next jsonb_build_object('seq', 20, 'action', 'rename', 'object', relation, 'found', relation, 'wanted', target,
@@ -1634,6 +1694,17 @@ begin
     return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
       'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
   end if;
+
+  -- What only shows when it runs.
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', string_agg(r.name, ', ' order by r.name), 'found', 'reads ' || relation,
+    'wanted', 'not verified',
+    'remedy', 'What it says in plpgsql is looked at only when it runs: try it on a copy, or install plpgsql_check, by which the upgrade looks.')
+  from profiles_internal.table_readers(relation) as r
+  join pg_proc as f on f.oid = r.object
+  join pg_language as l on l.oid = f.prolang and l.lanname = 'plpgsql'
+  where not exists (select from pg_proc as c where c.proname = 'plpgsql_check_function_tb')
+  having count(*) > 0;
 
   -- Triggers rest while rows are converted. Those that stay come back as they were.
   select string_agg(s.state, '; ' order by t.tgname), string_agg(
@@ -1662,22 +1733,58 @@ begin
   from pg_trigger as t
   where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid);
 
+  -- What is published: the columns that are added too, and each row that changes.
+  select coalesce(string_agg(c.value ->> 'name', ', '), 'none') into added
+  from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'found_name' is null;
+  for published in
+    select p.pubname, pg_get_userbyid(p.pubowner) as owner, pg_has_role(p.pubowner, 'usage') and x.oid is not null as may_leave,
+      x.prattrs is not null or x.prqual is not null as is_part,
+      concat_ws(' ',
+        (select '(' || string_agg(quote_ident(a.attname), ', ' order by n.place) || ')'
+          from unnest(x.prattrs) with ordinality as n (attnum, place) join pg_attribute as a on a.attrelid = relation and a.attnum = n.attnum),
+        'where (' || pg_get_expr(x.prqual, x.prrelid) || ')') as part,
+      'publication:' || p.pubname || ':' || target as id
+    from pg_publication as p
+    left join pg_publication_rel as x on x.prpubid = p.oid and x.prrelid = relation
+    where p.puballtables or x.oid is not null
+      or exists (select from pg_publication_namespace as n where n.pnpubid = p.oid and n.pnnspid = (select c.relnamespace from pg_class as c where c.oid = relation))
+    order by p.pubname
+  loop
+    identity := case (select c.relreplident from pg_class as c where c.oid = relation) when 'f' then 'full' when 'n' then 'nothing' else 'default' end;
+    if published.is_part and not published.may_leave then
+      -- While rows are converted it would refuse every change.
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', published.pubname),
+        'wanted', 'the whole table', 'remedy', format('As role %I: alter publication %I drop table %s; and add it again, adapted, after the upgrade.', published.owner, published.pubname, relation));
+      continue;
+    end if;
+    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', published.id, 'object', target,
+      'found', concat_ws(' ', format('publication %s publishes it', published.pubname), nullif(published.part, '')),
+      'answers', jsonb_strip_nulls(jsonb_build_object(
+        'keep', case when not published.is_part then format(
+          'it goes on publishing, as %s: the columns that the upgrade adds, too (%s), and each row that the upgrade changes; subscribers need these columns', target, added) end,
+        'remove', case when published.may_leave then 'the table leaves the publication, until a downgrade or you add it again' end)));
+    if profiles_internal.answer(published.id) = 'remove' then
+      return next jsonb_build_object('seq', 32, 'action', 'set aside', 'object', target, 'found', 'in publication ' || published.pubname, 'wanted', 'not published',
+        'statement', format('alter publication %I drop table %s', published.pubname, target),
+        'undo', format('alter publication %I add table %s %s', published.pubname, target, published.part));
+    end if;
+  end loop;
+
   -- A publication tells rows apart by their key, and for a moment there is none.
-  select case c.relreplident when 'f' then 'full' when 'n' then 'nothing' else 'default' end into identity
-  from pg_class as c
-  where c.oid = relation and exists (
-    select from pg_publication as p
-    where p.puballtables
-      or exists (select from pg_publication_rel as x where x.prpubid = p.oid and x.prrelid = relation)
-      or exists (select from pg_publication_namespace as x where x.pnpubid = p.oid and x.pnnspid = c.relnamespace)
-  );
-  if identity <> 'full' then
-    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || identity,
+  select 'using index ' || quote_ident(i.relname) into by_index
+  from pg_index as x join pg_class as i on i.oid = x.indexrelid
+  where x.indrelid = relation and x.indisreplident and (select c.relreplident from pg_class as c where c.oid = relation) = 'i';
+  if by_index is not null then
+    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'replica:' || target, 'object', target, 'found', 'replica identity ' || by_index,
+      'answers', jsonb_build_object('default', 'updates and deletes are published with the primary key instead; a downgrade restores the index'));
+  end if;
+  if by_index is not null or identity <> 'full' then
+    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || coalesce(by_index, identity),
       'wanted', 'full, while rows are converted', 'lock', 'ACCESS EXCLUSIVE',
-      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, identity));
-    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', identity,
+      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, coalesce(by_index, identity)));
+    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', coalesce(identity, 'default'),
       'lock', 'ACCESS EXCLUSIVE',
-      'statement', format('alter table %s replica identity %s', target, identity), 'undo', format('alter table %s replica identity full', target));
+      'statement', format('alter table %s replica identity %s', target, coalesce(identity, 'default')), 'undo', format('alter table %s replica identity full', target));
   end if;
 
   -- Rights, comments and row level security. Until ours come the API roles keep what they may do, to the columns of
@@ -2931,6 +3038,8 @@ declare
   ));
   step record;
   refusals text;
+  objects oid[];
+  failing oid[];
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
@@ -2947,6 +3056,19 @@ begin
   end if;
   if relation is not null then
     execute format('lock table %s in access exclusive mode', relation);
+    -- What reads the table, or has values of its types, has to run afterwards.
+    objects := array(
+      select r.object from profiles_internal.table_readers(relation) as r
+      union
+      select d.objid
+      from pg_depend as d join pg_type as t on t.oid = d.refobjid
+      where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_type'::regclass and (
+        t.typrelid = relation
+        or exists (select from pg_type as e where e.typrelid = relation and e.typarray = t.oid)
+        or t.typtype <> 'b' and exists (select from pg_attribute as a where a.attrelid = relation and a.atttypid = t.oid)
+      )
+    );
+    failing := array(select f.object from profiles_internal.failing_objects(objects) as f);
   end if;
 
   -- From here on the answers are the ones that the whole plan was looked at with.
@@ -2981,6 +3103,14 @@ begin
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
   end if;
 
+  if relation is not null then
+    select string_agg(format('%s (%s)', f.name, f.error), '; ' order by f.name) into refusals
+    from profiles_internal.failing_objects(objects) as f where f.object <> all (failing);
+    if refusals is not null then
+      raise exception 'these would no longer run: %', refusals
+        using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
+    end if;
+  end if;
   if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
     perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;
@@ -3557,6 +3687,7 @@ drop function profiles_internal.adoption_keys(jsonb, jsonb);
 drop function profiles_internal.adoption_frame(jsonb, jsonb);
 drop function profiles_internal.adoption_contacts(jsonb);
 drop function profiles_internal.adoption_policies(text, regclass);
+drop function profiles_internal.failing_objects(oid[]);
 drop function profiles_internal.table_readers(regclass);
 drop function profiles_internal.our_public_functions();
 drop function profiles_internal.adoption_quarantine(jsonb, jsonb);

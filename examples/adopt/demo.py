@@ -53,7 +53,7 @@ def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         with interruptible(), local.temporary(LEFTOVER) as place:
-            return _shown(place.server.url())
+            return _shown(place.server.url(), place.directory)
     except ProfilesSchemaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -62,7 +62,7 @@ def main() -> int:
         return 130
 
 
-def _shown(url: str) -> int:
+def _shown(url: str, directory: Path) -> int:
     engine = create_engine(normalize_url(url), poolclass=NullPool)
     with engine.begin() as connection:
         for name in ("auth_server.sql", "application.sql"):
@@ -77,34 +77,38 @@ def _shown(url: str) -> int:
     print("\nIts posts, through a view of its own that joins them with the profiles:\n")
     _table(engine, _BYLINES)
 
-    _head("2. The plan", "What an upgrade would do to these tables. It changes nothing.")
-    if _run(url, "adopt", "--dry-run"):
+    _head("2. The plan", "What an upgrade would do to these tables, and what it asks. It changes nothing.")
+    answers = directory / "adopt.toml"
+    _run(url, "adopt", "--dry-run", "--write-answers", str(answers))
+
+    _head("3. The answer", "The application shows its profiles to everybody. That is meant, and stays:")
+    answers.write_text(answers.read_text(encoding="utf-8").replace(' = ""', ' = "keep"'), encoding="utf-8")
+    print(answers.read_text(encoding="utf-8"))
+
+    _head("4. The upgrade", "One transaction per revision. 0003 takes the table over.")
+    if _run(url, "upgrade", "-x", f"answers={answers}"):
         return 1
 
-    _head("3. The upgrade", "One transaction per revision. 0003 takes the table over.")
-    if _run(url, "upgrade"):
-        return 1
-
-    _head("4. The same profiles", "The uuid is called user_id now, and id holds it as text. User 6 has a profile.")
+    _head("5. The same profiles", "The uuid is called user_id now, and id holds it as text. User 6 has a profile.")
     _table(engine, _PROFILES_AFTER)
     print("\nThe view and the foreign key followed. Post 3 is where it was; its author is in quarantine:\n")
     _table(engine, _BYLINES)
 
-    _head("5. What was changed", "Values that break a rule. The old ones are kept, and come back with a downgrade.")
+    _head("6. What was changed", "Values that break a rule. The old ones are kept, and come back with a downgrade.")
     _table(engine, _CHANGED)
 
     _head(
-        "6. What was set aside", "It would act beside ours. Its definitions are kept, and come back with a downgrade."
+        "7. What was set aside", "It would act beside ours. Its definitions are kept, and come back with a downgrade."
     )
     _table(engine, _SET_ASIDE)
 
-    _head("7. What is in quarantine", "Rows that cannot stay, whole, each with the reason.")
+    _head("8. What is in quarantine", "Rows that cannot stay, whole, each with the reason.")
     _table(engine, _QUARANTINE)
 
-    _head("8. Health", "What is left to look after.")
+    _head("9. Health", "What is left to look after.")
     _run(url, "health", "--full")
 
-    _head("9. Your own database", "On a copy first. The source is only read:")
+    _head("10. Your own database", "On a copy first. The source is only read:")
     print("  profiles-schema rehearse --source postgresql://user:password@host:5432/database")
     print("\nand all of it, rule by rule: docs/adopting.md")
     return 0

@@ -134,7 +134,7 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterato
     yield from _notes(result, width)
     yield from _wrapped(_sum(result), width)
     yield from _next(result, x, local=local)
-    yield from _wrapped(result.verdict, width)
+    yield result.verdict
 
 
 def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:

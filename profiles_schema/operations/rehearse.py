@@ -27,7 +27,7 @@ from profiles_schema.migrations import paths, summary
 from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.runner import COMMAND
-from profiles_schema.operations import backfill, contents, copies, normalize
+from profiles_schema.operations import adopt, backfill, contents, copies, normalize
 from profiles_schema.operations.health import current_revision, examine
 from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema.catalog import differences
@@ -78,11 +78,16 @@ class Rehearsal:
     steps: list[Step] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    """The questions of the plan that stopped the upgrade, by their ids."""
     kept: dict[str, str] | None = None
 
     @property
     def verdict(self) -> str:
         """One line; also what adoption would change in rows of the application, and which rows it would move away."""
+        if self.questions:
+            number = len(self.questions)
+            return f"rehearsal: would need {'an answer' if number == 1 else f'{number} answers'}: {', '.join(self.questions)}"
         number = len(self.findings)
         verdict = f"rehearsal: would need attention: {number}" if number else "rehearsal: would go well"
         return "; ".join([verdict, *(f"{table}: {what}" for table, what in self._taken_over())])
@@ -310,6 +315,13 @@ class _Rehearsing:
         self.result.notes += [f"{step.name} says: {line}" for line in said.warnings]
 
     def _upgrade(self, step: Step) -> None:
+        with self._deployer() as connection:
+            planned = adopt.plan(connection, x=self.x)
+        if planned.questions and not planned.stoppers:
+            self.result.questions = [question.id or "" for question in planned.questions]
+            write = "profiles-schema adopt --dry-run --write-answers adopt.toml"
+            self._find(step.name, f"{planned.verdict} To write the file of answers: {write}")
+            raise _StepFailed
         self._migrate(step, "upgrade", "head")
         revisions = step.data["revisions"]
         if not revisions:

@@ -93,6 +93,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.adoption_contacts"),
     SqlObject("functions", "profiles_internal.our_public_functions"),
     SqlObject("functions", "profiles_internal.table_readers"),
+    SqlObject("functions", "profiles_internal.failing_objects"),
     SqlObject("functions", "profiles_internal.adoption_policies"),
     SqlObject("functions", "profiles_internal.adoption_frame"),
     SqlObject("functions", "profiles_internal.adoption_keys"),

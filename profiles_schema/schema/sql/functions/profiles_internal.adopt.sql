@@ -15,6 +15,8 @@ declare
   ));
   step record;
   refusals text;
+  objects oid[];
+  failing oid[];
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
@@ -31,6 +33,19 @@ begin
   end if;
   if relation is not null then
     execute format('lock table %s in access exclusive mode', relation);
+    -- What reads the table, or has values of its types, has to run afterwards.
+    objects := array(
+      select r.object from profiles_internal.table_readers(relation) as r
+      union
+      select d.objid
+      from pg_depend as d join pg_type as t on t.oid = d.refobjid
+      where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_type'::regclass and (
+        t.typrelid = relation
+        or exists (select from pg_type as e where e.typrelid = relation and e.typarray = t.oid)
+        or t.typtype <> 'b' and exists (select from pg_attribute as a where a.attrelid = relation and a.atttypid = t.oid)
+      )
+    );
+    failing := array(select f.object from profiles_internal.failing_objects(objects) as f);
   end if;
 
   -- From here on the answers are the ones that the whole plan was looked at with.
@@ -65,6 +80,14 @@ begin
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
   end if;
 
+  if relation is not null then
+    select string_agg(format('%s (%s)', f.name, f.error), '; ' order by f.name) into refusals
+    from profiles_internal.failing_objects(objects) as f where f.object <> all (failing);
+    if refusals is not null then
+      raise exception 'these would no longer run: %', refusals
+        using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
+    end if;
+  end if;
   if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
     perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;

@@ -14,6 +14,9 @@ declare
   states text;
   guarded text;
   identity text;
+  by_index text;
+  added text;
+  published record;
 begin
   if relation::text <> target then
     return next jsonb_build_object('seq', 20, 'action', 'rename', 'object', relation, 'found', relation, 'wanted', target,
@@ -23,6 +26,17 @@ begin
     return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
       'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
   end if;
+
+  -- What only shows when it runs.
+  return query
+  select jsonb_build_object('seq', 3, 'action', 'note', 'object', string_agg(r.name, ', ' order by r.name), 'found', 'reads ' || relation,
+    'wanted', 'not verified',
+    'remedy', 'What it says in plpgsql is looked at only when it runs: try it on a copy, or install plpgsql_check, by which the upgrade looks.')
+  from profiles_internal.table_readers(relation) as r
+  join pg_proc as f on f.oid = r.object
+  join pg_language as l on l.oid = f.prolang and l.lanname = 'plpgsql'
+  where not exists (select from pg_proc as c where c.proname = 'plpgsql_check_function_tb')
+  having count(*) > 0;
 
   -- Triggers rest while rows are converted. Those that stay come back as they were.
   select string_agg(s.state, '; ' order by t.tgname), string_agg(
@@ -51,22 +65,58 @@ begin
   from pg_trigger as t
   where t.tgrelid = relation and not t.tgisinternal and profiles_internal.acts_beside_ours(t.tgfoid);
 
+  -- What is published: the columns that are added too, and each row that changes.
+  select coalesce(string_agg(c.value ->> 'name', ', '), 'none') into added
+  from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'found_name' is null;
+  for published in
+    select p.pubname, pg_get_userbyid(p.pubowner) as owner, pg_has_role(p.pubowner, 'usage') and x.oid is not null as may_leave,
+      x.prattrs is not null or x.prqual is not null as is_part,
+      concat_ws(' ',
+        (select '(' || string_agg(quote_ident(a.attname), ', ' order by n.place) || ')'
+          from unnest(x.prattrs) with ordinality as n (attnum, place) join pg_attribute as a on a.attrelid = relation and a.attnum = n.attnum),
+        'where (' || pg_get_expr(x.prqual, x.prrelid) || ')') as part,
+      'publication:' || p.pubname || ':' || target as id
+    from pg_publication as p
+    left join pg_publication_rel as x on x.prpubid = p.oid and x.prrelid = relation
+    where p.puballtables or x.oid is not null
+      or exists (select from pg_publication_namespace as n where n.pnpubid = p.oid and n.pnnspid = (select c.relnamespace from pg_class as c where c.oid = relation))
+    order by p.pubname
+  loop
+    identity := case (select c.relreplident from pg_class as c where c.oid = relation) when 'f' then 'full' when 'n' then 'nothing' else 'default' end;
+    if published.is_part and not published.may_leave then
+      -- While rows are converted it would refuse every change.
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', published.pubname),
+        'wanted', 'the whole table', 'remedy', format('As role %I: alter publication %I drop table %s; and add it again, adapted, after the upgrade.', published.owner, published.pubname, relation));
+      continue;
+    end if;
+    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', published.id, 'object', target,
+      'found', concat_ws(' ', format('publication %s publishes it', published.pubname), nullif(published.part, '')),
+      'answers', jsonb_strip_nulls(jsonb_build_object(
+        'keep', case when not published.is_part then format(
+          'it goes on publishing, as %s: the columns that the upgrade adds, too (%s), and each row that the upgrade changes; subscribers need these columns', target, added) end,
+        'remove', case when published.may_leave then 'the table leaves the publication, until a downgrade or you add it again' end)));
+    if profiles_internal.answer(published.id) = 'remove' then
+      return next jsonb_build_object('seq', 32, 'action', 'set aside', 'object', target, 'found', 'in publication ' || published.pubname, 'wanted', 'not published',
+        'statement', format('alter publication %I drop table %s', published.pubname, target),
+        'undo', format('alter publication %I add table %s %s', published.pubname, target, published.part));
+    end if;
+  end loop;
+
   -- A publication tells rows apart by their key, and for a moment there is none.
-  select case c.relreplident when 'f' then 'full' when 'n' then 'nothing' else 'default' end into identity
-  from pg_class as c
-  where c.oid = relation and exists (
-    select from pg_publication as p
-    where p.puballtables
-      or exists (select from pg_publication_rel as x where x.prpubid = p.oid and x.prrelid = relation)
-      or exists (select from pg_publication_namespace as x where x.pnpubid = p.oid and x.pnnspid = c.relnamespace)
-  );
-  if identity <> 'full' then
-    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || identity,
+  select 'using index ' || quote_ident(i.relname) into by_index
+  from pg_index as x join pg_class as i on i.oid = x.indexrelid
+  where x.indrelid = relation and x.indisreplident and (select c.relreplident from pg_class as c where c.oid = relation) = 'i';
+  if by_index is not null then
+    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'replica:' || target, 'object', target, 'found', 'replica identity ' || by_index,
+      'answers', jsonb_build_object('default', 'updates and deletes are published with the primary key instead; a downgrade restores the index'));
+  end if;
+  if by_index is not null or identity <> 'full' then
+    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || coalesce(by_index, identity),
       'wanted', 'full, while rows are converted', 'lock', 'ACCESS EXCLUSIVE',
-      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, identity));
-    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', identity,
+      'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, coalesce(by_index, identity)));
+    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', coalesce(identity, 'default'),
       'lock', 'ACCESS EXCLUSIVE',
-      'statement', format('alter table %s replica identity %s', target, identity), 'undo', format('alter table %s replica identity full', target));
+      'statement', format('alter table %s replica identity %s', target, coalesce(identity, 'default')), 'undo', format('alter table %s replica identity full', target));
   end if;
 
   -- Rights, comments and row level security. Until ours come the API roles keep what they may do, to the columns of

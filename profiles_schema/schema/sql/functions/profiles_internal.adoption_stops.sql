@@ -24,8 +24,6 @@ begin
       format('Run the upgrade as %I, or as that role: alter table %s owner to %I;', pg_get_userbyid(c.relowner), relation, current_user)),
     (c.relkind = 'r' and exists (select from pg_rewrite as w where w.ev_class = c.oid), 'rewrite rules', 'none',
       format('Drop the rules of %s: they act instead of what is written.', relation)),
-    (c.relreplident = 'i', 'an index as replica identity', 'the default one',
-      format('alter table %s replica identity default;', relation)),
     (p_context ->> 'user' is null and not (p_context ->> 'makes_users')::boolean, 'no column user_id', 'user_id uuid',
       format('Say whose rows they are: alter table %s add column user_id uuid;', relation)),
     -- What cannot be seen would be taken for what is not there.
@@ -57,13 +55,7 @@ begin
   ) as s (applies, remedy)
   where s.applies;
 
-  -- What would not survive another key, or other columns.
-  return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', p.pubname), 'wanted', 'the whole table',
-    'remedy', format('It would refuse every change from now on. alter publication %I drop table %s; and add it again, adapted, after the upgrade.', p.pubname, relation))
-  from pg_publication_rel as x
-  join pg_publication as p on p.oid = x.prpubid
-  where x.prrelid = relation and (x.prattrs is not null or x.prqual is not null);
+  -- What would not survive other columns.
   return query
   select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
     'wanted', 'a table of its own', 'remedy', format('Drop %s.%I, and create it again after the upgrade.', b.attrelid::regclass, b.attname))

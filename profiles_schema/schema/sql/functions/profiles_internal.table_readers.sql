@@ -2,7 +2,7 @@
 -- knows views, policies and SQL-standard bodies; of other functions there is only the text. as_owner: it reads with the
 -- rights of an owner whom row level security does not bind, so no policy changes what it finds.
 create or replace function profiles_internal.table_readers(p_table regclass)
-returns table (name text, as_owner boolean)
+returns table (object oid, name text, as_owner boolean)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
@@ -73,24 +73,24 @@ begin
     relations := coalesce(relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
-    return query select format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
-    return query select format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
+    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
+    return query select f::oid, format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
   end loop;
 
   return query
-  select format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
+  select y.oid, format('policy %s:%s', y.polrelid::regclass, y.polname), not bool_or(d.refobjid = any (asking))
   from pg_depend as d
   join pg_policy as y on y.oid = d.objid and y.polrelid <> p_table
   where d.classid = 'pg_policy'::regclass
     and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
-  group by 1
+  group by y.oid
   union all
-  select format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
+  select w.oid, format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
   from pg_depend as d
   join pg_rewrite as w on w.oid = d.objid and w.rulename <> '_RETURN' and w.ev_class <> p_table
   where d.classid = 'pg_rewrite'::regclass
     and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
-  group by 1;
+  group by w.oid;
 end
 $table_readers$;
 
