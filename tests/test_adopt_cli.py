@@ -229,10 +229,16 @@ def test_a_table_that_is_not_there_is_a_stopper(old):
     assert [stopper.object for stopper in plan.stoppers] == ["public.misspelt"]
 
 
+@pytest.mark.slow
 def test_a_large_table_asks_for_a_decision(old, tmp_path):
-    old.script("insert into public.user_profiles (id) select gen_random_uuid() from generate_series(1, 50000)")
+    old.administrator.script(
+        "set local session_replication_role = replica;"
+        "insert into auth.users (id) select md5(g::text)::uuid from generate_series(1, 100000) as g;"
+        "insert into public.user_profiles (id, username) select md5(g::text)::uuid, repeat('long ', 400) || g from generate_series(1, 100000) as g"
+    )
     (question,) = planned(old).questions
-    assert (question.id, question.rows) == ("lock:public.user_profiles", 50_006)
+    assert (question.id, question.rows) == ("lock:public.user_profiles", 100_006)
+    assert "timed on this server" in question.found
     assert list(question.answers) == ["accept"]
     path = answers_file(tmp_path / "answers.toml", {"lock:public.user_profiles": "accept"})
     plan = planned(old, f"answers={path}")
@@ -626,9 +632,7 @@ def test_the_demonstration_shows_one_adoption_and_leaves_nothing(place):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert re.findall(r"^(\d+)\. ", done.stdout, flags=re.MULTILINE) == [
-        str(n) for n in range(1, 11)
-    ]
+    assert re.findall(r"^(\d+)\. ", done.stdout, flags=re.MULTILINE) == [str(n) for n in range(1, 11)]
     assert "Done: the database is at the newest revision" in done.stdout
     assert "…0002  profile_visibility  friends" in done.stdout
     assert "profiles-schema rehearse --source" in done.stdout

@@ -422,6 +422,40 @@ $adoption_rules$;
 revoke all on function profiles_internal.adoption_rules() from public, anon, authenticated, service_role;
 """
     )
+
+    op.execute(
+        r"""
+-- The default of a column of ours that the application gave it, as it reads with our type, where our code can live with it:
+-- a constant that keeps our rules. Null where ours takes its place.
+create or replace function profiles_internal.kept_default(p_table text, p_column text, p_type text, p_found text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $kept_default$
+declare
+  constant_value constant text := replace(substring(p_found from '^''((?:[^'']|'''')*)''(?:::[a-zA-Z0-9_."() ]+)?$'), '''''', '''');
+  result constant text := format('%L::%s', constant_value, p_type);
+  refused text;
+  refuses boolean;
+begin
+  if p_table <> 'user_profiles' or constant_value is null or p_column <> all (
+    array['role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics']
+  ) then
+    return null;
+  end if;
+  select string_agg('(' || r.wrong || ')', ' or ') into refused
+  from profiles_internal.adoption_rules() as r where r.table_name = p_table and r.column_name = p_column;
+  execute format('select %s from (select %s as %I) as d', coalesce(refused, 'false'), result, p_column) into refuses;
+  return case when not refuses then result end;
+exception when data_exception then
+  return null; -- no value of our type
+end
+$kept_default$;
+
+revoke all on function profiles_internal.kept_default(text, text, text, text) from public, anon, authenticated, service_role;
+"""
+    )
     op.execute(
         r"""
 -- What hangs on a column besides its own table: views, policies of other tables, generated columns, triggers that name it,
@@ -721,7 +755,7 @@ begin
     -- A type that is changed loses its collation, and has to find it again.
     f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
-    w.wanted_type, w.not_null, w.default_value,
+    w.wanted_type, w.not_null, coalesce(profiles_internal.kept_default(p_table, w.name, w.wanted_type, f.found_default), w.default_value),
     case
       when f.found_type = w.wanted_type or f.name is null then null
       when w.wanted_type = 'timestamp with time zone' then case
@@ -1246,6 +1280,44 @@ revoke all on function profiles_internal.adoption_counts(jsonb) from public, ano
 
     op.execute(
         r"""
+-- Defaults of the application that stay on columns of ours. They are on record, so that a comparison with what is declared
+-- accepts them; those that cannot stay are named.
+create or replace function profiles_internal.adoption_defaults(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_defaults$
+declare
+  target constant text := p_context ->> 'target';
+begin
+  return query
+  select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
+    'found', 'default ' || (c.value ->> 'found_default'),
+    'wanted', case when k.stays then 'stays' else coalesce('default ' || w.default_value, 'no default') end,
+    'remedy', case when k.stays then 'New profiles get the default of the application, not ours: ' || w.default_value
+      else 'New profiles get our default. That of the application is no constant, or breaks a rule of this column; a downgrade brings it back.' end,
+    'statement', case when k.stays then format(
+      'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept default'', %L, %L)',
+      p_context ->> 'by', format('%s.%s', target, c.value ->> 'name'), jsonb_build_object(
+        'found', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
+        'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value))) end)
+  from jsonb_array_elements(p_context -> 'columns') as c
+  join profiles_internal.wanted_shape() as w
+    on w.table_name = p_context ->> 'table' and w.kind = 'column' and w.name = c.value ->> 'name'
+  cross join lateral (select c.value ->> 'wanted_default' is distinct from w.default_value as stays) as k
+  where w.default_value is not null and p_context ->> 'table' = 'user_profiles' and c.value ->> 'found_default' not in ('identity', 'NULL::' || (c.value ->> 'found_type'))
+    and w.name in ('role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics')
+    and regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', '');
+end
+$adoption_defaults$;
+
+revoke all on function profiles_internal.adoption_defaults(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+
+    op.execute(
+        r"""
 -- How much slower than the machine on which adoption was measured this server is: up to two thousand rows of the table go
 -- through the very conversion three times, into a table of our own that is rolled back each time (written, rewritten,
 -- indexed). Null where that says nothing or cannot be had: fewer than a thousand rows, a read-only transaction. Zero under the
@@ -1308,7 +1380,7 @@ revoke all on function profiles_internal.adoption_pace(jsonb, jsonb) from public
     op.execute(
         r"""
 -- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in a
--- hundred. The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
+-- hundred (a single row is none). The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
 create or replace function profiles_internal.adoption_quarantine(p_context jsonb, p_counts jsonb)
 returns setof jsonb
 language plpgsql
@@ -1327,7 +1399,7 @@ declare
   );
   examples text;
 begin
-  if aside is null or aside <= 10 and aside * 100 <= total then
+  if aside is null or aside <= 1 or aside <= 10 and aside * 100 <= total then
     return;
   end if;
   if key_name is not null then
@@ -2521,6 +2593,8 @@ begin
     union all
     select profiles_internal.adoption_contacts(context)
     union all
+    select profiles_internal.adoption_defaults(context)
+    union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,
@@ -3692,6 +3766,7 @@ drop function profiles_internal.table_readers(regclass);
 drop function profiles_internal.our_public_functions();
 drop function profiles_internal.adoption_quarantine(jsonb, jsonb);
 drop function profiles_internal.adoption_pace(jsonb, jsonb);
+drop function profiles_internal.adoption_defaults(jsonb);
 drop function profiles_internal.adoption_counts(jsonb);
 drop function profiles_internal.adoption_stops(jsonb);
 drop function profiles_internal.table_to_adopt(text);
@@ -3705,6 +3780,7 @@ drop function profiles_internal.acts_beside_ours(oid);
 drop function profiles_internal.written_tables(oid, boolean);
 drop function profiles_internal.reached_functions(oid);
 drop function profiles_internal.column_readers(regclass, text);
+drop function profiles_internal.kept_default(text, text, text, text);
 drop function profiles_internal.adoption_rules();
 drop function profiles_internal.answer(text);
 drop function profiles_internal.wanted_shape();

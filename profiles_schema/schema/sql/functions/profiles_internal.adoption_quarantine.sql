@@ -1,5 +1,5 @@
 -- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in a
--- hundred. The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
+-- hundred (a single row is none). The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
 create or replace function profiles_internal.adoption_quarantine(p_context jsonb, p_counts jsonb)
 returns setof jsonb
 language plpgsql
@@ -18,7 +18,7 @@ declare
   );
   examples text;
 begin
-  if aside is null or aside <= 10 and aside * 100 <= total then
+  if aside is null or aside <= 1 or aside <= 10 and aside * 100 <= total then
     return;
   end if;
   if key_name is not null then
