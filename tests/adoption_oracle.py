@@ -23,6 +23,8 @@ LONGEST = {
     "phone": 40, "bio": 4000,
     "target_audience": 20000, "business_context": 20000, "master_system_prompt": 20000,
 }  # fmt: skip
+# Defaults of an application that stay.
+KEPT = {shape: {("user_profiles", "role"): "member", ("user_profiles", "language"): "sv"} for shape in ("d", "d+c")}
 # What stands in a required column that said nothing.
 REQUIRED = {
     "user_profiles": {
@@ -122,10 +124,12 @@ RULES: dict[tuple[str, str], Callable[[str], str | None]] = {
 }
 
 
-def fitted(table: str, column: str, value: str | None, zones: set[str]) -> str | None:
+def fitted(shape: str, table: str, column: str, value: str | None, zones: set[str]) -> str | None:
     """The value that our CHECKs take, by the stated rules."""
     if value is None:
-        return "0" if column in COUNTERS[table] else REQUIRED[table].get(column)
+        return (
+            "0" if column in COUNTERS[table] else KEPT.get(shape, {}).get((table, column), REQUIRED[table].get(column))
+        )
     if column == "timezone":
         return value if value in zones else "UTC"
     rule = RULES.get((table, column))
@@ -403,7 +407,9 @@ class Account:
         # A new column is as in a new row.
         new = dict.fromkeys(COUNTERS[self.ours], "0") | REQUIRED[self.ours]
         for key, row in self.before.items():
-            self.wanted[key] = new | {name: fitted(self.ours, name, value, zones) for name, value in row.items()}
+            self.wanted[key] = new | {
+                name: fitted(self.shape, self.ours, name, value, zones) for name, value in row.items()
+            }
         if self.ours == "user_profile_audit_logs":
             for row in self.wanted.values():
                 row["user_id"] = row["user_id"] if row["user_id"] in self.found.users else None

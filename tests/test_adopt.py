@@ -221,7 +221,7 @@ def test_health_is_content_and_counts_what_is_in_quarantine(adopted, shape):
     for row in quarantined(database):
         left[row.table_name][row.reason] += 1
     assert said == {
-        f"Rows of {table} stand in profiles_internal.quarantine, {reasons.total()}: "
+        f"{reasons.total()} {'row' if reasons.total() == 1 else 'rows'} of {table} in profiles_internal.quarantine: "
         + ", ".join(f"{reason} ({rows})" for reason, rows in sorted(reasons.items()))
         + "."
         for table, reasons in left.items()

@@ -10,6 +10,7 @@ from support import drift
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import contents
 from profiles_schema.operations.adopt import plan
+from profiles_schema.operations.health import examine
 
 USERS = "insert into auth.users (id, email) select md5(g::text)::uuid, 'a' || g || '@example.org' from generate_series(1, 5) as g"
 PERSON = uuid.UUID("c4ca4238-a0b9-2382-0dcc-509a6f75849b")  # md5 of 1
@@ -147,6 +148,39 @@ def test_what_would_refuse_every_sign_up_stops_the_upgrade_and_is_named(found, o
     with pytest.raises(MigrationFailed) as refused:
         database.upgrade()
     assert named in str(refused.value)
+    assert came_back(database) == []
+
+
+def test_defaults_of_the_application_stay_where_our_code_can_live_with_them(found):
+    database = found(
+        "create type public.member_role as enum ('member', 'admin');"
+        "create table public.user_profiles (id uuid primary key, username text, role public.member_role not null default 'member',"
+        " language varchar(5) default 'el', timezone text default 'Europe/Athens', profile_visibility text default 'private',"
+        " preferences jsonb default '{\"theme\": \"dark\"}', avatar_emoji text default repeat('x', 3), key_metrics jsonb default '{}');"
+        "alter table public.user_profiles enable row level security;"
+        "insert into public.user_profiles (id, username) select md5(g::text)::uuid, 'name' || g from generate_series(1, 5) as g"
+    )
+    with database.engine.connect() as connection:
+        notes = {
+            step.object.rpartition(".")[2]: step
+            for step in plan(connection).notes
+            if step.seq and step.found.startswith("default ")
+        }
+    assert {name: note.wanted == "stays" for name, note in notes.items()} == {
+        "role": True, "language": True, "timezone": True, "profile_visibility": True, "preferences": True, "avatar_emoji": False,
+        "key_metrics": False,
+    }  # fmt: skip
+    database.upgrade()
+    assert drift(database) == []
+    with database.engine.connect() as connection:
+        assert [f.message for f in examine(connection, full=True).problems] == []
+    profile = database.profile(database.administrator.sign_up("ada@example.org"))
+    assert (profile.role, profile.language, profile.timezone, profile.profile_visibility, profile.preferences, profile.key_metrics) == (
+        "member", "el", "Europe/Athens", "private", {"theme": "dark"}, [],
+    )  # fmt: skip
+    profile = database.profile(database.administrator.sign_up("bob@example.org", raw_user_meta_data={"language": "fr"}))
+    assert profile.language == "fr"
+    database.administrator.run("delete from auth.users where email in ('ada@example.org', 'bob@example.org')")
     assert came_back(database) == []
 
 

@@ -465,17 +465,17 @@ def test_a_wrong_adopt_table_is_refused(found, shape, table, named):
     assert named in message
 
 
-def test_a_large_table_is_refused_without_an_answer(found):
+def test_many_rows_that_cannot_stay_are_refused_without_an_answer(found):
     database = found("c", rows=20)
     database.answering = ()
     database.administrator.script(
         "set local session_replication_role = replica;"
-        "insert into public.user_api_keys (user_id) select gen_random_uuid() from generate_series(1, 200001)"
+        "insert into public.user_api_keys (user_id) select gen_random_uuid() from generate_series(1, 11)"
     )
     with pytest.raises(MigrationFailed) as refused:
         database.upgrade()
-    assert stops(str(refused.value)) == ["public.user_api_keys"]
-    assert '"lock:public.user_api_keys"' in str(refused.value)
+    assert "public.user_api_keys" in stops(str(refused.value))
+    assert '"quarantine:public.user_api_keys"' in str(refused.value)
     assert "profiles-schema adopt --dry-run --write-answers adopt.toml" in str(refused.value)
     assert shapes.changes(database, database.found) == []
 

@@ -180,7 +180,7 @@ def test_the_verdict_counts_changed_values_and_rows_in_quarantine(hosted, tmp_pa
     hosted.script((APPLICATIONS / "adopt" / "application.sql").read_text(encoding="utf-8"))
     answers = answers_file(tmp_path / "adopt.toml", hosted.answers("keep"))
     result = rehearse(hosted.url, x=[f"answers={answers}"])
-    assert re.search(r"; public\.user_profiles: \d+ values changed, 1 row to quarantine$", result.verdict), (
+    assert re.search(r"; public\.user_profiles: 1 row to quarantine, \d+ values changed$", result.verdict), (
         result.verdict
     )
     (taken,) = step(result, "upgrade").data["adopted"]

@@ -426,6 +426,40 @@ $adoption_rules$;
 revoke all on function profiles_internal.adoption_rules() from public, anon, authenticated, service_role;
 """
     )
+
+    op.execute(
+        r"""
+-- The default of a column of ours that the application gave it, as it reads with our type, where our code can live with it:
+-- a constant that keeps our rules. Null where ours takes its place.
+create or replace function profiles_internal.kept_default(p_table text, p_column text, p_type text, p_found text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $kept_default$
+declare
+  constant_value constant text := replace(substring(p_found from '^''((?:[^'']|'''')*)''(?:::[a-zA-Z0-9_."() ]+)?$'), '''''', '''');
+  result constant text := format('%L::%s', constant_value, p_type);
+  refused text;
+  refuses boolean;
+begin
+  if p_table <> 'user_profiles' or constant_value is null or p_column <> all (
+    array['role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics']
+  ) then
+    return null;
+  end if;
+  select string_agg('(' || r.wrong || ')', ' or ') into refused
+  from profiles_internal.adoption_rules() as r where r.table_name = p_table and r.column_name = p_column;
+  execute format('select %s from (select %s as %I) as d', coalesce(refused, 'false'), result, p_column) into refuses;
+  return case when not refuses then result end;
+exception when data_exception then
+  return null; -- no value of our type
+end
+$kept_default$;
+
+revoke all on function profiles_internal.kept_default(text, text, text, text) from public, anon, authenticated, service_role;
+"""
+    )
     op.execute(
         r"""
 -- What hangs on a column besides its own table: views, policies of other tables, generated columns, triggers that name it,
@@ -727,7 +761,7 @@ begin
     -- A type that is changed loses its collation, and has to find it again.
     f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
-    w.wanted_type, w.not_null, w.default_value,
+    w.wanted_type, w.not_null, coalesce(profiles_internal.kept_default(p_table, w.name, w.wanted_type, f.found_default), w.default_value),
     case
       when f.found_type = w.wanted_type or f.name is null then null
       when w.wanted_type = 'timestamp with time zone' then case
@@ -1360,6 +1394,153 @@ end
 $adoption_counts$;
 
 revoke all on function profiles_internal.adoption_counts(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+
+    op.execute(
+        r"""
+-- Defaults of the application that stay on columns of ours. They are on record, so that a comparison with what is declared
+-- accepts them; those that cannot stay are named.
+create or replace function profiles_internal.adoption_defaults(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_defaults$
+declare
+  target constant text := p_context ->> 'target';
+begin
+  return query
+  select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
+    'found', 'default ' || (c.value ->> 'found_default'),
+    'wanted', case when k.stays then 'stays' else coalesce('default ' || w.default_value, 'no default') end,
+    'remedy', case when k.stays then 'New profiles get the default of the application, not ours: ' || w.default_value
+      else 'New profiles get our default. That of the application is no constant, or breaks a rule of this column; a downgrade brings it back.' end,
+    'statement', case when k.stays then format(
+      'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept default'', %L, %L)',
+      p_context ->> 'by', format('%s.%s', target, c.value ->> 'name'), jsonb_build_object(
+        'found', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
+        'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value))) end)
+  from jsonb_array_elements(p_context -> 'columns') as c
+  join profiles_internal.wanted_shape() as w
+    on w.table_name = p_context ->> 'table' and w.kind = 'column' and w.name = c.value ->> 'name'
+  cross join lateral (select c.value ->> 'wanted_default' is distinct from w.default_value as stays) as k
+  where w.default_value is not null and p_context ->> 'table' = 'user_profiles' and c.value ->> 'found_default' not in ('identity', 'NULL::' || (c.value ->> 'found_type'))
+    and w.name in ('role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics')
+    and regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', '');
+end
+$adoption_defaults$;
+
+revoke all on function profiles_internal.adoption_defaults(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+
+    op.execute(
+        r"""
+-- How much slower than the machine on which adoption was measured this server is: up to two thousand rows of the table go
+-- through the very conversion three times, into a table of our own that is rolled back each time (written, rewritten,
+-- indexed). Null where that says nothing or cannot be had: fewer than a thousand rows, a read-only transaction. Zero under the
+-- lock of the table: others wait for it, and nobody is asked any more.
+create or replace function profiles_internal.adoption_pace(p_context jsonb, p_counts jsonb)
+returns double precision
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $adoption_pace$
+declare
+  table_found constant regclass := p_context ->> 'found';
+  total constant bigint := p_counts ->> 'total';
+  -- Seconds for a row and a byte, where adoption was measured, by this very sample.
+  reference constant double precision := 0.00005 + (p_counts ->> 'bytes')::bigint * 0.00000005 / greatest(total, 1);
+  converted constant text := (
+    select string_agg(
+      format('%s as %I',
+        case when c.value ->> 'found_name' is null then 'null::' || (c.value ->> 'wanted_type')
+          else replace(coalesce(c.value ->> 'source', '{column}'), '{column}', 't.' || quote_ident(c.value ->> 'found_name')) end,
+        c.value ->> 'name'), ', ')
+    from jsonb_array_elements(p_context -> 'columns') as c
+  );
+  whole constant double precision := 3.6;
+  sampled bigint;
+  began timestamptz;
+  took double precision[] := '{}';
+begin
+  if exists (select from pg_locks as l where l.relation = table_found and l.pid = pg_backend_pid() and l.mode = 'AccessExclusiveLock') then
+    return 0;
+  elsif total < 1000 or current_setting('transaction_read_only') = 'on' then
+    return null;
+  end if;
+  for n in 1..3 loop
+    begin
+      began := clock_timestamp();
+      execute format('create table profiles_internal.adoption_sample as select t.* from %s as t limit 2000', table_found);
+      get diagnostics sampled = row_count;
+      execute format('create table profiles_internal.adoption_sample_converted as select t.ctid::text as row_key, %s from profiles_internal.adoption_sample as t', converted);
+      update profiles_internal.adoption_sample_converted set row_key = row_key || ' ';
+      create unique index on profiles_internal.adoption_sample_converted (row_key);
+      took := took || (extract(epoch from clock_timestamp() - began)::double precision / sampled);
+      raise exception 'sampled' using errcode = 'PRTRY';
+    exception
+      when sqlstate 'PRTRY' then
+        null;
+      when others then
+        return null;
+    end;
+  end loop;
+  -- The middle one: the first meets cold buffers, another one a checkpoint. With all indexes, CHECKs and counts a row takes
+  -- that many times what it takes here (benchmarks/adopt.py).
+  return whole * (select t.took from unnest(took) as t (took) order by t.took offset 1 limit 1) / reference;
+end
+$adoption_pace$;
+
+revoke all on function profiles_internal.adoption_pace(jsonb, jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+
+    op.execute(
+        r"""
+-- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in a
+-- hundred (a single row is none). The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
+create or replace function profiles_internal.adoption_quarantine(p_context jsonb, p_counts jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_quarantine$
+declare
+  target constant text := p_context ->> 'target';
+  total constant bigint := p_counts ->> 'total';
+  aside constant bigint := p_counts ->> 'aside';
+  key_name constant text := (
+    select c.value ->> 'found_name'
+    from jsonb_array_elements(p_context -> 'columns') as c
+    where c.value ->> 'found_name' in ('id', 'user_id') and c.value ->> 'found_type' in ('uuid', 'bigint', 'integer')
+    order by c.value ->> 'found_name' limit 1
+  );
+  examples text;
+begin
+  if aside is null or aside <= 1 or aside <= 10 and aside * 100 <= total then
+    return;
+  end if;
+  if key_name is not null then
+    execute format(
+      'select string_agg(e.key, '', '' order by e.key) from (select t.%1$I::text as key from %2$s as t join (%3$s) as m on m.row_id = t.ctid '
+      'where m.reason is not null and t.%1$I is not null order by 1 limit 3) as e',
+      key_name, p_context ->> 'found', replace(p_counts ->> 'misplaced', '{table}', p_context ->> 'found')
+    ) into examples;
+  end if;
+  return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'quarantine:' || target, 'object', target, 'rows', aside,
+    'found', concat_ws('; ',
+      format('%s of %s rows cannot stay: %s', aside, total, (
+        select string_agg(format('%s (%s)', g.value ->> 'reason', g.value ->> 'hits'), ', ' order by (g.value ->> 'hits')::bigint desc, g.value ->> 'reason')
+        from jsonb_array_elements(p_counts -> 'reasons') as g
+      )),
+      format('for example %s %s', key_name, examples)),
+    'answers', jsonb_build_object('quarantine',
+      format('these rows are moved to profiles_internal.quarantine: the application no longer finds them in %s, and a downgrade brings them back', target)));
+end
+$adoption_quarantine$;
+
+revoke all on function profiles_internal.adoption_quarantine(jsonb, jsonb) from public, anon, authenticated, service_role;
 """
     )
 
@@ -2575,13 +2756,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $adoption_of_table$
 declare
-  rewrite_limit constant bigint := 50000;
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
   stops constant jsonb[] := array(select s from profiles_internal.adoption_stops(context) as s);
   counts jsonb;
   total bigint;
   seconds double precision;
+  measured double precision;
+  pace double precision;
   stopped boolean;
   unreadable boolean;
 begin
@@ -2598,8 +2780,10 @@ begin
 
   counts := profiles_internal.adoption_counts(context);
   total := counts ->> 'total';
-  -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py).
-  seconds := total * 0.00005 + (counts ->> 'bytes')::bigint * 0.00000005;
+  -- Measured on ordinary rows, with nothing to mend (benchmarks/adopt.py), and compared with this server.
+  measured := profiles_internal.adoption_pace(context, counts);
+  pace := coalesce(measured, 1);
+  seconds := pace * (total * 0.00005 + (counts ->> 'bytes')::bigint * 0.00000005);
   return query
   select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
   from (
@@ -2625,11 +2809,17 @@ begin
     where (context ->> 'conflicts')::bigint > 0
   ) as s;
   stopped := stopped or found;
-  if total > rewrite_limit then
+  -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and an answer that was given is
+  -- needed even if the forecast is shorter now.
+  if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) or profiles_internal.answer('lock:' || target) is not null then
     return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
-      'found', format('%s rows', total), 'rows', total, 'lock', 'ACCESS EXCLUSIVE',
-      'answers', jsonb_build_object('accept', format('it is taken over, and locked for about %s seconds meanwhile', ceil(seconds))));
+      'found', format('%s rows, locked for about %s seconds, by a forecast that may be wrong by a factor of %s', total, ceil(seconds),
+        case when measured is null then '6: it was not timed on this server' else '2: a sample of them was timed on this server' end),
+      'rows', total, 'seconds', seconds, 'lock', 'ACCESS EXCLUSIVE',
+      'answers', jsonb_build_object('accept', 'it is taken over; who reads or writes it meanwhile waits'));
   end if;
+  return query
+  select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_quarantine(context, counts) as s;
   if stopped then
     -- All that stands against it, at once.
     if counts ? 'total' then
@@ -2642,6 +2832,7 @@ begin
 
   return query
   select s || jsonb_build_object('revision', context -> 'by')
+    || case when s ? 'seconds' then jsonb_build_object('seconds', (s ->> 'seconds')::double precision * pace) else '{}' end
   from (
     select profiles_internal.adoption_frame(context, counts)
     union all
@@ -2651,9 +2842,11 @@ begin
     union all
     select profiles_internal.adoption_contacts(context)
     union all
+    select profiles_internal.adoption_defaults(context)
+    union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
-      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.000005 + (counts ->> 'bytes')::bigint * 0.000000005,
+      'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L::jsonb || jsonb_build_object(''at'', now()))', context ->> 'by', target,
         jsonb_build_object('found_as', p_found::text, 'rows', total, 'owner', context -> 'owner', 'columns', (
@@ -3252,9 +3445,6 @@ begin
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
   end if;
 
-  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
-    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
-  end if;
   if relation is not null then
     select string_agg(format('%s (%s)', f.name, f.error), '; ' order by f.name) into refusals
     from profiles_internal.failing_objects(objects) as f where f.object <> all (failing);
@@ -3262,6 +3452,9 @@ begin
       raise exception 'these would no longer run: %', refusals
         using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
     end if;
+  end if;
+  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
+    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;
 
   for step in
@@ -4090,6 +4283,14 @@ declare
     'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
+  -- Where the metadata says nothing: what the columns say, which in an adopted table may be the application's.
+  defaults constant jsonb := (
+    select jsonb_object_agg(a.attname, substring(pg_get_expr(d.adbin, d.adrelid) from '^''([^'']*)'''))
+    from pg_attribute as a join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where a.attrelid = to_regclass('public.user_profiles') and a.attname in ('timezone', 'language')
+  );
+  default_timezone constant text := coalesce(defaults ->> 'timezone', 'UTC');
+  default_language constant text := coalesce(defaults ->> 'language', 'en');
   user_row jsonb;
   metadata jsonb;
   base text;
@@ -4120,7 +4321,7 @@ begin
     first_name := null;
     last_name := null;
     avatar_url := null;
-    timezone := 'UTC';
+    timezone := default_timezone;
     language := null;
     metadata := user_row -> 'raw_user_meta_data';
     if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
@@ -4181,13 +4382,13 @@ begin
         language := replace(language, '_', '-');
         if jsonb_typeof(metadata -> 'timezone') = 'string' then
           timezone := coalesce(
-            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), 'UTC'
+            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), default_timezone
           );
         end if;
       end if;
     end if;
     if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
-      language := 'en';
+      language := default_language;
     end if;
     return next;
   end loop;
@@ -4430,6 +4631,9 @@ drop function profiles_internal.adoption_policies(text, regclass);
 drop function profiles_internal.failing_objects(oid[]);
 drop function profiles_internal.table_readers(regclass);
 drop function profiles_internal.our_public_functions();
+drop function profiles_internal.adoption_quarantine(jsonb, jsonb);
+drop function profiles_internal.adoption_pace(jsonb, jsonb);
+drop function profiles_internal.adoption_defaults(jsonb);
 drop function profiles_internal.adoption_counts(jsonb);
 drop function profiles_internal.adoption_stops(jsonb);
 drop function profiles_internal.table_to_adopt(text);
@@ -4444,6 +4648,7 @@ drop function profiles_internal.acts_beside_ours(oid);
 drop function profiles_internal.written_tables(oid, boolean);
 drop function profiles_internal.reached_functions(oid);
 drop function profiles_internal.column_readers(regclass, text);
+drop function profiles_internal.kept_default(text, text, text, text);
 drop function profiles_internal.adoption_rules();
 drop function profiles_internal.answer(text);
 drop function profiles_internal.wanted_shape();

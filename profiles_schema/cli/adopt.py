@@ -335,9 +335,8 @@ def _sum(result: Plan) -> str:
     if result.stoppers or result.questions:
         return "Nothing is changed as long as that is so; the rest of the plan may be incomplete."
     steps = sum(step.statement is not None and not step.takes_over for step in result.steps)
-    parts = [_counted(steps, "step"), f"{_counted(result.rows, 'row')} to change"]
-    if result.quarantined:
-        parts.append(f"{_counted(result.quarantined, 'row')} to profiles_internal.quarantine")
+    parts = [f"{_counted(result.quarantined, 'row')} to profiles_internal.quarantine"] if result.quarantined else []
+    parts += [_counted(steps, "step"), f"{_counted(result.rows, 'row')} to change"]
     parts.append(f"{_about(result.seconds)} in all")
     if result.locked_seconds:
         table, seconds = max(result.locked_seconds.items(), key=lambda item: item[1])

@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from profiles_schema.migrations.paths import script_location, versions
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
+from profiles_schema.schema.catalog import kept_defaults
 from profiles_schema.schema.models.base import ProfileId
 from profiles_schema.schema.models.base import metadata as our_metadata
 
@@ -89,6 +90,17 @@ def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]
     }
 
 
+def _keep_default(
+    context: AutogenContext, _operation: Any, _schema: Any, table: Any, name: Any, found: Any, declared: Any
+) -> PriorityDispatchResult:
+    """A default of the application that adoption left is right."""
+    default = getattr(getattr(found.server_default, "arg", None), "text", None)
+    key = f"column {declared.table.schema or 'public'}.{table}.{name}"
+    kept = {} if context.connection is None or default is None else dict(kept_defaults(context.connection))
+    stays = any(each == key and value.endswith(f"default {default}") for each, value in kept)
+    return PriorityDispatchResult.STOP if stays else PriorityDispatchResult.CONTINUE
+
+
 def number_revision(
     context: MigrationContext, _revision: str | Iterable[str | None] | Iterable[str], directives: list[MigrationScript]
 ) -> None:
@@ -147,6 +159,7 @@ def _register() -> None:
     plugin.add_autogenerate_comparator(_compare_sql_objects, "autogenerate", priority=DispatchPriority.LAST)
     for aspect in ("types", "server_default"):
         plugin.add_autogenerate_comparator(_keep_key, "column", aspect, priority=DispatchPriority.FIRST)
+    plugin.add_autogenerate_comparator(_keep_default, "column", "server_default", priority=DispatchPriority.FIRST)
     renderers.dispatch_for(ReplaceSqlOp)(_render)
     _registered = True
 

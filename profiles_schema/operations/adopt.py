@@ -165,7 +165,7 @@ def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str,
         InsufficientPrivilege: the role may not create what the plan needs.
         MigrationLockTimeout: a migration runs.
     """
-    wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms"}
+    wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "profiles_schema.dry_run": "yes"}
     if answers is not None:
         wanted["profiles_schema.answers"] = json.dumps(answers)
     connection.rollback()

@@ -167,6 +167,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
     findings += _identity(connection, full=full) if follows else []
     findings += _sessions(connection)
+    findings.sort(key=lambda finding: finding.code != "quarantine")
     return Health(revision, full, users, missing, triggers, _paused_first(findings))
 
 
@@ -416,7 +417,7 @@ def _set_aside(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield Finding(
             "quarantine",
             "notice",
-            f"Rows of {row.table_name} stand in profiles_internal.quarantine, {row.rows}{more}: {row.reasons}.",
+            f"{row.rows}{more} {'row' if row.rows == 1 else 'rows'} of {row.table_name} in profiles_internal.quarantine: {row.reasons}.",
             "bring them back, or delete them: docs/adopting.md, Rows in quarantine",
             row.rows,
         )

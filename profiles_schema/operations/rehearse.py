@@ -100,7 +100,7 @@ class Rehearsal:
         for table in upgrade.data.get("adopted", ()) if upgrade else ():
             parts = [
                 f"{table[key]} {word if table[key] == 1 else word + 's'} {what}"
-                for key, word, what in (("changed", "value", "changed"), ("quarantined", "row", "to quarantine"))
+                for key, word, what in (("quarantined", "row", "to quarantine"), ("changed", "value", "changed"))
                 if table[key]
             ]
             if parts:

@@ -80,9 +80,6 @@ begin
         'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
   end if;
 
-  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
-    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
-  end if;
   if relation is not null then
     select string_agg(format('%s (%s)', f.name, f.error), '; ' order by f.name) into refusals
     from profiles_internal.failing_objects(objects) as f where f.object <> all (failing);
@@ -90,6 +87,9 @@ begin
       raise exception 'these would no longer run: %', refusals
         using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
     end if;
+  end if;
+  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
+    perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;
 
   for step in

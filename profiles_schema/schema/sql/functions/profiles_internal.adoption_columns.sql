@@ -84,7 +84,7 @@ begin
     -- A type that is changed loses its collation, and has to find it again.
     f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
-    w.wanted_type, w.not_null, w.default_value,
+    w.wanted_type, w.not_null, coalesce(profiles_internal.kept_default(p_table, w.name, w.wanted_type, f.found_default), w.default_value),
     case
       when f.found_type = w.wanted_type or f.name is null then null
       when w.wanted_type = 'timestamp with time zone' then case
