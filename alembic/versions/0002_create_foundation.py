@@ -680,10 +680,11 @@ revoke all on function profiles_internal.trigger_text(oid, text) from public, an
 -- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
 -- wanted_type.
 --
--- The id of a profile keeps its type if that is uuid, with everything on it. Only these columns get another name, and take
--- their foreign keys, views and policies along:
+-- The id of a profile keeps its type if that is uuid, with everything on it, and so does a role of any kind of text or enum.
+-- Only these columns get another name, and take their foreign keys, views and policies along:
 --   a user_id that is no uuid is the id of an outside system, and becomes external_id;
---   a key of another type than ours that something hangs on becomes legacy_id.
+--   a key of another type than ours that something hangs on becomes legacy_id;
+--   full_name becomes display_name where a view keeps the old name of the table.
 create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
 returns table (
   name text, found_name text, found_type text, found_not_null boolean, found_default text, found_generated boolean,
@@ -716,7 +717,8 @@ begin
         renames := renames || '{"user_id": "external_id"}';
       end if;
     end if;
-    if types ? 'full_name' and not types ? 'display_name' then
+    -- Only where a view keeps the old name: everywhere else statements of the application would miss it.
+    if types ? 'full_name' and not types ? 'display_name' and p_found::text <> 'public.user_profiles' then
       renames := renames || '{"full_name": "display_name"}';
     end if;
   end if;
@@ -752,7 +754,11 @@ begin
     from profiles_internal.wanted_shape() as w
     left join found as f on f.name = w.name
     cross join lateral (
-      select p_table = 'user_profiles' and w.name = 'id' and f.found_type = 'uuid' as keeps
+      select p_table = 'user_profiles' and (
+        w.name = 'id' and f.found_type = 'uuid'
+        -- Nothing of ours writes a role, so any type serves that has a default for new profiles.
+        or w.name = 'role' and f.category in ('S', 'E') and f.found_default is not null
+      ) as keeps
     ) as k
     where w.table_name = p_table and w.kind = 'column'
   )
@@ -1062,6 +1068,16 @@ begin
   join pg_attribute as b on b.atttypid in (y.oid, y.typarray) and b.attnum > 0 and not b.attisdropped
   join pg_class as o on o.oid = b.attrelid and o.relkind in ('r', 'm', 'p', 'f')
   where c.oid = relation;
+
+  -- What takes or returns rows of a table that a view will stand for has other columns than the view.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'function ' || f.oid::regprocedure, 'found', 'takes or returns rows of ' || relation,
+    'wanted', 'columns of its own', 'remedy', 'After the upgrade a view has this name, and its rows have other columns than those of the table. '
+      'Declare the columns (returns table (...)), or drop the function, and create it again after the upgrade.')
+  from pg_class as c
+  join pg_type as y on y.oid = c.reltype
+  join pg_proc as f on array[f.prorettype] || f.proargtypes::oid[] && array[y.oid, y.typarray]
+  where c.oid = relation and relation::text <> target;
 
   -- Rights that we could not take from the roles of the API: only who gave them can.
   return query
@@ -1412,14 +1428,14 @@ declare
 begin
   return query
   select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
-    'found', 'default ' || (c.value ->> 'found_default'),
+    'found', concat_ws(' ', nullif(c.value ->> 'wanted_type', w.definition), 'default ' || (c.value ->> 'found_default')),
     'wanted', case when k.stays then 'stays' else coalesce('default ' || w.default_value, 'no default') end,
     'remedy', case when k.stays then 'New profiles get the default of the application, not ours: ' || w.default_value
       else 'New profiles get our default. That of the application is no constant, or breaks a rule of this column; a downgrade brings it back.' end,
     'statement', case when k.stays then format(
-      'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept default'', %L, %L)',
+      'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept column'', %L, %L)',
       p_context ->> 'by', format('%s.%s', target, c.value ->> 'name'), jsonb_build_object(
-        'found', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
+        'found', concat_ws(' ', c.value ->> 'wanted_type', case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
         'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value))) end)
   from jsonb_array_elements(p_context -> 'columns') as c
   join profiles_internal.wanted_shape() as w
@@ -1427,7 +1443,8 @@ begin
   cross join lateral (select c.value ->> 'wanted_default' is distinct from w.default_value as stays) as k
   where w.default_value is not null and p_context ->> 'table' = 'user_profiles' and c.value ->> 'found_default' not in ('identity', 'NULL::' || (c.value ->> 'found_type'))
     and w.name in ('role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics')
-    and regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', '');
+    and (c.value ->> 'wanted_type' <> w.definition
+      or regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', ''));
 end
 $adoption_defaults$;
 
@@ -1496,6 +1513,29 @@ revoke all on function profiles_internal.adoption_pace(jsonb, jsonb) from public
 """
     )
 
+    op.execute(
+        r"""
+-- The application's own columns that a sign-up cannot fill: NOT NULL, and nothing gives them a value. Whether they may be
+-- null from then on is a question (required:TABLE.COLUMN).
+create or replace function profiles_internal.required_columns(p_context jsonb)
+returns text[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $required_columns$
+  select array(
+    select c.value ->> 'found_name'
+    from jsonb_array_elements(p_context -> 'columns') as c
+    where p_context ->> 'table' in ('user_profiles', 'user_progress') and c.value ->> 'wanted_type' is null
+      and (c.value ->> 'found_not_null')::boolean and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
+      and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
+    order by c.value ->> 'found_name' collate "C"
+  )
+$required_columns$;
+
+revoke all on function profiles_internal.required_columns(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
     op.execute(
         r"""
 -- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in a
@@ -2130,6 +2170,13 @@ begin
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null
       ) as touches_ours,
+      -- A CHECK on columns that only the application writes refuses nothing of ours.
+      k.contype = 'c' and p_context ->> 'table' = 'user_profiles' and not exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null and x.value ->> 'name' not in (
+          'avatar_emoji', 'bio', 'business_context', 'company_name', 'logo_url', 'master_system_prompt', 'profile_picture_url', 'role', 'target_audience'
+        )
+      ) as is_theirs,
       not exists (
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is null
@@ -2170,7 +2217,7 @@ begin
       key_stays := true;
     elsif theirs.kind = 'p'
       or theirs.kind = 'u' and theirs.ours_alone and theirs.columns <> '{id}' and theirs.columns <> '{user_id}'
-      or theirs.kind in ('c', 'x') and theirs.touches_ours
+      or theirs.kind in ('c', 'x') and theirs.touches_ours and not theirs.is_theirs
       or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped or theirs.columns = array[owner] and theirs.is_strange)
       -- A row that comes out of quarantine may be one that it was never asked about.
       or theirs.unproved and aside > 0
@@ -2643,6 +2690,17 @@ begin
   where c.value ->> 'source' is not null
   having count(*) > 0;
 
+  -- NOT NULL that ours are not, before values that break a rule become null; and that which a sign-up cannot keep.
+  return query
+  select jsonb_build_object('seq', 75, 'action', 'relax', 'object', format('%s.%s', target, c.value ->> 'name'), 'found', 'not null',
+    'wanted', 'nullable', 'lock', 'ACCESS EXCLUSIVE',
+    'statement', format('alter table %s alter column %I drop not null', target, c.value ->> 'name'),
+    'undo', format('select profiles_internal.require_values(%L, %L)', target, c.value ->> 'name'))
+  from jsonb_array_elements(columns) as c
+  where (c.value ->> 'found_not_null')::boolean and (
+    not (c.value ->> 'wanted_not_null')::boolean or c.value ->> 'found_name' = any (profiles_internal.required_columns(p_context))
+  );
+
   -- Values that break a rule: all of a row at once. One line per rule says what happens; the last one does it.
   if fits <> '[]' then
     return query
@@ -2693,12 +2751,11 @@ begin
         else format('select profiles_internal.restore_values(%L, %L, ''value'')', revision, target) end);
   end if;
 
-  -- Defaults and NOT NULL as ours are. On a column of the application's own, NOT NULL without a default would refuse
-  -- every profile that a sign-up makes.
+  -- Defaults and NOT NULL as ours are.
   return query
   with changed as (
     select c.value ->> 'name' as name, string_agg(x.statement, ', ') as statement, string_agg(x.undo, '; ') as undo,
-      string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted, bool_or(x.relaxes) as relaxes
+      string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted
     from jsonb_array_elements(columns) as c
     left join jsonb_array_elements(fresh) as n on n.value ->> 'name' = c.value ->> 'name'
     cross join lateral (
@@ -2714,25 +2771,17 @@ begin
       select a.alter_column || coalesce('set default ' || (c.value ->> 'wanted_default'), 'drop default') as statement,
         case when a.was_there then a.alter_table || a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
         coalesce('default ' || (c.value ->> 'found_default'), 'no default') as found,
-        coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted, false as relaxes
+        coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted
       where c.value ->> 'wanted_type' is not null and a.default_now is distinct from c.value ->> 'wanted_default'
         and a.default_now is distinct from 'identity'
       union all
       select a.alter_column || 'set not null',
-        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null', false
+        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null'
       where (c.value ->> 'wanted_not_null')::boolean and not a.not_null_now and c.value ->> 'name' <> 'id'
-      union all
-      select a.alter_column || 'drop not null',
-        format('select profiles_internal.require_values(%L, %L)', target, c.value ->> 'name'), 'not null', 'nullable', true
-      where a.was_there and (c.value ->> 'found_not_null')::boolean and (
-        not (c.value ->> 'wanted_not_null')::boolean
-        or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
-          and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
-      )
     ) as x
     group by c.value ->> 'name'
   )
-  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
+  select jsonb_build_object('seq', 90, 'action', 'convert',
     'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'undo', d.undo)
   from changed as d
   union all
@@ -2820,6 +2869,13 @@ begin
   end if;
   return query
   select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_quarantine(context, counts) as s;
+  return query
+  select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', format('required:%s.%s', target, r.name),
+    'object', format('%s.%I', target, r.name), 'found', 'not null, without a default: a sign-up cannot fill it',
+    'wanted', 'a value for every new user',
+    'answers', jsonb_build_object('relax', format('it may be null, and is null for every new user. To keep it filled, give it a default before the upgrade: '
+      'alter table %s alter column %I set default ...', p_found, r.name)))
+  from unnest(profiles_internal.required_columns(context)) as r (name);
   if stopped then
     -- All that stands against it, at once.
     if counts ? 'total' then
@@ -4632,6 +4688,7 @@ drop function profiles_internal.failing_objects(oid[]);
 drop function profiles_internal.table_readers(regclass);
 drop function profiles_internal.our_public_functions();
 drop function profiles_internal.adoption_quarantine(jsonb, jsonb);
+drop function profiles_internal.required_columns(jsonb);
 drop function profiles_internal.adoption_pace(jsonb, jsonb);
 drop function profiles_internal.adoption_defaults(jsonb);
 drop function profiles_internal.adoption_counts(jsonb);

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from profiles_schema.migrations.paths import script_location, versions
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
-from profiles_schema.schema.catalog import kept_defaults
+from profiles_schema.schema.catalog import kept_columns
 from profiles_schema.schema.models.base import ProfileId
 from profiles_schema.schema.models.base import metadata as our_metadata
 
@@ -90,15 +90,14 @@ def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]
     }
 
 
-def _keep_default(
+def _keep_column(
     context: AutogenContext, _operation: Any, _schema: Any, table: Any, name: Any, found: Any, declared: Any
 ) -> PriorityDispatchResult:
-    """A default of the application that adoption left is right."""
-    default = getattr(getattr(found.server_default, "arg", None), "text", None)
+    """What adoption left of a column is right: an id that came as uuid, a type or a default of the application."""
     key = f"column {declared.table.schema or 'public'}.{table}.{name}"
-    kept = {} if context.connection is None or default is None else dict(kept_defaults(context.connection))
-    stays = any(each == key and value.endswith(f"default {default}") for each, value in kept)
-    return PriorityDispatchResult.STOP if stays else PriorityDispatchResult.CONTINUE
+    kept = isinstance(declared.type, ProfileId) and isinstance(found.type, UUID)
+    kept = kept or (context.connection is not None and any(each == key for each, _ in kept_columns(context.connection)))
+    return PriorityDispatchResult.STOP if kept else PriorityDispatchResult.CONTINUE
 
 
 def number_revision(
@@ -158,18 +157,9 @@ def _register() -> None:
     plugin = Plugin(PLUGIN)
     plugin.add_autogenerate_comparator(_compare_sql_objects, "autogenerate", priority=DispatchPriority.LAST)
     for aspect in ("types", "server_default"):
-        plugin.add_autogenerate_comparator(_keep_key, "column", aspect, priority=DispatchPriority.FIRST)
-    plugin.add_autogenerate_comparator(_keep_default, "column", "server_default", priority=DispatchPriority.FIRST)
+        plugin.add_autogenerate_comparator(_keep_column, "column", aspect, priority=DispatchPriority.FIRST)
     renderers.dispatch_for(ReplaceSqlOp)(_render)
     _registered = True
-
-
-def _keep_key(
-    _context: AutogenContext, _operation: Any, _schema: Any, _table: Any, _name: Any, found: Any, declared: Any
-) -> PriorityDispatchResult:
-    """An id that came as uuid is right, with the default that it had."""
-    kept = isinstance(declared.type, ProfileId) and isinstance(found.type, UUID)
-    return PriorityDispatchResult.STOP if kept else PriorityDispatchResult.CONTINUE
 
 
 def _compare_sql_objects(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:

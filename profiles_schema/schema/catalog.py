@@ -152,21 +152,21 @@ def take_snapshot(
         },
     )
     kept = kept_rights(connection)
-    defaults = kept_defaults(connection)
+    defaults = kept_columns(connection)
     found = sorted((key, defaults.get((key, value), value) or "") for key, value in rows if (key, value) not in kept)
     connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
     redirected = {name: actual for name, actual in names.items() if name != actual}
     return {key: _plain(key, value, redirected) for key, value in found}
 
 
-def kept_defaults(connection: Connection) -> dict[tuple[str, str], str]:
-    """Defaults of the application that adoption left on columns of ours: key and value, to what is declared."""
+def kept_columns(connection: Connection) -> dict[tuple[str, str], str]:
+    """Types and defaults of the application that adoption left on columns of ours: key and value, to what is declared."""
     if connection.scalar(text("select to_regclass('profiles_internal.adopted') is null")):
         return {}
     rows = connection.execute(
         text(
             "select 'column ' || a.object_name, a.data ->> 'found', a.data ->> 'declared' from profiles_internal.adopted as a"
-            " where a.object_type = 'kept default'"
+            " where a.object_type = 'kept column'"
         )
     )
     return {(key, found): declared for key, found, declared in rows}

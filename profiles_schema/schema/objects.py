@@ -100,6 +100,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.adoption_counts"),
     SqlObject("functions", "profiles_internal.adoption_defaults"),
     SqlObject("functions", "profiles_internal.adoption_pace"),
+    SqlObject("functions", "profiles_internal.required_columns"),
     SqlObject("functions", "profiles_internal.adoption_quarantine"),
     SqlObject("functions", "profiles_internal.adoption_contacts"),
     SqlObject("functions", "profiles_internal.our_public_functions"),

@@ -3,10 +3,11 @@
 -- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
 -- wanted_type.
 --
--- The id of a profile keeps its type if that is uuid, with everything on it. Only these columns get another name, and take
--- their foreign keys, views and policies along:
+-- The id of a profile keeps its type if that is uuid, with everything on it, and so does a role of any kind of text or enum.
+-- Only these columns get another name, and take their foreign keys, views and policies along:
 --   a user_id that is no uuid is the id of an outside system, and becomes external_id;
---   a key of another type than ours that something hangs on becomes legacy_id.
+--   a key of another type than ours that something hangs on becomes legacy_id;
+--   full_name becomes display_name where a view keeps the old name of the table.
 create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
 returns table (
   name text, found_name text, found_type text, found_not_null boolean, found_default text, found_generated boolean,
@@ -39,7 +40,8 @@ begin
         renames := renames || '{"user_id": "external_id"}';
       end if;
     end if;
-    if types ? 'full_name' and not types ? 'display_name' then
+    -- Only where a view keeps the old name: everywhere else statements of the application would miss it.
+    if types ? 'full_name' and not types ? 'display_name' and p_found::text <> 'public.user_profiles' then
       renames := renames || '{"full_name": "display_name"}';
     end if;
   end if;
@@ -75,7 +77,11 @@ begin
     from profiles_internal.wanted_shape() as w
     left join found as f on f.name = w.name
     cross join lateral (
-      select p_table = 'user_profiles' and w.name = 'id' and f.found_type = 'uuid' as keeps
+      select p_table = 'user_profiles' and (
+        w.name = 'id' and f.found_type = 'uuid'
+        -- Nothing of ours writes a role, so any type serves that has a default for new profiles.
+        or w.name = 'role' and f.category in ('S', 'E') and f.found_default is not null
+      ) as keeps
     ) as k
     where w.table_name = p_table and w.kind = 'column'
   )

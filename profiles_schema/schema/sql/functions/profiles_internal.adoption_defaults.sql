@@ -11,14 +11,14 @@ declare
 begin
   return query
   select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
-    'found', 'default ' || (c.value ->> 'found_default'),
+    'found', concat_ws(' ', nullif(c.value ->> 'wanted_type', w.definition), 'default ' || (c.value ->> 'found_default')),
     'wanted', case when k.stays then 'stays' else coalesce('default ' || w.default_value, 'no default') end,
     'remedy', case when k.stays then 'New profiles get the default of the application, not ours: ' || w.default_value
       else 'New profiles get our default. That of the application is no constant, or breaks a rule of this column; a downgrade brings it back.' end,
     'statement', case when k.stays then format(
-      'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept default'', %L, %L)',
+      'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept column'', %L, %L)',
       p_context ->> 'by', format('%s.%s', target, c.value ->> 'name'), jsonb_build_object(
-        'found', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
+        'found', concat_ws(' ', c.value ->> 'wanted_type', case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
         'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value))) end)
   from jsonb_array_elements(p_context -> 'columns') as c
   join profiles_internal.wanted_shape() as w
@@ -26,7 +26,8 @@ begin
   cross join lateral (select c.value ->> 'wanted_default' is distinct from w.default_value as stays) as k
   where w.default_value is not null and p_context ->> 'table' = 'user_profiles' and c.value ->> 'found_default' not in ('identity', 'NULL::' || (c.value ->> 'found_type'))
     and w.name in ('role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics')
-    and regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', '');
+    and (c.value ->> 'wanted_type' <> w.definition
+      or regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', ''));
 end
 $adoption_defaults$;
 

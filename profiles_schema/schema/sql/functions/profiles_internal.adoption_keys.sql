@@ -33,6 +33,13 @@ begin
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null
       ) as touches_ours,
+      -- A CHECK on columns that only the application writes refuses nothing of ours.
+      k.contype = 'c' and p_context ->> 'table' = 'user_profiles' and not exists (
+        select from jsonb_array_elements(p_context -> 'columns') as x
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null and x.value ->> 'name' not in (
+          'avatar_emoji', 'bio', 'business_context', 'company_name', 'logo_url', 'master_system_prompt', 'profile_picture_url', 'role', 'target_audience'
+        )
+      ) as is_theirs,
       not exists (
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is null
@@ -73,7 +80,7 @@ begin
       key_stays := true;
     elsif theirs.kind = 'p'
       or theirs.kind = 'u' and theirs.ours_alone and theirs.columns <> '{id}' and theirs.columns <> '{user_id}'
-      or theirs.kind in ('c', 'x') and theirs.touches_ours
+      or theirs.kind in ('c', 'x') and theirs.touches_ours and not theirs.is_theirs
       or theirs.kind = 'f' and (theirs.columns = '{user_id}' or theirs.retyped or theirs.columns = array[owner] and theirs.is_strange)
       -- A row that comes out of quarantine may be one that it was never asked about.
       or theirs.unproved and aside > 0

@@ -70,6 +70,13 @@ begin
   end if;
   return query
   select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_quarantine(context, counts) as s;
+  return query
+  select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', format('required:%s.%s', target, r.name),
+    'object', format('%s.%I', target, r.name), 'found', 'not null, without a default: a sign-up cannot fill it',
+    'wanted', 'a value for every new user',
+    'answers', jsonb_build_object('relax', format('it may be null, and is null for every new user. To keep it filled, give it a default before the upgrade: '
+      'alter table %s alter column %I set default ...', p_found, r.name)))
+  from unnest(profiles_internal.required_columns(context)) as r (name);
   if stopped then
     -- All that stands against it, at once.
     if counts ? 'total' then

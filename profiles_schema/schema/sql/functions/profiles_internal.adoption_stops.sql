@@ -65,6 +65,16 @@ begin
   join pg_class as o on o.oid = b.attrelid and o.relkind in ('r', 'm', 'p', 'f')
   where c.oid = relation;
 
+  -- What takes or returns rows of a table that a view will stand for has other columns than the view.
+  return query
+  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'function ' || f.oid::regprocedure, 'found', 'takes or returns rows of ' || relation,
+    'wanted', 'columns of its own', 'remedy', 'After the upgrade a view has this name, and its rows have other columns than those of the table. '
+      'Declare the columns (returns table (...)), or drop the function, and create it again after the upgrade.')
+  from pg_class as c
+  join pg_type as y on y.oid = c.reltype
+  join pg_proc as f on array[f.prorettype] || f.proargtypes::oid[] && array[y.oid, y.typarray]
+  where c.oid = relation and relation::text <> target;
+
   -- Rights that we could not take from the roles of the API: only who gave them can.
   return query
   select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('rights given by %s', pg_get_userbyid(a.grantor)),
