@@ -1425,6 +1425,9 @@ set search_path = pg_catalog, pg_temp
 as $adoption_defaults$
 declare
   target constant text := p_context ->> 'target';
+  constant_function constant text := 'create or replace function profiles_internal.default_%s() returns text language sql immutable as $default$
+  select %s
+$default$';
 begin
   return query
   select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
@@ -1436,7 +1439,9 @@ begin
       'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept column'', %L, %L)',
       p_context ->> 'by', format('%s.%s', target, c.value ->> 'name'), jsonb_build_object(
         'found', concat_ws(' ', c.value ->> 'wanted_type', case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
-        'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value))) end)
+        'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value)))
+      || case when w.name in ('language', 'timezone') then '; ' || format(constant_function, w.name, c.value ->> 'wanted_default') else '' end end,
+    'undo', case when k.stays and w.name in ('language', 'timezone') then format(constant_function, w.name, w.default_value) end)
   from jsonb_array_elements(p_context -> 'columns') as c
   join profiles_internal.wanted_shape() as w
     on w.table_name = p_context ->> 'table' and w.kind = 'column' and w.name = c.value ->> 'name'
@@ -4288,6 +4293,38 @@ on conflict do nothing;
     )
     op.execute(
         r"""
+-- The language of a new profile where the metadata says nothing: the default of the column. An adopted table may have one of the
+-- application's; adoption writes it here, because a look into the catalog would cost every sign-up.
+-- Without settings of its own, so that its caller holds the constant.
+create or replace function profiles_internal.default_language()
+returns text
+language sql
+immutable
+as $default_language$
+  select 'en'::text
+$default_language$;
+
+revoke all on function profiles_internal.default_language() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- The timezone of a new profile where the metadata says nothing: the default of the column. An adopted table may have one of the
+-- application's; adoption writes it here, because a look into the catalog would cost every sign-up.
+-- Without settings of its own, so that its caller holds the constant.
+create or replace function profiles_internal.default_timezone()
+returns text
+language sql
+immutable
+as $default_timezone$
+  select 'UTC'::text
+$default_timezone$;
+
+revoke all on function profiles_internal.default_timezone() from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- What user rows say about their profiles: one row per user row, in their order. The rule stands here alone; sign-up,
 -- sign-in, backfill and gen_available_username all ask this.
 --
@@ -4339,14 +4376,6 @@ declare
     'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
-  -- Where the metadata says nothing: what the columns say, which in an adopted table may be the application's.
-  defaults constant jsonb := (
-    select jsonb_object_agg(a.attname, substring(pg_get_expr(d.adbin, d.adrelid) from '^''([^'']*)'''))
-    from pg_attribute as a join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
-    where a.attrelid = to_regclass('public.user_profiles') and a.attname in ('timezone', 'language')
-  );
-  default_timezone constant text := coalesce(defaults ->> 'timezone', 'UTC');
-  default_language constant text := coalesce(defaults ->> 'language', 'en');
   user_row jsonb;
   metadata jsonb;
   base text;
@@ -4377,7 +4406,7 @@ begin
     first_name := null;
     last_name := null;
     avatar_url := null;
-    timezone := default_timezone;
+    timezone := profiles_internal.default_timezone();
     language := null;
     metadata := user_row -> 'raw_user_meta_data';
     if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
@@ -4438,13 +4467,13 @@ begin
         language := replace(language, '_', '-');
         if jsonb_typeof(metadata -> 'timezone') = 'string' then
           timezone := coalesce(
-            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), default_timezone
+            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), profiles_internal.default_timezone()
           );
         end if;
       end if;
     end if;
     if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
-      language := default_language;
+      language := profiles_internal.default_language();
     end if;
     return next;
   end loop;
@@ -4626,6 +4655,8 @@ drop function profiles_internal.install_profiles_view();
 drop function profiles_internal.old_name_rights(jsonb);
 drop function profiles_internal.living_users(uuid[]);
 drop function profiles_internal.profile_values(jsonb[]);
+drop function profiles_internal.default_timezone();
+drop function profiles_internal.default_language();
 drop table profiles_internal.health_samples;
 drop table profiles_internal.migration_log;
 drop table profiles_internal.kept_json;

@@ -154,9 +154,11 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
 
 
 def keeps_key(key: str, value: str) -> bool:
-    """Whether it is what adoption keeps of a table's key instead of ours: an id of type uuid, a primary key elsewhere."""
+    """Whether it is what adoption keeps instead of ours: an id of type uuid, a primary key elsewhere, a default."""
     if key == "column public.user_profiles.id":
         return value.startswith("uuid not null")
+    if key in {"function profiles_internal.default_language()", "function profiles_internal.default_timezone()"}:
+        return re.search(r"\n\s*select '(?:[^']|'')*'::text\s*\Z", value) is not None
     return key.startswith("constraint public.") and value == "UNIQUE (id)" and ".pk_" in key
 
 

@@ -127,6 +127,8 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.fit_usernames"),
     SqlObject("functions", "profiles_internal.recount_adopted"),
     SqlObject("functions", "profiles_internal.put_back_adopted"),
+    SqlObject("functions", "profiles_internal.default_language"),
+    SqlObject("functions", "profiles_internal.default_timezone"),
     SqlObject("functions", "profiles_internal.profile_values"),
     SqlObject("functions", "profiles_internal.living_users"),
     SqlObject("functions", "profiles_internal.old_name_rights"),

@@ -8,6 +8,9 @@ set search_path = pg_catalog, pg_temp
 as $adoption_defaults$
 declare
   target constant text := p_context ->> 'target';
+  constant_function constant text := 'create or replace function profiles_internal.default_%s() returns text language sql immutable as $default$
+  select %s
+$default$';
 begin
   return query
   select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
@@ -19,7 +22,9 @@ begin
       'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept column'', %L, %L)',
       p_context ->> 'by', format('%s.%s', target, c.value ->> 'name'), jsonb_build_object(
         'found', concat_ws(' ', c.value ->> 'wanted_type', case when w.not_null then 'not null' end, 'default ' || (c.value ->> 'wanted_default')),
-        'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value))) end)
+        'declared', concat_ws(' ', w.definition, case when w.not_null then 'not null' end, 'default ' || w.default_value)))
+      || case when w.name in ('language', 'timezone') then '; ' || format(constant_function, w.name, c.value ->> 'wanted_default') else '' end end,
+    'undo', case when k.stays and w.name in ('language', 'timezone') then format(constant_function, w.name, w.default_value) end)
   from jsonb_array_elements(p_context -> 'columns') as c
   join profiles_internal.wanted_shape() as w
     on w.table_name = p_context ->> 'table' and w.kind = 'column' and w.name = c.value ->> 'name'

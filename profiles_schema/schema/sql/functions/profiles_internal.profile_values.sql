@@ -49,14 +49,6 @@ declare
     'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
-  -- Where the metadata says nothing: what the columns say, which in an adopted table may be the application's.
-  defaults constant jsonb := (
-    select jsonb_object_agg(a.attname, substring(pg_get_expr(d.adbin, d.adrelid) from '^''([^'']*)'''))
-    from pg_attribute as a join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
-    where a.attrelid = to_regclass('public.user_profiles') and a.attname in ('timezone', 'language')
-  );
-  default_timezone constant text := coalesce(defaults ->> 'timezone', 'UTC');
-  default_language constant text := coalesce(defaults ->> 'language', 'en');
   user_row jsonb;
   metadata jsonb;
   base text;
@@ -87,7 +79,7 @@ begin
     first_name := null;
     last_name := null;
     avatar_url := null;
-    timezone := default_timezone;
+    timezone := profiles_internal.default_timezone();
     language := null;
     metadata := user_row -> 'raw_user_meta_data';
     if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
@@ -148,13 +140,13 @@ begin
         language := replace(language, '_', '-');
         if jsonb_typeof(metadata -> 'timezone') = 'string' then
           timezone := coalesce(
-            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), default_timezone
+            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), profiles_internal.default_timezone()
           );
         end if;
       end if;
     end if;
     if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
-      language := default_language;
+      language := profiles_internal.default_language();
     end if;
     return next;
   end loop;
