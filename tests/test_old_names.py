@@ -283,7 +283,7 @@ def test_what_belongs_to_the_view_is_no_drift_there_and_exists_nowhere_else(mark
     assert findings(marketing) == {}
     elsewhere = snapshot(database)
     extra = {key for key, value in snapshot(marketing).items() if elsewhere.get(key) != value}
-    beside_a_view = set(expected.load()["PROFILES_VIEW"])
+    beside_a_view = set(expected.load()["OWN_INSERTS"])
     assert {
         "policy public.user_profiles.Owners can make their own profile",
         "grant public.user_profiles.user_id to authenticated",

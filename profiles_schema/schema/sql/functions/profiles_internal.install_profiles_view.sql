@@ -12,7 +12,7 @@ declare
   relation constant regclass := to_regclass('public.user_profiles');
   -- What a person may write, besides the column that says whose row it is; updated_at is taken and not kept.
   writable text[] := array[
-    'user_id', 'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
+    'user_id', 'username', 'display_name', 'first_name', 'last_name', 'phone', 'bio', 'company_name', 'target_audience', 'business_context',
     'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
     'notification_settings', 'timezone', 'language', 'updated_at'
   ];
@@ -52,13 +52,16 @@ begin
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
   execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
-  if exists (
-    select from profiles_internal.adoption_policies('user_profiles', relation) as p
-    where p.command in ('r', '*') and p.answer = 'keep'
-      and has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), relation, 'select')
-  ) then
-    execute format('grant select on table %s to anon', old_name);
-  end if;
+  for given in
+    select r.value ->> 'right' as name, string_agg(quote_ident(c.value ->> 'name'), ', ') as columns
+    from profiles_internal.adopted as a
+    cross join lateral jsonb_array_elements(a.data -> 'rights') as r
+    join jsonb_array_elements(found) as c on c.value ->> 'now' = r.value ->> 'column'
+    where a.object_type = 'rights' and a.object_name = 'public.user_profiles' and r.value ->> 'role' = 'anon'
+    group by r.value ->> 'right'
+  loop
+    execute format('grant %s (%s) on table %s to anon', given.name, given.columns, old_name);
+  end loop;
   for given in select r.* from profiles_internal.old_name_rights(found) as r loop
     execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
   end loop;
