@@ -297,8 +297,12 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
         renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
         rights = {right: _granted(right, step.object) for right in ("insert", "update")}
         # What is kept besides (adoption_rights).
-        kept = next((s.statement or "" for s in steps if s.object == step.object and "'rights'" in (s.statement or "")), "")
-        rights["update"] |= set(re.findall(r'"ours": true, "role": "authenticated", "right": "update", "column": "(\w+)"', kept))
+        kept = next(
+            (s.statement or "" for s in steps if s.object == step.object and "'rights'" in (s.statement or "")), ""
+        )
+        rights["update"] |= set(
+            re.findall(r'"ours": true, "role": "authenticated", "right": "update", "column": "(\w+)"', kept)
+        )
         inserts = bool(rights["insert"]) or '"inserts": true' in kept
         columns = connection.execute(
             text(
