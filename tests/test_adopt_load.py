@@ -34,6 +34,7 @@ ANNOUNCED = {
         "update": {"42501": UPDATED_AT},
         "update of a column of its own": {"42501": OWN_COLUMNS},
         "upsert": {"42501": "users insert rows"},
+        "insert, by a server": {"23514": "a username that breaks our rule"},
     },
     "b": {
         "prepared": {"0A000": PREPARED},

@@ -662,6 +662,7 @@ def test_swapped_rows_do_not_open(found):
 
 @pytest.mark.parametrize("blank", ["", " ", " \t\n"])
 def test_blank_keys_are_no_plain_text_for_adoption_which_makes_them_null(found, blank):
+    found.answering = ("replace",)
     user = add(found, openai_api_key=blank, unsplash_api_key=ENVELOPE)
     found.upgrade()
     row = row_of(found, user)
@@ -672,6 +673,7 @@ def test_blank_keys_are_no_plain_text_for_adoption_which_makes_them_null(found, 
 
 
 def test_a_blank_key_that_cannot_be_null_is_plain_text(found):
+    found.answering = ("replace",)
     found.script("alter table public.user_api_keys alter openai_api_key set not null")
     add(found, openai_api_key="")
     with pytest.raises(MigrationFailed, match="API keys in plain text"):

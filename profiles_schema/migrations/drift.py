@@ -106,7 +106,7 @@ def dual_write_is_broken(connection: Connection) -> bool:
     from sqlalchemy import text
 
     function = "profiles_internal.dual_write_is_whole()"
-    if connection.scalar(text("select to_regprocedure(:function) is null"), {"function": function}):
+    if connection.scalar(text("select pg_catalog.to_regprocedure(:function) is null"), {"function": function}):
         return False
     return not connection.scalar(text(f"select {function}"))
 
@@ -117,16 +117,16 @@ def uncarried_owner(connection: Connection) -> str | None:
 
     if not connection.scalar(
         text(
-            "select coalesce(has_schema_privilege(to_regnamespace('profiles_internal'), 'usage')"
-            " and has_table_privilege(to_regclass('profiles_internal.adopted'), 'select'), false)"
+            "select coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('profiles_internal'), 'usage')"
+            " and pg_catalog.has_table_privilege(pg_catalog.to_regclass('profiles_internal.adopted'), 'select'), false)"
         )
     ):
         return None
     found: str | None = connection.scalar(
         text(
             "select a.data ->> 'owner' from profiles_internal.adopted as a where a.object_type = 'table'"
-            " and a.object_name = 'public.user_profiles' and a.data ->> 'owner' <> 'user_id' and (select count(*) from pg_trigger as t"
-            "  where t.tgrelid = to_regclass('public.user_profiles') and t.tgenabled in ('O', 'A')"
+            " and a.object_name = 'public.user_profiles' and a.data ->> 'owner' <> 'user_id' and (select count(*) from pg_catalog.pg_trigger as t"
+            "  where t.tgrelid = pg_catalog.to_regclass('public.user_profiles') and t.tgenabled in ('O', 'A')"
             "  and t.tgname in ('carry_user_id', 'carry_user_id_change')) < 2 order by a.id desc limit 1"
         )
     )

@@ -29,7 +29,7 @@ begin
     'lock', 'SHARE ROW EXCLUSIVE',
     'statement', format('select profiles_internal.install_carry_user_id(%L)', owner),
     'undo', format('drop trigger if exists carry_user_id on %1$s; drop trigger if exists carry_user_id_change on %1$s', target),
-    'remedy', format('A statement that writes %s and knows no user_id works as before; a value that is no user of auth.users fails (23503).', owner));
+    'remedy', format('A statement that writes %s and knows no user_id works as before; a value that is no user of auth.users fails (23503), and so does a username that breaks our rule (23514).', owner));
 end
 $adoption_owner_steps$;
 
