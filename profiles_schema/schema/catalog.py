@@ -178,9 +178,10 @@ def kept_rights(connection: Connection) -> frozenset[tuple[str, str]]:
         return frozenset()
     rows = connection.execute(
         text(
-            "select format('grant %s.%s to %s', a.object_name, r ->> 'column', r ->> 'role'), r ->> 'right'"
+            "select format('grant %s.%s to %s', a.object_name, r ->> 'column', r ->> 'role'),"
+            "  string_agg(r ->> 'right', ', ' order by r ->> 'right')"
             " from profiles_internal.adopted as a cross join lateral jsonb_array_elements(a.data -> 'rights') as r"
-            " where a.object_type = 'rights' and (r ->> 'ours')::boolean"
+            " where a.object_type = 'rights' and (r ->> 'ours')::boolean group by 1"
         )
     )
     return frozenset((key, value) for key, value in rows)

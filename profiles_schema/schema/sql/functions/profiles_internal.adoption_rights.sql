@@ -1,7 +1,8 @@
 -- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0009):
 --   columns of the application's own are inserted and updated by whom they are today;
 --   anon reads the columns of today. Row level security shows it no row without a policy, but a statement does not fail;
---   an UPDATE by a user may name updated_at (a trigger sets it) and the column that says whose row it is (policies keep it);
+--   users write avatar_url, which is a picture of theirs; an UPDATE may name updated_at (a trigger sets it) and the column that
+--   says whose row it is (policies keep it);
 --   users insert their own row, if a policy lets them today ("inserts": policies/user_profiles.sql).
 -- It is on record, for whatever takes rights away to give them again.
 create or replace function profiles_internal.adoption_rights(p_context jsonb)
@@ -28,7 +29,8 @@ begin
     and has_column_privilege(r.oid, relation, (c.value ->> 'found_position')::smallint, k.name)
     and case
       when k.name = 'select' then r.rolname = 'anon'
-      when o.is_ours then r.oid = authenticated and k.name = 'update' and (c.value ->> 'name' = 'updated_at' or c.value ->> 'found_name' = p_context ->> 'owner')
+      when o.is_ours then r.oid = authenticated and (
+        c.value ->> 'name' = 'avatar_url' or k.name = 'update' and (c.value ->> 'name' = 'updated_at' or c.value ->> 'found_name' = p_context ->> 'owner'))
       else true
     end;
   inserts := p_context ->> 'table' = 'user_profiles' and exists (
@@ -45,7 +47,7 @@ begin
     'statement', format('insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''rights'', %L, %L)',
       p_context ->> 'by', target, jsonb_build_object('inserts', inserts, 'rights', coalesce(rights, '[]'))),
     'remedy', nullif(concat_ws(' ',
-      'Users go on writing columns of the application''s own: ' || string_agg(distinct quote_ident(x.name), ', ') filter (where x.who = 'authenticated' and not x.is_ours) || '.',
+      'Users go on writing these columns: ' || string_agg(distinct quote_ident(x.name), ', ') filter (where x.who = 'authenticated' and (not x.is_ours or x.name = 'avatar_url')) || '.',
       case when inserts then 'They go on inserting their own row.' end,
       case when has_table_privilege(authenticated, relation, 'delete') and p_context ->> 'table' <> 'user_api_keys' then 'A DELETE by users fails (42501).' end,
       case when bool_or(x.who = 'anon') then format('anon, without an account, goes on reading the columns of today, of rows that a policy shows it, and writing those of the application''s own. '
