@@ -2839,8 +2839,8 @@ begin
       'Users go on writing these columns: ' || string_agg(distinct quote_ident(x.name), ', ') filter (where x.who = 'authenticated' and (not x.is_ours or x.name = 'avatar_url')) || '.',
       case when inserts then 'They go on inserting their own row.' end,
       case when has_table_privilege(authenticated, relation, 'delete') and p_context ->> 'table' <> 'user_api_keys' then 'A DELETE by users fails (42501).' end,
-      case when bool_or(x.who = 'anon') then format('anon, without an account, goes on reading the columns of today, of rows that a policy shows it, and writing those of the application''s own. '
-        'What else it does with %s fails (42501), a select of * too.', target) end), ''))
+      case when bool_or(x.who = 'anon') then format('anon (no account) keeps its rights on the columns of today by name: it reads the rows that a policy shows to it. '
+        'Its other statements on %s fail (42501), select * too.', target) end), ''))
   from (select 1) as one
   left join lateral (
     select r ->> 'role' as who, r ->> 'column' as name, (r ->> 'ours')::boolean as is_ours from jsonb_array_elements(rights) as r
@@ -3053,7 +3053,8 @@ begin
       return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', 'ours',
         'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
-        'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
+        'remedy', case when policy.fate = 'unused' or p_table <> 'user_api_keys' and policy.command in ('d', '*') and policy.who ~ 'everybody|authenticated'
+          then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, case policy.command when '*' then 'delete' else policy.verb end) end);
     end if;
   end loop;
 

@@ -81,7 +81,8 @@ begin
       return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', 'ours',
         'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
-        'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
+        'remedy', case when policy.fate = 'unused' or p_table <> 'user_api_keys' and policy.command in ('d', '*') and policy.who ~ 'everybody|authenticated'
+          then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, case policy.command when '*' then 'delete' else policy.verb end) end);
     end if;
   end loop;
 

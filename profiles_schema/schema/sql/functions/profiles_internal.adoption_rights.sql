@@ -50,8 +50,8 @@ begin
       'Users go on writing these columns: ' || string_agg(distinct quote_ident(x.name), ', ') filter (where x.who = 'authenticated' and (not x.is_ours or x.name = 'avatar_url')) || '.',
       case when inserts then 'They go on inserting their own row.' end,
       case when has_table_privilege(authenticated, relation, 'delete') and p_context ->> 'table' <> 'user_api_keys' then 'A DELETE by users fails (42501).' end,
-      case when bool_or(x.who = 'anon') then format('anon, without an account, goes on reading the columns of today, of rows that a policy shows it, and writing those of the application''s own. '
-        'What else it does with %s fails (42501), a select of * too.', target) end), ''))
+      case when bool_or(x.who = 'anon') then format('anon (no account) keeps its rights on the columns of today by name: it reads the rows that a policy shows to it. '
+        'Its other statements on %s fail (42501), select * too.', target) end), ''))
   from (select 1) as one
   left join lateral (
     select r ->> 'role' as who, r ->> 'column' as name, (r ->> 'ours')::boolean as is_ours from jsonb_array_elements(rights) as r
