@@ -144,6 +144,7 @@ def test_a_key_of_its_own_beside_user_id_stays_as_it_is(application):
 def test_a_foreign_key_to_the_users_says_whose_row_it_is(application):
     database = application(f"""
         create table public.collectors (collector_id uuid primary key references auth.users, motto text);
+        create policy "Register" on public.collectors for insert with check (collector_id = auth.uid());
         insert into public.collectors values ('{ADA}', 'All of them');
         create table public.stamps (owner uuid references public.collectors, name text);
         insert into public.stamps values ('{ADA}', 'Blue Mauritius');

@@ -1,6 +1,7 @@
 """Policies of the application on adopted tables: what reads through them keeps its meaning, or is a question."""
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 from support import drift, profiles_schema, snapshot
 
 from profiles_schema.errors import MigrationFailed
@@ -253,3 +254,96 @@ def test_what_anon_reads_elsewhere_goes_on_where_a_policy_looks_at_an_adopted_ta
     assert seen(application, "select count(*) from public.posts", role="anon") == 3
     assert seen(application, "select count(*) from public.user_profiles", role="anon") == 0
     is_well(application)
+
+
+OWN = """
+create table public.{table} (id uuid primary key references auth.users (id) on delete cascade, username text, city text, deleted_at date);
+alter table public.{table} enable row level security;
+create policy "Read" on public.{table} for select using (auth.uid() = id and deleted_at is null);
+create policy "Edit" on public.{table} for update using ((select auth.uid()) = id);
+{more}
+grant all on public.{table} to anon, authenticated;
+insert into auth.users (id, email) values ('{ada}', 'ada@example.org'), ('{bob}', 'bob@example.org');
+insert into public.{table} select id, 'name' || row_number() over (), null, case id when '{bob}' then date '2024-01-01' end from auth.users;
+"""
+INSERTS = 'create policy "Make" on public.{table} for insert with check (auth.uid() = id);'
+READ = "policy:public.user_profiles:Read"
+UPSERT = "insert into public.{table} (id, city) values (auth.uid(), 'Oslo') on conflict (id) do update set city = excluded.city returning city"
+
+
+def own(database, table="user_profiles", more=""):
+    database.script(OWN.format(table=table, more=more.format(table=table), ada=ADA, bob=BOB))
+    return database
+
+
+def code(database, statement, **who):
+    with pytest.raises(DBAPIError) as error:
+        seen(database, statement, **who)
+    return error.value.orig.pgcode
+
+
+def test_a_policy_that_shows_less_than_the_own_row_stays_as_a_restrictive_one(hosted):
+    found = snapshot(own(hosted))
+    (question,) = plan(hosted).questions
+    assert set(question.answers) == {"keep", "replace", "restrict"}
+    assert "without its further condition" in question.answers["keep"]
+    hosted.upgrade(answers={READ: "restrict"})
+    assert [seen(hosted, "select count(*) from public.user_profiles", user=user) for user in (ADA, BOB)] == [1, 0]
+    is_well(hosted)
+    hosted.downgrade("base", allow_data_loss="yes")
+    assert {k: v for k, v in snapshot(hosted).items() if k.startswith("policy")} == {
+        k: v for k, v in found.items() if k.startswith("policy")
+    }
+
+
+def test_a_narrower_condition_below_an_or_is_none(hosted):
+    own(
+        hosted,
+        more="create policy \"More\" on public.{table} for select using ((auth.uid() = id and city is null) or username = 'x');"
+        'create policy "Not" on public.{table} for select using (not (city is null and auth.uid() = id));'
+        'create policy "Text" on public.{table} for select to authenticated using (city is null and (select auth.uid())::text = id::text);',
+    )
+    asked = {question.id.rpartition(":")[2]: set(question.answers) for question in plan(hosted).questions}
+    assert {name for name, answers in asked.items() if "restrict" in answers} == {"Read", "Text"}
+    assert set(asked) == {"Read", "Text", "More", "Not"}
+
+
+@pytest.mark.parametrize("table", ["user_profiles", "profiles"])
+def test_users_insert_their_own_row_where_a_policy_let_them(hosted, table):
+    own(hosted, table, INSERTS)
+    hosted.upgrade(**({"adopt_table": table} if table != "user_profiles" else {}), answers={READ: "restrict"})
+    assert seen(hosted, UPSERT.format(table=table)) == "Oslo"
+    for forbidden in ("role", "email"):
+        assert (
+            code(hosted, f"insert into public.user_profiles (id, {forbidden}) values (auth.uid(), 'admin')") == "42501"
+        )
+    assert code(hosted, f"insert into public.{table} (id) values ('{BOB}')") == "42501"
+    is_well(hosted)
+    hosted.script('drop policy "Owners can make their own profile" on public.user_profiles')
+    assert profiles_schema(hosted.url, "repair").returncode == 0
+    assert seen(hosted, UPSERT.format(table=table)) == "Oslo"
+    is_well(hosted)
+
+
+@pytest.mark.parametrize("table", ["user_profiles", "profiles"])
+def test_users_insert_nothing_where_no_policy_let_them(hosted, table):
+    own(hosted, table)
+    hosted.upgrade(**({"adopt_table": table} if table != "user_profiles" else {}), answers={READ: "restrict"})
+    assert code(hosted, UPSERT.format(table=table)) == "42501"
+    assert seen(hosted, f"update public.{table} set city = 'Rome' returning city") == "Rome"
+    is_well(hosted)
+
+
+def test_own_columns_and_anon_keep_their_rights_after_a_repair_and_half_way_back(hosted):
+    own(hosted)
+    (note,) = [note for note in plan_with(hosted, {READ: "restrict"}).notes if note.wanted == "kept by name"]
+    assert "city, deleted_at" in note.remedy
+    assert "anon" in note.remedy
+    hosted.upgrade(answers={READ: "restrict"})
+    hosted.script("revoke update (bio) on public.user_profiles from authenticated")
+    assert profiles_schema(hosted.url, "repair").returncode == 0
+    hosted.downgrade("0008_create_functions")
+    hosted.upgrade(answers={READ: "restrict"})
+    assert seen(hosted, "update public.user_profiles set city = 'Rome' returning city") == "Rome"
+    assert seen(hosted, "select count(id) from public.user_profiles", role="anon") == 0
+    is_well(hosted)

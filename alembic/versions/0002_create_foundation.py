@@ -625,8 +625,9 @@ revoke all on function profiles_internal.function_text(oid) from public, anon, a
     )
     op.execute(
         r"""
--- The statements that make a policy as it is, on the table of another name if one is given.
-create or replace function profiles_internal.policy_text(p_policy oid, p_table text default null)
+-- The statements that make a policy as it is, on the table of another name if one is given, and as a restrictive one if
+-- wanted: then not for all, but for the roles that ours are for.
+create or replace function profiles_internal.policy_text(p_policy oid, p_table text default null, p_restricts boolean default false)
 returns text
 language sql
 stable
@@ -634,9 +635,9 @@ set search_path = pg_catalog, pg_temp
 as $policy_text$
   select concat_ws(' ',
     format('create policy %I on %s as %s for %s to %s', y.polname, coalesce(p_table, y.polrelid::regclass::text),
-      case when y.polpermissive then 'permissive' else 'restrictive' end,
+      case when y.polpermissive and not p_restricts then 'permissive' else 'restrictive' end,
       case y.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
-      (select string_agg(case when r.role = 0 then 'public' else quote_ident(pg_get_userbyid(r.role)) end, ', ') from unnest(y.polroles) as r (role))
+      (select string_agg(case when r.role = 0 then case when p_restricts then 'anon, authenticated' else 'public' end else quote_ident(pg_get_userbyid(r.role)) end, ', ') from unnest(y.polroles) as r (role))
     ),
     'using (' || pg_get_expr(y.polqual, y.polrelid) || ')',
     'with check (' || pg_get_expr(y.polwithcheck, y.polrelid) || ')'
@@ -647,7 +648,7 @@ as $policy_text$
   where y.oid = p_policy
 $policy_text$;
 
-revoke all on function profiles_internal.policy_text(oid, text) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.policy_text(oid, text, boolean) from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -1742,7 +1743,9 @@ begin
     relations := coalesce(relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
-    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
+    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r
+    -- Ours are followed, and not named.
+    where coalesce(obj_description(r, 'pg_class'), '') not like 'profiles-schema:%';
     return query select f::oid, format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
   end loop;
 
@@ -1838,10 +1841,11 @@ revoke all on function profiles_internal.failing_objects(oid[]) from public, ano
 --   goes     ours say the same of the person's own rows, or only service_role or an owner is meant;
 --   unused   it allows what no role of the API has the right to do afterwards;
 --   open     it shows or gives others' rows away, and whether it stays is a question (id);
+--   restrict the answer to one that says less of the person's own rows than ours: it becomes restrictive;
 -- Without row level security everything is open: the same question, of a policy that is not there yet (null).
 -- The table's own revision makes it, and turns row level security on.
 create or replace function profiles_internal.adoption_policies(p_table text, p_found regclass)
-returns table (policy oid, name text, command "char", fate text, id text, answer text)
+returns table (policy oid, name text, command "char", fate text, id text, answer text, is_narrower boolean)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -1852,6 +1856,40 @@ as $adoption_policies$
     select quote_ident(c.found_name)
     from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
     where c.name = 'user_id' and c.found_name is not null
+    union
+    -- A key of another name. Looking for it reads the table, so only where a policy is not about id or user_id.
+    select quote_ident(case
+      when p_found = profiles_internal.table_to_adopt(p_table) and exists (
+        select from pg_policy as y
+        where y.polrelid = p_found and concat(pg_get_expr(y.polqual, p_found), pg_get_expr(y.polwithcheck, p_found)) ~ 'auth\.uid\(\)'
+          and concat(pg_get_expr(y.polqual, p_found), pg_get_expr(y.polwithcheck, p_found)) !~ '\m(id|user_id)\M'
+      ) then profiles_internal.adoption_context(p_table, p_found) ->> 'owner'
+      else (
+        select convert_from(trim(trailing '\x00'::bytea from t.tgargs), getdatabaseencoding()) from pg_trigger as t
+        where t.tgrelid = p_found and t.tgname = 'carry_user_id'
+      ) end)
+  ),
+  -- (owner = auth.uid()), as the server prints it without casts.
+  own (pattern) as (
+    select format('\((auth\.uid\(\) = (%1$s)|(%1$s) = auth\.uid\(\))\)', string_agg(regexp_replace(n.name, '([^\w])', '\\\1', 'g'), '|'))
+    from person as n where n.name is not null
+  ),
+  -- Policies of the form "the own row, and ...": what they show is part of what ours show.
+  narrower as (
+    select y.oid
+    from pg_policy as y
+    cross join own
+    cross join lateral (
+      select bool_and(e.plain ~ format('^%1$s$|^\(%1$s AND | AND %1$s\)$', own.pattern)) as is_own
+      from (values (y.polqual), (y.polwithcheck)) as x (expression)
+      cross join lateral (
+        select regexp_replace(replace(pg_get_expr(x.expression, y.polrelid), '( SELECT auth.uid() AS uid)', 'auth.uid()'),
+          '\((auth\.uid\(\)|[^() ]+)\)::(text|uuid|character varying)', '\1', 'g') as plain
+      ) as e
+      where x.expression is not null
+    ) as p
+    where y.polrelid = p_found and y.polpermissive and y.polcmd <> 'd' and p.is_own
+      and y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r where r.rolname in ('anon', 'authenticated'))
   ),
   found as (
     select y.oid, y.polname::text as name, y.polcmd, case y.polname when 'Everybody reads, as before' then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
@@ -1871,6 +1909,7 @@ as $adoption_policies$
           where (x.is_needed or x.expression is not null)
             and (e.plain is null or not exists (select from person as n where e.plain in ('auth.uid=' || lower(n.name), lower(n.name) || '=auth.uid')))
         ) then 'goes'
+        when y.oid in (select r.oid from narrower as r) then 'open'
         when y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r where r.rolname in ('anon', 'authenticated')) and (
           y.polcmd = 'd' and p_table <> 'user_api_keys'
           or y.polcmd = 'a' and p_table in ('user_profiles', 'user_profile_audit_logs') and c.relname = p_table
@@ -1892,8 +1931,8 @@ as $adoption_policies$
       where r.rolname in ('anon', 'authenticated') and has_any_column_privilege(r.oid, c.oid, 'select') and not r.rolbypassrls
     )
   )
-  select f.oid, f.name, f.polcmd, case when f.fate = 'open' and profiles_internal.answer(f.id) = 'keep' then 'stays' else f.fate end,
-    case f.fate when 'open' then f.id end, case f.fate when 'open' then profiles_internal.answer(f.id) end
+  select f.oid, f.name, f.polcmd, case when f.fate <> 'open' then f.fate when profiles_internal.answer(f.id) = 'keep' then 'stays' when profiles_internal.answer(f.id) = 'restrict' then 'restrict' else 'open' end,
+    case f.fate when 'open' then f.id end, case f.fate when 'open' then profiles_internal.answer(f.id) end, f.fate = 'open' and f.oid in (select r.oid from narrower as r)
   from found as f
 $adoption_policies$;
 
@@ -2096,13 +2135,13 @@ begin
   join pg_policy as y on y.oid = p.policy
   cross join lateral (
     select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
-      'found', 'reads a column that changes its type', 'wanted', case p.fate when 'stays' then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
+      'found', 'reads a column that changes its type', 'wanted', case when p.fate in ('stays', 'restrict') then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
       'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target)) as step
     union all
     select jsonb_build_object('seq', 985, 'action', 'create', 'object', format('policy "%s" on %s', y.polname, target),
       'found', 'reads a column that has changed its type', 'wanted', 'as it was', 'lock', 'ACCESS EXCLUSIVE',
       'statement', profiles_internal.policy_text(y.oid, target), 'undo', format('drop policy if exists %I on %s', y.polname, target))
-    where p.fate = 'stays'
+    where p.fate in ('stays', 'restrict')
   ) as s
   where exists (
     select from pg_depend as d
@@ -2802,6 +2841,72 @@ revoke all on function profiles_internal.adoption_fields(jsonb, jsonb) from publ
     )
     op.execute(
         r"""
+-- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0009):
+--   columns of the application's own are inserted and updated by whom they are today;
+--   anon reads the columns of today. Row level security shows it no row without a policy, but a statement does not fail;
+--   users write avatar_url, which is a picture of theirs; an UPDATE may name updated_at (a trigger sets it) and the column that
+--   says whose row it is (policies keep it);
+--   users insert their own row, if a policy lets them today ("inserts": policies/user_profiles.sql).
+-- It is on record, for whatever takes rights away to give them again.
+create or replace function profiles_internal.adoption_rights(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_rights$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+  authenticated constant oid := (select r.oid from pg_roles as r where r.rolname = 'authenticated');
+  rights jsonb;
+  inserts boolean;
+begin
+  select jsonb_agg(jsonb_build_object('role', r.rolname, 'right', k.name, 'column', c.value ->> 'name', 'ours', o.is_ours)
+    order by r.rolname, (c.value ->> 'found_position')::integer, k.name)
+  into rights
+  from jsonb_array_elements(p_context -> 'columns') as c
+  cross join lateral (select c.value ->> 'wanted_type' is not null as is_ours) as o
+  join pg_roles as r on r.rolname in ('anon', 'authenticated') and not r.rolbypassrls
+  cross join unnest(array['select', 'insert', 'update']) as k (name)
+  where c.value ->> 'found_name' is not null
+    and has_column_privilege(r.oid, relation, (c.value ->> 'found_position')::smallint, k.name)
+    and case
+      when k.name = 'select' then r.rolname = 'anon'
+      when o.is_ours then r.oid = authenticated and (
+        c.value ->> 'name' = 'avatar_url' or k.name = 'update' and (c.value ->> 'name' = 'updated_at' or c.value ->> 'found_name' = p_context ->> 'owner'))
+      else true
+    end;
+  inserts := p_context ->> 'table' = 'user_profiles' and exists (
+    select
+    from pg_class as c
+    where c.oid = relation and has_any_column_privilege(authenticated, c.oid, 'insert') and (not c.relrowsecurity or exists (
+      select
+      from profiles_internal.adoption_policies('user_profiles', relation) as p join pg_policy as y on y.oid = p.policy
+      where y.polpermissive and p.command in ('a', '*') and y.polroles && array[0::oid, authenticated] and p.fate <> 'unused'
+    ))
+  );
+  return query
+  select jsonb_build_object('seq', 11, 'action', 'note', 'object', target, 'found', 'rights of users', 'wanted', 'kept by name',
+    'statement', format('insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''rights'', %L, %L)',
+      p_context ->> 'by', target, jsonb_build_object('inserts', inserts, 'rights', coalesce(rights, '[]'))),
+    'remedy', nullif(concat_ws(' ',
+      'Users go on writing these columns: ' || string_agg(distinct quote_ident(x.name), ', ') filter (where x.who = 'authenticated' and (not x.is_ours or x.name = 'avatar_url')) || '.',
+      case when inserts then 'They go on inserting their own row.' end,
+      case when has_table_privilege(authenticated, relation, 'delete') and p_context ->> 'table' <> 'user_api_keys' then 'A DELETE by users fails (42501).' end,
+      case when bool_or(x.who = 'anon') then format('anon (no account) keeps its rights on the columns of today by name: it reads the rows that a policy shows to it. '
+        'Its other statements on %s fail (42501), select * too.', target) end), ''))
+  from (select 1) as one
+  left join lateral (
+    select r ->> 'role' as who, r ->> 'column' as name, (r ->> 'ours')::boolean as is_ours from jsonb_array_elements(rights) as r
+  ) as x on true;
+end
+$adoption_rights$;
+
+revoke all on function profiles_internal.adoption_rights(jsonb) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
 -- The steps that take one existing table over, in no particular order ("seq" says it), or what stands against it.
 -- Everything is asked of the catalog and of the rows; nothing is assumed about which system made the table.
 create or replace function profiles_internal.adoption_of_table(p_table text, p_found regclass)
@@ -2905,6 +3010,8 @@ begin
     union all
     select profiles_internal.adoption_defaults(context)
     union all
+    select profiles_internal.adoption_rights(context)
+    union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,
@@ -2946,7 +3053,6 @@ declare
     when 'export_history' then 'filters'
     else 'nothing' end;
   added text;
-  by_anon boolean;
   readers text;
   policy record;
 begin
@@ -2954,7 +3060,6 @@ begin
     select string_agg(c.name, ', ' order by c.name) into added
     from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
     where c.found_name is null and c.wanted_type is not null;
-    by_anon := has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), p_found, 'select');
     select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
   end if;
 
@@ -2980,10 +3085,11 @@ begin
           'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
             case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
             case when policy.command in ('r', '*') then 'everybody for whom it is reads the columns that the upgrade adds, too: ' || coalesce(added, 'none') end,
-            case when policy.command in ('r', '*') and by_anon then 'anon, without an account, reads the columns of today alone, by name (a select of * fails)' end,
+            case when policy.is_narrower then 'but beside it, ours let users do the same with their own row without its further condition' end,
             case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
             case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
           ) end,
+          'restrict', case when policy.is_narrower then 'it becomes restrictive, with the same condition: users do this with their own row only where its condition is true, as today' end,
           'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
             'users ' || case when policy.command in ('r', '*') then 'read their own rows' || case p_table when 'user_profiles' then ', and of others what get_public_profile gives' else '' end else 'write their own rows alone' end,
             case when policy.command in ('r', '*') and readers is not null then 'then these find less, and each is a question: ' || readers end)
@@ -2993,24 +3099,25 @@ begin
     if policy.fate = 'stays' then
       return next step || jsonb_build_object('seq', 10, 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', case when policy.id is null then 'stays: it only takes away' else 'stays, as answered' end,
-        'statement', case when policy.id is not null then format('select profiles_internal.keep_policy(%L, %L)', p_table, policy.name) end,
+        -- For health.
+        'statement', case when policy.id is not null then format(
+          'insert into profiles_internal.settings as s (key, value) values (''accepted_policies'', jsonb_build_array(%L)) on conflict (key) do update set value = s.value || excluded.value',
+          format('%s.%s', target, policy.name)) end,
         'undo', case when policy.id is not null then
           format('update profiles_internal.settings set value = value - %L where key = ''accepted_policies''', format('%s.%s', target, policy.name)) end);
+    elsif policy.fate = 'restrict' then
+      return next step || jsonb_build_object('seq', 10, 'action', 'convert', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'permissive', 'wanted', 'restrictive, as answered',
+        'statement', format('drop policy %I on %s; %s', policy.name, p_found, profiles_internal.policy_text(policy.policy, null, true)),
+        'undo', format('drop policy if exists %I on %s; %s', policy.name, p_found, profiles_internal.policy_text(policy.policy)));
     elsif policy.policy is not null then
       return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', 'ours',
         'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
-        'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
+        'remedy', case when policy.fate = 'unused' or p_table <> 'user_api_keys' and policy.command in ('d', '*') and policy.who ~ 'everybody|authenticated'
+          then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, case policy.command when '*' then 'delete' else policy.verb end) end);
     end if;
   end loop;
-
-  -- A policy of another table that looks here would fail for anon, where it finds nothing today.
-  return query
-  select step || jsonb_build_object('seq', 11, 'action', 'keep', 'object', target, 'found', 'anon may read it, and these do: ' || string_agg(r.name, ', ' order by r.name),
-    'wanted', 'goes on: the columns of today, and no row without a policy', 'statement', format('select profiles_internal.keep_policy(%L, null)', p_table))
-  from profiles_internal.table_readers(p_found) as r
-  where not r.as_owner and has_any_column_privilege((select a.oid from pg_roles as a where a.rolname = 'anon'), p_found, 'select')
-  having count(*) > 0;
 
   if exists (
     select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.answer = 'replace'
@@ -3030,41 +3137,30 @@ revoke all on function profiles_internal.adoption_of_policies(text, regclass) fr
     )
     op.execute(
         r"""
--- Lets a policy of the application stay beside ours: health accepts it (setting accepted_policies), and anon goes on reading
--- the columns that it could read. Without a policy anon reads no row there, but a statement that looks does not fail.
--- What is granted is on record, for whatever takes rights away to give them again.
-create or replace function profiles_internal.keep_policy(p_table text, p_policy text)
+-- Gives the roles of the API what they go on doing with tables that were taken over (adoption_rights), after something has
+-- taken all rights away.
+create or replace function profiles_internal.grant_kept_rights()
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-as $keep_policy$
+as $grant_kept_rights$
 declare
-  relation constant regclass := 'public.' || p_table;
-  columns jsonb;
+  kept record;
 begin
-  insert into profiles_internal.settings as s (key, value)
-  select 'accepted_policies', jsonb_build_array(format('public.%s.%s', p_table, p_policy)) where p_policy is not null
-  on conflict (key) do update set value = s.value || excluded.value;
-
-  select jsonb_agg(a.attname order by a.attnum) into columns
-  from pg_attribute as a
-  join pg_roles as r on r.rolname = 'anon' and not r.rolbypassrls
-  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-    and (p_policy is null or exists (
-      select from pg_policy as y
-      where y.polrelid = relation and y.polname = p_policy and y.polcmd in ('r', '*') and y.polroles && array[0::oid, r.oid]
-    ))
-    and has_column_privilege(r.oid, relation, a.attnum, 'select')
-    and exists (
-      select from profiles_internal.adopted as t cross join lateral jsonb_array_elements(t.data -> 'columns') as c
-      where t.object_type = 'table' and t.object_name = 'public.' || p_table and c ->> 'now' = a.attname
-    );
-  insert into profiles_internal.adopted (revision, object_type, object_name, data)
-  values ('0009_create_policies', 'kept policy', 'public.' || p_table, jsonb_build_object('policy', p_policy, 'anon reads', coalesce(columns, '[]')));
+  for kept in
+    select a.object_name as relation, r.value ->> 'role' as who, r.value ->> 'right' as name, string_agg(quote_ident(c.attname), ', ') as columns
+    from profiles_internal.adopted as a
+    cross join lateral jsonb_array_elements(a.data -> 'rights') as r
+    join pg_attribute as c on c.attrelid = to_regclass(a.object_name) and c.attname = r.value ->> 'column' and not c.attisdropped
+    where a.object_type = 'rights'
+    group by a.object_name, r.value ->> 'role', r.value ->> 'right'
+  loop
+    execute format('grant %s (%s) on table %s to %I', kept.name, kept.columns, kept.relation, kept.who);
+  end loop;
 end
-$keep_policy$;
+$grant_kept_rights$;
 
-revoke all on function profiles_internal.keep_policy(text, text) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.grant_kept_rights() from public, anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -4578,54 +4674,35 @@ set search_path = pg_catalog, pg_temp
 as $install_profiles_view$
 declare
   relation constant regclass := to_regclass('public.user_profiles');
-  -- What a person may write, besides the column that says whose row it is; updated_at is taken and not kept.
-  writable text[] := array[
-    'user_id', 'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
-    'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
-    'notification_settings', 'timezone', 'language', 'updated_at'
-  ];
   old_name text;
   found jsonb;
   shown text;
-  written text;
   given record;
 begin
   select a.data ->> 'found_as', a.data -> 'columns' into old_name, found
   from profiles_internal.adopted as a
   where a.object_type = 'table' and a.object_name = 'public.user_profiles'
   order by a.id desc limit 1;
-  writable := writable || array(
-    select a.data ->> 'owner'
-    from profiles_internal.adopted as a
-    where a.object_type = 'table' and a.object_name = 'public.user_profiles'
-  );
   if relation is null or old_name is null or old_name = 'public.user_profiles' or found @> '[{"name": "user_id", "now": "external_id"}]' then
     return null;
   end if;
 
-  select
-    string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer),
-    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (
-      -- The application's own columns as well: the view runs with the rights of whoever asks, so a grant on the table decides.
-      where a.attname = any (writable) or a.attname not in (
-        select w.name from profiles_internal.wanted_shape() as w where w.table_name = 'user_profiles' and w.kind = 'column'
-      )
-    )
-  into shown, written
+  select string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer)
+  into shown
   from jsonb_array_elements(found) as c
   join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;
 
   execute format('create view %s with (security_invoker = true) as select %s from public.user_profiles as p', old_name, shown);
   execute format('comment on view %s is %L', old_name, 'profiles-schema: user_profiles under its old name');
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
-  execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
+  -- The view runs with the rights of whoever asks, so those on the table decide.
+  execute format('grant select, insert, update on table %s to authenticated', old_name);
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
   if exists (
-    select from profiles_internal.adoption_policies('user_profiles', relation) as p
-    where p.command in ('r', '*') and p.answer = 'keep'
-      and has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), relation, 'select')
+    select from profiles_internal.adopted as a
+    where a.object_type = 'rights' and a.object_name = 'public.user_profiles' and a.data -> 'rights' @> '[{"role": "anon"}]'
   ) then
-    execute format('grant select on table %s to anon', old_name);
+    execute format('grant select, insert, update on table %s to anon', old_name);
   end if;
   for given in select r.* from profiles_internal.old_name_rights(found) as r loop
     execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
@@ -4704,9 +4781,10 @@ drop function profiles_internal.adopt(text);
 drop function profiles_internal.try_sign_ups(text);
 drop function profiles_internal.adoption_plan(text);
 drop function profiles_internal.adoption_of_objects();
-drop function profiles_internal.keep_policy(text, text);
+drop function profiles_internal.grant_kept_rights();
 drop function profiles_internal.adoption_of_policies(text, regclass);
 drop function profiles_internal.adoption_of_table(text, regclass);
+drop function profiles_internal.adoption_rights(jsonb);
 drop function profiles_internal.adoption_fields(jsonb, jsonb);
 drop function profiles_internal.adoption_owner_steps(jsonb);
 drop function profiles_internal.install_carry_user_id(text);
@@ -4730,7 +4808,7 @@ drop function profiles_internal.adoption_owners(regclass, jsonb, boolean);
 drop function profiles_internal.adopting_revisions();
 drop function profiles_internal.adoption_columns(text, regclass);
 drop function profiles_internal.trigger_text(oid, text);
-drop function profiles_internal.policy_text(oid, text);
+drop function profiles_internal.policy_text(oid, text, boolean);
 drop function profiles_internal.function_text(oid);
 drop function profiles_internal.acts_beside_ours(oid);
 drop function profiles_internal.written_tables(oid, boolean);

@@ -165,7 +165,7 @@ alter table public.user_profiles enable row level security;
         r"""
 do $only_where$
 begin
-  if exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles') and t.tgname in ('carry_user_id', 'carry_user_id_change')) or exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name') then
+  if exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles') and t.tgname in ('carry_user_id', 'carry_user_id_change')) or exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name') or exists (select from profiles_internal.adopted as a where a.object_type = 'rights' and a.object_name = 'public.user_profiles' and (a.data ->> 'inserts')::boolean) then
     execute $frozen$
 -- Before a profile is inserted by way of the view that bears the old name of user_profiles. Old statements know neither
 -- the username nor today's id, so both are filled here: those of the profile that is there (an upsert comes by here before

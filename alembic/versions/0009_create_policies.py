@@ -46,13 +46,13 @@ create policy "Owners can edit their own profile" on public.user_profiles
   using ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()))
   with check ((select auth.uid()) = user_id and is_active and (select profiles_internal.may_use_own_rows()));
 
--- Where the table was found under another name, a view bears it, and a person's upsert by way of that view inserts. (The
--- column that says whose row it is is written by an upsert, too: to what it is, the policies see to that; updated_at is taken and not kept.)
-do $old_view$
+-- Where users inserted their own row into the table that was taken over, they go on doing so. (An upsert writes the column
+-- that says whose row it is, too: to what it is, the policies see to that. It may name updated_at, which a trigger sets.)
+do $own_inserts$
 begin
   if exists (
-    select from pg_catalog.pg_class as c
-    where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name'
+    select from profiles_internal.adopted as a
+    where a.object_type = 'rights' and a.object_name = 'public.user_profiles' and (a.data ->> 'inserts')::boolean
   ) then
     grant update (user_id, updated_at) on table public.user_profiles to authenticated;
     begin
@@ -76,7 +76,7 @@ begin
       with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
   end if;
 end
-$old_view$;
+$own_inserts$;
 """
     )
     op.execute(
@@ -237,21 +237,8 @@ $service_role$;
     )
     op.execute(
         r"""
--- What a kept policy of the application needs.
-do $kept$
-declare
-  kept record;
-begin
-  for kept in
-    select a.object_name as table_name, string_agg(distinct quote_ident(c.name), ', ') as columns
-    from profiles_internal.adopted as a cross join lateral jsonb_array_elements_text(a.data -> 'anon reads') as c (name)
-    where a.object_type = 'kept policy'
-    group by a.object_name
-  loop
-    execute format('grant select (%s) on table %s to anon', kept.columns, kept.table_name);
-  end loop;
-end
-$kept$;
+-- What the application's own statements need.
+select profiles_internal.grant_kept_rights();
 """
     )
 
@@ -288,21 +275,8 @@ begin
 end
 $close_sessions$;
 
--- What a kept policy of the application needs stays.
-do $kept$
-declare
-  kept record;
-begin
-  for kept in
-    select a.object_name as table_name, string_agg(distinct quote_ident(c.name), ', ') as columns
-    from profiles_internal.adopted as a cross join lateral jsonb_array_elements_text(a.data -> 'anon reads') as c (name)
-    where a.object_type = 'kept policy'
-    group by a.object_name
-  loop
-    execute format('grant select (%s) on table %s to anon', kept.columns, kept.table_name);
-  end loop;
-end
-$kept$;
+-- What the application's own statements need stays.
+select profiles_internal.grant_kept_rights();
 
 select profiles_internal.put_back_adopted('0009_create_policies');
 """

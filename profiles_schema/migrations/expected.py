@@ -33,23 +33,23 @@ def load() -> Fingerprints:
     return found
 
 
-def fingerprints(snapshot: Snapshot, with_view: Snapshot) -> Fingerprints:
+def fingerprints(snapshot: Snapshot, with_inserts: Snapshot) -> Fingerprints:
     """The fingerprints of a database at head that has everything: an identity and sessions of its own.
 
     Args:
         snapshot: Of such a database.
-        with_view: Of the same, where user_profiles was found under another name.
+        with_inserts: Of the same, where users went on inserting their own row into a table that was taken over.
     """
     result: Fingerprints = {where.name: {} for where in Where}
     for key, value in snapshot.items():
         result[_condition(key).name][key] = _fingerprint(value)
     # Of a right that is there either way, both values are known.
-    for key, value in with_view.items():
+    for key, value in with_inserts.items():
         if snapshot.get(key) != value and (
             key.partition(" ")[2] not in objects.GENERATED and not keeps_key(key, value)
         ):
             where = _condition(key)
-            result[(Where.PROFILES_VIEW if where is Where.EVERYWHERE else where).name][key] = _fingerprint(value)
+            result[(Where.OWN_INSERTS if where is Where.EVERYWHERE else where).name][key] = _fingerprint(value)
     return result
 
 
@@ -97,7 +97,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[str, str]]:
 def _must_be_ours(connection: Connection, key: str, value: str, expected: Collection[str]) -> bool:
     if key.partition(" ")[2] in objects.GENERATED:
         return False
-    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.PROFILES_VIEW_BY_ID} and not holds(
+    if _condition(key) not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.OWN_INSERTS_BY_ID} and not holds(
         connection, _condition(key)
     ):
         return False
@@ -116,7 +116,7 @@ _CONDITIONS = (
     (r"auth\.users\.profiles_on_auth_user_", Where.EVERYWHERE),
     (r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", Where.OWN_IDENTITY),
     (r".*fill_profile_of_view", Where.OLD_STATEMENTS),
-    (r"public\.user_profiles\.id to ", Where.PROFILES_VIEW_BY_ID),
+    (r"public\.user_profiles\.id to ", Where.OWN_INSERTS_BY_ID),
     (r".*roll_up_", Where.USABLE_SESSIONS),
     (r"public\.sessions\b", Where.OWN_SESSIONS),
 )

@@ -62,6 +62,8 @@ def public_functions() -> list[str]:
 
 def holds(connection: Connection, where: Where) -> bool:
     """Whether objects of this kind exist on this database."""
+    if "profiles_internal.adopted" in where.value and not _exists(connection, "profiles_internal.adopted"):
+        return False
     return bool(connection.scalar(text(f"select {where.value}")))
 
 

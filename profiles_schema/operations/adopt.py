@@ -254,36 +254,6 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
             remedy="By ours, users see and change their own rows only. Of others' profiles they read what get_public_profile"
             " gives; what else they could do by these needs a policy and rights of its own, after the upgrade.",
         )
-    for step in steps:
-        if not step.takes_over:
-            continue
-        renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
-        columns = connection.scalars(
-            text(
-                "select quote_ident(a.attname) from pg_attribute as a where a.attrelid = to_regclass(:table) and a.attnum > 0"
-                f" and not a.attisdropped and a.attname not in (select w.name from {_SHAPE}() as w where w.kind = 'column'"
-                "  and 'public.' || w.table_name = :ours) and exists (select from pg_roles as r where r.rolname = 'authenticated' and has_column_privilege(r.oid, a.attrelid, a.attnum, 'update')) order by a.attnum"
-            ),
-            {"table": renamed or step.object, "ours": step.object},
-        ).all()
-        gone = {
-            s.object.rpartition(".")[2]
-            for s in steps
-            if s.action == "rename" and s.object.startswith(f"{step.object}.")
-        }
-        # The column that says whose row it is stays what it is.
-        if owner := re.search(r'"owner": "([^"]+)"', step.statement or ""):
-            gone.add(owner[1])
-        own = ", ".join(name for name in columns if name not in gone)
-        if own:
-            yield _note(
-                step.seq,
-                step.revision,
-                step.object,
-                found="columns of the application",
-                wanted="read by users, and no longer written by them",
-                remedy=f"To let them, after the upgrade: grant update ({own}) on {step.object} to authenticated;",
-            )
 
 
 def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
@@ -326,8 +296,14 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
             continue
         renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
         rights = {right: _granted(right, step.object) for right in ("insert", "update")}
-        if renamed:  # a view takes these, see install_profiles_view
-            rights = {right: rights["update"] | {"id", "user_id", "updated_at"} for right in rights}
+        # What is kept besides (adoption_rights).
+        kept = next(
+            (s.statement or "" for s in steps if s.object == step.object and "'rights'" in (s.statement or "")), ""
+        )
+        rights["update"] |= set(
+            re.findall(r'"ours": true, "role": "authenticated", "right": "update", "column": "(\w+)"', kept)
+        )
+        inserts = bool(rights["insert"]) or '"inserts": true' in kept
         columns = connection.execute(
             text(
                 "select quote_ident(a.attname) as name, has_column_privilege(r.oid, a.attrelid, a.attnum, 'insert') as insert,"
@@ -350,7 +326,7 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
                 remedy="An UPDATE by authenticated that sets one of these fails (42501), even to the value it has: leave them out."
                 " updated_at is kept by a trigger.",
             )
-        if not rights["insert"] and any(c.insert for c in columns):
+        if not inserts and any(c.insert for c in columns):
             yield _note(
                 step.seq,
                 step.revision,

@@ -173,14 +173,15 @@ def kept_columns(connection: Connection) -> dict[tuple[str, str], str]:
 
 
 def kept_rights(connection: Connection) -> frozenset[tuple[str, str]]:
-    """Rights on our tables that are the application's, for a policy of its own that the operator kept: keys and values."""
+    """Rights on columns of ours that are the application's, because its statements need them: keys and values."""
     if connection.scalar(text("select to_regclass('profiles_internal.adopted') is null")):
         return frozenset()
     rows = connection.execute(
         text(
-            "select 'grant ' || a.object_name || '.' || c.name || ' to anon', 'select' from profiles_internal.adopted as a"
-            " cross join lateral jsonb_array_elements_text(a.data -> 'anon reads') as c (name)"
-            " where a.object_type = 'kept policy'"
+            "select format('grant %s.%s to %s', a.object_name, r ->> 'column', r ->> 'role'),"
+            "  string_agg(r ->> 'right', ', ' order by r ->> 'right')"
+            " from profiles_internal.adopted as a cross join lateral jsonb_array_elements(a.data -> 'rights') as r"
+            " where a.object_type = 'rights' and (r ->> 'ours')::boolean group by 1"
         )
     )
     return frozenset((key, value) for key, value in rows)

@@ -25,17 +25,19 @@ class Where(Enum):
         "coalesce(pg_catalog.obj_description(pg_catalog.to_regclass('public.sessions'), 'pg_class'), '')"
         " like 'profiles-schema:%'"
     )
-    PROFILES_VIEW = (
-        "exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class')"
-        " = 'profiles-schema: user_profiles under its old name')"
+    OWN_INSERTS = (
+        "exists (select from profiles_internal.adopted as a where a.object_type = 'rights'"
+        " and a.object_name = 'public.user_profiles' and (a.data ->> 'inserts')::boolean)"
     )
     OLD_STATEMENTS = (
         "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
-        f" and t.tgname in ('carry_user_id', 'carry_user_id_change')) or {PROFILES_VIEW}"
+        " and t.tgname in ('carry_user_id', 'carry_user_id_change'))"
+        " or exists (select from pg_catalog.pg_class as c where c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class')"
+        f" = 'profiles-schema: user_profiles under its old name') or {OWN_INSERTS}"
     )
-    PROFILES_VIEW_BY_ID = (
+    OWN_INSERTS_BY_ID = (
         "exists (select from pg_catalog.pg_trigger as t where t.tgrelid = pg_catalog.to_regclass('public.user_profiles')"
-        f" and t.tgname = 'carry_user_id' and t.tgargs = 'id\\000') and {PROFILES_VIEW}"
+        f" and t.tgname = 'carry_user_id' and t.tgargs = 'id\\000') and {OWN_INSERTS}"
     )
     USABLE_SESSIONS = (
         "(select count(*) from pg_catalog.pg_attribute as a"
@@ -113,9 +115,10 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.install_carry_user_id"),
     SqlObject("functions", "profiles_internal.adoption_owner_steps"),
     SqlObject("functions", "profiles_internal.adoption_fields"),
+    SqlObject("functions", "profiles_internal.adoption_rights"),
     SqlObject("functions", "profiles_internal.adoption_of_table"),
     SqlObject("functions", "profiles_internal.adoption_of_policies"),
-    SqlObject("functions", "profiles_internal.keep_policy"),
+    SqlObject("functions", "profiles_internal.grant_kept_rights"),
     SqlObject("functions", "profiles_internal.adoption_of_objects"),
     SqlObject("functions", "profiles_internal.adoption_plan"),
     SqlObject("functions", "profiles_internal.try_sign_ups"),

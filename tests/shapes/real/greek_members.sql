@@ -1,6 +1,8 @@
 /*
 modelled_on = "A club in Greece: defaults of its own for columns that have ours elsewhere (role, language, time zone, settings)"
 options = []
+[questions]
+"policy:public.user_profiles:join_club" = "restrict"
 [signs_up]
 role = "member"
 language = "el"

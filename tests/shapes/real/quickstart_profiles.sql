@@ -5,6 +5,7 @@ options = ["adopt-table=profiles"]
 "policy:public.profiles:Public profiles are viewable by everyone." = "keep"
 [differs]
 "the service sees times" = "plan: updated_at"
+"Ada deletes nothing" = "plan: A DELETE by users fails"
 [signs_up]
 full_name = "New Person"
 avatar_url = "https://example.org/new.png"
@@ -49,6 +50,7 @@ returning id, username, website, avatar_url;
 update profiles set full_name = 'Ada King', website = null where id = '11111111-1111-4111-8111-111111111111' returning full_name, website;
 update profiles set full_name = 'Not mine' where id = '22222222-2222-4222-8222-222222222222';
 insert into profiles (id, username) values ('44444444-4444-4444-8444-444444444444', 'forged');
+-- name: Ada deletes nothing
 delete from profiles where id = auth.uid();
 -- as authenticated 22222222-2222-4222-8222-222222222222
 select p.id, u.full_name from profiles p join profiles u using (id) where p.id::text like '2%';

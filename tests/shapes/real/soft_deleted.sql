@@ -2,8 +2,8 @@
 modelled_on = "Patients: date of birth and address in columns of the application's; one account was soft-deleted and its record kept on purpose"
 options = []
 [questions]
-"policy:public.user_profiles:view own" = "keep"
-"policy:public.user_profiles:update own" = "keep"
+"policy:public.user_profiles:view own" = "restrict"
+"policy:public.user_profiles:update own" = "restrict"
 */
 insert into auth.users (id, aud, role, email, deleted_at, created_at, updated_at) values
   ('55555555-5555-4555-8555-555555555555', 'authenticated', 'authenticated', null, '2024-04-04', '2024-01-05', '2024-04-04');

@@ -8,6 +8,7 @@ full_name = "New Person"
 language = "en"
 [differs]
 "times that nobody knew" = "plan: created_at"
+"Ada deletes no other" = "plan: A DELETE by users fails"
 "by the old spelling" = "plan: username"
 "everybody's names" = "plan: username"
 */
@@ -51,6 +52,7 @@ select id from profiles where username = 'Ada Lovelace';
 -- as authenticated 11111111-1111-4111-8111-111111111111
 select full_name, avatar_url, language from profiles where id = auth.uid();
 insert into profiles (id, full_name) values (auth.uid(), 'Ada') on conflict (id) do update set full_name = excluded.full_name returning full_name;
+-- name: Ada deletes no other
 delete from profiles where id = '22222222-2222-4222-8222-222222222222';
 -- as authenticated 33333333-3333-4333-8333-333333333333
 select username, language, created_at from profiles where id = auth.uid();

@@ -192,13 +192,13 @@ begin
   join pg_policy as y on y.oid = p.policy
   cross join lateral (
     select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
-      'found', 'reads a column that changes its type', 'wanted', case p.fate when 'stays' then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
+      'found', 'reads a column that changes its type', 'wanted', case when p.fate in ('stays', 'restrict') then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
       'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target)) as step
     union all
     select jsonb_build_object('seq', 985, 'action', 'create', 'object', format('policy "%s" on %s', y.polname, target),
       'found', 'reads a column that has changed its type', 'wanted', 'as it was', 'lock', 'ACCESS EXCLUSIVE',
       'statement', profiles_internal.policy_text(y.oid, target), 'undo', format('drop policy if exists %I on %s', y.polname, target))
-    where p.fate = 'stays'
+    where p.fate in ('stays', 'restrict')
   ) as s
   where exists (
     select from pg_depend as d

@@ -20,7 +20,6 @@ declare
     when 'export_history' then 'filters'
     else 'nothing' end;
   added text;
-  by_anon boolean;
   readers text;
   policy record;
 begin
@@ -28,7 +27,6 @@ begin
     select string_agg(c.name, ', ' order by c.name) into added
     from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
     where c.found_name is null and c.wanted_type is not null;
-    by_anon := has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), p_found, 'select');
     select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
   end if;
 
@@ -54,10 +52,11 @@ begin
           'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
             case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
             case when policy.command in ('r', '*') then 'everybody for whom it is reads the columns that the upgrade adds, too: ' || coalesce(added, 'none') end,
-            case when policy.command in ('r', '*') and by_anon then 'anon, without an account, reads the columns of today alone, by name (a select of * fails)' end,
+            case when policy.is_narrower then 'but beside it, ours let users do the same with their own row without its further condition' end,
             case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
             case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
           ) end,
+          'restrict', case when policy.is_narrower then 'it becomes restrictive, with the same condition: users do this with their own row only where its condition is true, as today' end,
           'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
             'users ' || case when policy.command in ('r', '*') then 'read their own rows' || case p_table when 'user_profiles' then ', and of others what get_public_profile gives' else '' end else 'write their own rows alone' end,
             case when policy.command in ('r', '*') and readers is not null then 'then these find less, and each is a question: ' || readers end)
@@ -67,24 +66,25 @@ begin
     if policy.fate = 'stays' then
       return next step || jsonb_build_object('seq', 10, 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', case when policy.id is null then 'stays: it only takes away' else 'stays, as answered' end,
-        'statement', case when policy.id is not null then format('select profiles_internal.keep_policy(%L, %L)', p_table, policy.name) end,
+        -- For health.
+        'statement', case when policy.id is not null then format(
+          'insert into profiles_internal.settings as s (key, value) values (''accepted_policies'', jsonb_build_array(%L)) on conflict (key) do update set value = s.value || excluded.value',
+          format('%s.%s', target, policy.name)) end,
         'undo', case when policy.id is not null then
           format('update profiles_internal.settings set value = value - %L where key = ''accepted_policies''', format('%s.%s', target, policy.name)) end);
+    elsif policy.fate = 'restrict' then
+      return next step || jsonb_build_object('seq', 10, 'action', 'convert', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'permissive', 'wanted', 'restrictive, as answered',
+        'statement', format('drop policy %I on %s; %s', policy.name, p_found, profiles_internal.policy_text(policy.policy, null, true)),
+        'undo', format('drop policy if exists %I on %s; %s', policy.name, p_found, profiles_internal.policy_text(policy.policy)));
     elsif policy.policy is not null then
       return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', 'ours',
         'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
-        'remedy', case when policy.fate = 'unused' then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, policy.verb) end);
+        'remedy', case when policy.fate = 'unused' or p_table <> 'user_api_keys' and policy.command in ('d', '*') and policy.who ~ 'everybody|authenticated'
+          then format('It lets %s %s rows; the roles of the API have no right to that afterwards.', policy.who, case policy.command when '*' then 'delete' else policy.verb end) end);
     end if;
   end loop;
-
-  -- A policy of another table that looks here would fail for anon, where it finds nothing today.
-  return query
-  select step || jsonb_build_object('seq', 11, 'action', 'keep', 'object', target, 'found', 'anon may read it, and these do: ' || string_agg(r.name, ', ' order by r.name),
-    'wanted', 'goes on: the columns of today, and no row without a policy', 'statement', format('select profiles_internal.keep_policy(%L, null)', p_table))
-  from profiles_internal.table_readers(p_found) as r
-  where not r.as_owner and has_any_column_privilege((select a.oid from pg_roles as a where a.rolname = 'anon'), p_found, 'select')
-  having count(*) > 0;
 
   if exists (
     select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.answer = 'replace'

@@ -101,6 +101,8 @@ begin
     union all
     select profiles_internal.adoption_defaults(context)
     union all
+    select profiles_internal.adoption_rights(context)
+    union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,

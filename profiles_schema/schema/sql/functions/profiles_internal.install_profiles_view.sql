@@ -10,54 +10,35 @@ set search_path = pg_catalog, pg_temp
 as $install_profiles_view$
 declare
   relation constant regclass := to_regclass('public.user_profiles');
-  -- What a person may write, besides the column that says whose row it is; updated_at is taken and not kept.
-  writable text[] := array[
-    'user_id', 'username', 'display_name', 'first_name', 'last_name', 'bio', 'company_name', 'target_audience', 'business_context',
-    'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
-    'notification_settings', 'timezone', 'language', 'updated_at'
-  ];
   old_name text;
   found jsonb;
   shown text;
-  written text;
   given record;
 begin
   select a.data ->> 'found_as', a.data -> 'columns' into old_name, found
   from profiles_internal.adopted as a
   where a.object_type = 'table' and a.object_name = 'public.user_profiles'
   order by a.id desc limit 1;
-  writable := writable || array(
-    select a.data ->> 'owner'
-    from profiles_internal.adopted as a
-    where a.object_type = 'table' and a.object_name = 'public.user_profiles'
-  );
   if relation is null or old_name is null or old_name = 'public.user_profiles' or found @> '[{"name": "user_id", "now": "external_id"}]' then
     return null;
   end if;
 
-  select
-    string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer),
-    string_agg(quote_ident(c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer) filter (
-      -- The application's own columns as well: the view runs with the rights of whoever asks, so a grant on the table decides.
-      where a.attname = any (writable) or a.attname not in (
-        select w.name from profiles_internal.wanted_shape() as w where w.table_name = 'user_profiles' and w.kind = 'column'
-      )
-    )
-  into shown, written
+  select string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer)
+  into shown
   from jsonb_array_elements(found) as c
   join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;
 
   execute format('create view %s with (security_invoker = true) as select %s from public.user_profiles as p', old_name, shown);
   execute format('comment on view %s is %L', old_name, 'profiles-schema: user_profiles under its old name');
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
-  execute format('grant select, insert (%2$s), update (%2$s) on table %1$s to authenticated', old_name, written);
+  -- The view runs with the rights of whoever asks, so those on the table decide.
+  execute format('grant select, insert, update on table %s to authenticated', old_name);
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
   if exists (
-    select from profiles_internal.adoption_policies('user_profiles', relation) as p
-    where p.command in ('r', '*') and p.answer = 'keep'
-      and has_any_column_privilege((select r.oid from pg_roles as r where r.rolname = 'anon'), relation, 'select')
+    select from profiles_internal.adopted as a
+    where a.object_type = 'rights' and a.object_name = 'public.user_profiles' and a.data -> 'rights' @> '[{"role": "anon"}]'
   ) then
-    execute format('grant select on table %s to anon', old_name);
+    execute format('grant select, insert, update on table %s to anon', old_name);
   end if;
   for given in select r.* from profiles_internal.old_name_rights(found) as r loop
     execute format('grant %s on table %s to %s', given.rights, old_name, given.who);

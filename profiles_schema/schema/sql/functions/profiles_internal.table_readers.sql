@@ -73,7 +73,9 @@ begin
     relations := coalesce(relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
-    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r;
+    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r
+    -- Ours are followed, and not named.
+    where coalesce(obj_description(r, 'pg_class'), '') not like 'profiles-schema:%';
     return query select f::oid, format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
   end loop;
 

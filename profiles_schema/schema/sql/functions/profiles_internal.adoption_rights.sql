@@ -1,0 +1,62 @@
+-- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0009):
+--   columns of the application's own are inserted and updated by whom they are today;
+--   anon reads the columns of today. Row level security shows it no row without a policy, but a statement does not fail;
+--   users write avatar_url, which is a picture of theirs; an UPDATE may name updated_at (a trigger sets it) and the column that
+--   says whose row it is (policies keep it);
+--   users insert their own row, if a policy lets them today ("inserts": policies/user_profiles.sql).
+-- It is on record, for whatever takes rights away to give them again.
+create or replace function profiles_internal.adoption_rights(p_context jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $adoption_rights$
+declare
+  relation constant regclass := p_context ->> 'found';
+  target constant text := p_context ->> 'target';
+  authenticated constant oid := (select r.oid from pg_roles as r where r.rolname = 'authenticated');
+  rights jsonb;
+  inserts boolean;
+begin
+  select jsonb_agg(jsonb_build_object('role', r.rolname, 'right', k.name, 'column', c.value ->> 'name', 'ours', o.is_ours)
+    order by r.rolname, (c.value ->> 'found_position')::integer, k.name)
+  into rights
+  from jsonb_array_elements(p_context -> 'columns') as c
+  cross join lateral (select c.value ->> 'wanted_type' is not null as is_ours) as o
+  join pg_roles as r on r.rolname in ('anon', 'authenticated') and not r.rolbypassrls
+  cross join unnest(array['select', 'insert', 'update']) as k (name)
+  where c.value ->> 'found_name' is not null
+    and has_column_privilege(r.oid, relation, (c.value ->> 'found_position')::smallint, k.name)
+    and case
+      when k.name = 'select' then r.rolname = 'anon'
+      when o.is_ours then r.oid = authenticated and (
+        c.value ->> 'name' = 'avatar_url' or k.name = 'update' and (c.value ->> 'name' = 'updated_at' or c.value ->> 'found_name' = p_context ->> 'owner'))
+      else true
+    end;
+  inserts := p_context ->> 'table' = 'user_profiles' and exists (
+    select
+    from pg_class as c
+    where c.oid = relation and has_any_column_privilege(authenticated, c.oid, 'insert') and (not c.relrowsecurity or exists (
+      select
+      from profiles_internal.adoption_policies('user_profiles', relation) as p join pg_policy as y on y.oid = p.policy
+      where y.polpermissive and p.command in ('a', '*') and y.polroles && array[0::oid, authenticated] and p.fate <> 'unused'
+    ))
+  );
+  return query
+  select jsonb_build_object('seq', 11, 'action', 'note', 'object', target, 'found', 'rights of users', 'wanted', 'kept by name',
+    'statement', format('insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''rights'', %L, %L)',
+      p_context ->> 'by', target, jsonb_build_object('inserts', inserts, 'rights', coalesce(rights, '[]'))),
+    'remedy', nullif(concat_ws(' ',
+      'Users go on writing these columns: ' || string_agg(distinct quote_ident(x.name), ', ') filter (where x.who = 'authenticated' and (not x.is_ours or x.name = 'avatar_url')) || '.',
+      case when inserts then 'They go on inserting their own row.' end,
+      case when has_table_privilege(authenticated, relation, 'delete') and p_context ->> 'table' <> 'user_api_keys' then 'A DELETE by users fails (42501).' end,
+      case when bool_or(x.who = 'anon') then format('anon (no account) keeps its rights on the columns of today by name: it reads the rows that a policy shows to it. '
+        'Its other statements on %s fail (42501), select * too.', target) end), ''))
+  from (select 1) as one
+  left join lateral (
+    select r ->> 'role' as who, r ->> 'column' as name, (r ->> 'ours')::boolean as is_ours from jsonb_array_elements(rights) as r
+  ) as x on true;
+end
+$adoption_rights$;
+
+revoke all on function profiles_internal.adoption_rights(jsonb) from public, anon, authenticated, service_role;
