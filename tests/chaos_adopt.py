@@ -211,6 +211,7 @@ class ChaosOfAdoption(Chaos):
         ):
             data = json.loads(row.data) if row.data else {}
             if isinstance(data, dict):
+                data.pop("at", None)
                 # Names that a fresh user's id went into, and times of the upgrade.
                 fresh = self.shape == "e" and row.object_name.endswith(".username") and "_" in str(data.get("new"))
                 data["new"] = None if fresh or oracle._recent(data.get("new")) else data.get("new")

@@ -204,7 +204,9 @@ def test_rows_that_lead_to_no_user_are_a_question(application):
     with pytest.raises(MigrationFailed, match=r"key:public\.user_profiles"):
         database.upgrade()
     assert changed(found, look(database)) == {}
-    database.upgrade(answers={"key:public.user_profiles": "id"})
+    with pytest.raises(MigrationFailed, match=r"quarantine:public\.user_profiles"):
+        database.upgrade(answers={"key:public.user_profiles": "id"})
+    database.upgrade(answers={"key:public.user_profiles": "id", "quarantine:public.user_profiles": "quarantine"})
     assert database.value("select count(*) from profiles_internal.quarantine") == 2
     database.downgrade("base", allow_data_loss="yes")
     assert changed(found, look(database)) == {}
@@ -326,7 +328,7 @@ def test_every_row_that_cannot_stay_goes_down_again(application, shape):
     )
     found, rows = look(database), database.run(f"select t::text from {table} as t order by 1")
     options = {"adopt_table": "collectors"} if "collectors" in table else {}
-    database.upgrade(**options)
+    database.upgrade(**options, answers={"quarantine:public.user_profiles": "quarantine"})
     reasons = {row.reason for row in database.run("select reason from profiles_internal.quarantine")}
     assert len(reasons) == (3 if loose else 1)
     assert database.value("select count(*) from public.user_profiles") == 2
@@ -337,6 +339,43 @@ def test_every_row_that_cannot_stay_goes_down_again(application, shape):
     database.downgrade("base", allow_data_loss="yes")
     assert changed(found, look(database)) == {}
     assert database.run(f"select t::text from {table} as t order by 1") == rows
+
+
+# Where the application's trigger stays on auth.users, the trial of sign-ups makes no users: their foreign keys refuse its rows.
+ACTING = (
+    "create table public.arrivals (user_id uuid); create function public.note_arrival() returns trigger language plpgsql security definer"
+    " set search_path = '' as $$ begin insert into public.arrivals values (new.id); return new; end $$;"
+    "create trigger note_arrival after insert on auth.users for each row execute function public.note_arrival();"
+)
+
+
+@pytest.mark.parametrize("key", ["id", "user_id", "collector_id"])
+def test_a_key_that_refers_to_users_is_no_obstacle_to_sign_ups_whatever_its_name(application, key):
+    database = application("create table public.user_profiles (display_name text)")
+    database.script(
+        f"alter table public.user_profiles add {key} uuid primary key constraint whose_it_is references auth.users on delete cascade;"
+        f"insert into public.user_profiles ({key}) values ('{ADA}'), ('{BOB}')"
+    )
+    database.administrator.script(ACTING)
+    found = look(database)
+    database.upgrade()
+    assert database.profile(database.sign_up("new@example.org")) is not None
+    assert database.administrator.value("select count(*) from public.arrivals") == 1
+    database.downgrade("base", allow_data_loss="yes")
+    assert changed(found, look(database)) == {}
+
+
+def test_a_key_that_refers_to_one_certain_user_is_an_obstacle_to_sign_ups(application):
+    database = application(
+        "create table public.user_profiles (user_id uuid primary key references auth.users on delete cascade);"
+        f"alter table public.user_profiles add invited_by uuid default '{STRAY}' references auth.users;"
+        f"insert into public.user_profiles values ('{ADA}', '{BOB}')"
+    )
+    with pytest.raises(
+        MigrationFailed,
+        match=r"left without a row in public\.user_profiles, because of constraint user_profiles_invited_by_fkey",
+    ):
+        database.upgrade()
 
 
 def test_losing_the_triggers_that_carry_the_user_is_found_and_mended(application):

@@ -3,6 +3,8 @@
 import json
 import tomllib
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from alembic import command
@@ -42,14 +44,26 @@ def test_an_unanswered_question_stops_before_the_first_change(asking):
 
 
 def test_an_answer_outside_the_possible_ones_is_refused(asking):
-    assert '"perhaps" is no answer to it' in refusal(asking, answers={BOARD: "perhaps"})
+    message = refusal(asking, answers={BOARD: "perhaps"})
+    assert f'Wanted: an answer. "perhaps" is no answer to it. Answer "{BOARD}" with "keep"' in message
 
 
 def test_an_answer_that_no_question_needs_is_refused(asking):
-    message = refusal(asking, answers={BOARD: "keep", "lock:public.user_progress": "keep"})
-    assert 'answer "lock:public.user_progress": keep' in message
+    message = refusal(asking, answers={BOARD: "keep", "quarantine:public.user_progress": "quarantine"})
+    assert 'answer "quarantine:public.user_progress": quarantine' in message
     assert "No question needs it" in message
     assert BOARD not in message
+
+
+def test_consent_to_a_lock_that_turns_out_short_is_no_error(asking):
+    given = {BOARD: "keep", "lock:public.user_progress": "accept"}
+    with asking.engine.connect() as connection, TemporaryDirectory() as directory:
+        path = answers_file(Path(directory) / "answers.toml", given)
+        plan = adopt.plan(connection, x=[f"answers={path}"])
+    assert ([step.id for step in plan.answered], plan.questions, plan.stoppers) == ([BOARD], [], [])
+    # Of a table that is not taken over it is one.
+    assert "No question needs it" in refusal(asking, answers={BOARD: "keep", "lock:public.user_profiles": "accept"})
+    asking.upgrade(answers=given)
 
 
 def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downgrade(asking):

@@ -1162,6 +1162,12 @@ begin
   join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
   where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
+  -- Without an auth server nobody but the application makes users.
+  if p_context ->> 'table' = 'user_profiles' and (p_context ->> 'own')::boolean and p_context ->> 'owner' is not null then
+    return next jsonb_build_object('seq', 3, 'action', 'note', 'object', target, 'found', 'profiles without users', 'wanted', 'a user for every profile',
+      'remedy', format('From now on an INSERT into %s fails for a person who is not in auth.users (SQLSTATE 23502 or 23503). To make a profile, call '
+        'public.create_user(email => …), which makes the user and the profile and returns the id; then update the profile.', relation));
+  end if;
   -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
   for tested in
     select a.attname, a.attnotnull, d.adbin is not null as has_default, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
@@ -1545,7 +1551,7 @@ revoke all on function profiles_internal.required_columns(jsonb) from public, an
     op.execute(
         r"""
 -- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in a
--- hundred (a single row is none). The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
+-- hundred. The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
 create or replace function profiles_internal.adoption_quarantine(p_context jsonb, p_counts jsonb)
 returns setof jsonb
 language plpgsql
@@ -1559,12 +1565,12 @@ declare
   key_name constant text := (
     select c.value ->> 'found_name'
     from jsonb_array_elements(p_context -> 'columns') as c
-    where c.value ->> 'found_name' in ('id', 'user_id') and c.value ->> 'found_type' in ('uuid', 'bigint', 'integer')
+    where c.value ->> 'found_name' in ('id', 'user_id', p_context ->> 'owner') and c.value ->> 'found_type' in ('uuid', 'bigint', 'integer')
     order by c.value ->> 'found_name' limit 1
   );
   examples text;
 begin
-  if aside is null or aside <= 1 or aside <= 10 and aside * 100 <= total then
+  if aside is null or aside <= 10 and aside * 100 <= total then
     return;
   end if;
   if key_name is not null then
@@ -1580,7 +1586,7 @@ begin
         select string_agg(format('%s (%s)', g.value ->> 'reason', g.value ->> 'hits'), ', ' order by (g.value ->> 'hits')::bigint desc, g.value ->> 'reason')
         from jsonb_array_elements(p_counts -> 'reasons') as g
       )),
-      format('for example %s %s', key_name, examples)),
+      'for example ' || key_name || ' ' || examples),
     'answers', jsonb_build_object('quarantine',
       format('these rows are moved to profiles_internal.quarantine: the application no longer finds them in %s, and a downgrade brings them back', target)));
 end
@@ -2968,9 +2974,9 @@ begin
     where (context ->> 'conflicts')::bigint > 0
   ) as s;
   stopped := stopped or found;
-  -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and an answer that was given is
-  -- needed even if the forecast is shorter now.
-  if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) or profiles_internal.answer('lock:' || target) is not null then
+  -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and the plan allows an answer that
+  -- the forecast of now does not need.
+  if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) then
     return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
       'found', format('%s rows, locked for about %s seconds, by a forecast that may be wrong by a factor of %s', total, ceil(seconds),
         case when measured is null then '6: it was not timed on this server' else '2: a sample of them was timed on this server' end),
@@ -3367,6 +3373,7 @@ as $adoption_plan$
 declare
   other_name constant text := nullif(current_setting('profiles_schema.adopt_table', true), '');
   steps jsonb := '[]';
+  taken text[] := '{}';
   planned record;
   relation regclass;
 begin
@@ -3386,6 +3393,7 @@ begin
         'found', case when relation is null then 'no such table' else 'public.user_profiles exists, too' end,
         'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
     elsif relation is not null then
+      taken := taken || ('public.' || planned.table_name);
       steps := steps || coalesce(
         (
           -- What is to be mended now is called as it is called now.
@@ -3407,19 +3415,21 @@ begin
     ), '[]');
   end if;
 
-  -- An answer is for a question of the whole plan, before the first change.
+  -- An answer is for a question of the whole plan, before the first change. One about a lock may have become needless: it
+  -- depends on a forecast.
   if p_revision is null then
     steps := steps || coalesce((
       select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_foundation', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
       where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''
+        and g.id <> all (array(select 'lock:' || t.name from unnest(taken) as t (name)))
     ), '[]');
   end if;
 
   return query
   select (row_number() over (order by q.action not in ('stop', 'question'), x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
-    case when x.action <> 'question' then x.wanted else coalesce(q.given, 'an answer') end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
+    case q.action when 'question' then 'an answer' when 'answered' then q.given else x.wanted end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
     case q.action when 'question' then format('%sAnswer %I with %s.',
       case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
       x.id, (select string_agg(format('"%s" (%s)', a.key, a.value), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
@@ -3446,7 +3456,8 @@ revoke all on function profiles_internal.adoption_plan(text) from public, anon, 
 -- claims, and takes them back. What would refuse them would leave every new user without a profile; it is raised here,
 -- with the name of the column, before anything of the revision counts.
 -- The rows belong to three new users. Where a trigger of auth.users would act on those, or their making is not allowed, to
--- nobody: then the foreign key to auth.users is all that may refuse them, and triggers that run after it stay untried.
+-- nobody: then a foreign key to auth.users is all that may refuse them, whatever its name and column, and what runs after it
+-- stays untried.
 create or replace function profiles_internal.try_sign_ups(p_table text)
 returns void
 language plpgsql
@@ -3458,6 +3469,7 @@ declare
   made integer;
   error_code text;
   error_message text;
+  error_detail text;
   failed_table text;
   failed_column text;
   failed_constraint text;
@@ -3492,7 +3504,7 @@ begin
     raise exception 'tried' using errcode = undo;
   exception when query_canceled or assert_failure or others then
     get stacked diagnostics
-      error_code = returned_sqlstate, error_message = message_text, failed_table = table_name,
+      error_code = returned_sqlstate, error_message = message_text, error_detail = pg_exception_detail, failed_table = table_name,
       failed_column = column_name, failed_constraint = constraint_name;
   end;
 
@@ -3501,8 +3513,9 @@ begin
   end if;
   if error_code = undo or error_code = '23503' and exists (
     select from pg_constraint as k
-    where k.conrelid = to_regclass('public.' || p_table) and k.conname = failed_constraint and k.confrelid = 'auth.users'::regclass
-      and k.conkey = array(select a.attnum from pg_attribute as a where a.attrelid = k.conrelid and a.attname = 'user_id')
+    where k.confrelid = 'auth.users'::regclass and k.conname = failed_constraint
+      -- Another user than one of the three would be missing at every sign-up.
+      and error_detail ~ array_to_string(users, '|')
   ) then
     return;
   end if;

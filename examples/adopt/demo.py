@@ -19,6 +19,10 @@ from profiles_schema.migrations.interrupts import interruptible
 
 HERE = Path(__file__).parent
 LEFTOVER = "adopt-demo"
+_ANSWERS = {
+    "policy:public.user_profiles:Profiles are for everybody": "keep",
+    "quarantine:public.user_profiles": "quarantine",
+}
 
 _PROFILES_BEFORE = """
 select '…' || right(id::text, 4) as id, left(username, 24) as username, left(bio, 16) as bio, profile_visibility as visibility,
@@ -81,8 +85,15 @@ def _shown(url: str, directory: Path) -> int:
     answers = directory / "adopt.toml"
     _run(url, "adopt", "--dry-run", "--write-answers", str(answers))
 
-    _head("3. The answer", "The application shows its profiles to everybody. That is meant, and stays:")
-    answers.write_text(answers.read_text(encoding="utf-8").replace(' = ""', ' = "keep"'), encoding="utf-8")
+    _head(
+        "3. The answers",
+        "The application shows its profiles to everybody: that is meant, and stays. The profile of an account that is gone\n"
+        "may go to quarantine:",
+    )
+    text = answers.read_text(encoding="utf-8")
+    for question, answer in _ANSWERS.items():
+        text = text.replace(f'"{question}" = ""', f'"{question}" = "{answer}"')
+    answers.write_text(text, encoding="utf-8")
     print(answers.read_text(encoding="utf-8"))
 
     _head("4. The upgrade", "One transaction per revision. 0003 takes the table over.")
@@ -92,7 +103,8 @@ def _shown(url: str, directory: Path) -> int:
     _head("5. The same profiles", "The id is still a uuid. A column user_id was added. User 6 has a profile.")
     _table(engine, _PROFILES_AFTER)
     print(
-        "\nThe view was not touched. Post 3 is where it was; its author is in quarantine, so the foreign key is NOT VALID:\n"
+        "\nThe view was not touched. Post 3 is still in its table, but the view joins it with no profile: that is in quarantine,\n"
+        "and the foreign key is NOT VALID:\n"
     )
     _table(engine, _BYLINES)
 

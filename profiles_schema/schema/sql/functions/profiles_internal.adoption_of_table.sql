@@ -59,9 +59,9 @@ begin
     where (context ->> 'conflicts')::bigint > 0
   ) as s;
   stopped := stopped or found;
-  -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and an answer that was given is
-  -- needed even if the forecast is shorter now.
-  if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) or profiles_internal.answer('lock:' || target) is not null then
+  -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and the plan allows an answer that
+  -- the forecast of now does not need.
+  if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) then
     return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
       'found', format('%s rows, locked for about %s seconds, by a forecast that may be wrong by a factor of %s', total, ceil(seconds),
         case when measured is null then '6: it was not timed on this server' else '2: a sample of them was timed on this server' end),

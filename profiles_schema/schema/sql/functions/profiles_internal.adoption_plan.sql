@@ -15,6 +15,7 @@ as $adoption_plan$
 declare
   other_name constant text := nullif(current_setting('profiles_schema.adopt_table', true), '');
   steps jsonb := '[]';
+  taken text[] := '{}';
   planned record;
   relation regclass;
 begin
@@ -34,6 +35,7 @@ begin
         'found', case when relation is null then 'no such table' else 'public.user_profiles exists, too' end,
         'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
     elsif relation is not null then
+      taken := taken || ('public.' || planned.table_name);
       steps := steps || coalesce(
         (
           -- What is to be mended now is called as it is called now.
@@ -55,19 +57,21 @@ begin
     ), '[]');
   end if;
 
-  -- An answer is for a question of the whole plan, before the first change.
+  -- An answer is for a question of the whole plan, before the first change. One about a lock may have become needless: it
+  -- depends on a forecast.
   if p_revision is null then
     steps := steps || coalesce((
       select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_foundation', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
       where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''
+        and g.id <> all (array(select 'lock:' || t.name from unnest(taken) as t (name)))
     ), '[]');
   end if;
 
   return query
   select (row_number() over (order by q.action not in ('stop', 'question'), x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
-    case when x.action <> 'question' then x.wanted else coalesce(q.given, 'an answer') end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
+    case q.action when 'question' then 'an answer' when 'answered' then q.given else x.wanted end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
     case q.action when 'question' then format('%sAnswer %I with %s.',
       case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
       x.id, (select string_agg(format('"%s" (%s)', a.key, a.value), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,

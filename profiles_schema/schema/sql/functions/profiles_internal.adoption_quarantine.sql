@@ -1,5 +1,5 @@
 -- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in a
--- hundred (a single row is none). The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
+-- hundred. The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is shown.
 create or replace function profiles_internal.adoption_quarantine(p_context jsonb, p_counts jsonb)
 returns setof jsonb
 language plpgsql
@@ -13,12 +13,12 @@ declare
   key_name constant text := (
     select c.value ->> 'found_name'
     from jsonb_array_elements(p_context -> 'columns') as c
-    where c.value ->> 'found_name' in ('id', 'user_id') and c.value ->> 'found_type' in ('uuid', 'bigint', 'integer')
+    where c.value ->> 'found_name' in ('id', 'user_id', p_context ->> 'owner') and c.value ->> 'found_type' in ('uuid', 'bigint', 'integer')
     order by c.value ->> 'found_name' limit 1
   );
   examples text;
 begin
-  if aside is null or aside <= 1 or aside <= 10 and aside * 100 <= total then
+  if aside is null or aside <= 10 and aside * 100 <= total then
     return;
   end if;
   if key_name is not null then
@@ -34,7 +34,7 @@ begin
         select string_agg(format('%s (%s)', g.value ->> 'reason', g.value ->> 'hits'), ', ' order by (g.value ->> 'hits')::bigint desc, g.value ->> 'reason')
         from jsonb_array_elements(p_counts -> 'reasons') as g
       )),
-      format('for example %s %s', key_name, examples)),
+      'for example ' || key_name || ' ' || examples),
     'answers', jsonb_build_object('quarantine',
       format('these rows are moved to profiles_internal.quarantine: the application no longer finds them in %s, and a downgrade brings them back', target)));
 end

@@ -157,6 +157,12 @@ begin
   join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
   where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
+  -- Without an auth server nobody but the application makes users.
+  if p_context ->> 'table' = 'user_profiles' and (p_context ->> 'own')::boolean and p_context ->> 'owner' is not null then
+    return next jsonb_build_object('seq', 3, 'action', 'note', 'object', target, 'found', 'profiles without users', 'wanted', 'a user for every profile',
+      'remedy', format('From now on an INSERT into %s fails for a person who is not in auth.users (SQLSTATE 23502 or 23503). To make a profile, call '
+        'public.create_user(email => …), which makes the user and the profile and returns the id; then update the profile.', relation));
+  end if;
   -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the profile.
   for tested in
     select a.attname, a.attnotnull, d.adbin is not null as has_default, format_type(a.atttypid, a.atttypmod) as type, coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value
