@@ -150,7 +150,7 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_analysis_summary_is_object', 'CHECK ((analysis_summary @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_appearance_traits_is_object', 'CHECK ((appearance_traits @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_avatar_emoji_up_to_16_characters_no_markup', 'CHECK ((avatar_emoji ~ ''^[^\u0001-\u001f&<>]{0,16}$''::text))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_avatar_url_is_a_web_address', 'CHECK (((avatar_url ~ ''^https?://''::text) AND (char_length(avatar_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_avatar_url_is_a_web_address', 'CHECK (((avatar_url ~ ''^(https?://|/[^/\\\s])''::text) AND (char_length(avatar_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_behavioral_metrics_is_object', 'CHECK ((behavioral_metrics @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_bio_up_to_4000_characters', 'CHECK ((char_length(bio) <= 4000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_business_context_up_to_20000_characters', 'CHECK ((char_length(business_context) <= 20000))', null, null),
@@ -163,7 +163,7 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_language_is_a_bcp_47_tag', 'CHECK (((language ~ ''^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$''::text) AND (char_length(language) <= 35)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_last_name_up_to_200_characters', 'CHECK ((char_length(last_name) <= 200))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_login_count_not_negative', 'CHECK ((login_count >= 0))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_logo_url_is_a_web_address', 'CHECK (((logo_url ~ ''^https?://''::text) AND (char_length(logo_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_logo_url_is_a_web_address', 'CHECK (((logo_url ~ ''^(https?://|/[^/\\\s])''::text) AND (char_length(logo_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_master_system_prompt_up_to_20000_characters', 'CHECK ((char_length(master_system_prompt) <= 20000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_message_count_not_negative', 'CHECK ((message_count >= 0))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_metadata_is_object', 'CHECK ((metadata @> ''{}''::jsonb))', null, null),
@@ -172,7 +172,7 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_personality_traits_is_object', 'CHECK ((personality_traits @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_phone_up_to_40_characters', 'CHECK ((char_length(phone) <= 40))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_preferences_object_64_kb_32_levels', 'CHECK (((pg_column_size(preferences) <= 131072) AND (preferences @> ''{}''::jsonb) AND (NOT (preferences @? ''$.**{33}''::jsonpath)) AND (NOT (preferences @? ''strict $.**?((@ > 10000000000000000000000000000000000000000 || @ < -10000000000000000000000000000000000000000) || (@ != 0 && @ > -0.0000000000000000000000000000000000000001) && @ < 0.0000000000000000000000000000000000000001)''::jsonpath)) AND (octet_length((preferences)::text) <= 65536)))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_profile_picture_url_is_a_web_address', 'CHECK (((profile_picture_url ~ ''^https?://''::text) AND (char_length(profile_picture_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_profile_picture_url_is_a_web_address', 'CHECK (((profile_picture_url ~ ''^(https?://|/[^/\\\s])''::text) AND (char_length(profile_picture_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_profile_visibility_is_public_or_private', 'CHECK ((profile_visibility = ANY (ARRAY[''public''::text, ''private''::text])))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_target_audience_up_to_20000_characters', 'CHECK ((char_length(target_audience) <= 20000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_username_is_3_to_32_of_a_z_0_9', 'CHECK ((username ~ ''^[a-z0-9_.-]{3,32}$''::text))', null, null),
@@ -355,8 +355,8 @@ as $adoption_rules$
   union all
   -- An address is whole or worthless.
   select 20, 'user_profiles', u.column_name,
-    format('not (%1$I ~ ''^https?://'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
-    'no web address of up to 2048 characters: null'
+    format('not (%1$I ~ ''^(https?://|/[^/\\\s])'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
+    'no web address or path of up to 2048 characters: null'
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
   -- An empty field is no key; profiles_schema.operations.keys knows the same blanks.
@@ -2519,6 +2519,7 @@ declare
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
+  relaxed record;
   -- What the auth server knows of the user. Where policies of the application show rows to others, it waits for ours.
   of_users constant text[] := array(
     select c.key from jsonb_each(by_name) as c
@@ -2643,6 +2644,40 @@ begin
   where c.value ->> 'source' is not null
   having count(*) > 0;
 
+  -- NOT NULL goes before values are fitted: some become null, and have to be back before it is. On a column of the
+  -- application's own, NOT NULL without a default would refuse every profile that a sign-up makes. Where a trigger that
+  -- makes way filled it, new rows lose a value: a question.
+  for relaxed in
+    select c.value ->> 'name' as name, (
+      select string_agg(distinct format('trigger %s on auth.users', g.tgname), ', ')
+      from pg_trigger as g
+      where c.value ->> 'wanted_type' is null and g.tgrelid = to_regclass('auth.users') and not g.tgisinternal
+        and p_context ->> 'table' = 'user_profiles' and profiles_internal.acts_beside_ours(g.tgfoid)
+        and exists (
+          select from profiles_internal.reached_functions(g.tgfoid) as r
+          where r.body ~* ('\m' || regexp_replace(c.value ->> 'found_name', '(\W)', '\\\1', 'g') || '\M')
+        )
+    ) as filled_by
+    from jsonb_array_elements(columns) as c
+    where c.value ->> 'found_name' is not null and (c.value ->> 'found_not_null')::boolean and (
+      not (c.value ->> 'wanted_not_null')::boolean
+      or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
+        and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
+    )
+  loop
+    if relaxed.filled_by is not null then
+      return next jsonb_build_object('seq', 2, 'action', 'question', 'id', format('required:%s.%s', target, relaxed.name),
+        'object', format('%s.%s', target, relaxed.name),
+        'found', format('not null, without a default; filled by %s, which makes way for ours', relaxed.filled_by),
+        'remedy', format('Or give it a default first: alter table %s alter column %I set default ...;', p_context ->> 'found', relaxed.name),
+        'answers', jsonb_build_object('relax', 'it becomes nullable, and is NULL for everybody who signs up from then on'));
+    end if;
+    return next jsonb_build_object('seq', 79, 'action', 'relax', 'object', format('%s.%s', target, relaxed.name),
+      'found', 'not null', 'wanted', 'nullable', 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s alter column %I drop not null', target, relaxed.name),
+      'undo', format('select profiles_internal.require_values(%L, %L)', target, relaxed.name));
+  end loop;
+
   -- Values that break a rule: all of a row at once. One line per rule says what happens; the last one does it.
   if fits <> '[]' then
     return query
@@ -2693,12 +2728,11 @@ begin
         else format('select profiles_internal.restore_values(%L, %L, ''value'')', revision, target) end);
   end if;
 
-  -- Defaults and NOT NULL as ours are. On a column of the application's own, NOT NULL without a default would refuse
-  -- every profile that a sign-up makes.
+  -- Defaults and NOT NULL as ours are.
   return query
   with changed as (
     select c.value ->> 'name' as name, string_agg(x.statement, ', ') as statement, string_agg(x.undo, '; ') as undo,
-      string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted, bool_or(x.relaxes) as relaxes
+      string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted
     from jsonb_array_elements(columns) as c
     left join jsonb_array_elements(fresh) as n on n.value ->> 'name' = c.value ->> 'name'
     cross join lateral (
@@ -2714,25 +2748,17 @@ begin
       select a.alter_column || coalesce('set default ' || (c.value ->> 'wanted_default'), 'drop default') as statement,
         case when a.was_there then a.alter_table || a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
         coalesce('default ' || (c.value ->> 'found_default'), 'no default') as found,
-        coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted, false as relaxes
+        coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted
       where c.value ->> 'wanted_type' is not null and a.default_now is distinct from c.value ->> 'wanted_default'
         and a.default_now is distinct from 'identity'
       union all
       select a.alter_column || 'set not null',
-        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null', false
+        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null'
       where (c.value ->> 'wanted_not_null')::boolean and not a.not_null_now and c.value ->> 'name' <> 'id'
-      union all
-      select a.alter_column || 'drop not null',
-        format('select profiles_internal.require_values(%L, %L)', target, c.value ->> 'name'), 'not null', 'nullable', true
-      where a.was_there and (c.value ->> 'found_not_null')::boolean and (
-        not (c.value ->> 'wanted_not_null')::boolean
-        or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
-          and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
-      )
     ) as x
     group by c.value ->> 'name'
   )
-  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
+  select jsonb_build_object('seq', 90, 'action', 'convert',
     'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'undo', d.undo)
   from changed as d
   union all
@@ -4363,7 +4389,7 @@ begin
       if avatar_url is null and jsonb_typeof(metadata -> 'picture') = 'string' then
         avatar_url := nullif(btrim(left(btrim(metadata ->> 'picture', blanks), 2049), blanks), '');
       end if;
-      if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
+      if length(avatar_url) > 2048 or avatar_url !~ '^(https?://\S|/[^/\\\s])\S*$' then
         avatar_url := null;
       end if;
       if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' then

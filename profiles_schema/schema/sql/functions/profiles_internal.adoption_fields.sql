@@ -18,6 +18,7 @@ declare
   fresh jsonb;
   fills text;
   fits constant jsonb := p_counts -> 'fits';
+  relaxed record;
   -- What the auth server knows of the user. Where policies of the application show rows to others, it waits for ours.
   of_users constant text[] := array(
     select c.key from jsonb_each(by_name) as c
@@ -142,6 +143,40 @@ begin
   where c.value ->> 'source' is not null
   having count(*) > 0;
 
+  -- NOT NULL goes before values are fitted: some become null, and have to be back before it is. On a column of the
+  -- application's own, NOT NULL without a default would refuse every profile that a sign-up makes. Where a trigger that
+  -- makes way filled it, new rows lose a value: a question.
+  for relaxed in
+    select c.value ->> 'name' as name, (
+      select string_agg(distinct format('trigger %s on auth.users', g.tgname), ', ')
+      from pg_trigger as g
+      where c.value ->> 'wanted_type' is null and g.tgrelid = to_regclass('auth.users') and not g.tgisinternal
+        and p_context ->> 'table' = 'user_profiles' and profiles_internal.acts_beside_ours(g.tgfoid)
+        and exists (
+          select from profiles_internal.reached_functions(g.tgfoid) as r
+          where r.body ~* ('\m' || regexp_replace(c.value ->> 'found_name', '(\W)', '\\\1', 'g') || '\M')
+        )
+    ) as filled_by
+    from jsonb_array_elements(columns) as c
+    where c.value ->> 'found_name' is not null and (c.value ->> 'found_not_null')::boolean and (
+      not (c.value ->> 'wanted_not_null')::boolean
+      or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
+        and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
+    )
+  loop
+    if relaxed.filled_by is not null then
+      return next jsonb_build_object('seq', 2, 'action', 'question', 'id', format('required:%s.%s', target, relaxed.name),
+        'object', format('%s.%s', target, relaxed.name),
+        'found', format('not null, without a default; filled by %s, which makes way for ours', relaxed.filled_by),
+        'remedy', format('Or give it a default first: alter table %s alter column %I set default ...;', p_context ->> 'found', relaxed.name),
+        'answers', jsonb_build_object('relax', 'it becomes nullable, and is NULL for everybody who signs up from then on'));
+    end if;
+    return next jsonb_build_object('seq', 79, 'action', 'relax', 'object', format('%s.%s', target, relaxed.name),
+      'found', 'not null', 'wanted', 'nullable', 'lock', 'ACCESS EXCLUSIVE',
+      'statement', format('alter table %s alter column %I drop not null', target, relaxed.name),
+      'undo', format('select profiles_internal.require_values(%L, %L)', target, relaxed.name));
+  end loop;
+
   -- Values that break a rule: all of a row at once. One line per rule says what happens; the last one does it.
   if fits <> '[]' then
     return query
@@ -192,12 +227,11 @@ begin
         else format('select profiles_internal.restore_values(%L, %L, ''value'')', revision, target) end);
   end if;
 
-  -- Defaults and NOT NULL as ours are. On a column of the application's own, NOT NULL without a default would refuse
-  -- every profile that a sign-up makes.
+  -- Defaults and NOT NULL as ours are.
   return query
   with changed as (
     select c.value ->> 'name' as name, string_agg(x.statement, ', ') as statement, string_agg(x.undo, '; ') as undo,
-      string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted, bool_or(x.relaxes) as relaxes
+      string_agg(x.found, ', ') as found, string_agg(x.wanted, ', ') as wanted
     from jsonb_array_elements(columns) as c
     left join jsonb_array_elements(fresh) as n on n.value ->> 'name' = c.value ->> 'name'
     cross join lateral (
@@ -213,25 +247,17 @@ begin
       select a.alter_column || coalesce('set default ' || (c.value ->> 'wanted_default'), 'drop default') as statement,
         case when a.was_there then a.alter_table || a.alter_column || case when a.retyped then 'drop default' else coalesce('set default ' || (c.value ->> 'found_default'), 'drop default') end end as undo,
         coalesce('default ' || (c.value ->> 'found_default'), 'no default') as found,
-        coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted, false as relaxes
+        coalesce('default ' || (c.value ->> 'wanted_default'), 'no default') as wanted
       where c.value ->> 'wanted_type' is not null and a.default_now is distinct from c.value ->> 'wanted_default'
         and a.default_now is distinct from 'identity'
       union all
       select a.alter_column || 'set not null',
-        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null', false
+        case when a.was_there then a.alter_table || a.alter_column || 'drop not null' end, 'nullable', 'not null'
       where (c.value ->> 'wanted_not_null')::boolean and not a.not_null_now and c.value ->> 'name' <> 'id'
-      union all
-      select a.alter_column || 'drop not null',
-        format('select profiles_internal.require_values(%L, %L)', target, c.value ->> 'name'), 'not null', 'nullable', true
-      where a.was_there and (c.value ->> 'found_not_null')::boolean and (
-        not (c.value ->> 'wanted_not_null')::boolean
-        or c.value ->> 'wanted_type' is null and c.value ->> 'found_default' is null and not (c.value ->> 'found_generated')::boolean
-          and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
-      )
     ) as x
     group by c.value ->> 'name'
   )
-  select jsonb_build_object('seq', 90, 'action', case when d.relaxes then 'relax' else 'convert' end,
+  select jsonb_build_object('seq', 90, 'action', 'convert',
     'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'undo', d.undo)
   from changed as d
   union all
