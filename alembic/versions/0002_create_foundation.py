@@ -150,7 +150,7 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_analysis_summary_is_object', 'CHECK ((analysis_summary @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_appearance_traits_is_object', 'CHECK ((appearance_traits @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_avatar_emoji_up_to_16_characters_no_markup', 'CHECK ((avatar_emoji ~ ''^[^\u0001-\u001f&<>]{0,16}$''::text))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_avatar_url_is_a_web_address', 'CHECK (((avatar_url ~ ''^https?://''::text) AND (char_length(avatar_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_avatar_url_is_a_web_address', 'CHECK (((avatar_url ~ ''^(https?://|/[^/\\\s])''::text) AND (char_length(avatar_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_behavioral_metrics_is_object', 'CHECK ((behavioral_metrics @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_bio_up_to_4000_characters', 'CHECK ((char_length(bio) <= 4000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_business_context_up_to_20000_characters', 'CHECK ((char_length(business_context) <= 20000))', null, null),
@@ -163,7 +163,7 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_language_is_a_bcp_47_tag', 'CHECK (((language ~ ''^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$''::text) AND (char_length(language) <= 35)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_last_name_up_to_200_characters', 'CHECK ((char_length(last_name) <= 200))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_login_count_not_negative', 'CHECK ((login_count >= 0))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_logo_url_is_a_web_address', 'CHECK (((logo_url ~ ''^https?://''::text) AND (char_length(logo_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_logo_url_is_a_web_address', 'CHECK (((logo_url ~ ''^(https?://|/[^/\\\s])''::text) AND (char_length(logo_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_master_system_prompt_up_to_20000_characters', 'CHECK ((char_length(master_system_prompt) <= 20000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_message_count_not_negative', 'CHECK ((message_count >= 0))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_metadata_is_object', 'CHECK ((metadata @> ''{}''::jsonb))', null, null),
@@ -172,7 +172,7 @@ as $wanted_shape$
     ('user_profiles', 'check', 'ck_user_profiles_personality_traits_is_object', 'CHECK ((personality_traits @> ''{}''::jsonb))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_phone_up_to_40_characters', 'CHECK ((char_length(phone) <= 40))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_preferences_object_64_kb_32_levels', 'CHECK (((pg_column_size(preferences) <= 131072) AND (preferences @> ''{}''::jsonb) AND (NOT (preferences @? ''$.**{33}''::jsonpath)) AND (NOT (preferences @? ''strict $.**?((@ > 10000000000000000000000000000000000000000 || @ < -10000000000000000000000000000000000000000) || (@ != 0 && @ > -0.0000000000000000000000000000000000000001) && @ < 0.0000000000000000000000000000000000000001)''::jsonpath)) AND (octet_length((preferences)::text) <= 65536)))', null, null),
-    ('user_profiles', 'check', 'ck_user_profiles_profile_picture_url_is_a_web_address', 'CHECK (((profile_picture_url ~ ''^https?://''::text) AND (char_length(profile_picture_url) <= 2048)))', null, null),
+    ('user_profiles', 'check', 'ck_user_profiles_profile_picture_url_is_a_web_address', 'CHECK (((profile_picture_url ~ ''^(https?://|/[^/\\\s])''::text) AND (char_length(profile_picture_url) <= 2048)))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_profile_visibility_is_public_or_private', 'CHECK ((profile_visibility = ANY (ARRAY[''public''::text, ''private''::text])))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_target_audience_up_to_20000_characters', 'CHECK ((char_length(target_audience) <= 20000))', null, null),
     ('user_profiles', 'check', 'ck_user_profiles_username_is_3_to_32_of_a_z_0_9', 'CHECK ((username ~ ''^[a-z0-9_.-]{3,32}$''::text))', null, null),
@@ -355,8 +355,8 @@ as $adoption_rules$
   union all
   -- An address is whole or worthless.
   select 20, 'user_profiles', u.column_name,
-    format('not (%1$I ~ ''^https?://'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
-    'no web address of up to 2048 characters: null'
+    format('not (%1$I ~ ''^(https?://|/[^/\\\s])'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
+    'no web address or path of up to 2048 characters: null'
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
   -- An empty field is no key; profiles_schema.operations.keys knows the same blanks.
@@ -3748,7 +3748,8 @@ revoke all on function profiles_internal.restore_values(text, text, text) from p
     op.execute(
         r"""
 -- Makes a column NOT NULL again on the way back. Rows that were written since may have left it empty: an outside id gets
--- the user's id instead; for the rest the column stays as it is, with a warning.
+-- the user's id instead, and a column with a default its default, as the application would have written it; for the rest
+-- the column stays as it is, with a warning.
 create or replace function profiles_internal.require_values(p_table regclass, p_column text)
 returns void
 language plpgsql
@@ -3763,6 +3764,8 @@ begin
   end if;
   if p_column = 'external_id' then
     execute format('update %s as t set external_id = t.user_id::text where t.external_id is null', p_table);
+  else
+    execute format('update %1$s as t set %2$I = default where t.%2$I is null', p_table, p_column);
   end if;
   execute format('select count(*) from %s as t where t.%I is null', p_table, p_column) into missing;
   if missing > 0 then
@@ -4557,7 +4560,7 @@ begin
       if avatar_url is null and jsonb_typeof(metadata -> 'picture') = 'string' then
         avatar_url := nullif(btrim(left(btrim(metadata ->> 'picture', blanks), 2049), blanks), '');
       end if;
-      if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
+      if length(avatar_url) > 2048 or avatar_url !~ '^(https?://\S|/[^/\\\s])\S*$' then
         avatar_url := null;
       end if;
       if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' then

@@ -24,9 +24,13 @@ def is_up_to(limit: int, column: str) -> CheckConstraint:
 
 
 def is_a_web_address(column: str) -> CheckConstraint:
-    """An http or https URL of 2,048 characters at most, or null."""
+    r"""An http or https URL or a path of the same site, of 2,048 characters at most, or null.
+
+    ``//host`` leads to another site, and browsers read ``/\host`` and ``/<tab>/host`` as the same.
+    """
     return CheckConstraint(
-        f"{column} ~ '^https?://' and char_length({column}) <= {URL_LIMIT}", name=f"{column}_is_a_web_address"
+        rf"{column} ~ '^(https?://|/[^/\\\s])' and char_length({column}) <= {URL_LIMIT}",
+        name=f"{column}_is_a_web_address",
     )
 
 

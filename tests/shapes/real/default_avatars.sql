@@ -3,6 +3,9 @@ modelled_on = "Profiles that are never empty: every column NOT NULL with a defau
 options = ["adopt-table=profiles"]
 [questions]
 "policy:public.profiles:allow read" = "keep"
+[differs]
+"default_avatars:2" = "plan: no web address or path"
+"default_avatars:10" = "plan: no web address or path"
 [signs_up]
 name = "Anonymous"
 avatar_url = "/images/default-avatar.svg"

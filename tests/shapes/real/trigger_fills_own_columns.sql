@@ -1,7 +1,8 @@
 /*
 modelled_on = "A trigger that gives every account a handle: a column of the application's, NOT NULL and unique, that no other trigger fills"
 options = ["adopt-table=profiles"]
-stops = "(?i)(handle|new_account)"
+[questions]
+"required:public.profiles.handle" = "relax"
 */
 create table public.profiles (
   id uuid primary key references auth.users (id) on delete cascade,

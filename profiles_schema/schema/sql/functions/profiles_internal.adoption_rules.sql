@@ -27,8 +27,8 @@ as $adoption_rules$
   union all
   -- An address is whole or worthless.
   select 20, 'user_profiles', u.column_name,
-    format('not (%1$I ~ ''^https?://'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
-    'no web address of up to 2048 characters: null'
+    format('not (%1$I ~ ''^(https?://|/[^/\\\s])'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
+    'no web address or path of up to 2048 characters: null'
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all
   -- An empty field is no key; profiles_schema.operations.keys knows the same blanks.

@@ -121,7 +121,7 @@ begin
       if avatar_url is null and jsonb_typeof(metadata -> 'picture') = 'string' then
         avatar_url := nullif(btrim(left(btrim(metadata ->> 'picture', blanks), 2049), blanks), '');
       end if;
-      if length(avatar_url) > 2048 or avatar_url !~ '^https?://\S+$' then
+      if length(avatar_url) > 2048 or avatar_url !~ '^(https?://\S|/[^/\\\s])\S*$' then
         avatar_url := null;
       end if;
       if phone is null and jsonb_typeof(metadata -> 'phone') = 'string' then

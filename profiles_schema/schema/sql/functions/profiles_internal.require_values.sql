@@ -1,5 +1,6 @@
 -- Makes a column NOT NULL again on the way back. Rows that were written since may have left it empty: an outside id gets
--- the user's id instead; for the rest the column stays as it is, with a warning.
+-- the user's id instead, and a column with a default its default, as the application would have written it; for the rest
+-- the column stays as it is, with a warning.
 create or replace function profiles_internal.require_values(p_table regclass, p_column text)
 returns void
 language plpgsql
@@ -14,6 +15,8 @@ begin
   end if;
   if p_column = 'external_id' then
     execute format('update %s as t set external_id = t.user_id::text where t.external_id is null', p_table);
+  else
+    execute format('update %1$s as t set %2$I = default where t.%2$I is null', p_table, p_column);
   end if;
   execute format('select count(*) from %s as t where t.%I is null', p_table, p_column) into missing;
   if missing > 0 then
