@@ -213,7 +213,7 @@ def test_a_table_of_another_name_is_pointed_out_and_taken_over_when_asked(old):
     without = planned(old)
     assert without.tables == {}
     assert [note.remedy for note in without.notes if note.object == 'public."old profiles"'] == [
-        'If it is the table of profiles, it can be taken over: -x adopt-table="old profiles"'
+        "If it is the table of profiles, it can be taken over: -x 'adopt-table=old profiles'"
     ]
     assert [note.wanted for note in planned(old).notes] == ["left alone"]
     plan = planned(old, "adopt-table=old profiles")
@@ -253,6 +253,9 @@ def test_a_large_table_asks_for_a_decision(old, tmp_path):
         (["--dry-run", "-x", "adopt-everything=yes"], 'Unknown option -x "adopt-everything"'),
         (["--dry-run", "-x", "adopt-rewrite=yes"], 'Unknown option -x "adopt-rewrite"'),
         (["--dry-run", "-x", "adopt-table="], "-x adopt-table takes the name of a table"),
+        (["--dry-run", "--force"], "--force belongs to --write-answers FILE"),
+        (["--dry-run", "--write-answers", ""], "--write-answers needs the name of a file, not an empty text"),
+        (["--dry-run", "--write-answers", "/", "--force"], "--write-answers needs the name of a file, not /"),
         ([], "adopt only shows the plan (--dry-run); the work itself is: profiles-schema upgrade"),
     ],
 )

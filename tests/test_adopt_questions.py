@@ -177,6 +177,48 @@ def test_what_the_file_holds_of_the_application_is_quoted():
     assert tomllib.loads(text) == {nasty.id: "keep"}
 
 
+def test_a_name_with_a_space_is_quoted_in_the_commands_of_the_file():
+    text = answers.written([], {}, name="my answers.toml")
+    assert "adopt --dry-run --write-answers 'my answers.toml'\n" in text
+    assert "upgrade -x 'answers=my answers.toml'\n" in text
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "adopt.toml"
+    path.write_bytes(b'\xef\xbb\xbf"lock:x" = "accept"\r\n')
+    assert answers.read(str(path)) == {"lock:x": "accept"}
+
+
+def test_an_id_with_a_line_end_stays_on_one_line(hosted_open):
+    hosted_open.script(
+        "create table public.user_progress (id uuid primary key default gen_random_uuid(), user_id uuid);"
+        "alter table public.user_progress enable row level security;"
+        'create policy "Board\nof all " on public.user_progress for select using (true)'
+    )
+    shown = '"policy:public.user_progress:Board\\nof all "'
+    done = dry_run(hosted_open)
+    assert f"    id: {shown}\n" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Answer this question: {shown}."
+
+
+def test_after_the_file_is_written_the_next_command_reads_it(asking, tmp_path):
+    path = tmp_path / "my answers.toml"
+    done = dry_run(asking, "--write-answers", str(path))
+    command_ = f"profiles-schema adopt --dry-run --write-answers '{path}' --force"
+    assert f"next: write the answers into '{path}', then {command_}" in done.stdout.splitlines()
+    path.write_text(path.read_text(encoding="utf-8").replace('" = ""', '" = "keep"'), encoding="utf-8")
+    answered = dry_run(asking, "--write-answers", str(path), "--force")
+    assert answered.returncode == 0
+    assert f"next: profiles-schema upgrade -x 'answers={path}'" in answered.stdout.splitlines()
+
+
+def test_the_file_holds_the_answers_that_an_interrupted_upgrade_remembers(asking, tmp_path):
+    asking.upgrade("0003_create_user_profiles", answers={BOARD: "replace"})
+    path = tmp_path / "adopt.toml"
+    assert dry_run(asking, "--write-answers", str(path)).returncode == 0
+    assert answers.read(str(path)) == {BOARD: "replace"}
+
+
 def test_the_dry_run_ends_in_one_of_three_sentences(asking, hosted):
     assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
     assert dry_run(asking).stdout.splitlines()[-1] == f"Answer this question: {BOARD}."

@@ -16,6 +16,7 @@ import click
 from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, print_json, x_option
 from profiles_schema.cli.style import styled
+from profiles_schema.migrations.answers import one_line
 
 if TYPE_CHECKING:
     from profiles_schema.operations.adopt import Plan, Step
@@ -74,8 +75,12 @@ def adopt(
     options = parse(x)
     if not dry_run:
         raise UsageError("adopt only shows the plan (--dry-run); the work itself is: profiles-schema upgrade")
+    if force and write_answers is None:
+        raise UsageError("--force belongs to --write-answers FILE")
     given = None
     if write_answers is not None:
+        if not write_answers or Path(write_answers).is_dir():
+            raise UsageError(f"--write-answers needs the name of a file, not {write_answers or 'an empty text'}")
         exists = Path(write_answers).exists()
         if exists and not force:
             raise UsageError(
@@ -91,7 +96,7 @@ def adopt(
         print_json(result.as_dict())
     else:
         width = min(max(shutil.get_terminal_size((_UNKNOWN, 24)).columns, _NARROWEST), _WIDEST)
-        for line in _told(result, width, x, local=local):
+        for line in _told(result, width, x, local=local, file=write_answers):
             click.echo(line)
     return int(bool(result.stoppers or result.questions))
 
@@ -101,16 +106,18 @@ def _write_answers(path: str, result: Plan, given: Mapping[str, str]) -> None:
     from profiles_schema.migrations import answers
 
     asked = [*result.questions, *result.answered]
+    # An upgrade that was interrupted remembers answers that no file may hold.
+    kept = {step.id or "": step.wanted or "" for step in result.answered}
     try:
-        Path(path).write_text(answers.written(asked, given, name=path), encoding="utf-8")
+        Path(path).write_text(answers.written(asked, {**given, **kept}, name=path), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     click.echo(f"{path}: {_counted(len(asked), 'question')}, {len(result.questions)} open", err=True)
     for name in sorted(given.keys() - {step.id for step in asked}):
-        click.echo(f"{path}: left out, since no question needs it: {name}", err=True)
+        click.echo(f"{path}: left out, since no question needs it: {one_line(name)}", err=True)
 
 
-def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterator[str]:
+def _told(result: Plan, width: int, x: Sequence[str], *, local: bool, file: str | None) -> Iterator[str]:
     if result.stoppers:
         yield styled(_counted(len(result.stoppers), "thing stands", "things stand") + " in the way:", "problem")
         for number, stopper in enumerate(result.stoppers, start=1):
@@ -127,13 +134,15 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool) -> Iterato
         yield "Answered:"
         for question in result.answered:
             consequence = (question.answers or {}).get(question.wanted or "", "")
-            yield from _wrapped(f"  {question.id} = {question.wanted}: {consequence}", width, indent="    ")
+            yield from _wrapped(
+                f"  {one_line(question.id or '')} = {question.wanted}: {consequence}", width, indent="    "
+            )
         yield ""
     if result.steps:
         yield from _sections(result, width)
     yield from _notes(result, width)
     yield from _wrapped(_sum(result), width)
-    yield from _next(result, x, local=local)
+    yield from _next(result, x, local=local, file=file)
     yield result.verdict
 
 
@@ -147,7 +156,7 @@ def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:
 
 def _question(number: int, question: Step, width: int) -> Iterator[str]:
     yield from _wrapped(f"{number:2}. {question.object}: {question.found}.", width, indent="    ")
-    yield f"    id: {question.id}"
+    yield f"    id: {one_line(question.id or '')}"
     for answer, consequence in (question.answers or {}).items():
         yield from _wrapped(f"    {answer}: {consequence}", width, indent="      ")
 
@@ -344,15 +353,18 @@ def _sum(result: Plan) -> str:
     return f"{', '.join(parts)}. Nothing was changed."
 
 
-def _next(result: Plan, x: Sequence[str], *, local: bool) -> Iterator[str]:
+def _next(result: Plan, x: Sequence[str], *, local: bool, file: str | None) -> Iterator[str]:
+    if file and not any(pair.startswith("answers=") for pair in x) and not result.questions:
+        x = [*x, f"answers={file}"]
     options = " ".join([*(f"-x {shlex.quote(pair)}" for pair in x), *(["--local"] if local else [])])
     if result.stoppers:
         yield f"next: mend that, then profiles-schema adopt --dry-run {options}".rstrip()
         return
     if result.questions:
-        path = next((pair.removeprefix("answers=") for pair in x if pair.startswith("answers=")), "")
-        file = f"{shlex.quote(path)} --force" if path else "adopt.toml"
-        yield f"next: profiles-schema adopt --dry-run --write-answers {file} {options}".rstrip()
+        path = file or next((pair.removeprefix("answers=") for pair in x if pair.startswith("answers=")), "")
+        first = f"write the answers into {shlex.quote(file)}, then " if file else ""
+        target = f"{shlex.quote(path)} --force" if path else "adopt.toml"
+        yield f"next: {first}profiles-schema adopt --dry-run --write-answers {target} {options}".rstrip()
         return
     if result.finished:
         yield f"next: profiles-schema health {'--local' if local else ''}".rstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -38,7 +39,7 @@ def read(path: str) -> dict[str, str]:
     except OSError as error:
         raise UsageError(f"The file of answers {path} cannot be read: {error.strerror or error}.") from error
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # Windows likes to begin a file with a mark
         found = tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
@@ -59,14 +60,15 @@ def written(questions: Iterable[Question], given: Mapping[str, str], *, name: st
 
     In the order of their ids, so that two files are compared easily.
     """
+    shown = shlex.quote(name)
     lines = [
         *_comment("What an upgrade asks before it takes over the tables that exist. Written by:"),
-        f"#   profiles-schema adopt --dry-run --write-answers {name}",
+        f"#   profiles-schema adopt --dry-run --write-answers {shown}",
         *_comment(
             "Write one of the possible answers between the quotes. An empty answer leaves the question open, and the"
             " upgrade stops. Then give the file to the dry run, which may have further questions, and to the upgrade:"
         ),
-        f"#   profiles-schema upgrade -x answers={name}",
+        f"#   profiles-schema upgrade -x {shlex.quote(f'answers={name}')}",
     ]
     for question in sorted(questions, key=lambda each: each.id or ""):
         possible = question.answers or {}
@@ -81,6 +83,12 @@ def written(questions: Iterable[Question], given: Mapping[str, str], *, name: st
 def quoted(value: str) -> str:
     """A text as TOML writes it."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def one_line(name: str) -> str:
+    """An id as a person reads it; in quotes, as the file has it, where its end or a character would not be seen."""
+    plain = name.isprintable() and name == name.strip() and "  " not in name
+    return name if plain else quoted(name)
 
 
 def _comment(text: str, indent: str = "") -> list[str]:

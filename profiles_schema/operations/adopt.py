@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import InsufficientPrivilege, MigrationLockTimeout
+from profiles_schema.migrations.answers import one_line
 from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.locking import LOCK_CLASS, LOCK_OBJECT
 from profiles_schema.migrations.options import parse
@@ -102,7 +104,7 @@ class Plan:
             return f"Cannot be taken over, because {'; '.join(reasons)}{f'; and {more} more' if more else ''}."
         if self.questions:
             number = len(self.questions)
-            ids = ", ".join(step.id or "" for step in self.questions)
+            ids = ", ".join(one_line(step.id or "") for step in self.questions)
             return f"Answer {'this question' if number == 1 else f'these {number} questions'}: {ids}."
         beyond = " beyond what the answers say" if self.answered else ""
         return f"Nothing changes meaning{beyond}."
@@ -218,22 +220,22 @@ def _candidates(connection: Connection, steps: Sequence[Step], done: frozenset[s
     """Tables under another name that may be the one of profiles; whether they are, only people know."""
     if _PROFILES in done or any(step.revision == _PROFILES and step.object.startswith("public.") for step in steps):
         return
-    names = connection.scalars(
+    names = connection.execute(
         text(
-            "select quote_ident(c.relname) from pg_class as c join pg_constraint as p on p.conrelid = c.oid and p.contype = 'p'"
+            "select quote_ident(c.relname), c.relname from pg_class as c join pg_constraint as p on p.conrelid = c.oid and p.contype = 'p'"
             " join pg_constraint as f on f.conrelid = c.oid and f.contype = 'f' and f.conkey = p.conkey"
             " where f.confrelid = to_regclass('auth.users') and c.relkind = 'r' and c.relnamespace = 'public'::regnamespace"
             f" and c.relname not in (select w.table_name from {_SHAPE}() as w) and c.relname <> 'sessions' order by 1"
         )
     )
-    for name in names:
+    for name, plain in names:
         yield _note(
             0,
             _PROFILES,
             f"public.{name}",
             found="one row per user",
             wanted="left alone",
-            remedy=f"If it is the table of profiles, it can be taken over: -x adopt-table={name}",
+            remedy=f"If it is the table of profiles, it can be taken over: -x {shlex.quote(f'adopt-table={plain}')}",
         )
 
 
