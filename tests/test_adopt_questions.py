@@ -85,6 +85,8 @@ def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downg
         (b'\n"lock:x" = keep\n', "(at line 2, column 12)."),
         (b'# no\n\n"lock:x" = 1\n', 'holds no answer in line 3. Write the id in quotes: "ID" = "ANSWER".'),
         (b'# no\nlock.x = "keep"\n', "holds no answer in line 2."),
+        (b"a = " + b"[" * 5000, "is no TOML: maximum recursion depth exceeded"),
+        (b"a = " + b"9" * 5000, "is no TOML: Exceeds the limit"),
         (b'# \xff\n"lock:x" = "keep"\n', "is not in UTF-8 (line 1)."),
     ],
 )

@@ -44,7 +44,7 @@ def read(path: str) -> dict[str, str]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise UsageError(f"The file of answers {path} is not in UTF-8 (line {line}).") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, 1000 brackets
         raise UsageError(f"The file of answers {path} is no TOML: {error}.") from error
     for key, value in found.items():
         if not isinstance(value, str) or "\0" in key + value:
