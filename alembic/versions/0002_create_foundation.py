@@ -1898,7 +1898,7 @@ as $adoption_policies$
       and y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r where r.rolname in ('anon', 'authenticated'))
   ),
   found as (
-    select y.oid, y.polname::text as name, y.polcmd, case y.polname when 'Everybody reads, as before' then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
+    select y.oid, y.polname::text as name, y.polcmd, case when y.polname = 'Everybody reads, as before' and to_regclass('profiles_internal.adopted') is not null then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
       case
         when not y.polpermissive then 'stays'
         when not exists (
@@ -3416,16 +3416,25 @@ begin
   end if;
 
   -- An answer is for a question of the whole plan, before the first change. One about a lock may have become needless: it
-  -- depends on a forecast.
+  -- depends on a forecast. So may one about a column that is still nullable after a way back.
   if p_revision is null then
     steps := steps || coalesce((
       select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_foundation', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
       where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''
-        and g.id <> all (array(select 'lock:' || t.name from unnest(taken) as t (name)))
+        and regexp_replace(g.id, '^required:(.*)[.][^.]*$', 'lock:\1') <> all (array(select 'lock:' || t.name from unnest(taken) as t (name)))
     ), '[]');
   end if;
+  -- What has been done by an answer is done.
+  steps := steps || coalesce((
+    select jsonb_agg(jsonb_build_object('seq', 0, 'revision', coalesce(p_revision, '0011_create_sign_up_triggers'), 'action', 'stop', 'id', g.id,
+      'object', format('answer %I', g.id), 'found', g.answer, 'wanted', profiles_internal.answer(g.id),
+      'remedy', format('The upgrade began with the answer "%s". Give that one again, or go back first: profiles-schema downgrade base',
+        profiles_internal.answer(g.id))) order by g.id)
+    from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
+    where g.answer <> '' and g.answer <> profiles_internal.answer(g.id)
+  ), '[]');
 
   return query
   select (row_number() over (order by q.action not in ('stop', 'question'), x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,

@@ -3,6 +3,7 @@ modelled_on = "Tables that an ORM made: camel case, timestamp(3) without zone, u
 options = ["adopt-table=profiles"]
 [questions]
 "rls:public.profiles" = "keep"
+"required:public.profiles.updatedAt" = "relax"
 */
 create table public.profiles (
   "id" uuid not null,

@@ -4,11 +4,12 @@ options = ["adopt-table=profiles"]
 [questions]
 "policy:public.profiles:allow read" = "keep"
 [differs]
-"default_avatars:2" = "plan: no web address or path"
-"default_avatars:10" = "plan: no web address or path"
+"pictures as anon sees them" = "plan: no web address or path"
+"pictures as Bo sees them" = "plan: no web address or path"
+"Ada deletes her profile" = "plan: A DELETE by users fails"
 [signs_up]
 name = "Anonymous"
-avatar_url = "/images/default-avatar.svg"
+avatar_url = "https://example.org/new.png"
 about = ""
 karma = "0"
 */
@@ -32,14 +33,17 @@ insert into public.profiles (id, name, avatar_url, karma, badges) values
   ('33333333-3333-4333-8333-333333333333', 'Cyd', 'data:image/png;base64,iVBORw0KGgo=', 1, '{}');
 -- probes
 -- as anon
+-- name: pictures as anon sees them
 select id, name, avatar_url, about, karma, badges from profiles;
 -- as authenticated 11111111-1111-4111-8111-111111111111
 select avatar_url from profiles where id = auth.uid();
 update profiles set about = 'Hello', avatar_url = '/images/ada.svg', badges = badges || 'new' where id = auth.uid() returning about, avatar_url, badges;
 insert into profiles (id, name) values (auth.uid(), 'Ada 2') on conflict (id) do update set name = excluded.name returning name, avatar_url, about, karma;
 update profiles set karma = 100 where id = '22222222-2222-4222-8222-222222222222';
+-- name: Ada deletes her profile
 delete from profiles where id = auth.uid();
 -- as authenticated 22222222-2222-4222-8222-222222222222
+-- name: pictures as Bo sees them
 select name, avatar_url from profiles where id in ('22222222-2222-4222-8222-222222222222', '33333333-3333-4333-8333-333333333333');
 -- as service_role
 update profiles set karma = karma - 1 where id = '22222222-2222-4222-8222-222222222222';

@@ -3,6 +3,8 @@ modelled_on = "Types with rules: a domain for addresses, one for handles, varcha
 options = []
 [questions]
 "policy:public.user_profiles:members" = "keep"
+[differs]
+"a long first name" = "plan: first_name"
 */
 create domain public.email_address as text check (value ~ '^[^@ ]+@[^@ ]+$');
 create domain public.handle as varchar(30) check (value ~ '^[a-z0-9_]+$');
@@ -39,5 +41,6 @@ update user_profiles set bio = 'x' where username = 'ada';
 select username from user_profiles where email = 'bo@example.org'::email_address;
 -- as service_role
 select find_handle('cyd');
+-- name: a long first name
 update user_profiles set first_name = repeat('y', 51) where username = 'cyd';
 update user_profiles set first_name = 'C' where username = 'cyd' returning first_name, email;

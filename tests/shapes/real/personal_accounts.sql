@@ -1,6 +1,8 @@
 /*
 modelled_on = "The personal half of such a kit, as an ORM declares it: varchar lengths, a name that the trigger takes from the address"
 options = ["adopt-table=accounts"]
+[questions]
+"required:public.accounts.name" = "relax"
 */
 create table public.accounts (
   id uuid primary key not null,

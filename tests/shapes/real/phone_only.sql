@@ -2,6 +2,7 @@
 modelled_on = "Sign-in by text message: phone is unique and NOT NULL, the trigger copies it, nobody has an address"
 options = ["adopt-table=profiles"]
 [differs]
+"Fay takes a number that Ada has" = "plan: profiles_phone_key"
 "Fay deletes her profile" = "plan: A DELETE by users fails"
 */
 insert into auth.users (id, aud, role, email, phone, phone_confirmed_at, created_at, updated_at) values
@@ -31,6 +32,7 @@ select phone from profiles;
 -- as authenticated 66666666-6666-4666-8666-666666666666
 select id, phone, nickname, push_token from profiles;
 update profiles set push_token = 'token-7', nickname = 'F' where id = auth.uid() returning push_token, nickname;
+-- name: Fay takes a number that Ada has
 update profiles set phone = '+31600000001' where id = auth.uid();
 -- name: Fay deletes her profile
 delete from profiles where id = auth.uid() returning nickname;

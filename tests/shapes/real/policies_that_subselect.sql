@@ -1,6 +1,8 @@
 /*
 modelled_on = "A school: policies of other tables look up the reader's own role by subselect, and profiles are private"
 options = []
+[questions]
+"required:public.user_profiles.full_name" = "relax"
 [signs_up]
 role = "pupil"
 [differs]

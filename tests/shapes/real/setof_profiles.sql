@@ -1,8 +1,7 @@
 /*
 modelled_on = "Functions that return rows of the table: search, the signed-in user's own row, and one written in plpgsql"
 options = ["adopt-table=profiles"]
-[questions]
-"policy:public.profiles:Read for members" = "keep"
+stops = "takes or returns rows"
 */
 create table public.profiles (
   id uuid primary key references auth.users on delete cascade,

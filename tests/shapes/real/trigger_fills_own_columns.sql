@@ -3,6 +3,8 @@ modelled_on = "A trigger that gives every account a handle: a column of the appl
 options = ["adopt-table=profiles"]
 [questions]
 "required:public.profiles.handle" = "relax"
+[differs]
+"handles as the service sees them" = "required:public.profiles.handle"
 */
 create table public.profiles (
   id uuid primary key references auth.users (id) on delete cascade,
@@ -28,5 +30,6 @@ select handle from profiles;
 select id, handle from profiles;
 update profiles set handle = 'bo' where id = auth.uid();
 -- as service_role
+-- name: handles as the service sees them
 select id, handle from profiles;
 insert into auth.users (id, email) values ('66666666-6666-4666-8666-666666666666', 'x@example.org');

@@ -54,7 +54,7 @@ as $adoption_policies$
       and y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r where r.rolname in ('anon', 'authenticated'))
   ),
   found as (
-    select y.oid, y.polname::text as name, y.polcmd, case y.polname when 'Everybody reads, as before' then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
+    select y.oid, y.polname::text as name, y.polcmd, case when y.polname = 'Everybody reads, as before' and to_regclass('profiles_internal.adopted') is not null then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
       case
         when not y.polpermissive then 'stays'
         when not exists (
