@@ -29,6 +29,9 @@ select handle from profiles;
 -- as authenticated 11111111-1111-4111-8111-111111111111
 select id, handle from profiles;
 update profiles set handle = 'bo' where id = auth.uid();
+-- as authenticated 22222222-2222-4222-8222-222222222222
+select handle from profiles where id = auth.uid();
+update profiles set handle = 'x' where id = '11111111-1111-4111-8111-111111111111';
 -- as service_role
 -- name: handles as the service sees them
 select id, handle from profiles;
