@@ -2879,7 +2879,7 @@ begin
     and case
       when k.name = 'select' then r.rolname = 'anon'
       when o.is_ours then r.oid = authenticated and (
-        c.value ->> 'name' = 'avatar_url' or k.name = 'update' and (c.value ->> 'name' = 'updated_at' or c.value ->> 'found_name' = p_context ->> 'owner'))
+        c.value ->> 'name' = 'avatar_url' or k.name = 'update' and (c.value ->> 'name' = 'updated_at' or p_context ->> 'table' = 'user_profiles' and c.value ->> 'found_name' = p_context ->> 'owner'))
       else true
     end;
   inserts := p_context ->> 'table' = 'user_profiles' and exists (

@@ -159,8 +159,6 @@ def keeps_key(key: str, value: str) -> bool:
     """Whether it is what adoption keeps instead of ours: an id of type uuid, a primary key elsewhere, a default."""
     if key == "column public.user_profiles.id":
         return value.startswith("uuid not null")
-    if key in {"function profiles_internal.default_language()", "function profiles_internal.default_timezone()"}:
-        return re.search(r"\n\s*select '(?:[^']|'')*'::text\s*\Z", value) is not None
     return key.startswith("constraint public.") and value == "UNIQUE (id)" and ".pk_" in key
 
 
@@ -397,7 +395,8 @@ def _replace_policies(
     foreign = [
         _grant(connection, k, found[k]) for k in found if _table_of(k) == table and _is_on_a_foreign_column(k, declared)
     ]
-    foreign += [_grant(connection, k, right) for k, right in sorted(kept_rights(connection)) if _table_of(k) == table]
+    kept = kept_rights(connection)
+    foreign += [_grant(connection, k, ", ".join(sorted(kept[k]))) for k in sorted(kept) if _table_of(k) == table]
     return Change(
         str(sql_object),
         "\n".join([*drop, sql_object.statement.strip(), *foreign]),
