@@ -36,8 +36,8 @@ OWN = {
     "e": r"public\.user_profiles\.(shard|" + "|".join(trait.name for trait in trait_columns()) + ")$",
 }  # fmt: skip
 
-# What comes with the view that keeps the name `profiles`.
-OF_THE_VIEW = r"policy (Owners can make their own profile on |public\.user_profiles\.Owners can make their own)"
+# What comes where users insert their own row.
+OF_OWN_INSERTS = r"policy (Owners can make their own profile on |public\.user_profiles\.Owners can make their own)"
 # What comes where statements know no user_id.
 OF_OLD_STATEMENTS = (
     r"(trigger|function|grant function) (public\.user_profiles\.carry_user_id|"
@@ -133,7 +133,8 @@ def own(shape):
         r"comment public\.user_\w+\.\w+$|"
         + "|".join(rf"(column|comment|constraint|index) ({OWN[part]})" for part in shape.split("+"))
         + r"|(function|grant function|trigger) \S*(dual_write|keep_traits)\S*.*" * (shape == "e")
-        + f"|{OF_THE_VIEW}" * (shape == "b")
+        + "".join(rf"|grant {OWN[part][:-1]} to \w+$" for part in shape.split("+") if part in "ab")
+        + f"|{OF_OWN_INSERTS}" * bool({*shape} & {*"ab"})
         + rf"|{OF_OLD_STATEMENTS}" * ("a" in shape or shape == "b")
     )
 

@@ -35,24 +35,30 @@ PARTITIONED = (
 )
 
 
+QUARANTINE = "quarantine:public.user_profiles"
+
+
 @pytest.fixture
-def old(hosted):
+def old(hosted, tmp_path):
     """A hosted project whose application has a table of profiles, and other things, of its own."""
     hosted.script((DEMO / "application.sql").read_text(encoding="utf-8"))
-    # So that nothing is asked.
+    # So that nothing else is asked.
     hosted.script('alter policy "Profiles are for everybody" on public.user_profiles using (auth.uid() = id)')
     hosted.administrator.script("analyze")
+    hosted.x = [f"answers={answers_file(tmp_path / 'old.toml', {QUARANTINE: 'quarantine'})}"]
+    hosted.answering = ("quarantine",)
     return hosted
 
 
 def planned(database, *x):
     with database.engine.connect() as connection:
-        return adopt.plan(connection, x=x)
+        return adopt.plan(connection, x=[*getattr(database, "x", ()), *x])
 
 
 def shown(database, *arguments, columns=80):
     """What the command prints on a terminal of so many columns."""
-    return profiles_schema(database.url, "adopt", "--dry-run", *arguments, environment={"COLUMNS": str(columns)})
+    x = [part for option in getattr(database, "x", ()) for part in ("-x", option)]
+    return profiles_schema(database.url, "adopt", "--dry-run", *x, *arguments, environment={"COLUMNS": str(columns)})
 
 
 def said(capsys, monkeypatch, database, *arguments):
@@ -210,19 +216,21 @@ def test_an_empty_database_has_nothing_to_adopt(empty):
 def test_a_table_of_another_name_is_pointed_out_and_taken_over_when_asked(old):
     old.script('alter table public.user_profiles rename to "old profiles"')
     old.script('alter table public."old profiles" add foreign key (id) references auth.users not valid')
+    given, old.x = old.x, []
     without = planned(old)
     assert without.tables == {}
     assert [note.remedy for note in without.notes if note.object == 'public."old profiles"'] == [
         "If it is the table of profiles, it can be taken over: -x 'adopt-table=old profiles'"
     ]
     assert [note.wanted for note in planned(old).notes] == ["left alone"]
+    old.x = given
     plan = planned(old, "adopt-table=old profiles")
     assert [
         note for note in plan.notes if note.object.endswith(".id")
     ] == []  # statements go through the view of the old name
     assert plan.tables == {"public.user_profiles": 6}
     done = shown(old, "-x", "adopt-table=old profiles")
-    assert done.stdout.splitlines()[-2] == "next: profiles-schema upgrade -x 'adopt-table=old profiles'"
+    assert done.stdout.splitlines()[-2].endswith("-x 'adopt-table=old profiles'")
 
 
 def test_a_table_that_is_not_there_is_a_stopper(old):
@@ -237,6 +245,7 @@ def test_a_large_table_asks_for_a_decision(old, tmp_path):
         "insert into auth.users (id) select md5(g::text)::uuid from generate_series(1, 100000) as g;"
         "insert into public.user_profiles (id, username) select md5(g::text)::uuid, repeat('long ', 400) || g from generate_series(1, 100000) as g"
     )
+    old.x = [f"answers={answers_file(tmp_path / 'less.toml', {})}"]
     (question,) = planned(old).questions
     assert (question.id, question.rows) == ("lock:public.user_profiles", 100_006)
     assert "timed on this server" in question.found
@@ -366,7 +375,7 @@ def test_a_person_can_read_it_at(old, columns):
     assert "lock all: ACCESS EXCLUSIVE, readers and writers wait" in lines
     closing = " ".join(lines[-6:])
     assert "5 rows to change, less than 0.1 s in all" in closing
-    assert closing.endswith("rehearse --source URL next: profiles-schema upgrade Nothing changes meaning.")
+    assert closing.endswith("rehearse --source URL Nothing changes meaning beyond what the answers say.")
     order = [done.stdout.index(word) for word in ("action", "Worth knowing:", "steps, 5 rows", "next: ")]
     assert order == sorted(order)
 
