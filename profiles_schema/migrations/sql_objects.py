@@ -395,8 +395,7 @@ def _replace_policies(
     foreign = [
         _grant(connection, k, found[k]) for k in found if _table_of(k) == table and _is_on_a_foreign_column(k, declared)
     ]
-    kept = kept_rights(connection)
-    foreign += [_grant(connection, k, ", ".join(sorted(kept[k]))) for k in sorted(kept) if _table_of(k) == table]
+    foreign += [_grant(connection, k, right) for k, right in sorted(kept_rights(connection)) if _table_of(k) == table]
     return Change(
         str(sql_object),
         "\n".join([*drop, sql_object.statement.strip(), *foreign]),

@@ -153,11 +153,7 @@ def take_snapshot(
     )
     kept = kept_rights(connection)
     defaults = kept_columns(connection)
-    found = sorted(
-        (key, defaults.get((key, value or ""), value) or "")
-        for key, value in ((key, _without(value, kept.get(key))) for key, value in rows)
-        if value is not None or key not in kept
-    )
+    found = sorted((key, defaults.get((key, value), value) or "") for key, value in rows if (key, value) not in kept)
     connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
     redirected = {name: actual for name, actual in names.items() if name != actual}
     return {key: _plain(key, value, redirected) for key, value in found}
@@ -176,27 +172,19 @@ def kept_columns(connection: Connection) -> dict[tuple[str, str], str]:
     return {(key, found): declared for key, found, declared in rows}
 
 
-def kept_rights(connection: Connection) -> dict[str, frozenset[str]]:
-    """Rights on columns of ours that are the application's, because its statements need them: by key, as in a snapshot."""
+def kept_rights(connection: Connection) -> frozenset[tuple[str, str]]:
+    """Rights on columns of ours that are the application's, because its statements need them: keys and values."""
     if connection.scalar(text("select to_regclass('profiles_internal.adopted') is null")):
-        return {}
+        return frozenset()
     rows = connection.execute(
         text(
-            "select format('grant %s.%s to %s', a.object_name, r ->> 'column', r ->> 'role'), array_agg(distinct r ->> 'right')"
+            "select format('grant %s.%s to %s', a.object_name, r ->> 'column', r ->> 'role'),"
+            "  string_agg(r ->> 'right', ', ' order by r ->> 'right')"
             " from profiles_internal.adopted as a cross join lateral jsonb_array_elements(a.data -> 'rights') as r"
             " where a.object_type = 'rights' and (r ->> 'ours')::boolean group by 1"
         )
     )
-    return {key: frozenset(rights) for key, rights in rows}
-
-
-def _without(value: str | None, kept: frozenset[str] | None) -> str | None:
-    """The rights that are not kept ones; None if none is left."""
-    return (
-        value
-        if kept is None or value is None
-        else ", ".join(each for each in value.split(", ") if each not in kept) or None
-    )
+    return frozenset((key, value) for key, value in rows)
 
 
 # What adoption writes into them are defaults of the application.
