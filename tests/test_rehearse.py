@@ -192,10 +192,13 @@ def test_an_open_question_is_the_verdict(hosted):
     hosted.script((APPLICATIONS / "adopt" / "application.sql").read_text(encoding="utf-8"))
     result = rehearse(hosted.url)
     assert messages(result) == [
-        "upgrade: Answer this question: policy:public.user_profiles:Profiles are for everybody."
+        "upgrade: Answer these 2 questions: quarantine:public.user_profiles, policy:public.user_profiles:Profiles are for everybody."
         " To write the file of answers: profiles-schema adopt --dry-run --write-answers adopt.toml"
     ]
-    assert result.verdict == "rehearsal: would need an answer: policy:public.user_profiles:Profiles are for everybody"
+    assert (
+        result.verdict
+        == "rehearsal: would need 2 answers: quarantine:public.user_profiles, policy:public.user_profiles:Profiles are for everybody"
+    )
 
 
 @pytest.mark.slow

@@ -3422,7 +3422,8 @@ begin
       select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_foundation', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
-      where not jsonb_path_exists(steps, '$[*] ? (@.id == $id)', jsonb_build_object('id', g.id)) and g.answer <> ''
+      -- What stands in the way may hide a question.
+      where not jsonb_path_exists(steps, '$[*] ? (@.id == $id || @.action == "stop")', jsonb_build_object('id', g.id)) and g.answer <> ''
         and regexp_replace(g.id, '^required:(.*)[.][^.]*$', 'lock:\1') <> all (array(select 'lock:' || t.name from unnest(taken) as t (name)))
     ), '[]');
   end if;
