@@ -81,10 +81,6 @@ def test_after_downgrade_to_base_nothing_but_roles_remains(empty):
     assert empty.value("select count(*) from pg_roles where rolname in ('anon', 'authenticated', 'service_role')") == 3
 
 
-# They name no object, every sign-up calls them, and a setting of their own would cost it more than their work.
-NAMES_NOTHING = re.compile(r"profiles_internal\.(default_(language|timezone)\(\)|key_of\(uuid,anyelement\))")
-
-
 def test_no_function_of_ours_is_open_to_public_and_each_pins_its_search_path(database):
     with database.engine.connect() as connection:
         rows = connection.execute(
@@ -98,7 +94,7 @@ def test_no_function_of_ours_is_open_to_public_and_each_pins_its_search_path(dat
         ).all()
     assert len(rows) > 30
     for name, settings, rights in rows:
-        assert "search_path=pg_catalog, pg_temp" in (settings or []) or NAMES_NOTHING.fullmatch(name), name
+        assert "search_path=pg_catalog, pg_temp" in settings, name
         assert rights is not None, name
         assert not any(entry.startswith("=") for entry in rights.strip("{}").split(",")), name
 

@@ -1432,9 +1432,8 @@ set search_path = pg_catalog, pg_temp
 as $adoption_defaults$
 declare
   target constant text := p_context ->> 'target';
-  constant_function constant text := 'create or replace function profiles_internal.default_%s() returns text language sql immutable as $default$
-  select %s
-$default$';
+  constant_function constant text := 'create or replace function profiles_internal.default_%s() returns text language plpgsql immutable '
+    'set search_path = pg_catalog, pg_temp as $default$' || E'\nbegin\n  return %s;\nend\n' || '$default$';
 begin
   return query
   select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
@@ -4417,13 +4416,15 @@ on conflict do nothing;
         r"""
 -- The language of a new profile where the metadata says nothing: the default of the column. An adopted table may have one of the
 -- application's; adoption writes it here, because a look into the catalog would cost every sign-up.
--- Without settings of its own, so that its caller holds the constant.
 create or replace function profiles_internal.default_language()
 returns text
-language sql
+language plpgsql
 immutable
+set search_path = pg_catalog, pg_temp
 as $default_language$
-  select 'en'::text
+begin
+  return 'en'::text;
+end
 $default_language$;
 
 revoke all on function profiles_internal.default_language() from public, anon, authenticated, service_role;
@@ -4433,13 +4434,15 @@ revoke all on function profiles_internal.default_language() from public, anon, a
         r"""
 -- The timezone of a new profile where the metadata says nothing: the default of the column. An adopted table may have one of the
 -- application's; adoption writes it here, because a look into the catalog would cost every sign-up.
--- Without settings of its own, so that its caller holds the constant.
 create or replace function profiles_internal.default_timezone()
 returns text
-language sql
+language plpgsql
 immutable
+set search_path = pg_catalog, pg_temp
 as $default_timezone$
-  select 'UTC'::text
+begin
+  return 'UTC'::text;
+end
 $default_timezone$;
 
 revoke all on function profiles_internal.default_timezone() from public, anon, authenticated, service_role;

@@ -189,7 +189,7 @@ def kept_rights(connection: Connection) -> frozenset[tuple[str, str]]:
 
 # What adoption writes into them are defaults of the application.
 _CONSTANTS = frozenset(f"function profiles_internal.default_{name}()" for name in ("language", "timezone"))
-_CONSTANT = re.compile(r"'(?:[^']|'')*'(?=::text\s*\Z)")
+_CONSTANT = re.compile(r"(?<=return )'(?:[^']|'')*'(?=::text;)")
 
 
 def _plain(key: str, value: str, redirected: Mapping[str, str]) -> str:

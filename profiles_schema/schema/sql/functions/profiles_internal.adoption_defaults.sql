@@ -8,9 +8,8 @@ set search_path = pg_catalog, pg_temp
 as $adoption_defaults$
 declare
   target constant text := p_context ->> 'target';
-  constant_function constant text := 'create or replace function profiles_internal.default_%s() returns text language sql immutable as $default$
-  select %s
-$default$';
+  constant_function constant text := 'create or replace function profiles_internal.default_%s() returns text language plpgsql immutable '
+    'set search_path = pg_catalog, pg_temp as $default$' || E'\nbegin\n  return %s;\nend\n' || '$default$';
 begin
   return query
   select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),

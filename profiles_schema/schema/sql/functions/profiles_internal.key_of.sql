@@ -1,9 +1,10 @@
 -- The id of a user's profile, in the type of p_like: id is text, or uuid in a table that came with uuid. A statement that
--- writes or compares it names the column's type so (no settings of its own: it names nothing, and every sign-up calls it): key_of(user_id, (null::public.user_profiles).id).
+-- writes or compares it names the column's type so: key_of(user_id, (null::public.user_profiles).id).
 create or replace function profiles_internal.key_of(p_user_id uuid, p_like anyelement)
 returns anyelement
 language plpgsql
 immutable
+set search_path = pg_catalog, pg_temp
 as $key_of$
 begin
   return p_user_id;
