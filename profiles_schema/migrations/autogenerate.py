@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
@@ -78,8 +78,13 @@ def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]
         # Something of the application's on a table of ours.
         return not (reflected and compare_to is None and table is not None and table.key in ours)
 
+    def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
+        # A revision imports alembic and sqlalchemy alone.
+        return "sa.Text()" if kind == "type" and isinstance(item, ProfileId) else False
+
     return {
         "target_metadata": metadata,
+        "render_item": render_item,
         "include_schemas": True,
         "include_name": include_name,
         "include_object": include_object,
