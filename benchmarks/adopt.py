@@ -207,7 +207,7 @@ def measure_load(bench: Bench, shape: str, rows: int, rate: float) -> dict[str, 
         "other_revisions_over_a_tenth": {
             name: round(float(seconds), 2)
             for name, seconds in sorted(logged.items())
-            if name != REVISIONS[0] and float(seconds) > 0.1  # noqa: PLR2004
+            if name != REVISIONS[0] and float(seconds or 0) > 0.1  # noqa: PLR2004
         },
         "tries_that_waited_in_vain": bench.waits() - waits,
         "statements": len(during),

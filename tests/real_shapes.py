@@ -10,6 +10,7 @@ A shape is one file of ``shapes/real``: a header in TOML, the schema with its ro
                   "plan: PATTERN" finds in the plan. A difference that neither names is silent, and a failure
     signs_up      what the table holds of a new user, by the columns of the application
     stops         where it cannot be taken over: a pattern for the reason
+    like          another shape, whose schema and probes it has; nothing but the header is in the file then
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from profiles_schema.operations.probes import Difference, Outcome, Probe
 HERE = Path(__file__).parent / "shapes"
 NAMES = sorted(path.stem for path in (HERE / "real").glob("*.sql"))
 ADA, BO = (f"{n * 8}-{n * 4}-4{n * 3}-8{n * 3}-{n * 12}" for n in "12")
-_FILE = re.compile(r"\A/\*\n(?P<header>.*?)\*/\n(?P<schema>.*)^-- probes\n(?P<probes>.*)\Z", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(
+    r"\A/\*\n(?P<header>.*?)\*/\n(?:(?P<schema>.*)^-- probes\n(?P<probes>.*))?\Z", re.DOTALL | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ def load(name: str) -> Shape:
     content = (HERE / "real" / f"{name}.sql").read_text(encoding="utf-8")
     parts = _FILE.match(content)
     assert parts is not None, f"{name}: no header, or no probes"
-    return Shape(
-        name, schema=parts["schema"], probes=probes.parse(parts["probes"], name), **tomllib.loads(parts["header"])
-    )
+    header = tomllib.loads(parts["header"])
+    if like := header.pop("like", None):
+        return replace(load(like), name=name, **header)
+    return Shape(name, schema=parts["schema"], probes=probes.parse(parts["probes"], name), **header)
 
 
 class Trial:

@@ -238,26 +238,39 @@ def test_a_table_that_is_not_there_is_a_stopper(old):
     assert [stopper.object for stopper in plan.stoppers] == ["public.misspelt"]
 
 
-@pytest.mark.slow
-def test_a_large_table_asks_for_a_decision(old, tmp_path):
+PACE = (
+    "create or replace function profiles_internal.adoption_pace(p_context jsonb, p_counts jsonb) returns double precision"
+    " language sql as 'select {}::double precision'"
+)
+
+
+def test_a_lock_of_more_than_two_seconds_is_a_question_and_a_shorter_one_is_none(old, tmp_path):
+    old.upgrade("0002_create_foundation")
+    old.script(PACE.format(0.001))
+    assert [question.id for question in planned(old).questions] == []
+    old.script(PACE.format(1_000_000))
+    (question,) = planned(old).questions
+    assert (question.id, question.rows, list(question.answers)) == ("lock:public.user_profiles", 6, ["accept"])
+    assert re.search(r"^6 rows, locked for about \d+ seconds, .* timed on this server$", question.found)
+    given = {QUARANTINE: "quarantine", "lock:public.user_profiles": "accept"}
+    plan = planned(old, f"answers={answers_file(tmp_path / 'answers.toml', given)}")
+    assert (plan.stoppers, plan.questions) == ([], [])
+
+
+def test_the_forecast_is_timed_on_rows_of_the_table_and_not_under_its_lock(old):
     old.administrator.script(
         "set local session_replication_role = replica;"
-        "insert into auth.users (id) select md5(g::text)::uuid from generate_series(1, 100000) as g;"
-        "insert into public.user_profiles (id, username) select md5(g::text)::uuid, repeat('long ', 400) || g from generate_series(1, 100000) as g"
+        "insert into public.user_profiles (id, username) select md5(g::text)::uuid, 'name' || g from generate_series(1, 2000) as g"
     )
-    old.x = [f"answers={answers_file(tmp_path / 'less.toml', {})}"]
-    plan = planned(old)
-    if not plan.questions:  # a fast server: less than two seconds of lock need nobody's consent
-        assert plan.locked_seconds["public.user_profiles"] < 5
-        return
-    (question,) = plan.questions
-    assert (question.id, question.rows) == ("lock:public.user_profiles", 100_006)
-    assert "timed on this server" in question.found
-    assert list(question.answers) == ["accept"]
-    path = answers_file(tmp_path / "answers.toml", {"lock:public.user_profiles": "accept"})
-    plan = planned(old, f"answers={path}")
-    assert (plan.stoppers, plan.questions) == ([], [])
-    assert plan.locked_seconds["public.user_profiles"] > 1
+    old.upgrade("0002_create_foundation", answers={QUARANTINE: "quarantine"})
+    pace = (
+        "select profiles_internal.adoption_pace(c.c, profiles_internal.adoption_counts(c.c))"
+        " from profiles_internal.adoption_context('user_profiles', 'public.user_profiles') as c (c)"
+    )
+    assert old.value(pace) > 0
+    with old.engine.begin() as connection:
+        connection.execute(text("lock table public.user_profiles"))
+        assert connection.scalar(text(pace)) == 0
 
 
 @pytest.mark.parametrize(
@@ -379,7 +392,7 @@ def test_a_person_can_read_it_at(old, columns):
     assert "lock all: ACCESS EXCLUSIVE, readers and writers wait" in lines
     closing = " ".join(lines[-6:])
     assert "5 rows to change, less than 0.1 s in all" in closing
-    assert closing.endswith("Nothing changes meaning beyond what the answers say.")
+    assert closing.endswith('Nothing changes meaning beyond the answers and "Worth knowing".')
     order = [done.stdout.index(word) for word in ("action", "Worth knowing:", "steps, 5 rows", "next: ")]
     assert order == sorted(order)
 

@@ -213,11 +213,41 @@ def test_rows_that_lead_to_no_user_are_a_question(application):
     assert database.value("select count(*) from public.user_profiles") == 4
 
 
+def test_a_foreign_key_that_is_unique_and_never_null_decides_without_a_look_at_the_rows(application):
+    database = application(
+        "create table public.user_profiles (id uuid primary key default gen_random_uuid(),"
+        " member uuid not null unique references auth.users on delete cascade, invited_by uuid references auth.users);"
+        f"insert into public.user_profiles (member, invited_by) values ('{ADA}', '{BOB}')"
+    )
+    owner = "select profiles_internal.adoption_context('user_profiles', 'public.user_profiles') ->> 'owner'"
+    database.answering = ("replace", "accept")
+    database.upgrade("0002_create_foundation")
+    assert database.value(owner) == "member"
+    database.upgrade()
+    assert [str(user) for (user,) in database.run("select user_id from public.user_profiles where member is not null")][
+        :1
+    ] == [ADA]
+
+
+def test_a_row_more_since_the_plan_does_not_stop_the_upgrade_half_way(application):
+    database = application(
+        "create table public.user_profiles (id uuid primary key, bio text);"
+        f"insert into public.user_profiles select '{ADA}'; alter table public.user_profiles enable row level security"
+    )
+    database.upgrade("0002_create_foundation")
+    database.administrator.script(
+        "insert into auth.users (id) select gen_random_uuid() from generate_series(1, 98);"
+        "insert into public.user_profiles (id) select u.id from auth.users as u on conflict do nothing;"
+        "insert into public.user_profiles (id) select gen_random_uuid() from generate_series(1, 2)"
+    )
+    database.upgrade()
+    assert database.value("select count(*) from profiles_internal.quarantine") == 2
+
+
 @pytest.fixture(params=["psycopg2", "psycopg", "psycopg_async", "asyncpg"])
 def session(request):
     """What opens a session on a database by a driver, and runs a function of it."""
     driver = request.param
-    pytest.importorskip(driver.removesuffix("_async"))
 
     def run(database, work):
         url = database.engine.url.set(drivername=f"postgresql+{driver}")

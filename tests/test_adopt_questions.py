@@ -66,6 +66,35 @@ def test_consent_to_a_lock_that_turns_out_short_is_no_error(asking):
     asking.upgrade(answers=given)
 
 
+def test_an_upgrade_that_stops_between_the_triggers_says_so(hosted_open, caplog):
+    hosted_open.script(
+        "create table public.user_profiles (id uuid primary key references auth.users, name text);"
+        "alter table public.user_profiles enable row level security;"
+        "create function public.welcome() returns trigger language plpgsql security definer as"
+        " $$ begin insert into public.user_profiles (id) values (new.id); return new; end $$"
+    )
+    hosted_open.administrator.script(
+        "create trigger welcome after insert on auth.users for each row execute function public.welcome()"
+    )
+    hosted_open.upgrade("0002_create_foundation")
+    hosted_open.script("alter table public.user_profiles add created_by uuid not null default gen_random_uuid()")
+    hosted_open.script("alter table public.user_profiles alter created_by set default null")
+    with pytest.raises(MigrationFailed):
+        hosted_open.upgrade()
+    assert "sign-ups get no profile" in caplog.text
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    hosted_open.script("alter table public.user_profiles drop created_by")
+    user = hosted_open.administrator.sign_up("ada@example.org")
+    assert hosted_open.value("select count(*) from public.user_profiles where id = :id", id=user) == 1
+
+
+def test_an_answer_other_than_the_one_an_upgrade_began_with_is_refused(asking):
+    asking.upgrade("0003_create_user_profiles", answers={BOARD: "replace"})
+    with pytest.raises(MigrationFailed, match='The upgrade began with the answer "replace"'):
+        asking.upgrade(answers={BOARD: "keep"})
+    asking.upgrade(answers={BOARD: "replace"})
+
+
 def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downgrade(asking):
     asking.upgrade("0002_create_foundation", answers={BOARD: "keep"})
     kept = "select object_name, data #>> '{}' from profiles_internal.adopted where object_type = 'answer'"
@@ -139,7 +168,7 @@ def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(aski
     path.write_text(text.replace(f'"{BOARD}" = ""', f'"{BOARD}" = "keep"'))
     answered = dry_run(asking, "-x", f"answers={path}")
     assert answered.returncode == 0
-    assert answered.stdout.splitlines()[-1] == "Nothing changes meaning beyond what the answers say."
+    assert answered.stdout.splitlines()[-1] == 'Nothing changes meaning beyond the answers and "Worth knowing".'
     with asking.engine.connect() as connection:
         command.upgrade(alembic_config(connection, {"answers": str(path)}), "head")
 

@@ -831,7 +831,8 @@ revoke all on function profiles_internal.adopting_revisions() from public, anon,
         r"""
 -- Which columns of a table of profiles may say whose row it is, the likeliest first: how many users each one leads to
 -- ("matches"), how many rows there are ("total"), and the user's id as an expression over t, the table as found.
--- A column that leads to more users is the likelier one; of equal ones, one with a foreign key to the users, then user_id,
+-- One that is unique, never null and a foreign key to the users decides alone, without a look at the rows (counts are null).
+-- Otherwise a column that leads to more users is the likelier one; of equal ones, one with a foreign key to the users, then user_id,
 -- then id. A column of texts takes part if some of them are uuids. Where users are made by us (p_own), a row is its own
 -- proof: there only a foreign key to the application's users, user_id and id count, in this order.
 create or replace function profiles_internal.adoption_owners(p_found regclass, p_columns jsonb, p_own boolean)
@@ -847,6 +848,7 @@ declare
   keys boolean[];
   expressions text[];
   hits bigint[];
+  decisive bigint[];
 begin
   -- What stands against such a table is found elsewhere (adoption_stops).
   if not has_table_privilege(p_found, 'select') or not p_own and not has_table_privilege(users, 'select')
@@ -871,6 +873,17 @@ begin
     and c.value ->> 'name' <> 'external_id' and a.attgenerated = ''
     and (not p_own or k.is_key or a.attname in ('user_id', 'id'));
   if names is null then
+    return;
+  end if;
+  select array_agg(e.place) into decisive
+  from unnest(names, keys) with ordinality as e (name, is_key, place)
+  where e.is_key and not p_own and exists (
+    select from pg_attribute as a
+    join pg_index as x on x.indrelid = a.attrelid and x.indisunique and x.indisvalid and x.indpred is null and x.indnkeyatts = 1 and x.indkey[0] = a.attnum
+    where a.attrelid = p_found and a.attname = e.name and a.attnotnull
+  );
+  if cardinality(decisive) = 1 then
+    return query select names[decisive[1]], true, null::bigint, null::bigint, expressions[decisive[1]];
     return;
   end if;
   execute format('select array[count(*), %s] from %s as t', (
@@ -966,7 +979,9 @@ begin
     'owner', owner,
     'user', user_id,
     'asks', asks,
-    'conflicts', conflicts
+    'conflicts', conflicts,
+    -- The revision has begun: others wait, and nobody is asked about what little has changed since the whole plan was looked at.
+    'locked', exists (select from pg_locks as l where l.relation = p_found and l.pid = pg_backend_pid() and l.mode = 'AccessExclusiveLock')
   );
 end
 $adoption_context$;
@@ -1492,7 +1507,7 @@ declare
   began timestamptz;
   took double precision[] := '{}';
 begin
-  if exists (select from pg_locks as l where l.relation = table_found and l.pid = pg_backend_pid() and l.mode = 'AccessExclusiveLock') then
+  if (p_context ->> 'locked')::boolean then
     return 0;
   elsif total < 1000 or current_setting('transaction_read_only') = 'on' then
     return null;
@@ -1568,8 +1583,10 @@ declare
     order by c.value ->> 'found_name' limit 1
   );
   examples text;
+  -- The application goes on until the lock, and a row more must not stop the upgrade half-way.
+  slack constant integer := case when (p_context ->> 'locked')::boolean then 10 else 1 end;
 begin
-  if aside is null or aside <= 10 and aside * 100 <= total then
+  if aside is null or aside <= 10 * slack and aside * 100 <= total * slack then
     return;
   end if;
   if key_name is not null then
@@ -2978,7 +2995,7 @@ begin
   if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) then
     return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
       'found', format('%s rows, locked for about %s seconds, by a forecast that may be wrong by a factor of %s', total, ceil(seconds),
-        case when measured is null then '6: it was not timed on this server' else '2: a sample of them was timed on this server' end),
+        case when measured is null then '6: it was not timed on this server' else '3: a sample of them was timed on this server' end),
       'rows', total, 'seconds', seconds, 'lock', 'ACCESS EXCLUSIVE',
       'answers', jsonb_build_object('accept', 'it is taken over; who reads or writes it meanwhile waits'));
   end if;
@@ -3576,8 +3593,7 @@ begin
     end;
   end if;
   if relation is not null then
-    execute format('lock table %s in access exclusive mode', relation);
-    -- What reads the table, or has values of its types, has to run afterwards.
+    -- What reads the table, or has values of its types, has to run afterwards. Looked up before the lock: it takes a while.
     objects := array(
       select r.object from profiles_internal.table_readers(relation) as r
       union
@@ -3590,6 +3606,7 @@ begin
       )
     );
     failing := array(select f.object from profiles_internal.failing_objects(objects) as f);
+    execute format('lock table %s in access exclusive mode', relation);
   end if;
 
   -- From here on the answers are the ones that the whole plan was looked at with.
@@ -4501,6 +4518,8 @@ declare
     'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
+  default_timezone constant text := profiles_internal.default_timezone();
+  default_language constant text := profiles_internal.default_language();
   user_row jsonb;
   metadata jsonb;
   base text;
@@ -4531,7 +4550,7 @@ begin
     first_name := null;
     last_name := null;
     avatar_url := null;
-    timezone := profiles_internal.default_timezone();
+    timezone := default_timezone;
     language := null;
     metadata := user_row -> 'raw_user_meta_data';
     if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
@@ -4592,13 +4611,13 @@ begin
         language := replace(language, '_', '-');
         if jsonb_typeof(metadata -> 'timezone') = 'string' then
           timezone := coalesce(
-            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), profiles_internal.default_timezone()
+            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), default_timezone
           );
         end if;
       end if;
     end if;
     if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
-      language := profiles_internal.default_language();
+      language := default_language;
     end if;
     return next;
   end loop;

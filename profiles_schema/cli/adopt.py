@@ -325,11 +325,10 @@ def _cell(cell: str, width: int) -> list[str]:
 
 
 def _notes(result: Plan, width: int) -> Iterator[str]:
-    notes = [step for step in (*result.notes, *result.steps) if step.remedy]
-    if not notes:
+    if not result.worth_knowing:
         return
     yield "Worth knowing:"
-    for note in notes:
+    for note in result.worth_knowing:
         about = "; ".join(filter(None, [note.found, note.wanted])) if note.action == "note" else note.action
         yield from _wrapped(f"  {note.object} ({about})", width, indent="    ")
         yield from _advice(note.remedy or "", width, indent="    ")

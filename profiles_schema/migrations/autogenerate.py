@@ -27,6 +27,7 @@ from profiles_schema.schema.models.base import ProfileId
 from profiles_schema.schema.models.base import metadata as our_metadata
 
 PLUGIN = "profiles_schema.objects"
+_KEPT = "profiles_schema.kept_columns"
 _MAX_REVISION_ID = 32  # alembic_version.version_num
 _PLAIN: Dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
 
@@ -100,8 +101,9 @@ def _keep_column(
 ) -> PriorityDispatchResult:
     """What adoption left of a column is right: an id that came as uuid, a type or a default of the application."""
     key = f"column {declared.table.schema or 'public'}.{table}.{name}"
-    kept = isinstance(declared.type, ProfileId) and isinstance(found.type, UUID)
-    kept = kept or (context.connection is not None and any(each == key for each, _ in kept_columns(context.connection)))
+    if _KEPT not in context.opts:  # asked once in a comparison, not for every column
+        context.opts[_KEPT] = {name for name, _ in kept_columns(context.connection)} if context.connection else set()
+    kept = (isinstance(declared.type, ProfileId) and isinstance(found.type, UUID)) or key in context.opts[_KEPT]
     return PriorityDispatchResult.STOP if kept else PriorityDispatchResult.CONTINUE
 
 

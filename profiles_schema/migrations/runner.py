@@ -654,9 +654,27 @@ class _Work:
             connection.exec_driver_sql(f"set local lock_timeout = {self.options.lock_timeout_ms}")
             self._write_log(connection, info.up_revision_id, direction, "failed")
             connection.commit()
+            if connection.exec_driver_sql(_SIGN_UPS_REST).scalar():
+                logger.warning(
+                    "Until the upgrade goes on, sign-ups get no profile: the application's trigger was set aside in 0002,"
+                    " ours comes in 0011. Those users get theirs in 0012. To give the trigger back: profiles-schema"
+                    " downgrade base"
+                )
 
     def _doing(self) -> str:
         return _named(self.step).partition(":")[0] if self.step is not None else "Preparing the version table"
+
+
+_SIGN_UPS_REST = """
+select exists (
+    select from profiles_internal.adopted as a
+    where a.revision = '0002_create_foundation' and a.object_type = 'set aside' and starts_with(a.object_name, 'function ')
+  )
+  and not exists (
+    select from pg_trigger as t
+    where t.tgrelid = to_regclass('auth.users') and t.tgname = 'profiles_on_auth_user_created'
+  )
+"""
 
 
 def _our_metadata() -> MetaData:

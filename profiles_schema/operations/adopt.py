@@ -106,8 +106,13 @@ class Plan:
             number = len(self.questions)
             ids = ", ".join(one_line(step.id or "") for step in self.questions)
             return f"Answer {'this question' if number == 1 else f'these {number} questions'}: {ids}."
-        beyond = " beyond what the answers say" if self.answered else ""
-        return f"Nothing changes meaning{beyond}."
+        beyond = [*["the answers"] * bool(self.answered), *['"Worth knowing"'] * bool(self.worth_knowing)]
+        return f"Nothing changes meaning{' beyond ' if beyond else ''}{' and '.join(beyond)}."
+
+    @property
+    def worth_knowing(self) -> list[Step]:
+        """What people have to know, each with its remedy."""
+        return [step for step in (*self.notes, *self.steps) if step.remedy]
 
     @property
     def tables(self) -> dict[str, int]:

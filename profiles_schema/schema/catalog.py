@@ -156,7 +156,14 @@ def take_snapshot(
     found = sorted((key, defaults.get((key, value), value) or "") for key, value in rows if (key, value) not in kept)
     connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
     redirected = {name: actual for name, actual in names.items() if name != actual}
-    return {key: _plain(key, value, redirected) for key, value in found}
+    snapshot = {key: _plain(key, value, redirected) for key, value in found}
+    for (key, value), declared in defaults.items():
+        # Adoption has written the default into a function, too: profiles_internal.default_language.
+        function = f"function profiles_internal.default_{key.rpartition('.')[2]}()"
+        if function in snapshot:
+            theirs, ours = (f"return {each.partition(' default ')[2]};" for each in (value, declared))
+            snapshot[function] = snapshot[function].replace(theirs, ours)
+    return snapshot
 
 
 def kept_columns(connection: Connection) -> dict[tuple[str, str], str]:
@@ -187,17 +194,10 @@ def kept_rights(connection: Connection) -> frozenset[tuple[str, str]]:
     return frozenset((key, value) for key, value in rows)
 
 
-# What adoption writes into them are defaults of the application.
-_CONSTANTS = frozenset(f"function profiles_internal.default_{name}()" for name in ("language", "timezone"))
-_CONSTANT = re.compile(r"(?<=return )'(?:[^']|'')*'(?=::text;)")
-
-
 def _plain(key: str, value: str, redirected: Mapping[str, str]) -> str:
     if key.startswith("function "):
         # A revision may have indented the body.
         head, _, body = value.partition("as\n")
-        if key in _CONSTANTS:
-            body = _CONSTANT.sub("'…'", body)
         return f"{head}as\n{textwrap.dedent(body).strip()}"
     # A temporary table is printed as pg_temp_3.user_profiles, whatever it was created as.
     for name in redirected:

@@ -31,10 +31,12 @@ select g, ('{11111111-1111-4111-8111-111111111111,22222222-2222-4222-8222-222222
   'post ' || g from generate_series(1, 12) as g;
 -- probes
 -- as anon
+-- name: anon sees open posts
 select id, author from posts;
 -- as authenticated 11111111-1111-4111-8111-111111111111
 -- name: Ada sees no private post of others
 select id, author from posts;
+-- name: Ada lists accounts
 select handle, is_private from profiles;
 insert into posts (id, author, body) values (100, auth.uid(), 'mine') returning id;
 insert into posts (id, author, body) values (101, '22222222-2222-4222-8222-222222222222', 'forged');
@@ -43,6 +45,7 @@ update profiles set is_private = false where id <> auth.uid();
 -- as authenticated 22222222-2222-4222-8222-222222222222
 -- name: Bo sees his own private posts
 select id, author from posts;
+-- name: Bo counts posts
 select p.handle, count(*) from posts join profiles p on p.id = posts.author group by 1;
 -- as service_role
 select author, count(*) from posts group by author;

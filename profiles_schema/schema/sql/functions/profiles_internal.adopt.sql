@@ -32,8 +32,7 @@ begin
     end;
   end if;
   if relation is not null then
-    execute format('lock table %s in access exclusive mode', relation);
-    -- What reads the table, or has values of its types, has to run afterwards.
+    -- What reads the table, or has values of its types, has to run afterwards. Looked up before the lock: it takes a while.
     objects := array(
       select r.object from profiles_internal.table_readers(relation) as r
       union
@@ -46,6 +45,7 @@ begin
       )
     );
     failing := array(select f.object from profiles_internal.failing_objects(objects) as f);
+    execute format('lock table %s in access exclusive mode', relation);
   end if;
 
   -- From here on the answers are the ones that the whole plan was looked at with.

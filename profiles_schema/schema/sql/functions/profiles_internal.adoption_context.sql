@@ -70,7 +70,9 @@ begin
     'owner', owner,
     'user', user_id,
     'asks', asks,
-    'conflicts', conflicts
+    'conflicts', conflicts,
+    -- The revision has begun: others wait, and nobody is asked about what little has changed since the whole plan was looked at.
+    'locked', exists (select from pg_locks as l where l.relation = p_found and l.pid = pg_backend_pid() and l.mode = 'AccessExclusiveLock')
   );
 end
 $adoption_context$;

@@ -64,7 +64,7 @@ begin
   if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) then
     return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
       'found', format('%s rows, locked for about %s seconds, by a forecast that may be wrong by a factor of %s', total, ceil(seconds),
-        case when measured is null then '6: it was not timed on this server' else '2: a sample of them was timed on this server' end),
+        case when measured is null then '6: it was not timed on this server' else '3: a sample of them was timed on this server' end),
       'rows', total, 'seconds', seconds, 'lock', 'ACCESS EXCLUSIVE',
       'answers', jsonb_build_object('accept', 'it is taken over; who reads or writes it meanwhile waits'));
   end if;

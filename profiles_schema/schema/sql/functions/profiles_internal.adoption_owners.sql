@@ -1,6 +1,7 @@
 -- Which columns of a table of profiles may say whose row it is, the likeliest first: how many users each one leads to
 -- ("matches"), how many rows there are ("total"), and the user's id as an expression over t, the table as found.
--- A column that leads to more users is the likelier one; of equal ones, one with a foreign key to the users, then user_id,
+-- One that is unique, never null and a foreign key to the users decides alone, without a look at the rows (counts are null).
+-- Otherwise a column that leads to more users is the likelier one; of equal ones, one with a foreign key to the users, then user_id,
 -- then id. A column of texts takes part if some of them are uuids. Where users are made by us (p_own), a row is its own
 -- proof: there only a foreign key to the application's users, user_id and id count, in this order.
 create or replace function profiles_internal.adoption_owners(p_found regclass, p_columns jsonb, p_own boolean)
@@ -16,6 +17,7 @@ declare
   keys boolean[];
   expressions text[];
   hits bigint[];
+  decisive bigint[];
 begin
   -- What stands against such a table is found elsewhere (adoption_stops).
   if not has_table_privilege(p_found, 'select') or not p_own and not has_table_privilege(users, 'select')
@@ -40,6 +42,17 @@ begin
     and c.value ->> 'name' <> 'external_id' and a.attgenerated = ''
     and (not p_own or k.is_key or a.attname in ('user_id', 'id'));
   if names is null then
+    return;
+  end if;
+  select array_agg(e.place) into decisive
+  from unnest(names, keys) with ordinality as e (name, is_key, place)
+  where e.is_key and not p_own and exists (
+    select from pg_attribute as a
+    join pg_index as x on x.indrelid = a.attrelid and x.indisunique and x.indisvalid and x.indpred is null and x.indnkeyatts = 1 and x.indkey[0] = a.attnum
+    where a.attrelid = p_found and a.attname = e.name and a.attnotnull
+  );
+  if cardinality(decisive) = 1 then
+    return query select names[decisive[1]], true, null::bigint, null::bigint, expressions[decisive[1]];
     return;
   end if;
   execute format('select array[count(*), %s] from %s as t', (

@@ -25,7 +25,7 @@ declare
   began timestamptz;
   took double precision[] := '{}';
 begin
-  if exists (select from pg_locks as l where l.relation = table_found and l.pid = pg_backend_pid() and l.mode = 'AccessExclusiveLock') then
+  if (p_context ->> 'locked')::boolean then
     return 0;
   elsif total < 1000 or current_setting('transaction_read_only') = 'on' then
     return null;

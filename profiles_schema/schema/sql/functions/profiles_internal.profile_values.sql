@@ -49,6 +49,8 @@ declare
     'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
     'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
   ];
+  default_timezone constant text := profiles_internal.default_timezone();
+  default_language constant text := profiles_internal.default_language();
   user_row jsonb;
   metadata jsonb;
   base text;
@@ -79,7 +81,7 @@ begin
     first_name := null;
     last_name := null;
     avatar_url := null;
-    timezone := profiles_internal.default_timezone();
+    timezone := default_timezone;
     language := null;
     metadata := user_row -> 'raw_user_meta_data';
     if jsonb_typeof(metadata) = 'object' and metadata <> '{}' then
@@ -140,13 +142,13 @@ begin
         language := replace(language, '_', '-');
         if jsonb_typeof(metadata -> 'timezone') = 'string' then
           timezone := coalesce(
-            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), profiles_internal.default_timezone()
+            (select z.name from profiles_internal.timezones as z where z.name = metadata ->> 'timezone'), default_timezone
           );
         end if;
       end if;
     end if;
     if language is null or length(language) > 35 or language !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' then
-      language := profiles_internal.default_language();
+      language := default_language;
     end if;
     return next;
   end loop;
