@@ -2,15 +2,18 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 from sqlalchemy import text
 
 from profiles_schema import metadata
 from profiles_schema.migrations import expected
+from profiles_schema.migrations.paths import script_location
 from profiles_schema.migrations.sql_objects import public_functions
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import differences, take_snapshot
+from profiles_schema.schema.objects import Where
 
 EVERY_TABLE = [f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values()]
 
@@ -137,19 +140,36 @@ def test_adoption_compares_with_the_tables_as_they_are(database, request):
     with database.engine.connect() as connection:
         connection.exec_driver_sql("set search_path = pg_catalog, pg_temp")
         rows = connection.execute(text(SHAPE), {"tables": ADOPTED}).all()
-    path = Path(objects.__file__).parent / "sql" / "functions" / "profiles_internal.wanted_shape.sql"
+    path = script_location() / "adoption" / "wanted_shape.sql"
     lines = ",\n".join(f"    ({', '.join(literal(value) for value in row)})" for row in rows)
     found = path.read_text(encoding="utf-8")
     wanted = re.sub(r"(?s)(?<=  values\n).*?(?=\n\$wanted_shape)", lambda _: lines, found)
     if request.config.getoption("--update-catalog"):
         path.write_text(wanted, encoding="utf-8")
-    assert found == wanted, "run: make snapshot, and put it into the revision"
+    assert found == wanted, "run: make snapshot"
+
+
+def test_an_erasure_knows_our_columns(request):
+    path = Path(objects.__file__).parent / "sql" / "functions" / "profiles_internal.left_columns.sql"
+    wanted = found = path.read_text(encoding="utf-8")
+    for table in ("user_profiles", "user_progress", "export_history"):
+        names = textwrap.wrap(" ".join(metadata.tables[table].columns.keys()), 106)
+        lines = f"        when '{table}' then '\n          " + "\n          ".join(names) + "'\n"
+        wanted = re.sub(rf"(?s)        when '{table}' then '.*?'\n", lambda _, lines=lines: lines, wanted)
+    if request.config.getoption("--update-catalog"):
+        path.write_text(wanted, encoding="utf-8")
+    assert found == wanted, "run: make snapshot, then: make freeze"
 
 
 def test_the_shipped_fingerprints_are_those_of_head(database, empty, request):
     # What exists only where users go on inserting their own row.
     empty.script("create table public.profiles (id uuid primary key); grant insert on public.profiles to authenticated")
     empty.upgrade(adopt_table="profiles")
+    # And what only wide columns, another table of users, or old names need.
+    with empty.engine.begin() as connection:
+        for function in objects.FUNCTIONS:
+            if function.where is not Where.EVERYWHERE:
+                connection.exec_driver_sql(function.text.replace("%", "%%"))
 
     def seen(where):
         with where.engine.connect() as connection:

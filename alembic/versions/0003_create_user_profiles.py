@@ -18,6 +18,101 @@ downgrade_drops = ("public.user_profiles",)
 def upgrade() -> None:
     op.execute(
         r"""
+do $only_where$
+begin
+  if profiles_internal.table_to_adopt('user_profiles') is not null then
+    execute $frozen$
+-- Before a profile is written in a table where another column of the application says whose it is (the trigger's argument):
+-- that column and user_id say the same. Where a statement gives or changes only one, the other one follows.
+-- Its triggers are on user_profiles only where adoption found such a column.
+-- Errors: 23514 a statement gives two users.
+create or replace function profiles_internal.carry_user_id()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $carry_user_id$
+declare
+  owner constant text := tg_argv[0];
+  given constant uuid := to_jsonb(new) ->> owner;
+begin
+  if tg_op = 'INSERT' and new.user_id is null or tg_op = 'UPDATE' and new.user_id = old.user_id then
+    new.user_id := given;
+  elsif tg_op = 'INSERT' and given is null or tg_op = 'UPDATE' and given = old.user_id then
+    new := jsonb_populate_record(new, jsonb_build_object(owner, new.user_id));
+  elsif given is distinct from new.user_id then
+    raise exception 'a profile of two users: % is not the user_id', owner
+      using errcode = 'check_violation', schema = 'public', table = 'user_profiles', column = owner;
+  end if;
+  return new;
+end
+$carry_user_id$;
+
+revoke all on function profiles_internal.carry_user_id() from public, anon, authenticated, service_role;
+$frozen$;
+    execute $frozen$
+-- The triggers on user_profiles that keep user_id and the application's own column for the user the same (carry_user_id).
+-- Adoption calls it, and repair.
+create or replace function profiles_internal.install_carry_user_id(p_owner text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $install_carry_user_id$
+begin
+  execute format(
+    'create or replace trigger carry_user_id before insert on public.user_profiles '
+    'for each row when (new.user_id::text is distinct from new.%1$I::text) execute function profiles_internal.carry_user_id(%1$L); '
+    'create or replace trigger carry_user_id_change before update on public.user_profiles '
+    'for each row when (new.user_id is distinct from old.user_id or new.%1$I is distinct from old.%1$I) '
+    'execute function profiles_internal.carry_user_id(%1$L); '
+    'alter table public.user_profiles enable trigger carry_user_id, enable trigger carry_user_id_change',
+    p_owner
+  );
+end
+$install_carry_user_id$;
+
+revoke all on function profiles_internal.install_carry_user_id(text) from public, anon, authenticated, service_role;
+$frozen$;
+    execute $frozen$
+-- Which roles of the application's own have rights on user_profiles, and which these are on a view of it whose columns bear
+-- their old names (p_columns, as an adopted table keeps them). The owner of the table has all. The roles of the API are
+-- left out: what they may do is ours to say.
+create or replace function profiles_internal.old_name_rights(p_columns jsonb)
+returns table (who text, rights text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $old_name_rights$
+  with given as (
+    select t.relowner as grantee, k.kind
+    from pg_class as t cross join unnest(array['select', 'insert', 'update', 'delete']) as k (kind)
+    where t.oid = to_regclass('public.user_profiles')
+    union
+    select e.grantee, lower(e.privilege_type)
+    from pg_class as t cross join lateral aclexplode(t.relacl) as e
+    where t.oid = to_regclass('public.user_profiles')
+    union
+    select e.grantee, format('%s (%I)', lower(e.privilege_type), c.value ->> 'name')
+    from pg_attribute as a
+    cross join lateral aclexplode(a.attacl) as e
+    join jsonb_array_elements(p_columns) as c on c.value ->> 'now' = a.attname
+    where a.attrelid = to_regclass('public.user_profiles') and not a.attisdropped
+  )
+  select quote_ident(r.rolname), string_agg(g.kind, ', ' order by g.kind)
+  from given as g
+  join pg_roles as r on r.oid = g.grantee
+  where g.kind ~ '^(select|insert|update|delete)' and r.rolname not in ('anon', 'authenticated', 'service_role', current_user)
+  group by r.rolname
+$old_name_rights$;
+
+revoke all on function profiles_internal.old_name_rights(jsonb) from public, anon, authenticated, service_role;
+$frozen$;
+  end if;
+end
+$only_where$
+"""
+    )
+    op.execute(
+        r"""
 -- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
 select profiles_internal.adopt('0003_create_user_profiles');
 """
@@ -303,5 +398,8 @@ begin
   end if;
 end
 $go_back$;
+
+drop function if exists profiles_internal.old_name_rights(jsonb), profiles_internal.install_carry_user_id(text),
+  profiles_internal.carry_user_id();
 """
     )

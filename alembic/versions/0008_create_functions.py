@@ -431,6 +431,29 @@ revoke all on function profiles_internal.known_traits() from public, anon, authe
     )
     op.execute(
         r"""
+-- What serves wide columns is there where a table has some, and nowhere else.
+do $wide_columns$
+begin
+  if not exists (select from profiles_internal.legacy_columns) and not exists (
+    select
+    from profiles_internal.known_traits() as k
+    join pg_attribute as a
+      on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped
+  ) then
+    drop function profiles_internal.known_traits();
+  end if;
+end
+$wide_columns$;
+"""
+    )
+    op.execute(
+        r"""
+do $only_where$
+begin
+  if not (to_regproc('profiles_internal.known_traits') is not null) then
+    return;
+  end if;
+  execute $frozen$
 -- The wide columns that are recorded and (still) in the table, with the attribute that holds each: while columns come back, they
 -- stand under a name of their own until all of them are filled.
 create or replace function profiles_internal.traits_in_place()
@@ -454,11 +477,9 @@ as $traits_in_place$
 $traits_in_place$;
 
 revoke all on function profiles_internal.traits_in_place() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- Empties the wide columns of one profile, where there are any, recorded or not, and what was kept of it beside the table.
+$frozen$;
+  execute $frozen$
+-- Empties the wide columns of one profile, recorded or not.
 create or replace function profiles_internal.erase_traits(p_user_id uuid)
 returns void
 language plpgsql
@@ -476,11 +497,13 @@ begin
   if columns is not null then
     execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
   end if;
-  delete from profiles_internal.kept_json where user_id = p_user_id;
 end
 $erase_traits$;
 
 revoke all on function profiles_internal.erase_traits(uuid) from public, anon, authenticated, service_role;
+$frozen$;
+end
+$only_where$
 """
     )
     op.execute(
@@ -504,13 +527,28 @@ begin
     join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.oid in (to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.export_history'))
       and not exists (
-        select from profiles_internal.wanted_shape() as w
-        where w.table_name = c.relname and w.kind = 'column' and w.name = a.attname
+        select from profiles_internal.legacy_columns as l
+        where l.table_name = c.relname and a.attname in (l.column_name, 'restoring_' || l.column_name)
       )
-      and not exists (
-        select from profiles_internal.known_traits() as k
-        where c.relname = 'user_profiles' and a.attname in (k.column_name, 'restoring_' || k.column_name)
-      )
+      -- Ours. Made from the models by `make snapshot`.
+      and a.attname <> all (regexp_split_to_array(case c.relname
+        when 'user_profiles' then '
+          id user_id external_id username display_name first_name last_name email phone bio company_name
+          target_audience business_context master_system_prompt avatar_emoji avatar_url profile_picture_url logo_url
+          profile_visibility role referral_code key_metrics preferences notification_settings timezone language
+          is_active email_verified is_anonymous last_login login_count first_seen_at last_interaction_at
+          last_analyzed_at last_photo_analyzed_at message_count personality_traits appearance_traits
+          behavioral_metrics cultural_attributes analysis_summary metadata created_at updated_at'
+        when 'user_progress' then '
+          id user_id total_sessions total_descriptions total_images total_questions_answered total_correct_answers
+          total_vocabulary_learned total_answer_seconds total_time_spent_minutes average_accuracy
+          average_completion_time_seconds last_activity_at last_description_at last_qa_session_at
+          last_vocabulary_practice_at last_active_on current_streak_days longest_streak_days total_points
+          mastered_words_count learning_words_count new_words_count created_at updated_at'
+        when 'export_history' then '
+          id user_id export_type export_format status records_count file_size_bytes file_url filters data
+          error_message retry_count started_at completed_at processing_time_seconds expires_at created_at updated_at'
+      end, '\s+'))
     order by c.relname desc, a.attnum
   loop
     holds_something := true;
@@ -578,7 +616,10 @@ begin
   where user_id = p_user_id;
 
   -- Before the JSON groups: a row that is not converted yet would fill them again from its wide columns.
-  perform profiles_internal.erase_traits(p_user_id);
+  if to_regproc('profiles_internal.erase_traits') is not null then
+    perform profiles_internal.erase_traits(p_user_id);
+  end if;
+  delete from profiles_internal.kept_json where user_id = p_user_id;
   update public.user_profiles
   set
     username = replace(gen_random_uuid()::text, '-', ''),
@@ -1677,9 +1718,7 @@ drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
 drop function profiles_internal.left_columns(uuid);
-drop function profiles_internal.erase_traits(uuid);
-drop function profiles_internal.traits_in_place();
-drop function profiles_internal.known_traits();
+drop function if exists profiles_internal.erase_traits(uuid), profiles_internal.traits_in_place(), profiles_internal.known_traits();
 drop function profiles_internal.sign_up(jsonb[]);
 drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);

@@ -317,6 +317,10 @@ create or replace trigger record_profile_deletion
     )
     op.execute(
         r"""
+do $only_where$
+begin
+  if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profiles') then
+    execute $frozen$
 -- After a profile was deleted: what adoption had kept of its old values goes, too. It was kept for a way back, which this
 -- row no longer takes.
 -- Never fails or holds up the deletion: values that could not be deleted are a warning in the server's log.
@@ -344,6 +348,10 @@ create or replace trigger forget_adopted_values
   after delete on public.user_profiles
   for each row
   execute function profiles_internal.forget_adopted_values();
+$frozen$;
+  end if;
+end
+$only_where$
 """
     )
     op.execute(
@@ -555,8 +563,7 @@ drop function if exists profiles_internal.roll_up_in_new_timezone() cascade; -- 
 drop function if exists profiles_internal.roll_up_new_progress() cascade; -- with its triggers on sessions
 drop trigger guard_export_status on public.export_history;
 drop function profiles_internal.guard_export_status();
-drop trigger forget_adopted_values on public.user_profiles;
-drop function profiles_internal.forget_adopted_values();
+drop function if exists profiles_internal.forget_adopted_values() cascade; -- with its trigger
 drop trigger record_profile_deletion on public.user_profiles;
 drop trigger record_profile_change on public.user_profiles;
 drop trigger record_profile_creation on public.user_profiles;

@@ -6,6 +6,8 @@ Beside it: any code may run; sign-ups that commit before this are found by the n
 Back: drops the triggers; ACCESS EXCLUSIVE on auth.users for milliseconds. Profiles stay.
 """
 
+from pathlib import Path
+
 from alembic import op
 
 revision = "0011_create_sign_up_triggers"
@@ -259,9 +261,33 @@ create or replace trigger profiles_on_auth_user_updated
   execute function profiles_internal.on_auth_user_updated();
 """
     )
+    # What took over tables that were here already has done its work.
+    op.execute(
+        f"""
+do $drop_planner$
+declare
+  ours record;
+begin
+  for ours in
+    select p.oid::regprocedure as name
+    from pg_proc as p
+    where p.pronamespace = 'profiles_internal'::regnamespace
+      and p.proname = any (string_to_array('{" ".join(function.stem for function in planner())}', ' '))
+  loop
+    execute format('drop function %s', ours.name);
+  end loop;
+end
+$drop_planner$
+"""
+    )
 
 
 def downgrade() -> None:
+    # What the revisions before this took over is taken back by the same functions. A body may name what is gone.
+    op.execute("set local check_function_bodies = off")
+    for function in planner():
+        op.execute(function.read_text(encoding="utf-8"))
+    op.execute("set local check_function_bodies = on")
     op.execute(
         r"""
 -- Dropping the function takes its trigger along: on some hosts the owner of auth.users is somebody else and DROP TRIGGER
@@ -287,3 +313,8 @@ $drop_sign_up_triggers$;
 select profiles_internal.put_back_adopted('0011_create_sign_up_triggers');
 """
     )
+
+
+def planner() -> list[Path]:
+    """The functions that plan an adoption and carry it out (0002_create_foundation)."""
+    return sorted((Path(__file__).parents[1] / "adoption").glob("*.sql"))

@@ -17,6 +17,12 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
+do $only_where$
+begin
+  if not (to_regproc('profiles_internal.known_traits') is not null) then
+    return;
+  end if;
+  execute $frozen$
 -- The SQL that turns a column's value into the JSON that stands for it; NULL stays NULL, and becomes an absent key.
 -- JSON numbers know neither NaN nor infinities nor a negative zero: those are strings.
 create or replace function profiles_internal.trait_to_json(p_data_type text, p_expression text)
@@ -37,10 +43,8 @@ as $trait_to_json$
 $trait_to_json$;
 
 revoke all on function profiles_internal.trait_to_json(text, text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The SQL that turns JSON into the value of a column. What the column cannot hold becomes NULL: a string where a number
 -- belongs, 1.5 for an integer, 1e40 for a real, a JSON null for anything but jsonb. A real holds the nearest one.
 -- NULL for a type that no rule is written for. json is one: jsonb keeps neither its spelling nor its duplicate keys.
@@ -85,10 +89,8 @@ as $trait_from_json$
 $trait_from_json$;
 
 revoke all on function profiles_internal.trait_from_json(text, text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The SQL that reads a path of a JSON document: doc -> 'bigFive' -> 'openness'.
 create or replace function profiles_internal.trait_at(p_document text, p_path text[])
 returns text
@@ -101,10 +103,8 @@ as $trait_at$
 $trait_at$;
 
 revoke all on function profiles_internal.trait_at(text, text[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The SQL that builds one group's JSON document from the columns of a row: only the keys whose columns hold something,
 -- NULL where none does. A JSON null in a jsonb column is a value and stays one.
 create or replace function profiles_internal.trait_document(p_jsonb_column text, p_row text)
@@ -148,10 +148,8 @@ as $trait_document$
 $trait_document$;
 
 revoke all on function profiles_internal.trait_document(text, text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The SQL by which rows of user_profiles "p" are compared, column against JSON, for differences and for the conversion:
 --   documents   a list for LATERAL (select ...) as d: each group's document, read once, and each object in it once
 --   items       per column: its name, the SQL of its value, of the JSON at its path, and of the question whether they differ
@@ -210,10 +208,8 @@ as $trait_comparisons$
 $trait_comparisons$;
 
 revoke all on function profiles_internal.trait_comparisons() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Every path in which a wide column and the JSON disagree: the user, the column, the old value (of the column) and the new one (of the
 -- JSON), cut to 80 characters. Reads
 -- all profiles, or those behind one user up to another; stops after p_most differences. Locks nothing.
@@ -263,10 +259,8 @@ end
 $trait_differences$;
 
 revoke all on function profiles_internal.trait_differences(uuid, uuid, integer) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The users behind one up to another in whose profiles column and JSON disagree, in order; the first p_most of them. For a
 -- conversion: a row is left at its first difference, and none is spelled out, as trait_differences does.
 create or replace function profiles_internal.differing_profiles(p_after uuid, p_up_to uuid, p_most integer)
@@ -299,10 +293,8 @@ end
 $differing_profiles$;
 
 revoke all on function profiles_internal.differing_profiles(uuid, uuid, integer) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Drops the dual-write trigger of user_profiles and its function.
 create or replace function profiles_internal.remove_dual_write()
 returns void
@@ -314,10 +306,8 @@ as $remove_dual_write$
 $remove_dual_write$;
 
 revoke all on function profiles_internal.remove_dual_write() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The body of dual_write_traits, the function by which the wide columns of user_profiles and the JSON groups follow each
 -- other, written for the columns that are there; NULL without any.
 --
@@ -494,10 +484,8 @@ end
 $dual_write_body$;
 
 revoke all on function profiles_internal.dual_write_body() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Whether user_profiles has its dual-write trigger, switched on and with the body that the columns ask for; or
 -- no wide columns.
 create or replace function profiles_internal.dual_write_is_whole()
@@ -519,10 +507,8 @@ as $dual_write_is_whole$
 $dual_write_is_whole$;
 
 revoke all on function profiles_internal.dual_write_is_whole() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Makes the trigger zz_dual_write on user_profiles and its function (see dual_write_body) for the wide columns that are
 -- there; without any, both are dropped. Locks user_profiles in SHARE ROW EXCLUSIVE mode, for as long as that takes.
 --
@@ -556,10 +542,8 @@ end
 $install_dual_write$;
 
 revoke all on function profiles_internal.install_dual_write() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Puts back what one step set aside in profiles_internal.adopted, newest first. What cannot come back (a CHECK that rows
 -- written since do not keep comes back NOT VALID) is a warning, and its entry stays, as that of "STEP (refused)".
 create or replace function profiles_internal.put_back(p_revision text)
@@ -591,10 +575,8 @@ end
 $put_back$;
 
 revoke all on function profiles_internal.put_back(text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Records the wide columns that user_profiles has, and lets writes to them and to the JSON groups follow each other from
 -- here on. Can run again at any time: columns that came since are recorded, too. Returns how many were new.
 --
@@ -680,10 +662,8 @@ end
 $expand_traits$;
 
 revoke all on function profiles_internal.expand_traits() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- A path as kept_json stores it: keys separated by dots; a dot or a backslash within a key has a backslash before it.
 create or replace function profiles_internal.join_path(p_path text[])
 returns text
@@ -696,10 +676,8 @@ as $join_path$
 $join_path$;
 
 revoke all on function profiles_internal.join_path(text[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The keys of a path that join_path joined.
 create or replace function profiles_internal.split_path(p_path text)
 returns text[]
@@ -729,10 +707,8 @@ end
 $split_path$;
 
 revoke all on function profiles_internal.split_path(text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The leaves of a JSON document: whatever is no object, and objects that are empty, with their paths.
 create or replace function profiles_internal.json_leaves(p_document jsonb)
 returns table (path text[], value jsonb)
@@ -753,10 +729,8 @@ as $json_leaves$
 $json_leaves$;
 
 revoke all on function profiles_internal.json_leaves(jsonb) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- A JSON document without some paths, which are given as the texts of text arrays. A path that is not there, or leads
 -- through something that is no object, takes nothing away.
 create or replace function profiles_internal.without_paths(p_document jsonb, p_paths text[])
@@ -778,10 +752,8 @@ end
 $without_paths$;
 
 revoke all on function profiles_internal.without_paths(jsonb, text[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- What an earlier downgrade kept comes back into the JSON groups of some users, unless something newer stands there:
 --   a value that its column could not hold     while the column is NULL
 --   a value that its column held less exactly  while the column still holds that
@@ -838,10 +810,8 @@ end
 $bring_back_kept_json$;
 
 revoke all on function profiles_internal.bring_back_kept_json(uuid[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Brings the JSON of some users' profiles in step with the wide columns; returns how many rows were changed. Rows that
 -- are in step already are not written. updated_at stays, and no audit row is left: nothing that means anything changes.
 --
@@ -916,10 +886,8 @@ end
 $convert_traits$;
 
 revoke all on function profiles_internal.convert_traits(uuid[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Every row is converted, as the caller has found by comparing: says so in legacy_columns, from which the verification
 -- period counts, and lets the dual-write trigger look only at what a statement changed.
 create or replace function profiles_internal.finish_conversion()
@@ -938,10 +906,8 @@ end
 $finish_conversion$;
 
 revoke all on function profiles_internal.finish_conversion() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Drops the wide columns whose values the JSON holds, with the triggers that kept both in step; returns how many. The
 -- caller has compared every row; this refuses what that cannot see: triggers that were away meanwhile, and views or
 -- functions that hang on a column. Indexes and constraints of the columns are kept in profiles_internal.adopted.
@@ -1066,10 +1032,8 @@ end
 $contract_traits$;
 
 revoke all on function profiles_internal.contract_traits() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The wide columns come back: adds them, empty and under names of their own, and lets the dual-write triggers fill them
 -- for every row that is written from here on. Nobody sees a column before finish_trait_restore, when it is complete.
 -- Returns how many. Locks user_profiles in ACCESS EXCLUSIVE mode, for as long as changing the catalog takes.
@@ -1109,10 +1073,8 @@ end
 $begin_trait_restore$;
 
 revoke all on function profiles_internal.begin_trait_restore() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Fills the wide columns of some users' profiles from the JSON while they come back; returns how many rows were changed.
 -- updated_at stays.
 create or replace function profiles_internal.restore_traits(p_users uuid[])
@@ -1146,10 +1108,8 @@ end
 $restore_traits$;
 
 revoke all on function profiles_internal.restore_traits(uuid[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The wide columns are filled: gives them their names, defaults, indexes, constraints, comments and rights back, in one
 -- transaction, so that whoever sees a column sees it complete. Refuses while a row differs. Returns how many.
 create or replace function profiles_internal.finish_trait_restore()
@@ -1203,10 +1163,8 @@ end
 $finish_trait_restore$;
 
 revoke all on function profiles_internal.finish_trait_restore() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Before the JSON groups of some users' profiles are emptied: keeps what no wide column can hold in
 -- profiles_internal.kept_json, then empties the groups. Returns how many rows were emptied.
 --   keys that belong to no column, at any depth, empty objects too
@@ -1282,10 +1240,8 @@ end
 $keep_json$;
 
 revoke all on function profiles_internal.keep_json(uuid[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Back to a table whose wide columns are its own affair: puts constraints back that were set aside for the dual write, and
 -- forgets what was recorded.
 create or replace function profiles_internal.forget_traits()
@@ -1301,14 +1257,21 @@ end
 $forget_traits$;
 
 revoke all on function profiles_internal.forget_traits() from public, anon, authenticated, service_role;
+$frozen$;
+end
+$only_where$
 """
     )
     op.execute(
         r"""
 do $expand$
 declare
-  recorded constant integer := profiles_internal.expand_traits();
+  recorded integer;
 begin
+  if to_regproc('profiles_internal.expand_traits') is null then
+    return;
+  end if;
+  recorded := profiles_internal.expand_traits();
   if recorded > 0 then
     raise notice '% wide columns of user_profiles and the JSON groups follow each other from here on', recorded;
   end if;
@@ -1323,7 +1286,13 @@ def downgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute(
             r"""
-select profiles_internal.remove_dual_write();
+do $stop$
+begin
+  if to_regproc('profiles_internal.remove_dual_write') is not null then
+    perform profiles_internal.remove_dual_write();
+  end if;
+end
+$stop$;
 -- Should somebody upgrade instead of going on: nothing counts as converted any more.
 update profiles_internal.legacy_columns set state = 'expanded', converted_at = null where state = 'converted';
 """
@@ -1338,6 +1307,9 @@ declare
   last_id uuid := '00000000-0000-0000-0000-000000000000';
   attempts integer := 0;
 begin
+  if to_regproc('profiles_internal.traits_in_place') is null then
+    return;
+  end if;
   if not exists (select from profiles_internal.traits_in_place()) then
     return;
   end if;
@@ -1376,36 +1348,42 @@ $keep$;
         )
     op.execute(
         r"""
-select profiles_internal.forget_traits();
+do $forget$
+begin
+  if to_regproc('profiles_internal.forget_traits') is not null then
+    perform profiles_internal.forget_traits();
+  end if;
+end
+$forget$;
 """
     )
     op.execute(
         r"""
-drop function profiles_internal.forget_traits();
-drop function profiles_internal.keep_json(uuid[]);
-drop function profiles_internal.finish_trait_restore();
-drop function profiles_internal.restore_traits(uuid[]);
-drop function profiles_internal.begin_trait_restore();
-drop function profiles_internal.contract_traits();
-drop function profiles_internal.finish_conversion();
-drop function profiles_internal.convert_traits(uuid[]);
-drop function profiles_internal.bring_back_kept_json(uuid[]);
-drop function profiles_internal.without_paths(jsonb, text[]);
-drop function profiles_internal.json_leaves(jsonb);
-drop function profiles_internal.split_path(text);
-drop function profiles_internal.join_path(text[]);
-drop function profiles_internal.expand_traits();
-drop function profiles_internal.put_back(text);
-drop function profiles_internal.install_dual_write();
-drop function profiles_internal.dual_write_is_whole();
-drop function profiles_internal.dual_write_body();
-drop function profiles_internal.remove_dual_write();
-drop function profiles_internal.differing_profiles(uuid, uuid, integer);
-drop function profiles_internal.trait_differences(uuid, uuid, integer);
-drop function profiles_internal.trait_comparisons();
-drop function profiles_internal.trait_document(text, text);
-drop function profiles_internal.trait_at(text, text[]);
-drop function profiles_internal.trait_from_json(text, text);
-drop function profiles_internal.trait_to_json(text, text);
+drop function if exists profiles_internal.forget_traits();
+drop function if exists profiles_internal.keep_json(uuid[]);
+drop function if exists profiles_internal.finish_trait_restore();
+drop function if exists profiles_internal.restore_traits(uuid[]);
+drop function if exists profiles_internal.begin_trait_restore();
+drop function if exists profiles_internal.contract_traits();
+drop function if exists profiles_internal.finish_conversion();
+drop function if exists profiles_internal.convert_traits(uuid[]);
+drop function if exists profiles_internal.bring_back_kept_json(uuid[]);
+drop function if exists profiles_internal.without_paths(jsonb, text[]);
+drop function if exists profiles_internal.json_leaves(jsonb);
+drop function if exists profiles_internal.split_path(text);
+drop function if exists profiles_internal.join_path(text[]);
+drop function if exists profiles_internal.expand_traits();
+drop function if exists profiles_internal.put_back(text);
+drop function if exists profiles_internal.install_dual_write();
+drop function if exists profiles_internal.dual_write_is_whole();
+drop function if exists profiles_internal.dual_write_body();
+drop function if exists profiles_internal.remove_dual_write();
+drop function if exists profiles_internal.differing_profiles(uuid, uuid, integer);
+drop function if exists profiles_internal.trait_differences(uuid, uuid, integer);
+drop function if exists profiles_internal.trait_comparisons();
+drop function if exists profiles_internal.trait_document(text, text);
+drop function if exists profiles_internal.trait_at(text, text[]);
+drop function if exists profiles_internal.trait_from_json(text, text);
+drop function if exists profiles_internal.trait_to_json(text, text);
 """
     )

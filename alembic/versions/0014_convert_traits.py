@@ -32,6 +32,9 @@ declare
   failed bigint := 0;
   different bigint;
 begin
+  if to_regproc('profiles_internal.expand_traits') is null then
+    return;
+  end if;
   -- Again, for a downgrade that was given up half-way.
   perform profiles_internal.expand_traits();
   if not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles' and l.state = 'expanded') then

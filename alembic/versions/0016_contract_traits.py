@@ -74,7 +74,13 @@ def downgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute(
             r"""
-select profiles_internal.begin_trait_restore();
+do $begin_restore$
+begin
+  if to_regproc('profiles_internal.begin_trait_restore') is not null then
+    perform profiles_internal.begin_trait_restore();
+  end if;
+end
+$begin_restore$;
 """
         )
         op.execute(
@@ -125,6 +131,12 @@ $restore$;
         )
         op.execute(
             r"""
-select profiles_internal.finish_trait_restore();
+do $finish_restore$
+begin
+  if to_regproc('profiles_internal.finish_trait_restore') is not null then
+    perform profiles_internal.finish_trait_restore();
+  end if;
+end
+$finish_restore$;
 """
         )

@@ -30,10 +30,23 @@ comment on column profiles_internal.identity_keys.external_id is 'Key of the row
 comment on column profiles_internal.identity_keys.user_id is 'Whose row it is';
 
 revoke all on table profiles_internal.identity_keys from public, anon, authenticated, service_role;
+
+-- The choice, for the functions that follow: they are here only where one was made. It stays when they go.
+insert into profiles_internal.settings (key, value)
+select 'identity', to_jsonb(format('%I.%I', (parse_ident(i.asked))[1], (parse_ident(i.asked))[2]))
+from (select nullif(current_setting('profiles_schema.identity', true), '') as asked) as i
+where i.asked is not null
+on conflict (key) do nothing;
 """
     )
     op.execute(
         r"""
+do $only_where$
+begin
+  if not (exists (select from profiles_internal.settings as s where s.key = 'identity')) then
+    return;
+  end if;
+  execute $frozen$
 -- Raises where -x identity=SCHEMA.TABLE names a table that cannot be followed; changes nothing. Without the option: nothing
 -- to say. Its body also runs before the first revision, where none of our functions exists yet: so it calls none.
 create or replace function profiles_internal.refuse_identity()
@@ -124,10 +137,8 @@ end
 $refuse_identity$;
 
 revoke all on function profiles_internal.refuse_identity() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The application's own table of users, where one was chosen with -x identity and still exists: the table, its qualified
 -- name, its key, the key's type, and whether that is uuid. A table that was renamed is known by our triggers.
 create or replace function profiles_internal.identity_table()
@@ -156,10 +167,8 @@ end
 $identity_table$;
 
 revoke all on function profiles_internal.identity_table() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- A point in time, as an application may write it: a timestamp (without a zone: UTC), or seconds or milliseconds since 1970.
 -- Zero, false and whatever cannot be read are null.
 create or replace function profiles_internal.read_time(p_value jsonb)
@@ -187,10 +196,8 @@ end
 $read_time$;
 
 revoke all on function profiles_internal.read_time(jsonb) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- What rows of an application's own table of users say: one row per row, in their order. The rule stands here alone.
 --
 -- A row comes as JSON and its columns are known by name, so that one which this table does not have reads as null, and the
@@ -272,10 +279,8 @@ end
 $identity_users$;
 
 revoke all on function profiles_internal.identity_users(jsonb[], text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Rows of the application's table of users beside our users: for each row the user it is (null where there is none yet),
 -- what that user's row is to hold, and whether it differs from what it holds. A column that the application's table does
 -- not have is left as it is. Names that are no longer sent stay, as at any other provider.
@@ -332,10 +337,8 @@ end
 $identity_wanted$;
 
 revoke all on function profiles_internal.identity_wanted(jsonb[], text, boolean) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Makes our users be as rows of the application's table say, and returns how many were made or changed. Sign-up and sign-in
 -- triggers of auth.users do the rest. The key of a row and its user are a row in identity_keys: a uuid is the user's id,
 -- any other key gets a new one and is the profile's external_id.
@@ -404,10 +407,8 @@ end
 $take_users$;
 
 revoke all on function profiles_internal.take_users(jsonb[], text, boolean) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Users whose rows in the application's table are gone go with their profiles; returns how many.
 create or replace function profiles_internal.release_users(p_keys text[])
 returns integer
@@ -425,10 +426,8 @@ end
 $release_users$;
 
 revoke all on function profiles_internal.release_users(text[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Rows of the application's table got other keys: their users stay who they are. A user's id cannot change where others
 -- refer to it, so for uuid keys a row with the new id takes over everything that refers to the old one.
 create or replace function profiles_internal.rekey_users(p_old text[], p_new text[], p_by_uuid boolean)
@@ -485,10 +484,8 @@ end
 $rekey_users$;
 
 revoke all on function profiles_internal.rekey_users(text[], text[], boolean) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Follows one event in the application's table of users, for some rows: their keys before it and the rows after it, place by
 -- place. Errors are the caller's business.
 create or replace function profiles_internal.apply_identity(p_event text, p_old text[], p_new jsonb[], p_key text, p_by_uuid boolean)
@@ -520,10 +517,8 @@ end
 $apply_identity$;
 
 revoke all on function profiles_internal.apply_identity(text, text[], jsonb[], text, boolean) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Follows one event in the application's table of users, and never raises: what fails is tried row by row, and recorded.
 -- A lock that cannot be had, or a cancel, ends it: the rest of this transaction no longer tries (`profiles_internal.gave_up`).
 -- On record is how many rows of which event, never a key or a value; `profiles-schema health` finds the users, and
@@ -589,10 +584,8 @@ end
 $follow_identity$;
 
 revoke all on function profiles_internal.follow_identity(text, text[], jsonb[], text, boolean) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- After rows came, changed or went in the application's own table of users (-x identity): auth.users follows, and by its
 -- triggers the profiles.
 --
@@ -682,10 +675,8 @@ end
 $on_identity_changed$;
 
 revoke all on function profiles_internal.on_identity_changed() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Before a profile is made, by whatever road, for a user from the application's own table: it gets the key of that row.
 -- Its trigger is on user_profiles only where such a table was chosen and its keys are no uuids.
 create or replace function profiles_internal.fill_external_id()
@@ -701,10 +692,8 @@ end
 $fill_external_id$;
 
 revoke all on function profiles_internal.fill_external_id() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The triggers that following the application's own table takes: where, name, the statement that makes each, and its state:
 -- INSTALLED, MISSING, CHANGED or DISABLED. No rows where no such table was chosen, or it is gone.
 create or replace function profiles_internal.identity_triggers()
@@ -747,10 +736,8 @@ as $identity_triggers$
 $identity_triggers$;
 
 revoke all on function profiles_internal.identity_triggers() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Drops the triggers on the application's own table of users, and the one on user_profiles that belongs to them.
 create or replace function profiles_internal.remove_identity()
 returns void
@@ -772,10 +759,8 @@ end
 $remove_identity$;
 
 revoke all on function profiles_internal.remove_identity() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Puts the triggers of identity_triggers in place where they are not, and takes them from any other table (one that was
 -- exchanged for a new one, say). A table that was renamed is remembered by its new name. Returns the names of those it put in
 -- place. Locks the application's table of users in
@@ -816,36 +801,24 @@ end
 $install_identity$;
 
 revoke all on function profiles_internal.install_identity() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- Follows the table that -x identity names, and remembers it; without the option, the one that was chosen before, if any.
--- Returns its name, or null.
+$frozen$;
+  execute $frozen$
+-- Follows the table that was chosen with -x identity (setting "identity"), if it can be. Returns its name.
 create or replace function profiles_internal.choose_identity()
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $choose_identity$
-declare
-  asked constant text := nullif(current_setting('profiles_schema.identity', true), '');
 begin
   perform profiles_internal.refuse_identity();
-  if asked is not null then
-    insert into profiles_internal.settings (key, value)
-    values ('identity', to_jsonb(format('%I.%I', (parse_ident(asked))[1], (parse_ident(asked))[2])))
-    on conflict (key) do nothing;
-  end if;
   perform profiles_internal.install_identity();
   return (select i.table_name from profiles_internal.identity_table() as i);
 end
 $choose_identity$;
 
 revoke all on function profiles_internal.choose_identity() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The keys behind p_after of rows in the application's table whose user is missing or differs: at most p_most of them, from
 -- the next p_window rows; how far the look reached (null: to the end), and how many rows it saw. Without a chosen table: nothing.
 create or replace function profiles_internal.identity_window(
@@ -897,10 +870,8 @@ end
 $identity_window$;
 
 revoke all on function profiles_internal.identity_window(text, integer, integer) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Makes our users be as the rows of the application's table with these keys say; returns how many were made or changed.
 create or replace function profiles_internal.take_keys(p_keys text[])
 returns integer
@@ -923,10 +894,8 @@ end
 $take_keys$;
 
 revoke all on function profiles_internal.take_keys(text[]) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Keys of users whose row in the application's table is gone, among the next p_window known keys behind p_after; how far the
 -- look reached (null: to the end), and how many it saw. Without a chosen table, or where that is gone: nothing.
 create or replace function profiles_internal.gone_keys(
@@ -976,14 +945,21 @@ end
 $gone_keys$;
 
 revoke all on function profiles_internal.gone_keys(text, integer) from public, anon, authenticated, service_role;
+$frozen$;
+end
+$only_where$
 """
     )
     op.execute(
         r"""
 do $choose$
 declare
-  chosen constant text := profiles_internal.choose_identity();
+  chosen text;
 begin
+  if to_regproc('profiles_internal.choose_identity') is null then
+    return;
+  end if;
+  chosen := profiles_internal.choose_identity();
   if chosen is not null then
     raise notice 'users come from % from here on', chosen;
   end if;
@@ -996,30 +972,36 @@ $choose$;
 def downgrade() -> None:
     op.execute(
         r"""
-select profiles_internal.remove_identity();
+do $release$
+begin
+  if to_regproc('profiles_internal.remove_identity') is not null then
+    perform profiles_internal.remove_identity();
+  end if;
+end
+$release$;
 """
     )
     op.execute(
         r"""
-drop function profiles_internal.gone_keys(text, integer);
-drop function profiles_internal.take_keys(text[]);
-drop function profiles_internal.identity_window(text, integer, integer);
-drop function profiles_internal.choose_identity();
-drop function profiles_internal.install_identity();
-drop function profiles_internal.remove_identity();
-drop function profiles_internal.identity_triggers();
-drop function profiles_internal.fill_external_id();
-drop function profiles_internal.on_identity_changed();
-drop function profiles_internal.follow_identity(text, text[], jsonb[], text, boolean);
-drop function profiles_internal.apply_identity(text, text[], jsonb[], text, boolean);
-drop function profiles_internal.rekey_users(text[], text[], boolean);
-drop function profiles_internal.release_users(text[]);
-drop function profiles_internal.take_users(jsonb[], text, boolean);
-drop function profiles_internal.identity_wanted(jsonb[], text, boolean);
-drop function profiles_internal.identity_users(jsonb[], text);
-drop function profiles_internal.read_time(jsonb);
-drop function profiles_internal.identity_table();
-drop function profiles_internal.refuse_identity();
+drop function if exists profiles_internal.gone_keys(text, integer);
+drop function if exists profiles_internal.take_keys(text[]);
+drop function if exists profiles_internal.identity_window(text, integer, integer);
+drop function if exists profiles_internal.choose_identity();
+drop function if exists profiles_internal.install_identity();
+drop function if exists profiles_internal.remove_identity();
+drop function if exists profiles_internal.identity_triggers();
+drop function if exists profiles_internal.fill_external_id();
+drop function if exists profiles_internal.on_identity_changed();
+drop function if exists profiles_internal.follow_identity(text, text[], jsonb[], text, boolean);
+drop function if exists profiles_internal.apply_identity(text, text[], jsonb[], text, boolean);
+drop function if exists profiles_internal.rekey_users(text[], text[], boolean);
+drop function if exists profiles_internal.release_users(text[]);
+drop function if exists profiles_internal.take_users(jsonb[], text, boolean);
+drop function if exists profiles_internal.identity_wanted(jsonb[], text, boolean);
+drop function if exists profiles_internal.identity_users(jsonb[], text);
+drop function if exists profiles_internal.read_time(jsonb);
+drop function if exists profiles_internal.identity_table();
+drop function if exists profiles_internal.refuse_identity();
 drop table profiles_internal.identity_keys;
 """
     )

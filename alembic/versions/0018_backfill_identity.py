@@ -32,6 +32,9 @@ declare
   taken bigint := 0;
   failed bigint := 0;
 begin
+  if to_regproc('profiles_internal.identity_table') is null then
+    return;
+  end if;
   chosen := (select i.table_name from profiles_internal.identity_table() as i);
   if chosen is null then
     return;

@@ -17,6 +17,16 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
+do $only_where$
+begin
+  if not (exists (
+    select from profiles_internal.adopted as a
+    where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+      and a.data -> 'columns' @> '[{"name": "user_id", "now": "external_id"}]'
+  )) then
+    return;
+  end if;
+  execute $frozen$
 -- A username for one profile from what an old statement wrote, by the rules of adoption (fit_usernames): one that keeps our
 -- rule and is free stays; another is made by the rule of sign-up, with its choices where it is taken. The profile's own name
 -- does not count as taken. Null stays null.
@@ -40,10 +50,8 @@ as $fit_username$
 $fit_username$;
 
 revoke all on function profiles_internal.fit_username(text, uuid) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- One group of traits with one path set to a value, or without that path for null. Missing parents are made; a parent that
 -- is no object would be lost, and goes to profiles_internal.kept_json, as it does when the dual write meets one.
 create or replace function profiles_internal.set_trait(
@@ -79,10 +87,8 @@ end
 $set_trait$;
 
 revoke all on function profiles_internal.set_trait(uuid, text, jsonb, text[], jsonb) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- The columns of user_profiles as it was found, in their order, for a view of that shape: "reads" is the SQL of the old
 -- value over the row p of today, "writes" the statements that take new.<column> over into the row "kept" of today (null
 -- where nothing may be written), and "holds" the column of today that then changes.
@@ -119,10 +125,14 @@ as $old_profile_columns$
     left join profiles_internal.legacy_columns as l on l.table_name = 'user_profiles' and l.column_name = f.name
   ),
   rule as (
-    select r.column_name, string_agg(format('when %s then %s', r.wrong, r.fitted), ' ' order by r.place) as cases
-    from profiles_internal.adoption_rules() as r
-    where r.table_name = 'user_profiles' and r.column_name not in ('external_id', 'referral_code')
-    group by r.column_name
+    select r.key as column_name, r.value as cases
+    from (
+      select a.data -> 'rules' as rules
+      from profiles_internal.adopted as a
+      where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+      order by a.id desc limit 1
+    ) as t
+    cross join lateral jsonb_each_text(t.rules) as r
   )
   select
     t.place, t.name,
@@ -180,10 +190,8 @@ as $old_profile_columns$
 $old_profile_columns$;
 
 revoke all on function profiles_internal.old_profile_columns(boolean) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Where user_profiles was found with an outside id as its user_id: schema profiles_compat, with a view of the old shape that
 -- statements written for that table read and write unchanged, once the search path leads there first. Returns the view's
 -- name; null where none is needed. Can run again at any time; contract_traits does, before it drops the wide columns
@@ -334,10 +342,8 @@ end
 $install_old_profiles$;
 
 revoke all on function profiles_internal.install_old_profiles(boolean) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
+$frozen$;
+  execute $frozen$
 -- Drops what install_old_profiles made. Fails where something of the application's own hangs on the view, or stands in the
 -- schema: that is not ours to drop.
 create or replace function profiles_internal.remove_old_profiles()
@@ -364,11 +370,20 @@ end
 $remove_old_profiles$;
 
 revoke all on function profiles_internal.remove_old_profiles() from public, anon, authenticated, service_role;
+$frozen$;
+end
+$only_where$
 """
     )
     op.execute(
         r"""
-select profiles_internal.install_old_profiles();
+do $keep_old_names$
+begin
+  if to_regproc('profiles_internal.install_old_profiles') is not null then
+    perform profiles_internal.install_old_profiles();
+  end if;
+end
+$keep_old_names$;
 """
     )
 
@@ -376,11 +391,18 @@ select profiles_internal.install_old_profiles();
 def downgrade() -> None:
     op.execute(
         r"""
-select profiles_internal.remove_old_profiles();
-drop function profiles_internal.remove_old_profiles();
-drop function profiles_internal.install_old_profiles(boolean);
-drop function profiles_internal.old_profile_columns(boolean);
-drop function profiles_internal.set_trait(uuid, text, jsonb, text[], jsonb);
-drop function profiles_internal.fit_username(text, uuid);
+do $forget_old_names$
+begin
+  if to_regproc('profiles_internal.remove_old_profiles') is not null then
+    perform profiles_internal.remove_old_profiles();
+  end if;
+end
+$forget_old_names$;
+
+drop function if exists profiles_internal.remove_old_profiles();
+drop function if exists profiles_internal.install_old_profiles(boolean);
+drop function if exists profiles_internal.old_profile_columns(boolean);
+drop function if exists profiles_internal.set_trait(uuid, text, jsonb, text[], jsonb);
+drop function if exists profiles_internal.fit_username(text, uuid);
 """
     )

@@ -114,18 +114,24 @@ def _must_be_ours(connection: Connection, key: str, value: str, expected: Collec
 
 _CONDITIONS = (
     (r"auth\.users\.profiles_on_auth_user_", Where.EVERYWHERE),
-    (r"auth\b|profiles_internal\.make_user\(|public\.create_user\(", Where.OWN_IDENTITY),
+    (r"auth\b", Where.OWN_IDENTITY),
+    (r".*forget_adopted_values", Where.ADOPTED_PROFILES),
     (r".*fill_profile_of_view", Where.OLD_STATEMENTS),
     (r"public\.user_profiles\.id to ", Where.OWN_INSERTS_BY_ID),
     (r".*roll_up_", Where.USABLE_SESSIONS),
     (r"public\.sessions\b", Where.OWN_SESSIONS),
 )
 
+_OF_FUNCTIONS = {each.name: each.where for each in objects.FUNCTIONS}
+
 
 def _condition(key: str) -> Where:
     """Where the subject of a key exists: ``grant function auth.uid() to anon`` is about ``auth.uid()``."""
     subject = re.sub(r"^(grant function|grant schema|\w+) ", "", key)
-    return next((where for pattern, where in _CONDITIONS if re.match(pattern, subject)), Where.EVERYWHERE)
+    for pattern, where in _CONDITIONS:
+        if re.match(pattern, subject):
+            return where
+    return _OF_FUNCTIONS.get(subject.partition("(")[0], Where.EVERYWHERE)
 
 
 def _fingerprint(value: str) -> str:

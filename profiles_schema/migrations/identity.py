@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.database import sqlstate
-from profiles_schema.migrations import failures
+from profiles_schema.migrations import failures, packs
 from profiles_schema.migrations.options import Options
 from profiles_schema.schema import objects
 from profiles_schema.settings import INTERNAL_SCHEMA
@@ -48,6 +48,12 @@ def choose(connection: Connection, options: Options) -> str | None:
     give_up = time.monotonic() + options.deadline_seconds
     while True:
         try:
+            connection.exec_driver_sql(
+                f"insert into {INTERNAL_SCHEMA}.settings (key, value)"
+                " select 'identity', to_jsonb(format('%%I.%%I', i.name[1], i.name[2]))"
+                " from (select parse_ident(current_setting('profiles_schema.identity')) as name) as i"
+            )
+            packs.install(connection, packs.OTHER_USERS)
             name: str = connection.exec_driver_sql(f"select {INTERNAL_SCHEMA}.choose_identity()").scalar_one()
             connection.exec_driver_sql(f"insert into {INTERNAL_SCHEMA}.jobs (kind) values ('identity')")
             connection.commit()
@@ -61,7 +67,7 @@ def choose(connection: Connection, options: Options) -> str | None:
 
 
 def _is_new(connection: Connection) -> bool:
-    if not connection.exec_driver_sql(f"select to_regproc('{INTERNAL_SCHEMA}.choose_identity') is not null").scalar():
+    if not connection.exec_driver_sql(f"select to_regclass('{INTERNAL_SCHEMA}.identity_keys') is not null").scalar():
         return False
     return not connection.exec_driver_sql(
         f"select exists (select from {INTERNAL_SCHEMA}.settings where key = 'identity')"

@@ -62,7 +62,7 @@ def public_functions() -> list[str]:
 
 def holds(connection: Connection, where: Where) -> bool:
     """Whether objects of this kind exist on this database."""
-    if "profiles_internal.adopted" in where.value and not _exists(connection, "profiles_internal.adopted"):
+    if not all(_exists(connection, table) for table in set(re.findall(r"from (profiles_internal\.\w+)", where.value))):
         return False
     return bool(connection.scalar(text(f"select {where.value}")))
 

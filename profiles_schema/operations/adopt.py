@@ -22,7 +22,7 @@ from profiles_schema.migrations.answers import one_line
 from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.locking import LOCK_CLASS, LOCK_OBJECT
 from profiles_schema.migrations.options import parse
-from profiles_schema.migrations.paths import config
+from profiles_schema.migrations.paths import config, script_location
 from profiles_schema.migrations.session import notice_a_dead_client, settings
 from profiles_schema.operations.health import current_revision
 from profiles_schema.schema import objects
@@ -189,6 +189,8 @@ def _plan(connection: Connection, wanted: Mapping[str, str]) -> Plan:
             connection.execute(text("select set_config(:name, :value, true)"), {"name": name, "value": value})
         notice_a_dead_client(connection)
         done = _done(connection)
+        if _LAST in done:
+            return Plan(finished=True)
         if connection.scalar(text("select to_regproc(:name) is null"), {"name": _PLAN}):
             _prepare(connection)
         else:
@@ -473,12 +475,17 @@ def _exclude_migrators(connection: Connection) -> None:
 
 
 def functions() -> list[str]:
-    """The texts of the plan's function and of those it calls, in an order in which they can be made.
+    """The texts of the planner, from the files that the revisions read, and of the functions that it calls.
 
     Without the rights, which name roles that may not exist yet.
     """
     texts = {each.name: each.text for each in objects.FUNCTIONS if each.name.startswith(f"{INTERNAL_SCHEMA}.")}
+    planner = {
+        f"{INTERNAL_SCHEMA}.{path.stem}": path.read_text(encoding="utf-8")
+        for path in sorted((script_location() / "adoption").glob("*.sql"))
+    }
     needed, waiting = set[str](), [_PLAN]
+    texts |= planner
     while waiting:
         name = waiting.pop()
         if name in texts and name not in needed:

@@ -19,7 +19,7 @@ from profiles_schema import settings
 from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.drift import REMEDY, sentence
 from profiles_schema.migrations.sql_objects import holds
-from profiles_schema.operations import openings
+from profiles_schema.operations import normalize, openings
 from profiles_schema.operations.erasure import FOUND_DELETED, examine_erasure
 from profiles_schema.operations.findings import Finding
 from profiles_schema.operations.jobs import examine_jobs
@@ -164,7 +164,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += examine_settings(connection)
     findings += examine_jobs(connection)
     findings += _set_aside(connection, full=full)
-    findings += _normalization(connection) if "function profiles_internal.dual_write_is_whole()" in snapshot else []
+    findings += _normalization(connection) if not damaged else []
     findings += _identity(connection, full=full) if follows else []
     findings += _sessions(connection)
     findings.sort(key=lambda finding: finding.code != "quarantine")
@@ -459,18 +459,11 @@ def _normalization(connection: Connection) -> Iterator[Finding]:
     row = connection.execute(
         text(
             "select count(*) as columns, bool_or(l.state = 'expanded') as expanded, bool_or(l.state = 'restoring') as restoring,"
-            f" max(l.converted_at) + make_interval(days => {VERIFICATION_DAYS}) < now() as due,"
-            " profiles_internal.dual_write_is_whole() as in_step"
+            f" max(l.converted_at) + make_interval(days => {VERIFICATION_DAYS}) < now() as due"
             " from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles' and l.state <> 'contracted'"
         )
     ).one()
-    unrecorded = connection.scalar(
-        text(
-            "select count(*) from profiles_internal.known_traits() as k join pg_attribute as a"
-            " on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped"
-            " where not exists (select from profiles_internal.traits_in_place() as t where t.attribute = k.column_name)"
-        )
-    )
+    unrecorded = normalize.unrecorded(connection)
     if unrecorded:
         yield Finding(
             "normalize",
@@ -482,7 +475,7 @@ def _normalization(connection: Connection) -> Iterator[Finding]:
     again = "profiles-schema normalize restore" if row.restoring else "profiles-schema normalize run"
     if not row.columns:
         return
-    if not row.in_step:
+    if not normalize.is_in_step(connection):
         yield Finding(
             "dual_write",
             "problem",

@@ -20,8 +20,10 @@ from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
+from profiles_schema.migrations import packs
 from profiles_schema.operations.batches import FIRST_ROWS, RECONNECT_SECONDS, TARGET_MS, Limits, Progress, run
 from profiles_schema.operations.settings import VERIFICATION_DAYS
+from profiles_schema.schema.traits import trait_columns
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -93,13 +95,7 @@ def status(connection: Connection) -> Status:
             " from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles'"
         )
     ).one()
-    found = connection.scalar(
-        text(
-            "select count(*) from profiles_internal.known_traits() as k join pg_attribute as a"
-            " on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped"
-            " where not exists (select from profiles_internal.traits_in_place() as t where t.attribute = k.column_name)"
-        )
-    )
+    found = unrecorded(connection)
     phase = (
         "restoring"
         if row.restoring
@@ -115,7 +111,7 @@ def status(connection: Connection) -> Status:
     )
     others = connection.execute(
         text(
-            "select profiles_internal.dual_write_is_whole() as in_step, (select count(*) from profiles_internal.kept_json) as kept,"
+            "select (select count(*) from profiles_internal.kept_json) as kept,"
             " (select greatest(c.reltuples, 0)::bigint from pg_class as c where c.oid = 'public.user_profiles'::regclass) as profiles,"
             " (select format('%s %s, %s rows done', j.id, j.state, j.rows_done) from profiles_internal.jobs as j"
             "  where j.kind in ('normalize', 'restore') and j.state in ('pending', 'running', 'paused') order by j.id limit 1) as job,"
@@ -123,9 +119,29 @@ def status(connection: Connection) -> Status:
         )
     ).one()
     due = row.converted_at + timedelta(days=others.days) if phase == "converted" and row.converted_at else None
-    return Status(
-        phase, row.columns, found, others.profiles, row.converted_at, due, others.in_step, others.kept, others.job
-    )
+    in_step = is_in_step(connection)
+    return Status(phase, row.columns, found, others.profiles, row.converted_at, due, in_step, others.kept, others.job)
+
+
+def unrecorded(connection: Connection) -> int:
+    """How many wide columns there are that nobody has recorded."""
+    found: int = connection.execute(
+        text(
+            "select count(*) from pg_attribute as a where a.attrelid = 'public.user_profiles'::regclass"
+            " and a.attname = any (cast(:known as text[])) and not a.attisdropped"
+            " and not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles'"
+            "  and l.column_name = a.attname and l.state not in ('contracted', 'restoring'))"
+        ),
+        {"known": [column.name for column in trait_columns()]},
+    ).scalar_one()
+    return found
+
+
+def is_in_step(connection: Connection) -> bool:
+    """Whether the wide columns and the JSON follow each other; true where there are none."""
+    if not packs.is_installed(connection, packs.WIDE_COLUMNS):
+        return True
+    return connection.scalar(text("select profiles_internal.dual_write_is_whole()")) is True
 
 
 def plan(connection: Connection, *, batch_rows: int = FIRST_ROWS) -> dict[str, Any]:
@@ -140,6 +156,7 @@ def plan(connection: Connection, *, batch_rows: int = FIRST_ROWS) -> dict[str, A
     if found.phase in {"none", "contracted"}:
         return result
     savepoint = connection.begin_nested()
+    packs.install(connection, packs.WIDE_COLUMNS)
     job = _Conversion()
     connection.execute(text("select profiles_internal.expand_traits()"))
     result["profiles"] = job.count(connection)
@@ -175,7 +192,7 @@ def convert(
         raise NormalizationRefused(
             "The wide columns are being restored. Finish that: profiles-schema normalize restore"
         )
-    _patiently(connection, lambda: connection.execute(text("select profiles_internal.expand_traits()")))
+    _patiently(connection, lambda: _expand(connection))
     phase = _phase(connection)
     if phase not in {"expanded", "converted"}:
         return
@@ -240,7 +257,9 @@ def verify(connection: Connection, *, stopped: Callable[[], bool] = lambda: Fals
     result = Verification()
     with connection.begin():
         result.total = connection.scalar(text("select count(*) from public.user_profiles")) or 0
-        nothing = not connection.scalar(text("select exists (select from profiles_internal.traits_in_place())"))
+        nothing = not packs.is_installed(connection, packs.WIDE_COLUMNS) or not connection.scalar(
+            text("select exists (select from profiles_internal.traits_in_place())")
+        )
     started = time.monotonic()
     after: str | None = _FIRST_ID
     while not nothing and not stopped():
@@ -439,6 +458,11 @@ def _revive(connection: Connection) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def _expand(connection: Connection) -> None:
+    if packs.install(connection, packs.WIDE_COLUMNS):
+        connection.execute(text("select profiles_internal.expand_traits()"))
 
 
 def _phase(connection: Connection) -> str:

@@ -45,7 +45,10 @@ begin
   where user_id = p_user_id;
 
   -- Before the JSON groups: a row that is not converted yet would fill them again from its wide columns.
-  perform profiles_internal.erase_traits(p_user_id);
+  if to_regproc('profiles_internal.erase_traits') is not null then
+    perform profiles_internal.erase_traits(p_user_id);
+  end if;
+  delete from profiles_internal.kept_json where user_id = p_user_id;
   update public.user_profiles
   set
     username = replace(gen_random_uuid()::text, '-', ''),

@@ -1,4 +1,4 @@
--- Empties the wide columns of one profile, where there are any, recorded or not, and what was kept of it beside the table.
+-- Empties the wide columns of one profile, recorded or not.
 create or replace function profiles_internal.erase_traits(p_user_id uuid)
 returns void
 language plpgsql
@@ -16,7 +16,6 @@ begin
   if columns is not null then
     execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
   end if;
-  delete from profiles_internal.kept_json where user_id = p_user_id;
 end
 $erase_traits$;
 

@@ -17,13 +17,28 @@ begin
     join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.oid in (to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.export_history'))
       and not exists (
-        select from profiles_internal.wanted_shape() as w
-        where w.table_name = c.relname and w.kind = 'column' and w.name = a.attname
+        select from profiles_internal.legacy_columns as l
+        where l.table_name = c.relname and a.attname in (l.column_name, 'restoring_' || l.column_name)
       )
-      and not exists (
-        select from profiles_internal.known_traits() as k
-        where c.relname = 'user_profiles' and a.attname in (k.column_name, 'restoring_' || k.column_name)
-      )
+      -- Ours. Made from the models by `make snapshot`.
+      and a.attname <> all (regexp_split_to_array(case c.relname
+        when 'user_profiles' then '
+          id user_id external_id username display_name first_name last_name email phone bio company_name
+          target_audience business_context master_system_prompt avatar_emoji avatar_url profile_picture_url logo_url
+          profile_visibility role referral_code key_metrics preferences notification_settings timezone language
+          is_active email_verified is_anonymous last_login login_count first_seen_at last_interaction_at
+          last_analyzed_at last_photo_analyzed_at message_count personality_traits appearance_traits
+          behavioral_metrics cultural_attributes analysis_summary metadata created_at updated_at'
+        when 'user_progress' then '
+          id user_id total_sessions total_descriptions total_images total_questions_answered total_correct_answers
+          total_vocabulary_learned total_answer_seconds total_time_spent_minutes average_accuracy
+          average_completion_time_seconds last_activity_at last_description_at last_qa_session_at
+          last_vocabulary_practice_at last_active_on current_streak_days longest_streak_days total_points
+          mastered_words_count learning_words_count new_words_count created_at updated_at'
+        when 'export_history' then '
+          id user_id export_type export_format status records_count file_size_bytes file_url filters data
+          error_message retry_count started_at completed_at processing_time_seconds expires_at created_at updated_at'
+      end, '\s+'))
     order by c.relname desc, a.attnum
   loop
     holds_something := true;

@@ -34,10 +34,14 @@ as $old_profile_columns$
     left join profiles_internal.legacy_columns as l on l.table_name = 'user_profiles' and l.column_name = f.name
   ),
   rule as (
-    select r.column_name, string_agg(format('when %s then %s', r.wrong, r.fitted), ' ' order by r.place) as cases
-    from profiles_internal.adoption_rules() as r
-    where r.table_name = 'user_profiles' and r.column_name not in ('external_id', 'referral_code')
-    group by r.column_name
+    select r.key as column_name, r.value as cases
+    from (
+      select a.data -> 'rules' as rules
+      from profiles_internal.adopted as a
+      where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+      order by a.id desc limit 1
+    ) as t
+    cross join lateral jsonb_each_text(t.rules) as r
   )
   select
     t.place, t.name,

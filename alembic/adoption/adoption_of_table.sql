@@ -112,6 +112,15 @@ begin
           select jsonb_agg(jsonb_build_object('name', c.value -> 'found_name', 'type', c.value -> 'found_type', 'not_null', c.value -> 'found_not_null',
             'default', c.value -> 'found_default', 'position', c.value -> 'found_position', 'now', c.value -> 'name'))
           from jsonb_array_elements(context -> 'columns') as c where c.value ->> 'found_name' is not null
+        -- What a view of the old shape goes by, long after the planner has gone.
+        ), 'rules', (
+          select jsonb_object_agg(r.column_name, r.cases)
+          from (
+            select f.column_name, string_agg(format('when %s then %s', f.wrong, f.fitted), ' ' order by f.place) as cases
+            from profiles_internal.adoption_rules() as f
+            where f.table_name = p_table and f.column_name not in ('external_id', 'referral_code')
+            group by f.column_name
+          ) as r
         ))))
   ) as x (s);
 end
