@@ -18,6 +18,7 @@ from support import Database, Server, drift, snapshot
 from profiles_schema.errors import DataLossRefused
 from profiles_schema.operations import normalize
 from profiles_schema.operations.health import examine
+from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import differences
 from profiles_schema.schema.traits import trait_columns
 
@@ -139,6 +140,13 @@ def own(shape):
     )
 
 
+def of_adopted(key):
+    """What only serves wide columns, old names, or a table that was taken over; that it is as declared, drift says."""
+    name = re.match(r"(?:grant )?function ([\w.]+)|trigger \S+\.(forget_adopted_values)$", key)
+    names = {each.name for each in objects.FUNCTIONS if each.where is not objects.Where.EVERYWHERE}
+    return name and (name[1] in names or "forget_adopted_values" in key)
+
+
 def quarantined(database):
     return database.administrator.run(
         "select table_name, row_data::text as row, reason from profiles_internal.quarantine order by id"
@@ -173,7 +181,7 @@ def test_an_adopted_database_has_the_catalog_of_a_new_one(adopted, new, shape):
         assert {*written.values()} <= {"insert", "insert, update"}
         wanted = {**wanted, **written}
     assert differences(wanted, found, extras=False) == []
-    assert [key for key in found if key not in wanted and not own(shape).match(key)] == []
+    assert [key for key in found if key not in wanted and not own(shape).match(key) and not of_adopted(key)] == []
     assert drift(database) == []
 
 

@@ -431,29 +431,6 @@ revoke all on function profiles_internal.known_traits() from public, anon, authe
     )
     op.execute(
         r"""
--- What serves wide columns is there where a table has some, and nowhere else.
-do $wide_columns$
-begin
-  if not exists (select from profiles_internal.legacy_columns) and not exists (
-    select
-    from profiles_internal.known_traits() as k
-    join pg_attribute as a
-      on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped
-  ) then
-    drop function profiles_internal.known_traits();
-  end if;
-end
-$wide_columns$;
-"""
-    )
-    op.execute(
-        r"""
-do $only_where$
-begin
-  if not (to_regproc('profiles_internal.known_traits') is not null) then
-    return;
-  end if;
-  execute $frozen$
 -- The wide columns that are recorded and (still) in the table, with the attribute that holds each: while columns come back, they
 -- stand under a name of their own until all of them are filled.
 create or replace function profiles_internal.traits_in_place()
@@ -477,8 +454,10 @@ as $traits_in_place$
 $traits_in_place$;
 
 revoke all on function profiles_internal.traits_in_place() from public, anon, authenticated, service_role;
-$frozen$;
-  execute $frozen$
+"""
+    )
+    op.execute(
+        r"""
 -- Empties the wide columns of one profile, recorded or not.
 create or replace function profiles_internal.erase_traits(p_user_id uuid)
 returns void
@@ -501,9 +480,6 @@ end
 $erase_traits$;
 
 revoke all on function profiles_internal.erase_traits(uuid) from public, anon, authenticated, service_role;
-$frozen$;
-end
-$only_where$
 """
     )
     op.execute(

@@ -19,7 +19,12 @@ def upgrade() -> None:
         r"""
 do $only_where$
 begin
-  if not (to_regproc('profiles_internal.known_traits') is not null) then
+  if not (exists (select from profiles_internal.legacy_columns) or exists (
+    select
+    from profiles_internal.known_traits() as k
+    join pg_attribute as a
+      on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped
+  )) then
     return;
   end if;
   execute $frozen$

@@ -12,6 +12,7 @@ from profiles_schema.database import sqlstate
 from profiles_schema.migrations import failures, packs
 from profiles_schema.migrations.options import Options
 from profiles_schema.schema import objects
+from profiles_schema.schema.objects import Where
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def choose(connection: Connection, options: Options) -> str | None:
                 " select 'identity', to_jsonb(format('%%I.%%I', i.name[1], i.name[2]))"
                 " from (select parse_ident(current_setting('profiles_schema.identity')) as name) as i"
             )
-            packs.install(connection, packs.OTHER_USERS)
+            packs.install(connection, Where.OTHER_USERS)
             name: str = connection.exec_driver_sql(f"select {INTERNAL_SCHEMA}.choose_identity()").scalar_one()
             connection.exec_driver_sql(f"insert into {INTERNAL_SCHEMA}.jobs (kind) values ('identity')")
             connection.commit()

@@ -16,20 +16,17 @@ from profiles_schema.schema.objects import Where
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-WIDE_COLUMNS = (Where.WIDE_COLUMNS, Where.KNOWN_TRAITS)
-OTHER_USERS = (Where.OTHER_USERS,)
 
-
-def is_installed(connection: Connection, pack: tuple[Where, ...]) -> bool:
+def is_installed(connection: Connection, pack: Where) -> bool:
     """Whether the database has the functions of a pack."""
-    first = next(each.name for each in objects.FUNCTIONS if each.where is pack[0])
+    first = next(each.name for each in objects.FUNCTIONS if each.where is pack)
     return connection.scalar(text("select to_regproc(:name) is not null"), {"name": first}) is True
 
 
-def install(connection: Connection, pack: tuple[Where, ...]) -> bool:
+def install(connection: Connection, pack: Where) -> bool:
     """Create the functions of a pack if the database needs them and has none; whether it has them afterwards."""
     if not is_installed(connection, pack):
         for each in objects.FUNCTIONS:
-            if each.where in pack:
+            if each.where is pack:
                 connection.exec_driver_sql(each.statement.replace("%", "%%"))
     return is_installed(connection, pack)

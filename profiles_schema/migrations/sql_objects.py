@@ -62,8 +62,11 @@ def public_functions() -> list[str]:
 
 def holds(connection: Connection, where: Where) -> bool:
     """Whether objects of this kind exist on this database."""
-    if not all(_exists(connection, table) for table in set(re.findall(r"from (profiles_internal\.\w+)", where.value))):
-        return False
+    for name, bracket in re.findall(r"from (profiles_internal\.\w+)(\()?", where.value):
+        if not connection.scalar(
+            text(f"select to_reg{'proc' if bracket else 'class'}(:name) is not null"), {"name": name}
+        ):
+            return False
     return bool(connection.scalar(text(f"select {where.value}")))
 
 

@@ -23,7 +23,7 @@ from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.migrations import packs
 from profiles_schema.operations.batches import FIRST_ROWS, RECONNECT_SECONDS, TARGET_MS, Limits, Progress, run
 from profiles_schema.operations.settings import VERIFICATION_DAYS
-from profiles_schema.schema.traits import trait_columns
+from profiles_schema.schema.objects import Where
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -127,19 +127,18 @@ def unrecorded(connection: Connection) -> int:
     """How many wide columns there are that nobody has recorded."""
     found: int = connection.execute(
         text(
-            "select count(*) from pg_attribute as a where a.attrelid = 'public.user_profiles'::regclass"
-            " and a.attname = any (cast(:known as text[])) and not a.attisdropped"
-            " and not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles'"
+            "select count(*) from profiles_internal.known_traits() as k join pg_attribute as a"
+            " on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped"
+            " where not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles'"
             "  and l.column_name = a.attname and l.state not in ('contracted', 'restoring'))"
-        ),
-        {"known": [column.name for column in trait_columns()]},
+        )
     ).scalar_one()
     return found
 
 
 def is_in_step(connection: Connection) -> bool:
     """Whether the wide columns and the JSON follow each other; true where there are none."""
-    if not packs.is_installed(connection, packs.WIDE_COLUMNS):
+    if not packs.is_installed(connection, Where.WIDE_COLUMNS):
         return True
     return connection.scalar(text("select profiles_internal.dual_write_is_whole()")) is True
 
@@ -156,7 +155,7 @@ def plan(connection: Connection, *, batch_rows: int = FIRST_ROWS) -> dict[str, A
     if found.phase in {"none", "contracted"}:
         return result
     savepoint = connection.begin_nested()
-    packs.install(connection, packs.WIDE_COLUMNS)
+    packs.install(connection, Where.WIDE_COLUMNS)
     job = _Conversion()
     connection.execute(text("select profiles_internal.expand_traits()"))
     result["profiles"] = job.count(connection)
@@ -234,6 +233,8 @@ def restore(
         NormalizationRefused: the table has columns of those names again, or a row could not be restored.
         AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
     """
+    if _phase(connection) == "none":
+        return
     _patiently(connection, lambda: connection.execute(text("select profiles_internal.begin_trait_restore()")))
     if _phase(connection) != "restoring":
         return
@@ -257,7 +258,7 @@ def verify(connection: Connection, *, stopped: Callable[[], bool] = lambda: Fals
     result = Verification()
     with connection.begin():
         result.total = connection.scalar(text("select count(*) from public.user_profiles")) or 0
-        nothing = not packs.is_installed(connection, packs.WIDE_COLUMNS) or not connection.scalar(
+        nothing = not packs.is_installed(connection, Where.WIDE_COLUMNS) or not connection.scalar(
             text("select exists (select from profiles_internal.traits_in_place())")
         )
     started = time.monotonic()
@@ -461,7 +462,7 @@ def _revive(connection: Connection) -> None:
 
 
 def _expand(connection: Connection) -> None:
-    if packs.install(connection, packs.WIDE_COLUMNS):
+    if packs.install(connection, Where.WIDE_COLUMNS):
         connection.execute(text("select profiles_internal.expand_traits()"))
 
 

@@ -12,8 +12,6 @@ from enum import Enum
 from functools import cached_property
 from importlib.resources import files
 
-from profiles_schema.schema.traits import trait_columns
-
 
 class Where(Enum):
     """On which databases an object exists. The value is a condition in SQL, asked of the catalog."""
@@ -52,12 +50,10 @@ class Where(Enum):
     )
     WIDE_COLUMNS = (
         "exists (select from profiles_internal.legacy_columns)"
-        " or exists (select from pg_catalog.pg_attribute as a"
-        " where a.attrelid = pg_catalog.to_regclass('public.user_profiles') and not a.attisdropped and a.attname in ("
-        + ", ".join(f"'{column.name}'" for column in trait_columns())
-        + "))"
+        " or exists (select from profiles_internal.known_traits() as k join pg_catalog.pg_attribute as a"
+        " on a.attrelid = pg_catalog.to_regclass('public.user_profiles') and a.attname = k.column_name"
+        " and not a.attisdropped)"
     )
-    KNOWN_TRAITS = "pg_catalog.to_regproc('profiles_internal.known_traits') is not null"
     OTHER_USERS = "exists (select from profiles_internal.settings as s where s.key = 'identity')"
     USABLE_SESSIONS = (
         "(select count(*) from pg_catalog.pg_attribute as a"
@@ -115,9 +111,9 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.describe_failure"),
     SqlObject("functions", "profiles_internal.rescue_sign_ups"),
     SqlObject("functions", "profiles_internal.sign_up"),
-    SqlObject("functions", "profiles_internal.known_traits", Where.WIDE_COLUMNS),
-    SqlObject("functions", "profiles_internal.traits_in_place", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.erase_traits", Where.KNOWN_TRAITS),
+    SqlObject("functions", "profiles_internal.known_traits"),
+    SqlObject("functions", "profiles_internal.traits_in_place"),
+    SqlObject("functions", "profiles_internal.erase_traits"),
     SqlObject("functions", "profiles_internal.left_columns"),
     SqlObject("functions", "profiles_internal.erase_profile"),
     SqlObject("functions", "profiles_internal.follow_user"),
@@ -143,32 +139,32 @@ FUNCTIONS = (
     SqlObject("functions", "public.get_public_profile"),
     SqlObject("functions", "public.get_user_profile_stats"),
     SqlObject("functions", "public.create_user", Where.OWN_IDENTITY),
-    SqlObject("functions", "profiles_internal.trait_to_json", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.trait_from_json", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.trait_at", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.trait_document", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.trait_comparisons", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.trait_differences", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.differing_profiles", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.remove_dual_write", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.dual_write_body", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.dual_write_is_whole", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.install_dual_write", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.put_back", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.expand_traits", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.join_path", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.split_path", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.json_leaves", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.without_paths", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.bring_back_kept_json", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.convert_traits", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.finish_conversion", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.contract_traits", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.begin_trait_restore", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.restore_traits", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.finish_trait_restore", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.keep_json", Where.KNOWN_TRAITS),
-    SqlObject("functions", "profiles_internal.forget_traits", Where.KNOWN_TRAITS),
+    SqlObject("functions", "profiles_internal.trait_to_json", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.trait_from_json", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.trait_at", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.trait_document", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.trait_comparisons", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.trait_differences", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.differing_profiles", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.remove_dual_write", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.dual_write_body", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.dual_write_is_whole", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.install_dual_write", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.put_back", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.expand_traits", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.join_path", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.split_path", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.json_leaves", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.without_paths", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.bring_back_kept_json", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.convert_traits", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.finish_conversion", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.contract_traits", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.begin_trait_restore", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.restore_traits", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.finish_trait_restore", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.keep_json", Where.WIDE_COLUMNS),
+    SqlObject("functions", "profiles_internal.forget_traits", Where.WIDE_COLUMNS),
     SqlObject("functions", "profiles_internal.refuse_identity", Where.OTHER_USERS),
     SqlObject("functions", "profiles_internal.identity_table", Where.OTHER_USERS),
     SqlObject("functions", "profiles_internal.read_time", Where.OTHER_USERS),
