@@ -353,14 +353,9 @@ def test_no_revision_is_written_without_proof(database):
 
 
 def test_an_older_revision_is_not_proven_and_not_repaired(database):
-    database.downgrade("-1")
+    database.downgrade("0016_contract_traits")
     database.run("delete from profiles_internal.alembic_version")
-    database.run(
-        "delete from profiles_internal.migration_log where started = (select max(started) from profiles_internal.migration_log)"
-    )
-    database.run(
-        "delete from profiles_internal.migration_log where started = (select max(started) from profiles_internal.migration_log)"
-    )
+    database.run("delete from profiles_internal.migration_log where revision >= '0017'")
     refused = profiles_schema(database.url, "stamp")
     assert refused.returncode == 1
     assert "only this version's newest revision can be proven" in refused.stderr

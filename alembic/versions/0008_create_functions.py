@@ -431,59 +431,6 @@ revoke all on function profiles_internal.known_traits() from public, anon, authe
     )
     op.execute(
         r"""
--- The wide columns that are recorded and (still) in the table, with the attribute that holds each: while columns come back, they
--- stand under a name of their own until all of them are filled.
-create or replace function profiles_internal.traits_in_place()
-returns table (column_name text, attribute text, data_type text, jsonb_column text, path text[])
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $traits_in_place$
-  select
-    l.column_name,
-    a.attname::text,
-    l.data_type,
-    l.jsonb_column,
-    string_to_array(l.path, '.')
-  from profiles_internal.legacy_columns as l
-  join pg_attribute as a
-    on a.attrelid = to_regclass('public.user_profiles') and not a.attisdropped
-    and a.attname = case l.state when 'restoring' then 'restoring_' || l.column_name else l.column_name end
-  where l.table_name = 'user_profiles' and l.state <> 'contracted'
-  order by l.jsonb_column, l.path
-$traits_in_place$;
-
-revoke all on function profiles_internal.traits_in_place() from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- Empties the wide columns of one profile, recorded or not.
-create or replace function profiles_internal.erase_traits(p_user_id uuid)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $erase_traits$
-declare
-  columns text;
-begin
-  select string_agg(format('%I = null', a.attname), ', ')
-  into columns
-  from profiles_internal.known_traits() as k
-  join pg_attribute as a
-    on a.attrelid = 'public.user_profiles'::regclass and a.attname in (k.column_name, 'restoring_' || k.column_name)
-    and not a.attisdropped and not a.attnotnull and a.attgenerated = '';
-  if columns is not null then
-    execute format('update public.user_profiles set %s where user_id = $1', columns) using p_user_id;
-  end if;
-end
-$erase_traits$;
-
-revoke all on function profiles_internal.erase_traits(uuid) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
 -- Columns of the application in our tables that hold something of a person: what an erasure leaves, since nobody has said
 -- whether it is personal. Names, never values. Without a person: all columns of the application.
 create or replace function profiles_internal.left_columns(p_user_id uuid default null)
@@ -556,6 +503,7 @@ set search_path = pg_catalog, pg_temp
 as $erase_profile$
 declare
   left_columns text[];
+  wide_columns text;
 begin
   -- Sessions first, in the order in which their end locks rows: session, then progress. Only where they are learning
   -- sessions: those of some web frameworks are another thing under the same name. Something of the application's that
@@ -592,8 +540,14 @@ begin
   where user_id = p_user_id;
 
   -- Before the JSON groups: a row that is not converted yet would fill them again from its wide columns.
-  if to_regproc('profiles_internal.erase_traits') is not null then
-    perform profiles_internal.erase_traits(p_user_id);
+  select string_agg(format('%I = null', a.attname), ', ')
+  into wide_columns
+  from profiles_internal.known_traits() as k
+  join pg_attribute as a
+    on a.attrelid = 'public.user_profiles'::regclass and a.attname in (k.column_name, 'restoring_' || k.column_name)
+    and not a.attisdropped and not a.attnotnull and a.attgenerated = '';
+  if wide_columns is not null then
+    execute format('update public.user_profiles set %s where user_id = $1', wide_columns) using p_user_id;
   end if;
   delete from profiles_internal.kept_json where user_id = p_user_id;
   update public.user_profiles
@@ -1694,7 +1648,7 @@ drop function profiles_internal.recount_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
 drop function profiles_internal.left_columns(uuid);
-drop function if exists profiles_internal.erase_traits(uuid), profiles_internal.traits_in_place(), profiles_internal.known_traits();
+drop function profiles_internal.known_traits();
 drop function profiles_internal.sign_up(jsonb[]);
 drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);

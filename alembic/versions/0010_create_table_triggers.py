@@ -480,36 +480,23 @@ begin
 end
 $roll_up_sessions$;
 
--- After somebody has moved to another time zone: their days, and so their streaks, are other ones.
-create or replace function profiles_internal.roll_up_in_new_timezone()
+-- Recounts one user whose sessions were there before: after a change of the time zone, and after a progress row was made, by
+-- backfill, say. At sign-up nobody has any.
+create or replace function profiles_internal.roll_up_user()
 returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-as $roll_up_in_new_timezone$
-begin
-  perform profiles_internal.recount_progress(array[new.user_id]);
-  return null;
-end
-$roll_up_in_new_timezone$;
-
--- After a progress row was made for somebody who has sessions already: by backfill, say. At sign-up nobody has any.
-create or replace function profiles_internal.roll_up_new_progress()
-returns trigger
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-as $roll_up_new_progress$
+as $roll_up_user$
 begin
   if (select 1 from public.sessions as s where s.user_id = new.user_id and s.ended_at is not null limit 1) is not null then
     perform profiles_internal.recount_progress(array[new.user_id]);
   end if;
   return null;
 end
-$roll_up_new_progress$;
+$roll_up_user$;
 
-revoke all on function profiles_internal.roll_up_new_progress() from public, anon, authenticated, service_role;
-revoke all on function profiles_internal.roll_up_in_new_timezone() from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.roll_up_user() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_sessions() from public, anon, authenticated, service_role;
 
 create or replace trigger roll_up_inserted_sessions
@@ -534,13 +521,13 @@ create or replace trigger roll_up_in_new_timezone
   after update on public.user_profiles
   for each row
   when (old.timezone is distinct from new.timezone)
-  execute function profiles_internal.roll_up_in_new_timezone();
+  execute function profiles_internal.roll_up_user();
 
 create or replace trigger roll_up_new_progress
   after insert on public.user_progress
   for each row
   when (current_setting('profiles_internal.signing_up', true) is distinct from 'yes')
-  execute function profiles_internal.roll_up_new_progress();
+  execute function profiles_internal.roll_up_user();
 $frozen$;
   end if;
 end
@@ -559,8 +546,7 @@ def downgrade() -> None:
     op.execute(
         r"""
 drop function if exists profiles_internal.roll_up_sessions() cascade; -- with its triggers on sessions
-drop function if exists profiles_internal.roll_up_in_new_timezone() cascade; -- with its triggers on sessions
-drop function if exists profiles_internal.roll_up_new_progress() cascade; -- with its triggers on sessions
+drop function if exists profiles_internal.roll_up_user() cascade; -- with its triggers
 drop trigger guard_export_status on public.export_history;
 drop function profiles_internal.guard_export_status();
 drop function if exists profiles_internal.forget_adopted_values() cascade; -- with its trigger

@@ -9,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 as $erase_profile$
 declare
   left_columns text[];
+  wide_columns text;
 begin
   -- Sessions first, in the order in which their end locks rows: session, then progress. Only where they are learning
   -- sessions: those of some web frameworks are another thing under the same name. Something of the application's that
@@ -45,8 +46,14 @@ begin
   where user_id = p_user_id;
 
   -- Before the JSON groups: a row that is not converted yet would fill them again from its wide columns.
-  if to_regproc('profiles_internal.erase_traits') is not null then
-    perform profiles_internal.erase_traits(p_user_id);
+  select string_agg(format('%I = null', a.attname), ', ')
+  into wide_columns
+  from profiles_internal.known_traits() as k
+  join pg_attribute as a
+    on a.attrelid = 'public.user_profiles'::regclass and a.attname in (k.column_name, 'restoring_' || k.column_name)
+    and not a.attisdropped and not a.attnotnull and a.attgenerated = '';
+  if wide_columns is not null then
+    execute format('update public.user_profiles set %s where user_id = $1', wide_columns) using p_user_id;
   end if;
   delete from profiles_internal.kept_json where user_id = p_user_id;
   update public.user_profiles
