@@ -80,7 +80,7 @@ def numbered(server, _bigint_client):
 def of(database, key):
     """The profile of a row of public.users."""
     rows = database.run(
-        "select p.*, u.raw_user_meta_data, u.deleted_at from profiles_internal.identity_keys as k"
+        "select p.*, u.raw_user_meta_data, u.deleted_at from profiles_internal.identity_links as k"
         " join auth.users as u on u.id = k.user_id left join public.user_profiles as p on p.user_id = u.id"
         " where k.external_id = cast(:key as text)",
         key=str(key),
@@ -319,8 +319,8 @@ def test_a_table_of_nothing_but_a_key_is_enough(empty):
 BREAK = {
     "a function of ours is gone": ("alter function profiles_internal.take_users(jsonb[], text, boolean) rename to away",
                                    "alter function profiles_internal.away(jsonb[], text, boolean) rename to take_users", "42883"),
-    "the keys are away": ("alter table profiles_internal.identity_keys rename to away",
-                          "alter table profiles_internal.away rename to identity_keys", "42P01"),
+    "the keys are away": ("alter table profiles_internal.identity_links rename to away",
+                          "alter table profiles_internal.away rename to identity_links", "42P01"),
     "the users have a new column": ("alter table auth.users add tenant text not null default 'x'; alter table auth.users alter tenant drop default",
                                     "alter table auth.users drop tenant", "23502"),
     "the users have a CHECK": ("alter table auth.users add constraint own check (email is null) not valid",
@@ -359,7 +359,7 @@ def test_the_next_update_repairs_too(numbered):
 
 def test_without_an_audit_log_the_insert_commits_all_the_same(numbered):
     numbered.script(
-        "alter table public.user_profile_audit_logs rename to away; alter table profiles_internal.identity_keys rename to gone"
+        "alter table public.user_profile_audit_logs rename to away; alter table profiles_internal.identity_links rename to gone"
     )
     key = add(numbered, email="ada@example.org")
     numbered.run("update public.users set email = 'b@example.org' where id = :key", key=key)
@@ -405,7 +405,7 @@ def test_one_bad_row_costs_one_user_and_not_the_batch(app):
     assert (repair(app).failed, codes(app)) == ({"23514": 1}, {"identity"})
 
 
-@pytest.mark.parametrize("table", ["auth.users", "public.user_profiles", "profiles_internal.identity_keys"])
+@pytest.mark.parametrize("table", ["auth.users", "public.user_profiles", "profiles_internal.identity_links"])
 def test_a_lock_on_our_tables_costs_one_short_wait(numbered, table):
     with numbered.engine.connect() as other, other.begin() as held:
         other.exec_driver_sql(f"lock table {table} in access exclusive mode")

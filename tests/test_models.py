@@ -204,8 +204,6 @@ COLUMNS = {
         "created_at": NOW,
         "started_at": TIME,
         "finished_at": TIME,
-        "error_code": "text",
-        "error_message": "text",
     },
     "profiles_internal.adopted": {
         "id": NUMBER,
@@ -244,7 +242,7 @@ COLUMNS = {
         "kept_at": NOW,
         "superseded_at": TIME,
     },
-    "profiles_internal.identity_keys": {"external_id": "text not null", "user_id": "uuid not null"},
+    "profiles_internal.identity_links": {"external_id": "text not null", "user_id": "uuid not null"},
     "profiles_internal.migration_log": {
         "id": NUMBER,
         "revision": "text not null",
@@ -256,14 +254,6 @@ COLUMNS = {
         "outcome": "text not null default 'running'::text",
         "users": "bigint",
         "missing": "bigint",
-    },
-    "profiles_internal.health_samples": {
-        "id": NUMBER,
-        "taken_at": NOW,
-        "users": "bigint",
-        "missing": "bigint",
-        "failures": "bigint",
-        "findings": "jsonb not null default '[]'::jsonb",
     },
 }
 
@@ -293,7 +283,7 @@ INDEXES = {
 
 FOREIGN_KEYS = {
     "fk_user_profiles_user_id_users": "CASCADE",
-    "fk_identity_keys_user_id_users": "CASCADE",
+    "fk_identity_links_user_id_users": "CASCADE",
     "fk_kept_json_user_id_users": "CASCADE",
     "fk_user_progress_user_id_users": "CASCADE",
     "fk_sessions_user_id_users": "CASCADE",
@@ -333,7 +323,7 @@ ONE_OF = {
     "ck_user_profile_audit_logs_origin_is_known": (
         "'trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'"
     ),
-    "ck_jobs_state_is_known": "'pending', 'running', 'paused', 'completed', 'failed', 'cancelled'",
+    "ck_jobs_state_is_known": "'pending', 'running', 'paused', 'completed', 'cancelled'",
     "ck_migration_log_direction_is_known": "'upgrade', 'downgrade'",
     "ck_migration_log_outcome_is_known": "'running', 'done', 'failed'",
 }
@@ -390,7 +380,7 @@ def test_indexes_are_those_of_the_specification():
 def test_external_id_and_referral_code_are_unique_constraints():
     constraints = [c for t in metadata.tables.values() for c in t.constraints if isinstance(c, UniqueConstraint)]
     assert {c.name for c in constraints} == {
-        "uq_user_profiles_external_id", "uq_user_profiles_referral_code", "uq_identity_keys_user_id"
+        "uq_user_profiles_external_id", "uq_user_profiles_referral_code", "uq_identity_links_user_id"
     }  # fmt: skip
 
 

@@ -360,10 +360,8 @@ create table if not exists profiles_internal.jobs (
   created_at timestamp with time zone default now() not null,
   started_at timestamp with time zone,
   finished_at timestamp with time zone,
-  error_code text,
-  error_message text,
   constraint pk_jobs primary key (id),
-  constraint ck_jobs_state_is_known check (state::text in ('pending', 'running', 'paused', 'completed', 'failed', 'cancelled'))
+  constraint ck_jobs_state_is_known check (state::text in ('pending', 'running', 'paused', 'completed', 'cancelled'))
 );
 
 comment on table profiles_internal.jobs is 'Work in batches: where each job stands, so that it can be paused, resumed and taken over';
@@ -382,9 +380,7 @@ comment on column profiles_internal.jobs.runner is 'Who works on it: host and pr
 comment on column profiles_internal.jobs.heartbeat_at is 'Last sign of life of the runner';
 comment on column profiles_internal.jobs.created_at is 'When it was registered';
 comment on column profiles_internal.jobs.started_at is 'When the first runner began';
-comment on column profiles_internal.jobs.finished_at is 'When it completed, failed or was cancelled';
-comment on column profiles_internal.jobs.error_code is 'SQLSTATE of the last error';
-comment on column profiles_internal.jobs.error_message is 'The last error by object names, never with values';
+comment on column profiles_internal.jobs.finished_at is 'When it completed or was cancelled';
 """
     )
     op.execute(
@@ -519,27 +515,6 @@ comment on column profiles_internal.migration_log.missing is 'Users without a pr
 -- It ran before there was a log.
 insert into profiles_internal.migration_log (revision, direction, started, outcome)
 values ('0001_default_profile_id', 'upgrade', now(), 'done');
-"""
-    )
-    op.execute(
-        r"""
-create table if not exists profiles_internal.health_samples (
-  id bigint generated always as identity,
-  taken_at timestamp with time zone default now() not null,
-  users bigint,
-  missing bigint,
-  failures bigint,
-  findings jsonb default '[]'::jsonb not null,
-  constraint pk_health_samples primary key (id)
-);
-
-comment on table profiles_internal.health_samples is 'Results of health over time';
-comment on column profiles_internal.health_samples.id is 'Order of the samples';
-comment on column profiles_internal.health_samples.taken_at is 'When health was run';
-comment on column profiles_internal.health_samples.users is 'Users looked at';
-comment on column profiles_internal.health_samples.missing is 'Of those, users without a profile';
-comment on column profiles_internal.health_samples.failures is 'Failures recorded and not yet repaired';
-comment on column profiles_internal.health_samples.findings is 'The findings, one object each';
 """
     )
     op.execute(
@@ -815,7 +790,6 @@ drop function profiles_internal.living_users(uuid[]);
 drop function profiles_internal.profile_values(jsonb[]);
 drop function profiles_internal.default_timezone();
 drop function profiles_internal.default_language();
-drop table profiles_internal.health_samples;
 drop table profiles_internal.migration_log;
 drop table profiles_internal.kept_json;
 drop table profiles_internal.legacy_columns;

@@ -576,11 +576,11 @@ $frozen$;
   execute $frozen$
 -- Puts back what one step set aside in profiles_internal.adopted, newest first. What cannot come back (a CHECK that rows
 -- written since do not keep comes back NOT VALID) is a warning, and its entry stays, as that of "STEP (refused)".
-create or replace function profiles_internal.put_back(p_revision text)
+create or replace function profiles_internal.restore_set_aside(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-as $put_back$
+as $restore_set_aside$
 declare
   thing record;
 begin
@@ -602,9 +602,9 @@ begin
     delete from profiles_internal.adopted as a where a.id = thing.id and a.revision = p_revision;
   end loop;
 end
-$put_back$;
+$restore_set_aside$;
 
-revoke all on function profiles_internal.put_back(text) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.restore_set_aside(text) from public, anon, authenticated, service_role;
 $frozen$;
   execute $frozen$
 -- Records the wide columns that user_profiles has, and lets writes to them and to the JSON groups follow each other from
@@ -1187,7 +1187,7 @@ begin
   where table_name = 'user_profiles' and state = 'restoring';
   get diagnostics restored = row_count;
   perform profiles_internal.install_dual_write();
-  perform profiles_internal.put_back('contract_traits');
+  perform profiles_internal.restore_set_aside('contract_traits');
   return restored;
 end
 $finish_trait_restore$;
@@ -1281,7 +1281,7 @@ set search_path = pg_catalog, pg_temp
 as $forget_traits$
 begin
   perform profiles_internal.remove_dual_write();
-  perform profiles_internal.put_back('expand_traits');
+  perform profiles_internal.restore_set_aside('expand_traits');
   delete from profiles_internal.legacy_columns where table_name = 'user_profiles';
 end
 $forget_traits$;
@@ -1403,7 +1403,7 @@ drop function if exists profiles_internal.json_leaves(jsonb);
 drop function if exists profiles_internal.split_path(text);
 drop function if exists profiles_internal.join_path(text[]);
 drop function if exists profiles_internal.expand_traits();
-drop function if exists profiles_internal.put_back(text);
+drop function if exists profiles_internal.restore_set_aside(text);
 drop function if exists profiles_internal.install_dual_write();
 drop function if exists profiles_internal.dual_write_is_whole();
 drop function if exists profiles_internal.dual_write_body();

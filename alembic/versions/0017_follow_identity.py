@@ -17,19 +17,19 @@ depends_on = None
 def upgrade() -> None:
     op.execute(
         r"""
-create table if not exists profiles_internal.identity_keys (
+create table if not exists profiles_internal.identity_links (
   external_id text not null,
   user_id uuid not null,
-  constraint pk_identity_keys primary key (external_id),
-  constraint uq_identity_keys_user_id unique (user_id),
-  constraint fk_identity_keys_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+  constraint pk_identity_links primary key (external_id),
+  constraint uq_identity_links_user_id unique (user_id),
+  constraint fk_identity_links_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
 );
 
-comment on table profiles_internal.identity_keys is 'Rows of the application''s own table of users, where one was chosen, and the users they became';
-comment on column profiles_internal.identity_keys.external_id is 'Key of the row, as text';
-comment on column profiles_internal.identity_keys.user_id is 'Whose row it is';
+comment on table profiles_internal.identity_links is 'Rows of the application''s own table of users, where one was chosen, and the users they became';
+comment on column profiles_internal.identity_links.external_id is 'Key of the row, as text';
+comment on column profiles_internal.identity_links.user_id is 'Whose row it is';
 
-revoke all on table profiles_internal.identity_keys from public, anon, authenticated, service_role;
+revoke all on table profiles_internal.identity_links from public, anon, authenticated, service_role;
 
 -- The choice, for the functions that follow: they are here only where one was made. It stays when they go.
 insert into profiles_internal.settings (key, value)
@@ -318,7 +318,7 @@ begin
           where p.user_id = u.id and p.is_active and p.external_id is distinct from v.external_id
         ) is not null)
     from profiles_internal.identity_users(p_rows, p_key) as v
-    left join profiles_internal.identity_keys as k on k.external_id = v.external_id
+    left join profiles_internal.identity_links as k on k.external_id = v.external_id
     left join auth.users as u on u.id = k.user_id
     cross join lateral (
       select
@@ -340,7 +340,7 @@ revoke all on function profiles_internal.identity_wanted(jsonb[], text, boolean)
 $frozen$;
   execute $frozen$
 -- Makes our users be as rows of the application's table say, and returns how many were made or changed. Sign-up and sign-in
--- triggers of auth.users do the rest. The key of a row and its user are a row in identity_keys: a uuid is the user's id,
+-- triggers of auth.users do the rest. The key of a row and its user are a row in identity_links: a uuid is the user's id,
 -- any other key gets a new one and is the profile's external_id.
 -- Somebody known by external_id already (create_user), or by the uuid, is taken over as they are.
 -- Errors are the caller's business.
@@ -354,24 +354,24 @@ declare
   changed integer;
 begin
   if not p_by_uuid then
-    insert into profiles_internal.identity_keys (external_id, user_id)
+    insert into profiles_internal.identity_links (external_id, user_id)
     select p.external_id, p.user_id
     from unnest(p_rows) as r (source)
     join public.user_profiles as p on p.external_id = r.source ->> p_key
-    where (select 1 from profiles_internal.identity_keys as k where k.external_id = p.external_id) is null
+    where (select 1 from profiles_internal.identity_links as k where k.external_id = p.external_id) is null
     on conflict do nothing;
   end if;
 
   with person as materialized (
     select v.*, case when p_by_uuid then v.external_id::uuid else gen_random_uuid() end as user_id
     from profiles_internal.identity_users(p_rows, p_key) as v
-    where (select 1 from profiles_internal.identity_keys as k where k.external_id = v.external_id) is null
+    where (select 1 from profiles_internal.identity_links as k where k.external_id = v.external_id) is null
   ),
   mapped as (
-    insert into profiles_internal.identity_keys (external_id, user_id)
+    insert into profiles_internal.identity_links (external_id, user_id)
     select p.external_id, p.user_id from person as p order by p.external_id
     on conflict do nothing
-    returning identity_keys.user_id
+    returning identity_links.user_id
   )
   insert into auth.users (
     id, email, phone, email_confirmed_at, last_sign_in_at, created_at, deleted_at, raw_user_meta_data, raw_app_meta_data
@@ -398,7 +398,7 @@ begin
   if not p_by_uuid then
     update public.user_profiles as p
     set external_id = k.external_id
-    from profiles_internal.identity_keys as k
+    from profiles_internal.identity_links as k
     where k.external_id = any (array(select r.source ->> p_key from unnest(p_rows) as r (source)))
       and p.user_id = k.user_id and p.is_active and p.external_id is distinct from k.external_id;
   end if;
@@ -419,7 +419,7 @@ declare
   released integer;
 begin
   delete from auth.users as u
-  where u.id = any (array(select k.user_id from profiles_internal.identity_keys as k where k.external_id = any (p_keys)));
+  where u.id = any (array(select k.user_id from profiles_internal.identity_links as k where k.external_id = any (p_keys)));
   get diagnostics released = row_count;
   return released;
 end
@@ -437,14 +437,14 @@ set search_path = pg_catalog, pg_temp
 as $rekey_users$
 declare
   ids uuid[] := array(
-    select (select k.user_id from profiles_internal.identity_keys as k where k.external_id = o.key)
+    select (select k.user_id from profiles_internal.identity_links as k where k.external_id = o.key)
     from unnest(p_old) with ordinality as o (key, place)
     order by o.place
   );
   gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
   reference record;
 begin
-  delete from profiles_internal.identity_keys as k where k.external_id = any (p_old);
+  delete from profiles_internal.identity_links as k where k.external_id = any (p_old);
   -- Whoever else still goes by a new key has lost the row, and we missed it.
   perform profiles_internal.release_users(p_new);
   if not p_by_uuid then
@@ -472,12 +472,12 @@ begin
       ids[i] := p_new[i]::uuid;
     end loop;
   end if;
-  insert into profiles_internal.identity_keys (external_id, user_id)
+  insert into profiles_internal.identity_links (external_id, user_id)
   select n.key, n.user_id from unnest(p_new, ids) as n (key, user_id) where n.user_id is not null;
   if not p_by_uuid then
     update public.user_profiles as p
     set external_id = k.external_id
-    from profiles_internal.identity_keys as k
+    from profiles_internal.identity_links as k
     where k.external_id = any (p_new) and p.user_id = k.user_id and p.is_active;
   end if;
 end
@@ -632,7 +632,7 @@ begin
         join (select to_jsonb(r) as source, row_number() over () as place from new_rows as r) as n on n.place = o.place
         where o.source -> key_name <> n.source -> key_name
           or exists (select from unnest(read_columns) as c (name) where o.source -> c.name is distinct from n.source -> c.name)
-          or (select 1 from profiles_internal.identity_keys as k where k.external_id = n.source ->> key_name) is null
+          or (select 1 from profiles_internal.identity_links as k where k.external_id = n.source ->> key_name) is null
         group by (o.place - 1) / batch_rows
         order by min(o.place)
       loop
@@ -650,7 +650,7 @@ begin
     else
       for batch in
         select array_agg(k.external_id) as keys
-        from (select i.external_id, (row_number() over () - 1) / batch_rows as number from profiles_internal.identity_keys as i) as k
+        from (select i.external_id, (row_number() over () - 1) / batch_rows as number from profiles_internal.identity_links as i) as k
         group by k.number
         order by k.number
       loop
@@ -686,7 +686,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $fill_external_id$
 begin
-  new.external_id := (select k.external_id from profiles_internal.identity_keys as k where k.user_id = new.user_id);
+  new.external_id := (select k.external_id from profiles_internal.identity_links as k where k.user_id = new.user_id);
   return new;
 end
 $fill_external_id$;
@@ -873,11 +873,11 @@ revoke all on function profiles_internal.identity_window(text, integer, integer)
 $frozen$;
   execute $frozen$
 -- Makes our users be as the rows of the application's table with these keys say; returns how many were made or changed.
-create or replace function profiles_internal.take_keys(p_keys text[])
+create or replace function profiles_internal.take_identities(p_keys text[])
 returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
-as $take_keys$
+as $take_identities$
 declare
   identity record;
   sources jsonb[];
@@ -891,14 +891,14 @@ begin
   using p_keys;
   return profiles_internal.take_users(sources, identity.key_name, identity.by_uuid);
 end
-$take_keys$;
+$take_identities$;
 
-revoke all on function profiles_internal.take_keys(text[]) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.take_identities(text[]) from public, anon, authenticated, service_role;
 $frozen$;
   execute $frozen$
 -- Keys of users whose row in the application's table is gone, among the next p_window known keys behind p_after; how far the
 -- look reached (null: to the end), and how many it saw. Without a chosen table, or where that is gone: nothing.
-create or replace function profiles_internal.gone_keys(
+create or replace function profiles_internal.gone_identities(
   p_after text,
   p_window integer,
   out keys text[],
@@ -908,7 +908,7 @@ create or replace function profiles_internal.gone_keys(
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
-as $gone_keys$
+as $gone_identities$
 declare
   identity record;
   known text[];
@@ -926,7 +926,7 @@ begin
   end if;
   known := array(
     select k.external_id
-    from profiles_internal.identity_keys as k
+    from profiles_internal.identity_links as k
     where p_after is null or k.external_id > p_after
     order by k.external_id
     limit p_window
@@ -942,9 +942,9 @@ begin
     reached := known[looked_at];
   end if;
 end
-$gone_keys$;
+$gone_identities$;
 
-revoke all on function profiles_internal.gone_keys(text, integer) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.gone_identities(text, integer) from public, anon, authenticated, service_role;
 $frozen$;
 end
 $only_where$
@@ -983,8 +983,8 @@ $release$;
     )
     op.execute(
         r"""
-drop function if exists profiles_internal.gone_keys(text, integer);
-drop function if exists profiles_internal.take_keys(text[]);
+drop function if exists profiles_internal.gone_identities(text, integer);
+drop function if exists profiles_internal.take_identities(text[]);
 drop function if exists profiles_internal.identity_window(text, integer, integer);
 drop function if exists profiles_internal.choose_identity();
 drop function if exists profiles_internal.install_identity();
@@ -1002,6 +1002,6 @@ drop function if exists profiles_internal.identity_users(jsonb[], text);
 drop function if exists profiles_internal.read_time(jsonb);
 drop function if exists profiles_internal.identity_table();
 drop function if exists profiles_internal.refuse_identity();
-drop table profiles_internal.identity_keys;
+drop table profiles_internal.identity_links;
 """
     )

@@ -56,7 +56,7 @@ begin
       batch := null;
       batch := profiles_internal.identity_window(last_key, batch_rows, batch_rows);
       if cardinality(batch.keys) > 0 then
-        taken := taken + profiles_internal.take_keys(batch.keys);
+        taken := taken + profiles_internal.take_identities(batch.keys);
       end if;
       attempts := 0;
     exception
@@ -72,7 +72,7 @@ begin
         -- One bad row must not keep the others back.
         for i in 1 .. cardinality(batch.keys) loop
           begin
-            taken := taken + profiles_internal.take_keys(batch.keys[i:i]);
+            taken := taken + profiles_internal.take_identities(batch.keys[i:i]);
           exception when others then
             failed := failed + 1;
             perform profiles_internal.record_events(

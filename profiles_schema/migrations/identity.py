@@ -68,7 +68,7 @@ def choose(connection: Connection, options: Options) -> str | None:
 
 
 def _is_new(connection: Connection) -> bool:
-    if not connection.exec_driver_sql(f"select to_regclass('{INTERNAL_SCHEMA}.identity_keys') is not null").scalar():
+    if not connection.exec_driver_sql(f"select to_regclass('{INTERNAL_SCHEMA}.identity_links') is not null").scalar():
         return False
     return not connection.exec_driver_sql(
         f"select exists (select from {INTERNAL_SCHEMA}.settings where key = 'identity')"

@@ -220,7 +220,7 @@ def _release_the_gone(connection: Connection, progress: Progress, *, all_of_them
     while True:
         with connection.begin():
             keys, after, looked_at = connection.execute(
-                text("select keys, reached, looked_at from profiles_internal.gone_keys(:after, :rows)"),
+                text("select keys, reached, looked_at from profiles_internal.gone_identities(:after, :rows)"),
                 {"after": after, "rows": _GONE_WINDOW},
             ).one()
         gone += keys
@@ -257,7 +257,7 @@ def _release(connection: Connection, keys: list[str]) -> int:
             text(
                 # The row may have come back since we looked.
                 "select profiles_internal.release_users(array(select k.external_id"
-                " from profiles_internal.identity_keys as k where k.external_id = any (cast(:keys as text[]))"
+                " from profiles_internal.identity_links as k where k.external_id = any (cast(:keys as text[]))"
                 f" and not exists (select from {table.table_name} as t where t.{key} = cast(k.external_id as {table.key_type}))))"
             ),
             {"keys": keys},
@@ -282,7 +282,7 @@ class _Identity:
             connection.scalar(
                 text(
                     f"select count(*) from {table.table_name} as t where not exists (select"
-                    f" from profiles_internal.identity_keys as k where k.external_id = t.{key}::text)"
+                    f" from profiles_internal.identity_links as k where k.external_id = t.{key}::text)"
                 )
             )
             or 0
@@ -300,7 +300,8 @@ class _Identity:
     def do(self, connection: Connection, keys: list[str]) -> int:
         connection.execute(text("select set_config('profiles_internal.origin', 'backfill', true)"))
         return int(
-            connection.scalar(text("select profiles_internal.take_keys(cast(:keys as text[]))"), {"keys": keys}) or 0
+            connection.scalar(text("select profiles_internal.take_identities(cast(:keys as text[]))"), {"keys": keys})
+            or 0
         )
 
     def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:

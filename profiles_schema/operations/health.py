@@ -599,7 +599,7 @@ def _gone(connection: Connection, *, full: bool) -> int:
         after = start
         while True:
             keys, after = connection.execute(
-                text("select keys, reached from profiles_internal.gone_keys(:after, :rows)"),
+                text("select keys, reached from profiles_internal.gone_identities(:after, :rows)"),
                 {"after": after, "rows": WINDOW_USERS},
             ).one()
             gone.update(keys)

@@ -77,7 +77,7 @@ def examine_jobs(connection: Connection) -> Iterator[Finding]:
         else:
             fact = f"Job {name} is {job.state}."
             remedy = {"running": None, "paused": f"profiles-schema jobs resume {job.id}"}.get(job.state, remedy)
-        problem = job.gone or job.quiet or job.state == "failed"
+        problem = job.gone or job.quiet
         yield Finding("job", "problem" if problem else "notice", fact, remedy)
 
 

@@ -42,7 +42,7 @@ LEFTOVER: Final = "rehearsal"
 _MIGRATIONS = "profiles_schema.migrations"
 # Tables in which a migration writes down what it did: rows more are no surprise there.
 _RECORDS = frozenset(
-    {"profiles_internal.migration_log", "profiles_internal.health_samples", "profiles_internal.jobs",
+    {"profiles_internal.migration_log", "profiles_internal.jobs",
      "public.user_profile_audit_logs"}
 )  # fmt: skip
 _COPYING = frozenset({"copy", "before"})

@@ -75,10 +75,8 @@ jobs = Table(
     Column("heartbeat_at", TIME, comment="Last sign of life of the runner"),
     Column("created_at", TIME, nullable=False, server_default=NOW, comment="When it was registered"),
     Column("started_at", TIME, comment="When the first runner began"),
-    Column("finished_at", TIME, comment="When it completed, failed or was cancelled"),
-    Column("error_code", Text, comment="SQLSTATE of the last error"),
-    Column("error_message", Text, comment="The last error by object names, never with values"),
-    is_one_of("state", "pending", "running", "paused", "completed", "failed", "cancelled"),
+    Column("finished_at", TIME, comment="When it completed or was cancelled"),
+    is_one_of("state", "pending", "running", "paused", "completed", "cancelled"),
     schema=INTERNAL_SCHEMA,
     comment="Work in batches: where each job stands, so that it can be paused, resumed and taken over",
 )
@@ -147,8 +145,8 @@ kept_json = Table(
     comment="JSON values that no wide column can hold, kept over a downgrade",
 )
 
-identity_keys = Table(
-    "identity_keys",
+identity_links = Table(
+    "identity_links",
     metadata,
     Column("external_id", Text, primary_key=True, comment="Key of the row, as text"),
     Column("user_id", UUID(as_uuid=True), references_user(), nullable=False, unique=True, comment="Whose row it is"),
@@ -173,17 +171,4 @@ migration_log = Table(
     is_one_of("outcome", "running", "done", "failed"),
     schema=INTERNAL_SCHEMA,
     comment="Every run of a revision: when, by whom, how long, and the users it left without a profile",
-)
-
-health_samples = Table(
-    "health_samples",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of the samples"),
-    Column("taken_at", TIME, nullable=False, server_default=NOW, comment="When health was run"),
-    Column("users", BigInteger, comment="Users looked at"),
-    Column("missing", BigInteger, comment="Of those, users without a profile"),
-    Column("failures", BigInteger, comment="Failures recorded and not yet repaired"),
-    Column("findings", Json, nullable=False, server_default=EMPTY_ARRAY, comment="The findings, one object each"),
-    schema=INTERNAL_SCHEMA,
-    comment="Results of health over time",
 )

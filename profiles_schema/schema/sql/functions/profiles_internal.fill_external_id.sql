@@ -7,7 +7,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $fill_external_id$
 begin
-  new.external_id := (select k.external_id from profiles_internal.identity_keys as k where k.user_id = new.user_id);
+  new.external_id := (select k.external_id from profiles_internal.identity_links as k where k.user_id = new.user_id);
   return new;
 end
 $fill_external_id$;

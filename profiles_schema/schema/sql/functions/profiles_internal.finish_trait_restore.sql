@@ -45,7 +45,7 @@ begin
   where table_name = 'user_profiles' and state = 'restoring';
   get diagnostics restored = row_count;
   perform profiles_internal.install_dual_write();
-  perform profiles_internal.put_back('contract_traits');
+  perform profiles_internal.restore_set_aside('contract_traits');
   return restored;
 end
 $finish_trait_restore$;

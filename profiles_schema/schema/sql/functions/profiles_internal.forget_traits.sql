@@ -7,7 +7,7 @@ set search_path = pg_catalog, pg_temp
 as $forget_traits$
 begin
   perform profiles_internal.remove_dual_write();
-  perform profiles_internal.put_back('expand_traits');
+  perform profiles_internal.restore_set_aside('expand_traits');
   delete from profiles_internal.legacy_columns where table_name = 'user_profiles';
 end
 $forget_traits$;

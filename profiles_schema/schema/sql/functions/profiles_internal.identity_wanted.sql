@@ -35,7 +35,7 @@ begin
           where p.user_id = u.id and p.is_active and p.external_id is distinct from v.external_id
         ) is not null)
     from profiles_internal.identity_users(p_rows, p_key) as v
-    left join profiles_internal.identity_keys as k on k.external_id = v.external_id
+    left join profiles_internal.identity_links as k on k.external_id = v.external_id
     left join auth.users as u on u.id = k.user_id
     cross join lateral (
       select

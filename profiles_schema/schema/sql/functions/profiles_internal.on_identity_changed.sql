@@ -44,7 +44,7 @@ begin
         join (select to_jsonb(r) as source, row_number() over () as place from new_rows as r) as n on n.place = o.place
         where o.source -> key_name <> n.source -> key_name
           or exists (select from unnest(read_columns) as c (name) where o.source -> c.name is distinct from n.source -> c.name)
-          or (select 1 from profiles_internal.identity_keys as k where k.external_id = n.source ->> key_name) is null
+          or (select 1 from profiles_internal.identity_links as k where k.external_id = n.source ->> key_name) is null
         group by (o.place - 1) / batch_rows
         order by min(o.place)
       loop
@@ -62,7 +62,7 @@ begin
     else
       for batch in
         select array_agg(k.external_id) as keys
-        from (select i.external_id, (row_number() over () - 1) / batch_rows as number from profiles_internal.identity_keys as i) as k
+        from (select i.external_id, (row_number() over () - 1) / batch_rows as number from profiles_internal.identity_links as i) as k
         group by k.number
         order by k.number
       loop

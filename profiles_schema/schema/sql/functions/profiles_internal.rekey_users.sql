@@ -7,14 +7,14 @@ set search_path = pg_catalog, pg_temp
 as $rekey_users$
 declare
   ids uuid[] := array(
-    select (select k.user_id from profiles_internal.identity_keys as k where k.external_id = o.key)
+    select (select k.user_id from profiles_internal.identity_links as k where k.external_id = o.key)
     from unnest(p_old) with ordinality as o (key, place)
     order by o.place
   );
   gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
   reference record;
 begin
-  delete from profiles_internal.identity_keys as k where k.external_id = any (p_old);
+  delete from profiles_internal.identity_links as k where k.external_id = any (p_old);
   -- Whoever else still goes by a new key has lost the row, and we missed it.
   perform profiles_internal.release_users(p_new);
   if not p_by_uuid then
@@ -42,12 +42,12 @@ begin
       ids[i] := p_new[i]::uuid;
     end loop;
   end if;
-  insert into profiles_internal.identity_keys (external_id, user_id)
+  insert into profiles_internal.identity_links (external_id, user_id)
   select n.key, n.user_id from unnest(p_new, ids) as n (key, user_id) where n.user_id is not null;
   if not p_by_uuid then
     update public.user_profiles as p
     set external_id = k.external_id
-    from profiles_internal.identity_keys as k
+    from profiles_internal.identity_links as k
     where k.external_id = any (p_new) and p.user_id = k.user_id and p.is_active;
   end if;
 end

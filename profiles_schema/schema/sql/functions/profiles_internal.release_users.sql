@@ -8,7 +8,7 @@ declare
   released integer;
 begin
   delete from auth.users as u
-  where u.id = any (array(select k.user_id from profiles_internal.identity_keys as k where k.external_id = any (p_keys)));
+  where u.id = any (array(select k.user_id from profiles_internal.identity_links as k where k.external_id = any (p_keys)));
   get diagnostics released = row_count;
   return released;
 end

@@ -1,5 +1,5 @@
 -- Makes our users be as rows of the application's table say, and returns how many were made or changed. Sign-up and sign-in
--- triggers of auth.users do the rest. The key of a row and its user are a row in identity_keys: a uuid is the user's id,
+-- triggers of auth.users do the rest. The key of a row and its user are a row in identity_links: a uuid is the user's id,
 -- any other key gets a new one and is the profile's external_id.
 -- Somebody known by external_id already (create_user), or by the uuid, is taken over as they are.
 -- Errors are the caller's business.
@@ -13,24 +13,24 @@ declare
   changed integer;
 begin
   if not p_by_uuid then
-    insert into profiles_internal.identity_keys (external_id, user_id)
+    insert into profiles_internal.identity_links (external_id, user_id)
     select p.external_id, p.user_id
     from unnest(p_rows) as r (source)
     join public.user_profiles as p on p.external_id = r.source ->> p_key
-    where (select 1 from profiles_internal.identity_keys as k where k.external_id = p.external_id) is null
+    where (select 1 from profiles_internal.identity_links as k where k.external_id = p.external_id) is null
     on conflict do nothing;
   end if;
 
   with person as materialized (
     select v.*, case when p_by_uuid then v.external_id::uuid else gen_random_uuid() end as user_id
     from profiles_internal.identity_users(p_rows, p_key) as v
-    where (select 1 from profiles_internal.identity_keys as k where k.external_id = v.external_id) is null
+    where (select 1 from profiles_internal.identity_links as k where k.external_id = v.external_id) is null
   ),
   mapped as (
-    insert into profiles_internal.identity_keys (external_id, user_id)
+    insert into profiles_internal.identity_links (external_id, user_id)
     select p.external_id, p.user_id from person as p order by p.external_id
     on conflict do nothing
-    returning identity_keys.user_id
+    returning identity_links.user_id
   )
   insert into auth.users (
     id, email, phone, email_confirmed_at, last_sign_in_at, created_at, deleted_at, raw_user_meta_data, raw_app_meta_data
@@ -57,7 +57,7 @@ begin
   if not p_by_uuid then
     update public.user_profiles as p
     set external_id = k.external_id
-    from profiles_internal.identity_keys as k
+    from profiles_internal.identity_links as k
     where k.external_id = any (array(select r.source ->> p_key from unnest(p_rows) as r (source)))
       and p.user_id = k.user_id and p.is_active and p.external_id is distinct from k.external_id;
   end if;

@@ -1,9 +1,9 @@
 -- Makes our users be as the rows of the application's table with these keys say; returns how many were made or changed.
-create or replace function profiles_internal.take_keys(p_keys text[])
+create or replace function profiles_internal.take_identities(p_keys text[])
 returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
-as $take_keys$
+as $take_identities$
 declare
   identity record;
   sources jsonb[];
@@ -17,6 +17,6 @@ begin
   using p_keys;
   return profiles_internal.take_users(sources, identity.key_name, identity.by_uuid);
 end
-$take_keys$;
+$take_identities$;
 
-revoke all on function profiles_internal.take_keys(text[]) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.take_identities(text[]) from public, anon, authenticated, service_role;

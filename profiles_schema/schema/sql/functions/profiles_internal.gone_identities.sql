@@ -1,6 +1,6 @@
 -- Keys of users whose row in the application's table is gone, among the next p_window known keys behind p_after; how far the
 -- look reached (null: to the end), and how many it saw. Without a chosen table, or where that is gone: nothing.
-create or replace function profiles_internal.gone_keys(
+create or replace function profiles_internal.gone_identities(
   p_after text,
   p_window integer,
   out keys text[],
@@ -10,7 +10,7 @@ create or replace function profiles_internal.gone_keys(
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
-as $gone_keys$
+as $gone_identities$
 declare
   identity record;
   known text[];
@@ -28,7 +28,7 @@ begin
   end if;
   known := array(
     select k.external_id
-    from profiles_internal.identity_keys as k
+    from profiles_internal.identity_links as k
     where p_after is null or k.external_id > p_after
     order by k.external_id
     limit p_window
@@ -44,6 +44,6 @@ begin
     reached := known[looked_at];
   end if;
 end
-$gone_keys$;
+$gone_identities$;
 
-revoke all on function profiles_internal.gone_keys(text, integer) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.gone_identities(text, integer) from public, anon, authenticated, service_role;

@@ -1,10 +1,10 @@
 -- Puts back what one step set aside in profiles_internal.adopted, newest first. What cannot come back (a CHECK that rows
 -- written since do not keep comes back NOT VALID) is a warning, and its entry stays, as that of "STEP (refused)".
-create or replace function profiles_internal.put_back(p_revision text)
+create or replace function profiles_internal.restore_set_aside(p_revision text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-as $put_back$
+as $restore_set_aside$
 declare
   thing record;
 begin
@@ -26,6 +26,6 @@ begin
     delete from profiles_internal.adopted as a where a.id = thing.id and a.revision = p_revision;
   end loop;
 end
-$put_back$;
+$restore_set_aside$;
 
-revoke all on function profiles_internal.put_back(text) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.restore_set_aside(text) from public, anon, authenticated, service_role;
