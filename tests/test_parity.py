@@ -11,6 +11,7 @@ from profiles_schema import metadata
 from profiles_schema.migrations import expected
 from profiles_schema.migrations.paths import script_location
 from profiles_schema.migrations.sql_objects import public_functions
+from profiles_schema.operations import adopt
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import differences, take_snapshot
 from profiles_schema.schema.objects import Where
@@ -82,6 +83,39 @@ def test_after_downgrade_to_base_nothing_but_roles_remains(empty):
     empty.downgrade("base")
     assert everything() == before
     assert empty.value("select count(*) from pg_roles where rolname in ('anon', 'authenticated', 'service_role')") == 3
+
+
+def test_a_new_database_holds_only_what_it_uses(database):
+    rows = database.run(
+        "select n.nspname || '.' || p.proname as name, pg_get_functiondef(p.oid) as body from pg_proc as p"
+        " join pg_namespace as n on n.oid = p.pronamespace where n.nspname in ('profiles_internal', 'public')"
+        " and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')"
+    )
+    assert {row.name for row in rows} >= {"profiles_internal.sign_up", "public.ensure_user_profile"}
+    assert len(rows) <= 50
+    assert sum(len(row.body.splitlines()) for row in rows) <= 2000
+
+
+def test_the_plan_and_the_revisions_run_the_same_text(empty):
+    empty.upgrade("0010_create_table_triggers")
+    planned = {re.search(r"function (\S+?)\(", each)[1]: each for each in adopt.functions()}
+    rows = empty.run(
+        "select 'profiles_internal.' || p.proname as name, p.prosrc from pg_proc as p"
+        " where p.pronamespace = 'profiles_internal'::regnamespace"
+    )
+    found = {row.name: row.prosrc for row in rows if row.name in planned}
+    # All but what 0003 makes where there is a table of profiles.
+    assert {name for name in planned if name not in found} <= {
+        each.name for each in objects.FUNCTIONS if each.where is Where.ADOPTED_PROFILES
+    }
+    assert [name for name, body in found.items() if body not in planned[name]] == []
+    empty.upgrade()
+    left = empty.run(
+        "select p.proname from pg_proc as p where p.pronamespace = 'profiles_internal'::regnamespace"
+        " and p.proname = any (cast(:names as text[]))",
+        names=[path.stem for path in (script_location() / "adoption").glob("*.sql")],
+    )
+    assert left == []
 
 
 def test_no_function_of_ours_is_open_to_public_and_each_pins_its_search_path(database):

@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import UUID
 
-from profiles_schema.schema.models.base import EMPTY_ARRAY, EMPTY_OBJECT, NOW, ZERO, Json, metadata, references_user
+from profiles_schema.schema.models.base import EMPTY_OBJECT, NOW, ZERO, Json, metadata, references_user
 from profiles_schema.schema.models.checks import is_one_of
 
 INTERNAL_SCHEMA = "profiles_internal"
