@@ -265,3 +265,11 @@ class ProfileNotFound(ProfilesSchemaError):
 
 class NotAnObject(ProfilesSchemaError):
     """A value on the path is not a JSON object, so nothing can be written below it. Replace or remove that value first."""
+
+
+class ActingRefused(ProfilesSchemaError):
+    """A session cannot act for this user."""
+
+
+class RowSecurityBypassed(ProfilesSchemaError):
+    """Row level security does not bind the role of this engine. Connect as a role without rights of its own."""

@@ -251,6 +251,7 @@ declare
   actor uuid;
   known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
   origin text := nullif(current_setting('profiles_internal.origin', true), '');
+  context jsonb := '{}';
 begin
   audit_level := coalesce((select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level'), 'changes');
   if audit_level = 'failures' or (tg_op = 'INSERT' and audit_level <> 'all') then
@@ -260,6 +261,15 @@ begin
     origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
   end if;
 
+  -- What the application says of the request (acting_as): kept as it is said, if it is short.
+  begin
+    if octet_length(current_setting('profiles_schema.context', true)) between 3 and 2000 then
+      context := jsonb_build_object('context', current_setting('profiles_schema.context', true)::jsonb);
+    end if;
+  exception when others then
+    null;
+  end;
+
   -- The token of a service may name a subject that is no user.
   begin
     actor := auth.uid();
@@ -268,12 +278,12 @@ begin
   end;
 
   if tg_op = 'INSERT' then
-    insert into public.user_profile_audit_logs (user_id, action, origin, actor)
-    values (new.user_id, 'created', origin, actor);
+    insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
+    values (new.user_id, 'created', origin, actor, context);
   elsif tg_op = 'UPDATE' then
-    insert into public.user_profile_audit_logs (user_id, action, origin, actor, changed)
+    insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata, changed)
     select
-      new.user_id, 'updated', origin, actor,
+      new.user_id, 'updated', origin, actor, context,
       array(
         select n.key
         from jsonb_each(to_jsonb(new)) as n
@@ -284,8 +294,8 @@ begin
       );
   else
     -- The user is already gone when the profile goes with them; then the row names nobody.
-    insert into public.user_profile_audit_logs (user_id, action, origin, actor)
-    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor);
+    insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
+    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor, context);
   end if;
   return null;
 exception when query_canceled or assert_failure or others then

@@ -1,0 +1,145 @@
+"""Engines for application code: the options that each driver and pooler needs, and a role that row level security binds."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import sqlalchemy
+from sqlalchemy import text
+
+from profiles_schema.database import normalize_url
+from profiles_schema.errors import InvalidDatabaseUrl, RowSecurityBypassed
+from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+Pooler = Literal["none", "session", "transaction"]
+
+_DRIVERS: Final = {"psycopg2", "psycopg"}
+_ASYNC_DRIVERS: Final = {"asyncpg", "psycopg"}
+_SUPAVISOR_TRANSACTION_PORT = 6543
+
+
+def engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> Engine:
+    """An engine for application code.
+
+    Args:
+        url: As for DATABASE_URL; its driver may be psycopg2 (the default) or psycopg.
+        pooler: What the URL leads to. By default: a pooler in transaction mode where the URL says ``pgbouncer=true`` or has
+            port 6543 (Supavisor's for transactions), else none.
+        options: Of ``sqlalchemy.create_engine``; they win.
+
+    Raises:
+        InvalidDatabaseUrl: the text is no PostgreSQL URL, or names another driver.
+    """
+    parsed, driver, through = _read(url, pooler, _DRIVERS, "psycopg2")
+    arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    if driver == "psycopg" and through == "transaction":
+        # A prepared statement belongs to a server connection, and the next transaction has another one.
+        arguments["prepare_threshold"] = None
+    return sqlalchemy.create_engine(parsed, **_merged(arguments, options))
+
+
+def async_engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> AsyncEngine:
+    """An asynchronous engine for application code; its driver may be asyncpg (the default) or psycopg. As ``engine``."""
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    parsed, driver, through = _read(url, pooler, _ASYNC_DRIVERS, "asyncpg")
+    if driver == "psycopg":
+        arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+        if through == "transaction":
+            arguments["prepare_threshold"] = None
+    else:
+        query = dict(parsed.query)
+        arguments = {"timeout": float(str(query.pop("connect_timeout", CONNECT_TIMEOUT_SECONDS)))}
+        if mode := query.pop("sslmode", None):
+            arguments["ssl"] = str(mode)
+        if name := query.pop("application_name", None):
+            arguments["server_settings"] = {"application_name": str(name)}
+        parsed = parsed.set(query=query)
+        if through == "transaction":
+            # asyncpg prepares every statement. Two clients that share a server connection must not use one name.
+            arguments |= {
+                "statement_cache_size": 0,
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": lambda: f"profiles_{uuid.uuid4().hex}",
+            }
+    return create_async_engine(parsed, **_merged(arguments, options))
+
+
+def _read(url: str, pooler: Pooler | None, drivers: set[str], usual: str) -> tuple[URL, str, Pooler]:
+    scheme, _, rest = url.strip().strip("'\"").partition("://")
+    driver = scheme.partition("+")[2] or usual
+    parsed = normalize_url(url)
+    if driver not in drivers:
+        raise InvalidDatabaseUrl(f"The driver {driver} does not fit here. Use {' or '.join(sorted(drivers))}.")
+    if pooler is None:
+        in_transactions = "pgbouncer=true" in rest.partition("?")[2] or parsed.port == _SUPAVISOR_TRANSACTION_PORT
+        pooler = "transaction" if in_transactions else "none"
+    return parsed.set(drivername=f"postgresql+{driver}"), driver, pooler
+
+
+def _merged(arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    # A connection that a pooler or a restart has closed is replaced instead of failing a request; parameters hold
+    # personal values, and do not belong into an error.
+    defaults = {"pool_pre_ping": True, "hide_parameters": True}
+    return {**defaults, **options, "connect_args": {**arguments, **options.get("connect_args", {})}}
+
+
+_ROLE: Final = text(
+    """
+    select
+      current_user::text as name,
+      r.rolsuper as is_superuser,
+      r.rolbypassrls as bypasses,
+      (
+        select string_agg(c.oid::regclass::text, ', ' order by c.oid::regclass::text)
+        from pg_class as c
+        where c.oid = any (array[
+          to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.user_api_keys'),
+          to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs')
+        ]::oid[]) and pg_has_role(r.oid, c.relowner, 'usage')
+      ) as owns,
+      (select pg_has_role(r.oid, s.oid, 'usage') from pg_roles as s where s.rolname = 'service_role') as inherits_service
+    from pg_roles as r
+    where r.rolname = current_user
+    """
+)
+_MAKE: Final = (
+    "Make one for the application: create role app login noinherit password '...';"
+    " grant anon, authenticated, service_role to app;"
+)
+
+
+def require_rls(engine: Engine) -> None:
+    """Refuse to start with a role that row level security does not bind.
+
+    Raises:
+        RowSecurityBypassed: the role of the engine is a superuser, has BYPASSRLS, owns tables of this package, or inherits
+            the rights of service_role.
+    """
+    with engine.connect() as connection:
+        _require_rls(connection)
+
+
+async def async_require_rls(engine: AsyncEngine) -> None:
+    """As ``require_rls``, for an asynchronous engine."""
+    async with engine.connect() as connection:
+        await connection.run_sync(_require_rls)
+
+
+def _require_rls(connection: Connection) -> None:
+    role = connection.execute(_ROLE).one()
+    reasons = [
+        "is a superuser" if role.is_superuser else "",
+        "has BYPASSRLS" if role.bypasses else "",
+        f"has the rights of the owner of {role.owns}" if role.owns and not role.is_superuser else "",
+        "inherits the rights of service_role" if role.inherits_service and not role.is_superuser else "",
+    ]
+    if any(reasons):
+        raise RowSecurityBypassed(
+            f"Row level security does not bind the role {role.name}: it {', and '.join(filter(None, reasons))}. {_MAKE}"
+        )

@@ -1,0 +1,357 @@
+"""acting_as, on_behalf_of, require_rls and the engines: whose rights a session has, at every moment."""
+
+import asyncio
+import uuid
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+
+from profiles_schema import UserProfile
+from profiles_schema.errors import ActingRefused, InvalidDatabaseUrl, RowSecurityBypassed
+from profiles_schema.services.acting import acting_as, current_actor, follow_actor, on_behalf_of
+from profiles_schema.services.engines import async_engine, engine, require_rls
+
+WHO = text(
+    "select current_user::text, coalesce(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')"
+)
+DRIVERS = ["psycopg2", "psycopg"]
+ASYNC_DRIVERS = ["asyncpg", "psycopg"]
+
+
+@pytest.fixture
+def app(database):
+    """The role that the application connects as, made as require_rls says."""
+    role = f"app_{uuid.uuid4().hex[:12]}"
+    database.script(f"create role {role} login noinherit; grant anon, authenticated, service_role to {role}")
+    yield role
+    database.script(f"drop role {role}")
+
+
+@pytest.fixture
+def url(database, app):
+    def make(driver):
+        return database.server.url(database.name, app).replace("postgresql://", f"postgresql+{driver}://", 1)
+
+    return make
+
+
+@pytest.fixture(params=DRIVERS)
+def sync_engine(request, url):
+    made = engine(url(request.param))
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def ada(database):
+    return database.sign_up("ada@example.org")
+
+
+@pytest.fixture
+def bob(database):
+    return database.sign_up("bob@example.org")
+
+
+def who(session):
+    return tuple(session.execute(WHO).one())
+
+
+def mine(session):
+    return set(session.scalars(select(UserProfile.user_id)))
+
+
+def user(user_id):
+    return ("authenticated", str(user_id))
+
+
+NOBODY = ("anon", "")
+
+
+def test_a_session_sees_the_own_row_through_commits_and_nothing_afterwards(sync_engine, ada, bob):
+    with Session(sync_engine) as session:
+        with acting_as(session, ada):
+            assert (who(session), mine(session)) == (user(ada), {ada})
+            session.commit()
+            assert (who(session), mine(session)) == (user(ada), {ada})
+            session.rollback()
+            assert (who(session), mine(session)) == (user(ada), {ada})
+        assert who(session) == NOBODY
+        session.commit()
+        assert who(session) == NOBODY
+    assert bob is not ada
+
+
+def test_it_holds_at_once_in_a_transaction_that_has_begun(sync_engine, ada):
+    with Session(sync_engine) as session:
+        assert who(session)[0] not in {"anon", "authenticated"}
+        with acting_as(session, str(ada)):
+            assert who(session) == user(ada)
+        assert who(session) == NOBODY
+
+
+def test_blocks_nest(sync_engine, ada, bob):
+    with Session(sync_engine) as session, acting_as(session, ada):
+        with acting_as(session, bob):
+            assert mine(session) == {bob}
+        assert mine(session) == {ada}
+        with acting_as(session, None, role="service_role"):
+            assert mine(session) == {ada, bob}
+            session.commit()
+        assert mine(session) == {ada}
+
+
+def test_an_exception_ends_it(sync_engine, ada, bob):
+    with Session(sync_engine) as session, acting_as(session, ada):
+        with pytest.raises(ZeroDivisionError), acting_as(session, bob):
+            raise ZeroDivisionError
+        assert who(session) == user(ada)
+        with pytest.raises(DBAPIError), acting_as(session, bob):
+            session.execute(text("select 1 / 0"))
+        session.rollback()
+        assert who(session) == user(ada)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_rollback_to_a_savepoint_does_not_bring_earlier_rights_back(sync_engine, ada, bob, inside):
+    with Session(sync_engine) as session, acting_as(session, ada):
+        session.execute(text("select 1"))
+        savepoint = session.begin_nested()
+        block = acting_as(session, bob)
+        block.__enter__()
+        if inside:
+            savepoint.rollback()
+            assert who(session) == user(bob)
+            block.__exit__(None, None, None)
+        else:
+            block.__exit__(None, None, None)
+            savepoint.rollback()
+        assert who(session) == user(ada)
+
+
+def test_a_savepoint_that_began_as_the_login_does_not_bring_its_rights_back(sync_engine, ada):
+    with Session(sync_engine) as session:
+        session.execute(text("select 1"))
+        savepoint = session.begin_nested()
+        with acting_as(session, ada):
+            savepoint.rollback()
+            assert who(session) == user(ada)
+        assert who(session) == NOBODY
+
+
+def test_objects_do_not_pass_from_one_user_to_the_next(sync_engine, ada, bob):
+    with Session(sync_engine) as session:
+        with acting_as(session, None, role="service_role"):
+            theirs = {each.user_id: each for each in session.scalars(select(UserProfile))}
+        assert theirs[bob].username == "bob"  # readable still
+        with acting_as(session, ada):
+            assert session.get(UserProfile, str(bob)) is None
+            assert session.get(UserProfile, str(ada)).username == "ada"
+        with pytest.raises(DBAPIError, match="permission denied"):
+            session.get(UserProfile, str(ada))
+
+
+def test_objects_of_the_block_around_come_back_and_are_written_by_whom_they_belong_to(sync_engine, database, ada, bob):
+    with Session(sync_engine) as session, acting_as(session, ada):
+        profile = session.scalars(select(UserProfile)).one()
+        profile.bio = "before"
+        with acting_as(session, bob):
+            other = session.scalars(select(UserProfile)).one()
+            other.bio = "bob's"
+            profile.display_name = "Ada"
+        session.commit()
+    assert (database.profile(ada).bio, database.profile(ada).display_name) == ("before", "Ada")
+    assert database.profile(bob).bio == "bob's"
+    actors = database.run("select distinct user_id, actor from public.user_profile_audit_logs where action = 'updated'")
+    assert {(row.user_id, row.actor) for row in actors} == {(ada, ada), (bob, bob)}
+
+
+def test_another_users_row_cannot_be_written(sync_engine, database, ada, bob):
+    with Session(sync_engine) as session, acting_as(session, ada):
+        done = session.execute(text("update public.user_profiles set bio = 'x' where user_id = :id"), {"id": bob})
+        assert done.rowcount == 0
+        session.commit()
+    assert database.profile(bob).bio is None
+
+
+def test_claims_and_context(sync_engine, database, ada):
+    with Session(sync_engine) as session:
+        context = {"request": "r-17", "staff": "eve"}
+        with acting_as(session, ada, claims={"aal": "aal2", "sub": "forged", "role": "service_role"}, context=context):
+            claims = session.scalar(text("select current_setting('request.jwt.claims')::json"))
+            assert (claims["aal"], claims["sub"], claims["role"]) == ("aal2", str(ada), "authenticated")
+            session.execute(text("update public.user_profiles set bio = 'new' where user_id = auth.uid()"))
+            session.commit()
+    row = database.run("select actor, metadata from public.user_profile_audit_logs where action = 'updated'")
+    assert [tuple(each) for each in row] == [(ada, {"context": context})]
+
+
+@pytest.mark.parametrize("value", ["not json", "[1", "x" * 3000, '"' + "y" * 2100 + '"'])
+def test_a_context_that_cannot_be_kept_costs_no_change(database, ada, value):
+    with database.engine.begin() as connection:
+        connection.execute(text("select set_config('profiles_schema.context', :value, true)"), {"value": value})
+        connection.execute(text("update public.user_profiles set bio = 'new'"))
+    assert database.value("select metadata from public.user_profile_audit_logs where action = 'updated'") == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"user_id": "ada"}, "not given as a uuid"),
+        ({"user_id": None}, "needs a user"),
+        ({"user_id": None, "role": "none"}, "no role to act with"),
+        ({"user_id": None, "role": ""}, "no role to act with"),
+        ({"user_id": str(uuid.uuid4()), "context": {"text": "x" * 2001}}, "2,000 bytes"),
+    ],
+)
+def test_what_makes_no_actor_is_refused(sync_engine, arguments, words):
+    with Session(sync_engine) as session, pytest.raises(ActingRefused, match=words):
+        acting_as(session, **arguments)
+
+
+def test_a_role_that_may_not_be_set_is_named_with_the_remedy(sync_engine, database, app, ada):
+    database.script(f"revoke authenticated from {app}")
+    with Session(sync_engine) as session:
+        session.execute(text("select 1"))
+        with pytest.raises(ActingRefused) as refused, acting_as(session, ada):
+            pass
+        session.rollback()
+        remedy = str(refused.value).partition("runs: ")[2]
+        database.script(remedy)
+        with acting_as(session, ada):
+            assert who(session) == user(ada)
+        with pytest.raises(ActingRefused, match="There is no role nosuch"), acting_as(session, ada, role="nosuch"):
+            who(session)
+
+
+def test_autocommit_is_refused(sync_engine, ada):
+    with (
+        pytest.raises(ActingRefused, match="AUTOCOMMIT"),
+        Session(sync_engine.execution_options(isolation_level="AUTOCOMMIT")) as session,
+        acting_as(session, ada),
+    ):
+        who(session)
+
+
+def test_a_block_of_the_wrong_kind_is_refused(sync_engine, ada):
+    async def use_with():
+        async with acting_as(Session(sync_engine), ada):
+            pass
+
+    with pytest.raises(ActingRefused, match="without async"):
+        asyncio.run(use_with())
+    with pytest.raises(ActingRefused, match="async with"), acting_as(AsyncSession(), ada):
+        pass
+
+
+def test_a_session_of_a_following_factory_is_nobody_until_told(sync_engine, ada, bob):
+    factory = sessionmaker(sync_engine)
+    follow_actor(factory)
+    with factory() as session:
+        assert who(session) == NOBODY
+    with on_behalf_of(ada) as actor:
+        assert current_actor() is actor
+        with factory() as session:
+            assert who(session) == user(ada)
+            session.commit()
+            assert mine(session) == {ada}
+            with acting_as(session, bob):
+                assert mine(session) == {bob}
+            assert who(session) == user(ada)
+    with factory() as session:
+        assert who(session) == NOBODY
+    with Session(sync_engine) as session:
+        assert who(session)[0].startswith("app_")  # other sessions are left alone
+
+
+def test_a_job_runs_for_the_user_that_its_arguments_name(sync_engine, ada):
+    factory = sessionmaker(sync_engine)
+    follow_actor(factory)
+
+    @on_behalf_of(lambda job: job["user"])
+    def run(job):
+        with factory() as session:
+            return who(session)
+
+    @on_behalf_of(lambda job: job["user"])
+    async def run_async(job):
+        await asyncio.sleep(0)
+        return run(job), current_actor().user_id
+
+    assert run({"user": ada}) == user(ada)
+    assert asyncio.run(run_async({"user": ada})) == (user(ada), ada)
+    assert current_actor().user_id is None
+
+
+@pytest.mark.parametrize("driver", ASYNC_DRIVERS)
+def test_asynchronous_sessions(url, ada, bob, driver):
+    async def work():
+        made = async_engine(url(driver))
+        factory = async_sessionmaker(made)
+        following = async_sessionmaker(made)
+        follow_actor(following)
+        try:
+            async with factory() as session:
+                async with acting_as(session, ada):
+                    assert set(await session.scalars(select(UserProfile.user_id))) == {ada}
+                    await session.commit()
+                    assert tuple((await session.execute(WHO)).one()) == user(ada)
+                    async with acting_as(session, bob):
+                        profile = (await session.scalars(select(UserProfile))).one()
+                        profile.bio = "mine"
+                        async with session.begin_nested() as savepoint:
+                            await savepoint.rollback()
+                        assert tuple((await session.execute(WHO)).one()) == user(bob)
+                    assert profile.username == "bob"
+                assert tuple((await session.execute(WHO)).one()) == NOBODY
+                await session.commit()
+
+            async def one(each):
+                with on_behalf_of(each):
+                    async with following() as session:
+                        await asyncio.sleep(0.01)
+                        return set(await session.scalars(select(UserProfile.user_id)))
+
+            assert await asyncio.gather(*(one(each) for each in (ada, bob) * 5)) == [{ada}, {bob}] * 5
+        finally:
+            await made.dispose()
+
+    asyncio.run(work())
+
+
+# Engines
+
+
+def test_a_role_that_row_level_security_binds_is_accepted(sync_engine):
+    require_rls(sync_engine)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("alter role {app} superuser", "is a superuser"),
+        ("alter role {app} bypassrls", "has BYPASSRLS"),
+        ("alter role {app} inherit; revoke service_role from {app}; grant service_role to {app}", "service_role"),
+        ("alter table public.user_progress owner to {app}", "the owner of user_progress"),
+    ],
+)
+def test_a_role_with_rights_of_its_own_is_refused(sync_engine, database, app, change, words):
+    database.script(change.format(app=app))
+    try:
+        with pytest.raises(RowSecurityBypassed, match=words) as refused:
+            require_rls(sync_engine)
+    finally:
+        database.script("alter table public.user_progress owner to current_user")
+    assert "create role app login noinherit" in str(refused.value)
+
+
+def test_the_pooler_is_recognised_and_the_driver_kept():
+    assert engine("postgres://u:p@h/d").url.drivername == "postgresql+psycopg2"
+    through = engine("postgresql+psycopg://u:p@h/d?pgbouncer=true")
+    assert through.dialect.create_connect_args(through.url)[1].get("prepare_threshold", 5) == 5
+    with pytest.raises(InvalidDatabaseUrl, match="asyncpg"):
+        engine("postgresql+asyncpg://u:p@h/d")
+    with pytest.raises(InvalidDatabaseUrl, match="psycopg2"):
+        async_engine("postgresql+psycopg2://u:p@h/d")
