@@ -2,12 +2,28 @@
 
 import pytest
 
+from profiles_schema.migrations import packs
+from profiles_schema.schema import objects
+
 ALL = ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 DIFFERING = "select u::text from profiles_internal.differing_profiles(cast(:a as uuid), cast(:b as uuid), :most) as u"
 
 
 def differing(database, after=ALL[0], up_to=ALL[1], most=100):
     return [row[0] for row in database.run(DIFFERING, a=after, b=up_to, most=most)]
+
+
+@pytest.fixture
+def database(database):
+    """With the functions that only wide columns need."""
+    database.script(
+        "insert into profiles_internal.legacy_columns (table_name, column_name, data_type, jsonb_column, path)"
+        " values ('x', 'x', 'x', 'x', 'x')"
+    )
+    with database.engine.begin() as connection:
+        assert packs.install(connection, objects.Where.WIDE_COLUMNS)
+    database.script("delete from profiles_internal.legacy_columns")
+    return database
 
 
 @pytest.fixture
