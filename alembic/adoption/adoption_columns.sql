@@ -73,7 +73,12 @@ begin
   ),
   wanted as (
     select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null,
-      case when k.keeps then f.found_default else w.default_value end as default_value
+      case
+        when k.keeps then f.found_default
+        -- Nobody has agreed to be shown where nobody was asked.
+        when p_table = 'user_profiles' and w.name = 'profile_visibility' and f.found_default is null then '''private''::text'
+        else w.default_value
+      end as default_value
     from profiles_internal.wanted_shape() as w
     left join found as f on f.name = w.name
     cross join lateral (

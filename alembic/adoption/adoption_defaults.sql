@@ -14,8 +14,9 @@ begin
   return query
   select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
     'found', concat_ws(' ', nullif(c.value ->> 'wanted_type', w.definition), 'default ' || (c.value ->> 'found_default')),
-    'wanted', case when k.stays then 'stays' else coalesce('default ' || w.default_value, 'no default') end,
-    'remedy', case when k.stays then 'New profiles get the default of the application, not ours: ' || w.default_value
+    'wanted', case when c.value ->> 'found_default' is null then 'default ' || (c.value ->> 'wanted_default') when k.stays then 'stays' else coalesce('default ' || w.default_value, 'no default') end,
+    'remedy', case when c.value ->> 'found_default' is null then 'A new profile is shown to nobody until its user, or the application, makes it public.'
+      when k.stays then 'New profiles get the default of the application, not ours: ' || w.default_value
       else 'New profiles get our default. That of the application is no constant, or breaks a rule of this column; a downgrade brings it back.' end,
     'statement', case when k.stays then format(
       'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''kept column'', %L, %L)',
@@ -28,10 +29,11 @@ begin
   join profiles_internal.wanted_shape() as w
     on w.table_name = p_context ->> 'table' and w.kind = 'column' and w.name = c.value ->> 'name'
   cross join lateral (select c.value ->> 'wanted_default' is distinct from w.default_value as stays) as k
-  where w.default_value is not null and p_context ->> 'table' = 'user_profiles' and c.value ->> 'found_default' not in ('identity', 'NULL::' || (c.value ->> 'found_type'))
+  where w.default_value is not null and p_context ->> 'table' = 'user_profiles' and (c.value ->> 'found_default' is null and w.name = 'profile_visibility'
+    or c.value ->> 'found_default' not in ('identity', 'NULL::' || (c.value ->> 'found_type'))
     and w.name in ('role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics')
     and (c.value ->> 'wanted_type' <> w.definition
-      or regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', ''));
+      or regexp_replace(c.value ->> 'found_default', '::.*$', '') <> regexp_replace(w.default_value, '::.*$', '')));
 end
 $adoption_defaults$;
 

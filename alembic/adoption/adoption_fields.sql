@@ -49,6 +49,9 @@ begin
         when c.key = 'id' and p_context ->> 'table' <> 'user_profiles' then 'gen_random_uuid()'
         when c.key = 'id' and by_name ? 'legacy_id' then 't.legacy_id::text'
         when c.key = 'id' then user_now || '::text'
+        -- As for values that are not known (adoption_rules).
+        when p_context ->> 'table' = 'user_profile_audit_logs' and c.key = 'action' then '''skipped'''
+        when p_context ->> 'table' = 'user_profile_audit_logs' and c.key = 'origin' then '''manual'''
         when p_context ->> 'table' <> 'user_profiles' then null
         -- Nobody has agreed to be shown.
         when c.key = 'profile_visibility' then '''private'''

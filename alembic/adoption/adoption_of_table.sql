@@ -57,6 +57,12 @@ begin
       'wanted', 'the user whose row it is', 'rows', context -> 'conflicts',
       'remedy', format('Rename what it is: alter table %s rename column user_id to former_user_id;', p_found))
     where (context ->> 'conflicts')::bigint > 0
+    union all
+    select jsonb_build_object('object', target, 'found', 'no column ' || c.key, 'wanted', c.value ->> 'wanted_type', 'rows', total,
+      'remedy', format('Its rows need a value. Say which: alter table %s add column %I %s not null default ''unknown'';', p_found, c.key, c.value ->> 'wanted_type'))
+    from jsonb_each(context -> 'by_name') as c
+    where total > 0 and p_table in ('user_api_keys', 'export_history') and c.value ->> 'found_name' is null
+      and (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is null and c.key not in ('id', 'user_id')
   ) as s;
   stopped := stopped or found;
   -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and the plan allows an answer that
@@ -70,6 +76,9 @@ begin
   end if;
   return query
   select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_quarantine(context, counts) as s;
+  return query
+  select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_openings(context) as s
+  where s ->> 'action' = 'question';
   return query
   select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', format('required:%s.%s', target, r.name),
     'object', format('%s.%I', target, r.name), 'found', 'not null, without a default: a sign-up cannot fill it',
@@ -102,6 +111,8 @@ begin
     select profiles_internal.adoption_defaults(context)
     union all
     select profiles_internal.adoption_rights(context)
+    union all
+    select s from profiles_internal.adoption_openings(context) as s where s ->> 'action' <> 'question'
     union all
     -- Kept for whoever wants to know what was here, and for downgrade.
     select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',

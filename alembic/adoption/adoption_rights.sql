@@ -1,5 +1,5 @@
 -- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0009):
---   columns of the application's own are inserted and updated by whom they are today;
+--   columns of the application's own are inserted and updated by whom they are today: a right, and a policy, allow it;
 --   anon reads the columns of today. Row level security shows it no row without a policy, but a statement does not fail;
 --   users write avatar_url, which is a picture of theirs; an UPDATE may name updated_at (a trigger sets it) and the column that
 --   says whose row it is (policies keep it);
@@ -27,6 +27,11 @@ begin
   cross join unnest(array['select', 'insert', 'update']) as k (name)
   where c.value ->> 'found_name' is not null
     and has_column_privilege(r.oid, relation, (c.value ->> 'found_position')::smallint, k.name)
+    and (k.name = 'select' or not (select t.relrowsecurity from pg_class as t where t.oid = relation) or exists (
+      select from pg_policy as y
+      where y.polrelid = relation and y.polpermissive and y.polroles && array[0::oid, r.oid]
+        and y.polcmd in ('*', case k.name when 'insert' then 'a' else 'w' end::"char")
+    ))
     and case
       when k.name = 'select' then r.rolname = 'anon'
       when o.is_ours then r.oid = authenticated and (

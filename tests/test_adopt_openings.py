@@ -1,0 +1,151 @@
+"""What users could not do with an adopted table before is a question, and never silently allowed."""
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+from support import drift
+
+from profiles_schema.errors import MigrationFailed
+from profiles_schema.operations import adopt, health
+
+ADA, BOB = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+USERS = f"insert into auth.users (id, email) values ('{ADA}', 'ada@example.org'), ('{BOB}', 'bob@example.org');"
+OWN = "create policy own on public.user_profiles for all to authenticated using (auth.uid() = id) with check (auth.uid() = id);"
+TABLE = (
+    USERS
+    + "create table public.user_profiles (id uuid primary key references auth.users on delete cascade, {columns});"
+)
+GUARDED = "alter table public.user_profiles enable row level security;"
+ROWS = "insert into public.user_profiles (id) select id from auth.users;"
+
+
+def as_ada(database, statement):
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("set local role authenticated")
+        connection.exec_driver_sql(f"select set_config('request.jwt.claims', '{{\"sub\": \"{ADA}\"}}', true)")
+        done = connection.exec_driver_sql(statement)
+        return done.all() if done.returns_rows else done.rowcount
+
+
+def questions(database):
+    with database.engine.connect() as connection:
+        return {each.id: each for each in adopt.plan(connection).questions}
+
+
+def is_well(database):
+    assert drift(database) == []
+    with database.engine.connect() as connection:
+        assert [f.message for f in health.examine(connection, full=True).problems] == []
+
+
+def test_columns_that_users_could_not_select(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="nick text, internal_notes text default 'fraud suspected'") + GUARDED + OWN
+        + "revoke all on public.user_profiles from anon, authenticated;"
+        + "grant select (id, nick), update (nick) on public.user_profiles to authenticated;" + ROWS
+    )  # fmt: skip
+    asked = questions(hosted_open)
+    assert set(asked) == {"columns:public.user_profiles"}
+    assert asked["columns:public.user_profiles"].found == "users cannot read these columns: internal_notes"
+    with pytest.raises(MigrationFailed, match="users cannot read these columns: internal_notes"):
+        hosted_open.upgrade()
+    hosted_open.upgrade(answers={"columns:public.user_profiles": "accept"})
+    assert as_ada(hosted_open, "select internal_notes from public.user_profiles") == [("fraud suspected",)]
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "update public.user_profiles set internal_notes = ''")
+    assert as_ada(hosted_open, "update public.user_profiles set nick = 'a'") == 1
+    is_well(hosted_open)
+
+
+def test_a_table_for_the_server_alone(hosted_open):
+    hosted_open.script(TABLE.format(columns="stripe_customer_id text default 'cus_1'") + GUARDED + ROWS)
+    assert set(questions(hosted_open)) == {"columns:public.user_profiles"}
+    hosted_open.upgrade(answers={"columns:public.user_profiles": "accept"})
+    # A right without a policy was no right.
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "update public.user_profiles set stripe_customer_id = 'cus_2'")
+    # Nobody was shown to anybody, and new users are not, either.
+    cyd = hosted_open.sign_up("cyd@example.org")
+    assert hosted_open.profile(cyd).profile_visibility == "private"
+    assert hosted_open.run("select * from public.get_public_profile('cyd')") == []
+    is_well(hosted_open)
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert as_ada(hosted_open, "select * from public.user_profiles") == []
+
+
+@pytest.mark.parametrize("answer", ["accept", "keep"])
+def test_users_who_could_read_and_not_write(hosted_open, answer):
+    hosted_open.script(
+        TABLE.format(columns="display_name text default 'Ada Verified', job_title text") + GUARDED + ROWS
+        + 'create policy "read own" on public.user_profiles for select to authenticated using (auth.uid() = id);'
+    )  # fmt: skip
+    asked = questions(hosted_open)
+    assert set(asked) == {"writes:public.user_profiles"}
+    assert asked["writes:public.user_profiles"].found == "users cannot write these columns: display_name"
+    hosted_open.upgrade(answers={"writes:public.user_profiles": answer})
+    assert as_ada(hosted_open, "update public.user_profiles set display_name = 'x'") == (1 if answer == "accept" else 0)
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "update public.user_profiles set job_title = 'x'")
+    is_well(hosted_open)
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert hosted_open.run("select polname from pg_policy where polrelid = 'public.user_profiles'::regclass") == [
+        ("read own",)
+    ]
+
+
+def test_api_keys_that_users_only_read(hosted_open):
+    hosted_open.script(
+        USERS
+        + "create table public.user_api_keys (id uuid primary key default gen_random_uuid(), user_id uuid not null"
+        " references auth.users on delete cascade, revoked boolean default false);"
+        "alter table public.user_api_keys enable row level security;"
+        "create policy own on public.user_api_keys for select to authenticated using (auth.uid() = user_id);"
+        "insert into public.user_api_keys (user_id) select id from auth.users;"
+    )
+    hosted_open.upgrade()
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "update public.user_api_keys set revoked = false")
+
+
+def test_an_is_active_that_means_something_else(hosted_open):
+    hosted_open.script(TABLE.format(columns="is_active boolean default false") + GUARDED + OWN + ROWS)
+    hosted_open.script(f"update public.user_profiles set is_active = null where id = '{BOB}'")
+    asked = questions(hosted_open)
+    assert set(asked) == {"active:public.user_profiles"}
+    assert asked["active:public.user_profiles"].found == "default false, false in 1 rows and null in 1"
+    hosted_open.upgrade(answers={"active:public.user_profiles": "accept"})
+    is_well(hosted_open)
+
+
+def test_inactive_users_of_the_same_meaning_are_named(hosted_open):
+    hosted_open.script(TABLE.format(columns="is_active boolean not null default true") + GUARDED + OWN + ROWS)
+    hosted_open.script(f"update public.user_profiles set is_active = false where id = '{BOB}'")
+    with hosted_open.engine.connect() as connection:
+        plan = adopt.plan(connection)
+    assert plan.questions == []
+    assert [step.found for step in plan.worth_knowing if step.object == "public.user_profiles.is_active"] == [
+        "false in 1 rows"
+    ]
+
+
+def test_a_log_without_an_origin_is_taken_over(hosted_open):
+    hosted_open.script(
+        "create table public.user_profile_audit_logs (id bigserial primary key, user_id uuid, action text not null,"
+        " created_at timestamptz default now()); insert into public.user_profile_audit_logs (action) values ('updated');"
+    )
+    hosted_open.upgrade(answers=hosted_open.answers("accept", "replace"))
+    assert hosted_open.run("select action, origin from public.user_profile_audit_logs") == [("updated", "manual")]
+    is_well(hosted_open)
+
+
+def test_exports_without_a_format_stop_the_plan_and_the_remedy_works(hosted_open):
+    hosted_open.script(
+        USERS
+        + "create table public.export_history (id uuid primary key default gen_random_uuid(), user_id uuid references auth.users,"
+        f" export_type text default 'csv', status text); insert into public.export_history (user_id, status) values ('{ADA}', 'done');"
+    )
+    with hosted_open.engine.connect() as connection:
+        (stop,) = adopt.plan(connection).stoppers
+    assert stop.found == "no column export_format"
+    hosted_open.script(stop.remedy.partition("which: ")[2])
+    hosted_open.upgrade(answers=hosted_open.answers("accept", "replace"))
+    is_well(hosted_open)
