@@ -262,7 +262,8 @@ def test_a_sign_up_makes_a_profile(adopted, shape):
         user = database.sign_up("new+tag@example.org", raw_user_meta_data={"full_name": "New"})
     profile = database.administrator.profile(user)
     assert profile.id == (str(user) if shape in "ce" else user)
-    assert profile.profile_visibility == "public"
+    # Where nobody was asked, nobody is shown.
+    assert profile.profile_visibility == ("private" if shape in "bde" else "public")
     assert profile.username.startswith("new")
     assert database.administrator.value("select count(*) from public.user_profiles") == before + 1
     assert database.administrator.value("select count(*) from public.user_progress where user_id = :u", u=user) == 1

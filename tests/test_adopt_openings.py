@@ -5,7 +5,7 @@ from sqlalchemy.exc import DBAPIError
 from support import drift
 
 from profiles_schema.errors import MigrationFailed
-from profiles_schema.operations import adopt, health
+from profiles_schema.operations import adopt, health, smoke
 
 ADA, BOB = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
 USERS = f"insert into auth.users (id, email) values ('{ADA}', 'ada@example.org'), ('{BOB}', 'bob@example.org');"
@@ -35,6 +35,8 @@ def is_well(database):
     assert drift(database) == []
     with database.engine.connect() as connection:
         assert [f.message for f in health.examine(connection, full=True).problems] == []
+        connection.rollback()
+        assert [step for step in smoke.smoke(connection) if not step.passed] == []
 
 
 def test_columns_that_users_could_not_select(hosted_open):
@@ -46,6 +48,7 @@ def test_columns_that_users_could_not_select(hosted_open):
     asked = questions(hosted_open)
     assert set(asked) == {"columns:public.user_profiles"}
     assert asked["columns:public.user_profiles"].found == "users cannot read these columns: internal_notes"
+    hosted_open.consents = False
     with pytest.raises(MigrationFailed, match="users cannot read these columns: internal_notes"):
         hosted_open.upgrade()
     hosted_open.upgrade(answers={"columns:public.user_profiles": "accept"})

@@ -52,7 +52,8 @@ begin
 
   select
     string_agg(quote_ident(c.value ->> 'found_name'), ', ' order by p.place) filter (
-      where c.value ->> 'wanted_type' is null and not ('r' = any (commands) and has_column_privilege(users, relation, p.place, 'select'))),
+      where c.value ->> 'wanted_type' is null and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
+        and not ('r' = any (commands) and has_column_privilege(users, relation, p.place, 'select'))),
     string_agg(quote_ident(c.value ->> 'found_name'), ', ' order by p.place) filter (
       where c.value ->> 'name' = any (ours) and not ('w' = any (commands) and has_column_privilege(users, relation, p.place, 'update'))),
     coalesce(bool_and(not ('w' = any (commands) and has_column_privilege(users, relation, p.place, 'update'))), true)

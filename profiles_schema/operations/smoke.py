@@ -24,6 +24,8 @@ from profiles_schema.schema.objects import Where
 from profiles_schema.settings import ENVELOPE_PREFIX
 
 DENIED = "42501"
+_NO_CHANGES = "Users change nothing, as before"
+"""The policy of an adopted table whose users could change nothing (answer `keep` to `writes:TABLE`)."""
 _TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
 # What a row needs in the tables that a sign-up leaves empty.
 _ROWS: dict[str, dict[str, Any]] = {
@@ -154,7 +156,10 @@ class _Trial:
             yield "a sign-in is carried over", self.sign_in
         yield "get_my_profile_v2 returns the own profile", self.get_my_profile
         yield "get_my_referral_code makes a code that stays", self.referral_code
-        yield "update_my_profile_v2 changes it", self.update_my_profile
+        if self.value("select exists (select from pg_policy where polname = :name)", name=_NO_CHANGES):
+            yield "users change nothing, as before", self.change_nothing
+        else:
+            yield "update_my_profile_v2 changes it", self.update_my_profile
         yield "update_my_profile_v2 refuses what is not the user's", self.update_forbidden
         yield "ensure_user_profile returns the own profile", self.ensure_own
         yield "ensure_user_profile refuses another user's", self.ensure_other
@@ -272,6 +277,10 @@ class _Trial:
             bio = self.value("""select (public.update_my_profile_v2('{"bio": "smoke"}')).bio""")
             self.expect(bio, "smoke", "bio")
 
+    def change_nothing(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect_denied("select public.update_my_profile_v2(jsonb_build_object('bio', 'smoke'))")
+
     def update_forbidden(self) -> None:
         with self.acting_as("authenticated", self.user):
             savepoint = self.connection.begin_nested()
@@ -371,7 +380,11 @@ class _Trial:
                 self.expect_denied(f"select 1 from public.{table}")
 
     def anon_calls(self) -> None:
-        name = self.value("select username from public.user_profiles where user_id = :id", id=self.user)
+        # In a table that was taken over, new profiles are private.
+        name = self.value(
+            "update public.user_profiles set profile_visibility = 'public' where user_id = :id returning username",
+            id=self.user,
+        )
         with self.acting_as("anon"):
             shown = self.value("select username from public.get_public_profile(:name)", name=name)
         self.expect(shown, name, "username")
