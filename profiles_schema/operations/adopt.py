@@ -269,10 +269,14 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
     outside_ids = any(step.action == "rename" and step.wanted == "external_id" for step in steps)
     through_a_view = set() if outside_ids else renamed
     for step in steps:
-        if step.table in through_a_view or step.table is None:
+        if step.table is None:
             continue
         column = step.object.rpartition(".")[2]
-        if step.action == "rename" and "rename column" in (step.statement or ""):
+        if (
+            step.action == "rename"
+            and "rename column" in (step.statement or "")
+            and step.table not in through_a_view
+        ):
             yield _note(
                 step.seq,
                 step.revision,
@@ -283,16 +287,16 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
                     _OUTSIDE_ID if column == "user_id" else "Statements that name {old} have to name {new}."
                 ).format(old=column, new=step.wanted),
             )
-        elif (
-            step.action == "convert" and "alter column" in (step.statement or "") and " type " in (step.statement or "")
-        ):
+        # A view of the old name shows the new types, too.
+        elif step.action == "convert" and re.search(r"alter column .+ type ", step.statement or ""):
             yield _note(
                 step.seq,
                 step.revision,
                 step.object,
                 found=step.found or "",
                 wanted=step.wanted or "",
-                remedy="Statements that write these columns, or compare them, as the old type have to be changed.",
+                remedy="Statements that write these columns, or compare them, as the old type have to be changed. What the old"
+                " type refused, such as a longer text or an unknown word, only our rules refuse afterwards.",
             )
 
 
