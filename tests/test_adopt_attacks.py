@@ -573,7 +573,12 @@ def test_texts_of_other_types_stay_where_everything_we_write_fits(hosted_open, f
         },
     )  # fmt: skip
     profile = database.profile(person)
-    assert (len(profile.email), len(profile.display_name), len(profile.first_name), len(profile.avatar_url)) == (254, 200, 200, 2014)
+    assert (len(profile.email), len(profile.display_name), len(profile.first_name), len(profile.avatar_url)) == (
+        254,
+        200,
+        200,
+        2014,
+    )
     assert (profile.avatar_emoji, profile.profile_visibility) == ("x", "public")
     with database.acting_as("authenticated", person) as connection:
         for changes, refusal in (

@@ -45,7 +45,7 @@ def test_an_unanswered_question_stops_before_the_first_change(asking):
 
 def test_an_answer_outside_the_possible_ones_is_refused(asking):
     message = refusal(asking, answers={BOARD: "perhaps"})
-    assert f'Wanted: an answer. "perhaps" is no answer to it. Answer "{BOARD}" with "keep"' in message
+    assert f'rows: true. "perhaps" is no answer to it. Answer "{BOARD}" with "keep"' in message
 
 
 def test_an_answer_that_no_question_needs_is_refused(asking):

@@ -3104,13 +3104,22 @@ declare
     when 'export_history' then 'filters'
     else 'nothing' end;
   added text;
+  sensitive constant text[] := array[
+    'email', 'phone', 'first_name', 'last_name', 'role', 'last_login', 'external_id', 'referral_code', 'preferences', 'metadata', 'personality_traits'
+  ];
   readers text;
   policy record;
 begin
   if reads then
-    select string_agg(c.name, ', ' order by c.name) into added
-    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
-    where c.found_name is null and c.wanted_type is not null;
+    -- What is personal comes first. The second line is for the file of answers alone.
+    select format('%s columns that the upgrade adds, too%s%s', count(*), ': ' || string_agg(c.name, ', ' order by c.place) filter (where c.place <= 8),
+      case when count(*) > 8 then format(E', and %s more\nAll of them: %s', count(*) - 8, string_agg(c.name, ', ' order by c.name)) end)
+    into added
+    from (
+      select c.name, row_number() over (order by array_position(sensitive, c.name), c.name) as place
+      from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+      where c.found_name is null and c.wanted_type is not null
+    ) as c;
     select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
   end if;
 
@@ -3135,10 +3144,10 @@ begin
         'answers', jsonb_strip_nulls(jsonb_build_object(
           'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
             case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
-            case when policy.command in ('r', '*') then 'everybody for whom it is reads the columns that the upgrade adds, too: ' || coalesce(added, 'none') end,
             case when policy.is_narrower then 'but beside it, ours let users do the same with their own row without its further condition' end,
             case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
-            case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
+            case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end,
+            case when policy.command in ('r', '*') then 'everybody for whom it is reads the ' || added end
           ) end,
           'restrict', case when policy.is_narrower then 'it becomes restrictive, with the same condition: users do this with their own row only where its condition is true, as today' end,
           'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
@@ -3487,7 +3496,7 @@ begin
     case q.action when 'question' then 'an answer' when 'answered' then q.given else x.wanted end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
     case q.action when 'question' then format('%sAnswer %I with %s.',
       case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
-      x.id, (select string_agg(format('"%s" (%s)', a.key, a.value), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
+      x.id, (select string_agg(format('"%s" (%s)', a.key, split_part(a.value, E'\n', 1)), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
     x.id, x.answers
   from rows from (jsonb_to_recordset(steps) as (
     seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
@@ -3605,6 +3614,7 @@ declare
   ));
   step record;
   refusals text;
+  questions text;
   objects oid[];
   failing oid[];
 begin
@@ -3646,10 +3656,12 @@ begin
   end if;
 
   for step in select * from profiles_internal.adoption_plan(p_revision) as p order by p.seq loop
-    if step.action in ('stop', 'question') then
+    if step.action = 'stop' then
       refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
+    elsif step.action = 'question' then
+      questions := concat_ws('; ', questions, format('%s (%s): %s', step.object, step.found, step.remedy));
     end if;
-    continue when refusals is not null;
+    continue when refusals is not null or questions is not null;
     if step.undo is not null then
       insert into profiles_internal.adopted (revision, object_type, object_name, definition)
       values (p_revision, step.action, step.object, step.undo);
@@ -3665,9 +3677,12 @@ begin
     end;
   end loop;
   if refusals is not null then
-    raise exception 'this cannot be taken over as it is: %', refusals
-      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
-        'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
+    raise exception 'this cannot be taken over as it is: %', concat_ws('; questions that are open, too: ', refusals, questions)
+      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+  elsif questions is not null then
+    raise exception 'questions are open: %', questions
+      using hint = 'Nothing of this revision was changed. Write them to a file, and answer them there: '
+        'profiles-schema adopt --dry-run --write-answers adopt.toml; then go on with: profiles-schema upgrade -x answers=adopt.toml';
   end if;
 
   if relation is not null then
@@ -4008,16 +4023,21 @@ revoke all on function profiles_internal.put_back_adopted(text) from public, ano
 do $preflight$
 declare
   problems text;
+  questions text;
 begin
   -- What exists already is taken over. What stands against that, all of it, and before anything else:
-  select string_agg(format(E'\n  %s: %s. Wanted: %s. %s', s.object, s.found, s.wanted, s.remedy), '' order by s.seq)
-  into problems
-  from profiles_internal.adoption_plan() as s
-  where s.action in ('stop', 'question');
+  select
+    string_agg(format(E'\n  %s: %s. Wanted: %s. %s', s.object, s.found, s.wanted, s.remedy), '' order by s.seq) filter (where s.action = 'stop'),
+    string_agg(format(E'\n  %s: %s. %s', s.object, s.found, s.remedy), '' order by s.seq) filter (where s.action = 'question')
+  into problems, questions
+  from profiles_internal.adoption_plan() as s;
   if problems is not null then
-    raise exception 'what exists already cannot be taken over as it is:%', problems
-      using hint = 'Nothing was changed. The whole plan: profiles-schema adopt --dry-run. '
-        'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml; answered, they go with: -x answers=adopt.toml';
+    raise exception 'what exists already cannot be taken over as it is:%', concat_ws(E'\nQuestions that are open, too:', problems, questions)
+      using hint = 'Nothing was changed. The whole plan: profiles-schema adopt --dry-run';
+  elsif questions is not null then
+    raise exception 'questions about what exists already are open:%', questions
+      using hint = 'Nothing was changed. Write them to a file, and answer them there: profiles-schema adopt --dry-run --write-answers '
+        'adopt.toml; then: profiles-schema upgrade -x answers=adopt.toml';
   end if;
 
   if not has_schema_privilege('public', 'create') then

@@ -68,7 +68,7 @@ class Step:
     id: str | None = None
     """Of a question, answered or not: the name by which the file of answers gives its answer."""
     answers: dict[str, str] | None = None
-    """Its possible answers, and what each leads to."""
+    """Its possible answers, and what each leads to; lines after the first are for the file of answers."""
 
     @property
     def table(self) -> str | None:
@@ -272,11 +272,7 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
         if step.table is None:
             continue
         column = step.object.rpartition(".")[2]
-        if (
-            step.action == "rename"
-            and "rename column" in (step.statement or "")
-            and step.table not in through_a_view
-        ):
+        if step.action == "rename" and "rename column" in (step.statement or "") and step.table not in through_a_view:
             yield _note(
                 step.seq,
                 step.revision,

@@ -84,7 +84,7 @@ begin
     case q.action when 'question' then 'an answer' when 'answered' then q.given else x.wanted end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
     case q.action when 'question' then format('%sAnswer %I with %s.',
       case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
-      x.id, (select string_agg(format('"%s" (%s)', a.key, a.value), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
+      x.id, (select string_agg(format('"%s" (%s)', a.key, split_part(a.value, E'\n', 1)), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
     x.id, x.answers
   from rows from (jsonb_to_recordset(steps) as (
     seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
