@@ -392,7 +392,11 @@ def test_a_person_can_read_it_at(old, columns):
     assert "lock all: ACCESS EXCLUSIVE, readers and writers wait" in lines
     closing = " ".join(lines[-6:])
     assert "5 rows to change, less than 0.1 s in all" in closing
-    assert closing.endswith('Nothing changes meaning beyond the answers and "Worth knowing".')
+    assert re.search(
+        r'Can be taken over, by your answers; this changes what statements of yours do \(\d+ under "Worth knowing"\),'
+        r" values that break a rule \(\d+\), rows that cannot stay \(1, to quarantine\)\.$",
+        closing,
+    )
     order = [done.stdout.index(word) for word in ("action", "Worth knowing:", "steps, 5 rows", "next: ")]
     assert order == sorted(order)
 

@@ -1,6 +1,7 @@
 """Questions of the plan: what stops for them, how they are answered, which answers are refused."""
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +169,10 @@ def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(aski
     path.write_text(text.replace(f'"{BOARD}" = ""', f'"{BOARD}" = "keep"'))
     answered = dry_run(asking, "-x", f"answers={path}")
     assert answered.returncode == 0
-    assert answered.stdout.splitlines()[-1] == 'Nothing changes meaning beyond the answers and "Worth knowing".'
+    assert re.search(
+        r'^Can be taken over, by your answers; this changes what statements of yours do \(\d under "Worth knowing"\)\.$',
+        answered.stdout.splitlines()[-1],
+    )
     with asking.engine.connect() as connection:
         command.upgrade(alembic_config(connection, {"answers": str(path)}), "head")
 
@@ -252,6 +256,28 @@ def test_the_file_holds_the_answers_that_an_interrupted_upgrade_remembers(asking
 
 def test_the_dry_run_ends_in_one_of_three_sentences(asking, hosted):
     assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
+    # A table on which no statement means anything else afterwards.
+    hosted.script(
+        "create table public.user_progress (id uuid primary key default gen_random_uuid(),"
+        " user_id uuid not null references auth.users (id) on delete cascade, streak int);"
+        "alter table public.user_progress enable row level security;"
+    )
+    assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
+    # Where one does, the sentence is another, whether a note says so or a value changes.
+    hosted.script("grant select, delete on public.user_progress to authenticated")
+    refused = dry_run(hosted).stdout
+    assert "A DELETE by users fails (42501)" in refused
+    assert (
+        refused.splitlines()[-1]
+        == 'Can be taken over; this changes what statements of yours do (1 under "Worth knowing").'
+    )
+    hosted.script(
+        "revoke delete on public.user_progress from authenticated; alter table public.user_progress add total_points int"
+    )
+    hosted.administrator.run("insert into auth.users (id) values (gen_random_uuid())")
+    hosted.script("insert into public.user_progress (user_id, total_points) select id, -1 from auth.users")
+    assert dry_run(hosted).stdout.splitlines()[-1] == "Can be taken over; this changes values that break a rule (1)."
+
     assert dry_run(asking).stdout.splitlines()[-1] == f"Answer this question: {BOARD}."
     asking.script("create view public.user_api_keys as select 1 as user_id")
     refused = dry_run(asking, "--json")

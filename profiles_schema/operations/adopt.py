@@ -36,6 +36,8 @@ _PLAN: Final = f"{INTERNAL_SCHEMA}.adoption_plan"
 _SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
 _CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")
 _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
+# What a note says that is "wanted" where every statement means the same afterwards.
+_CHANGES_NOTHING = frozenset({"kept by name", "left alone", "not verified", "prepared anew", "stays"})
 _ASKED = frozenset({"stop", "question", "answered"})
 _REASONS = 3
 
@@ -106,8 +108,18 @@ class Plan:
             number = len(self.questions)
             ids = ", ".join(one_line(step.id or "") for step in self.questions)
             return f"Answer {'this question' if number == 1 else f'these {number} questions'}: {ids}."
-        beyond = [*["the answers"] * bool(self.answered), *['"Worth knowing"'] * bool(self.worth_knowing)]
-        return f"Nothing changes meaning{' beyond ' if beyond else ''}{' and '.join(beyond)}."
+        notes = len([step for step in self.worth_knowing if step.wanted not in _CHANGES_NOTHING])
+        rows = sum(step.rows or 0 for step in self.steps if step.action == "fit" and step.statement is None)
+        changes = [
+            *[f'what statements of yours do ({notes} under "Worth knowing")'] * bool(notes),
+            *[f"values that break a rule ({rows:,})"] * bool(rows),
+            *[f"rows that cannot stay ({self.quarantined:,}, to quarantine)"] * bool(self.quarantined),
+        ]
+        if changes:
+            return (
+                f"Can be taken over{', by your answers' if self.answered else ''}; this changes {', '.join(changes)}."
+            )
+        return f"Nothing changes meaning{' beyond the answers' if self.answered else ''}."
 
     @property
     def worth_knowing(self) -> list[Step]:
