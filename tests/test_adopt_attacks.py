@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from support import drift
 
 from profiles_schema import UserProfile
-from profiles_schema.errors import MigrationFailed
+from profiles_schema.errors import MigrationFailed, UsageError
 from profiles_schema.operations import contents
 from profiles_schema.operations.adopt import plan
 from profiles_schema.operations.health import examine
@@ -604,3 +604,42 @@ def test_texts_of_other_types_stay_where_everything_we_write_fits(hosted_open, f
     database.administrator.run("delete from auth.users where id = :id", id=person)
     assert came_back(database) == []
     assert database.run("select * from public.everybody order by email") == before
+
+
+ODD_NAMES = [
+    'say "profiles"', "o'profiles\\1", "a%s %%b:name", "user", "Ünïcode ☃ $x$ {y}", " -- pro/*files; ", "schema.profiles", "x" * 63,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_table_of_any_name_is_taken_over(found, name):
+    quoted = '"' + name.replace('"', '""') + '"'
+    database = found(
+        f"create table public.{quoted} (id uuid primary key references auth.users (id) on delete cascade, username text, full_name text);"
+        f"alter table public.{quoted} enable row level security;"
+        f'create policy "Own" on public.{quoted} using (auth.uid() = id);'
+        f"create function public.count_them() returns bigint language sql as $f$ select count(*) from public.{quoted} $f$;"
+        f"insert into public.{quoted} select id, 'name_' || left(email, 2), email from auth.users"
+    )
+    with database.engine.connect() as connection:
+        assert plan(connection, x=[f"adopt-table={name}"], answers={}).stoppers == []
+    database.upgrade(adopt_table=name)
+    assert database.value(f"select count(full_name) from public.{quoted}") == 5
+    assert database.value("select public.count_them()") == 5
+    assert drift(database) == []
+    with database.engine.connect() as connection:
+        assert [f.message for f in examine(connection, full=True).problems] == []
+    assert signs_up(database)
+    database.administrator.run("delete from auth.users where email not like 'a_@example.org'")
+    assert came_back(database) == []
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x01b", "a\x7fb", "a\u0085b", "a\x00b", "x" * 64, "ü" * 32, "\n"])
+def test_a_name_that_no_table_has_is_one_clear_error(found, name):
+    database = found()
+    with pytest.raises(
+        UsageError,
+        match=r"^-x adopt-table takes the name of a table in schema public, of up to 63 bytes and without control characters",
+    ):
+        database.upgrade(adopt_table=name)
+    assert not database.value("select to_regnamespace('profiles_internal') is not null")

@@ -279,6 +279,7 @@ def test_the_forecast_is_timed_on_rows_of_the_table_and_not_under_its_lock(old):
         (["--dry-run", "-x", "adopt-everything=yes"], 'Unknown option -x "adopt-everything"'),
         (["--dry-run", "-x", "adopt-rewrite=yes"], 'Unknown option -x "adopt-rewrite"'),
         (["--dry-run", "-x", "adopt-table="], "-x adopt-table takes the name of a table"),
+        (["--dry-run", "-x", "adopt-table=a\nb"], "-x adopt-table takes the name of a table"),
         (["--dry-run", "--force"], "--force belongs to --write-answers FILE"),
         (["--dry-run", "--write-answers", ""], "--write-answers needs the name of a file, not an empty text"),
         (["--dry-run", "--write-answers", "/", "--force"], "--write-answers needs the name of a file, not /"),
@@ -390,10 +391,10 @@ def test_a_person_can_read_it_at(old, columns):
     assert re.search(r"^rename +user_", done.stdout, flags=re.MULTILINE)
     assert re.search(r"^create +2 constraints +UNIQUE +all", done.stdout, flags=re.MULTILINE)
     assert "lock all: ACCESS EXCLUSIVE, readers and writers wait" in lines
-    closing = " ".join(lines[-6:])
+    closing = " ".join(lines[-8:])
     assert "5 rows to change, less than 0.1 s in all" in closing
     assert re.search(
-        r'Can be taken over, by your answers; this changes what statements of yours do \(\d+ under "Worth knowing"\),'
+        r'Can be taken over, by your answers; this changes statements of yours \(\d+ under "Worth knowing"\),'
         r" values that break a rule \(\d+\), rows that cannot stay \(1, to quarantine\)\.$",
         closing,
     )

@@ -143,7 +143,8 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool, file: str 
     yield from _notes(result, width)
     yield from _wrapped(_sum(result), width)
     yield from _next(result, x, local=local, file=file)
-    yield result.verdict
+    # Ids are not broken: they are copied.
+    yield from [result.verdict] if result.stoppers or result.questions else _wrapped(result.verdict, width)
 
 
 def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:

@@ -111,7 +111,7 @@ class Plan:
         notes = len([step for step in self.worth_knowing if step.wanted not in _CHANGES_NOTHING])
         rows = sum(step.rows or 0 for step in self.steps if step.action == "fit" and step.statement is None)
         changes = [
-            *[f'what statements of yours do ({notes} under "Worth knowing")'] * bool(notes),
+            *[f'statements of yours ({notes} under "Worth knowing")'] * bool(notes),
             *[f"values that break a rule ({rows:,})"] * bool(rows),
             *[f"rows that cannot stay ({self.quarantined:,}, to quarantine)"] * bool(self.quarantined),
         ]

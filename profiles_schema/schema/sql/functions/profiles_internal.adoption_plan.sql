@@ -32,7 +32,7 @@ begin
       or relation is not null and relation is distinct from to_regclass('public.' || quote_ident(other_name))
     ) then
       steps := steps || jsonb_build_object('seq', 0, 'revision', planned.revision, 'action', 'stop', 'object', 'public.' || other_name,
-        'found', case when relation is null then 'no such table' else 'public.user_profiles exists, too' end,
+        'found', case when to_regclass('public.' || quote_ident(other_name)) is null then 'no such table' else 'public.user_profiles exists, too' end,
         'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
     elsif relation is not null then
       taken := taken || ('public.' || planned.table_name);
