@@ -281,3 +281,16 @@ def test_the_dry_run_ends_in_one_of_three_sentences(asking, hosted):
     verdict = "Cannot be taken over, because public.user_api_keys: no ordinary table."
     assert json.loads(refused.stdout)["verdict"] == verdict
     assert [question["id"] for question in json.loads(refused.stdout)["questions"]] == [BOARD]
+
+
+def test_a_delete_that_a_policy_of_its_own_allows_users_is_a_question(asking):
+    asking.script(
+        'create policy "Away" on public.user_progress for delete to authenticated using (auth.uid() = user_id)'
+    )
+    asking.found = snapshot(asking)
+    message = refusal(asking, answers={BOARD: "keep"})
+    assert 'policy "Away" lets users delete rows. Answer "delete:public.user_progress" with "refuse"' in message
+    asking.upgrade(answers={BOARD: "keep", "delete:public.user_progress": "refuse"})
+    assert not asking.value("select has_table_privilege('authenticated', 'public.user_progress', 'delete')")
+    asking.downgrade("base", allow_data_loss="yes")
+    assert snapshot(asking) == asking.found
