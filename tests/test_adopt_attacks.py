@@ -6,12 +6,17 @@ from collections.abc import Iterable
 
 import pytest
 import shapes
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from support import drift
 
-from profiles_schema.errors import MigrationFailed
+from profiles_schema import UserProfile
+from profiles_schema.errors import MigrationFailed, UsageError
 from profiles_schema.operations import contents
 from profiles_schema.operations.adopt import plan
 from profiles_schema.operations.health import examine
+from profiles_schema.operations.smoke import smoke
 
 USERS = "insert into auth.users (id, email) select md5(g::text)::uuid, 'a' || g || '@example.org' from generate_series(1, 5) as g"
 PERSON = uuid.UUID("c4ca4238-a0b9-2382-0dcc-509a6f75849b")  # md5 of 1
@@ -504,3 +509,137 @@ def test_it_is_refused_before_anything_is_changed(case, found):
     assert remedy in str(refused.value)
     changed = shapes.changes(database, database.before)
     assert [line for line in changed if not line.startswith("schema profiles_internal:")] == []
+
+
+TEXTS_OF_OTHER_TYPES = (
+    "create domain public.a_text as text; create domain public.address as text check (value ~ '@');"
+    "create type public.visibility as enum ('public', 'private', 'friends');"
+    "create table public.{table} (id uuid primary key references auth.users (id) on delete cascade, username {insensitive} unique,"
+    " email {insensitive}, display_name varchar(255), bio varchar(255), avatar_url varchar, avatar_emoji varchar(16) default 'x',"
+    " company_name public.a_text, first_name varchar(50), last_name char(20), logo_url varchar(255), phone public.address,"
+    " profile_visibility public.visibility not null default 'friends');"
+    "alter table public.{table} enable row level security;"
+    "create view public.everybody as select username, email, display_name, bio, avatar_url, avatar_emoji, company_name from public.{table};"
+    "insert into public.{table} (id, username, email, display_name, bio, first_name)"
+    " select md5(n.key)::uuid, n.name, n.name || '@example.org', n.name, n.name, n.name"
+    " from (values ('1', 'Ada'), ('2', 'bob'), ('3', 'Cleo'), ('4', 'Dan'), ('5', 'eve')) as n (key, name);"
+)
+KEPT_TYPES = {
+    "username": "{insensitive}", "email": "{insensitive}", "display_name": "character varying(255)", "bio": "character varying(255)",
+    "avatar_url": "character varying", "avatar_emoji": "character varying(16)", "company_name": "public.a_text",
+    "logo_url": "character varying(255)", "first_name": "text", "last_name": "text", "phone": "text", "profile_visibility": "text",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["user_profiles", "profiles"])
+@pytest.mark.parametrize("insensitive", ["public.citext", "character varying(320)"])
+def test_texts_of_other_types_stay_where_everything_we_write_fits(hosted_open, found, insensitive, table):
+    extension = ""
+    if "citext" in insensitive:
+        if not hosted_open.value("select count(*) from pg_available_extensions where name = 'citext'"):
+            pytest.skip("this server has no citext")
+        extension = "create extension citext with schema public"
+    database = found(extension, TEXTS_OF_OTHER_TYPES.format(table=table, insensitive=insensitive))
+    before = database.run("select * from public.everybody order by email")
+    options = {"adopt_table": table} if table == "profiles" else {}
+    with database.engine.connect() as connection:
+        planned = plan(connection, x=[f"adopt-table={table}"] * bool(options))
+    assert planned.stoppers == []
+    known = [step for step in planned.worth_knowing if "as the old type" in step.remedy]
+    for column, type_found in {
+        "first_name": "character varying(50)", "last_name": "character(20)", "phone": "public.address", "profile_visibility": "public.visibility",
+    }.items():  # fmt: skip
+        assert any(f"{column} {type_found}" in step.found for step in known), column
+    database.upgrade(**options)
+    types = dict(
+        map(tuple, database.run(
+            "set local search_path = pg_catalog; select a.attname, format_type(a.atttypid, a.atttypmod) from pg_attribute as a"
+            " where a.attrelid = 'public.user_profiles'::regclass and a.attnum > 0 and not a.attisdropped"
+        ))
+    )  # fmt: skip
+    assert {name: types[name] for name in KEPT_TYPES} == {
+        name: kept.format(insensitive=insensitive) for name, kept in KEPT_TYPES.items()
+    }
+    assert drift(database) == []
+    with database.engine.connect() as connection:
+        assert [f.message for f in examine(connection, full=True).problems] == []
+        connection.rollback()
+        assert [step for step in smoke(connection) if not step.passed] == []
+    # The longest of everything that a sign-up can bring.
+    person = database.administrator.sign_up(
+        "e" * 64 + "@" + "d" * 185 + ".org", phone="not an address",
+        raw_user_meta_data={
+            "full_name": "n" * 300, "first_name": "f" * 300, "last_name": "l" * 300, "avatar_url": "https://e.org/" + "p" * 2000, "language": "de-" + "x" * 8,
+        },
+    )  # fmt: skip
+    profile = database.profile(person)
+    assert (len(profile.email), len(profile.display_name), len(profile.first_name), len(profile.avatar_url)) == (
+        254,
+        200,
+        200,
+        2014,
+    )
+    assert (profile.avatar_emoji, profile.profile_visibility) == ("x", "public")
+    with database.acting_as("authenticated", person) as connection:
+        for changes, refusal in (
+            ('{"username": "new_name", "bio": "b", "company_name": "c", "profile_visibility": "private", "avatar_emoji": "y"}', None),
+            ('{"username": "New"}', "username: is 3 to 32 of a z 0 9"),
+            (f'{{"bio": "{"b" * 300}"}}', "too long for type character varying"),
+        ):  # fmt: skip
+            savepoint = connection.begin_nested()
+            if refusal is None:
+                connection.exec_driver_sql(f"select public.update_my_profile_v2('{changes}')")
+                savepoint.commit()
+            else:
+                with pytest.raises(DBAPIError, match=refusal):
+                    connection.exec_driver_sql(f"select public.update_my_profile_v2('{changes}')")
+                savepoint.rollback()
+        assert connection.exec_driver_sql("select username from public.get_my_profile_v2()").scalar() == "new_name"
+    with Session(database.engine) as session:
+        mapped = session.scalar(select(UserProfile).where(UserProfile.username == profile.username))
+        mapped.email, mapped.bio, mapped.company_name = "other@example.org", "of the model", "company"
+        session.commit()
+    if "citext" in insensitive:
+        assert database.value("select count(*) from public.user_profiles where username = 'ADA'") == 1
+    database.administrator.run("delete from auth.users where id = :id", id=person)
+    assert came_back(database) == []
+    assert database.run("select * from public.everybody order by email") == before
+
+
+ODD_NAMES = [
+    'say "profiles"', "o'profiles\\1", "a%s %%b:name", "user", "Ünïcode ☃ $x$ {y}", " -- pro/*files; ", "schema.profiles", "x" * 63,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_table_of_any_name_is_taken_over(found, name):
+    quoted = '"' + name.replace('"', '""') + '"'
+    database = found(
+        f"create table public.{quoted} (id uuid primary key references auth.users (id) on delete cascade, username text, full_name text);"
+        f"alter table public.{quoted} enable row level security;"
+        f'create policy "Own" on public.{quoted} using (auth.uid() = id);'
+        f"create function public.count_them() returns bigint language sql as $f$ select count(*) from public.{quoted} $f$;"
+        f"insert into public.{quoted} select id, 'name_' || left(email, 2), email from auth.users"
+    )
+    with database.engine.connect() as connection:
+        assert plan(connection, x=[f"adopt-table={name}"], answers={}).stoppers == []
+    database.upgrade(adopt_table=name)
+    assert database.value(f"select count(full_name) from public.{quoted}") == 5
+    assert database.value("select public.count_them()") == 5
+    assert drift(database) == []
+    with database.engine.connect() as connection:
+        assert [f.message for f in examine(connection, full=True).problems] == []
+    assert signs_up(database)
+    database.administrator.run("delete from auth.users where email not like 'a_@example.org'")
+    assert came_back(database) == []
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x01b", "a\x7fb", "a\u0085b", "a\x00b", "x" * 64, "ü" * 32, "\n"])
+def test_a_name_that_no_table_has_is_one_clear_error(found, name):
+    database = found()
+    with pytest.raises(
+        UsageError,
+        match=r"^-x adopt-table takes the name of a table in schema public, of up to 63 bytes and without control characters",
+    ):
+        database.upgrade(adopt_table=name)
+    assert not database.value("select to_regnamespace('profiles_internal') is not null")

@@ -1,10 +1,13 @@
 """Policies of the application on adopted tables: what reads through them keeps its meaning, or is a question."""
 
+import re
+
 import pytest
 from sqlalchemy.exc import DBAPIError
 from support import drift, profiles_schema, snapshot
 
 from profiles_schema.errors import MigrationFailed
+from profiles_schema.migrations import answers
 from profiles_schema.operations import adopt, health, smoke
 
 OPEN = "policy:public.user_profiles:Profiles are viewable"
@@ -19,6 +22,7 @@ alter table public.posts enable row level security;
 create policy "Posts of those who are not private" on public.posts for select
   using (author = auth.uid() or not exists (select 1 from public.{table} p where p.id = author and p.is_private));
 grant select on public.posts, public.{table} to anon, authenticated;
+grant update on public.{table} to authenticated;
 create view public.directory with (security_invoker = true) as select username from public.{table};
 grant select on public.directory to authenticated;
 create view public.counted as select count(*) from public.{table};
@@ -70,10 +74,24 @@ def test_an_open_policy_that_others_read_through_is_a_question(application):
         assert name in question.answers["replace"]
     assert "is_admin" not in question.answers["replace"]  # reads as its owner
     assert "counted" not in question.answers["replace"]
-    for column in ("email", "phone", "role"):
-        assert column in question.answers["keep"]
-    with pytest.raises(MigrationFailed, match="Answer"):
+    said, _, all_of_them = question.answers["keep"].partition("\nAll of them: ")
+    assert re.search(
+        r"reads the \d\d columns that the upgrade adds, too: email, phone, first_name, .*, and \d\d more$", said
+    )
+    assert {"email", "timezone"} <= set(all_of_them.split(", "))
+    assert re.search(
+        r"\n#     All of them: \w+, .*(\n#     .*)*timezone",
+        answers.written([question], {}, name="adopt.toml"),
+    )
+    shown = profiles_schema(application.url, "adopt", "--dry-run").stdout
+    question_shown = shown.partition("1 question is open:")[2].partition("\nFirst, in")[0]
+    assert re.search(r"and\s+\d\d\s+more", question_shown)
+    assert "timezone" not in question_shown
+    with pytest.raises(MigrationFailed, match=r"^questions about what exists already are open:\n.*Answer") as refused:
         application.upgrade()
+    assert "taken over" not in str(refused.value)
+    assert "adopt --dry-run --write-answers adopt.toml; then: profiles-schema upgrade -x answers=" in str(refused.value)
+    assert "timezone" not in str(refused.value)
 
 
 def test_a_kept_policy_keeps_what_reads_through_it(application):
@@ -336,9 +354,9 @@ def test_users_insert_nothing_where_no_policy_let_them(hosted, table):
 
 def test_own_columns_and_anon_keep_their_rights_after_a_repair_and_half_way_back(hosted):
     own(hosted)
-    (note,) = [note for note in plan_with(hosted, {READ: "restrict"}).notes if note.wanted == "kept by name"]
-    assert "city, deleted_at" in note.remedy
-    assert "anon" in note.remedy
+    notes = {note.wanted: note.remedy for note in plan_with(hosted, {READ: "restrict"}).notes}
+    assert "city, deleted_at" in notes["kept by name"]
+    assert "anon (no account) keeps its rights" in notes["on the columns of today"]
     hosted.upgrade(answers={READ: "restrict"})
     hosted.script("revoke update (bio) on public.user_profiles from authenticated")
     assert profiles_schema(hosted.url, "repair").returncode == 0
@@ -347,3 +365,72 @@ def test_own_columns_and_anon_keep_their_rights_after_a_repair_and_half_way_back
     assert seen(hosted, "update public.user_profiles set city = 'Rome' returning city") == "Rome"
     assert seen(hosted, "select count(id) from public.user_profiles", role="anon") == 0
     is_well(hosted)
+
+
+READS_BY_FUNCTION = """
+create type public.visibility as enum ('public', 'private', 'friends');
+create table public.profiles (
+  id uuid primary key references auth.users (id) on delete cascade, full_name text, profile_visibility public.visibility default 'friends'
+);
+alter table public.profiles enable row level security;
+create policy "Own profile" on public.profiles using (auth.uid() = id);
+create function public.my_name() returns text language sql stable as $$ select full_name from public.profiles where id = auth.uid() $$;
+create function public.is_friend() returns boolean language sql stable as $$
+  select exists (select from public.profiles where id = auth.uid() and {condition}) $$;
+create table public.notes (id int primary key, author text default public.my_name(), is_shared boolean default public.is_friend());
+alter table public.notes enable row level security;
+create policy "Own name, read here" on public.notes for select
+  using (exists (select from public.profiles as p where p.id = auth.uid() and p.full_name = author));
+create policy "Own name, by a function" on public.notes for insert with check (author = public.my_name() and public.is_friend());
+grant all on public.profiles, public.notes to authenticated;
+insert into public.profiles (id, full_name) select id, 'name of ' || email from auth.users;
+"""
+
+
+@pytest.fixture
+def reads_by_function(hosted):
+    """Makes a table whose policies and defaults read profiles, themselves and by functions."""
+
+    def make(condition):
+        hosted.administrator.script(f"insert into auth.users (id, email) values ('{ADA}', 'ada@example.org')")
+        hosted.script(READS_BY_FUNCTION.format(condition=condition))
+        return hosted
+
+    return make
+
+
+def note(database, number):
+    added = f"insert into public.notes (id) values ({number}) returning author || is_shared"
+    assert seen(database, added) == "name of ada@example.orgtrue"
+    assert seen(database, "select count(*) from public.notes") == number
+
+
+def test_stored_policies_and_defaults_run_after_names_have_changed(reads_by_function):
+    database = reads_by_function("full_name like 'name%'")
+    note(database, 1)
+    database.upgrade(adopt_table="profiles")
+    # Both are stored parsed, and follow a rename: what they call is all that could fail.
+    assert database.value("select relkind from pg_class where oid = 'public.profiles'::regclass") == "v"
+    note(database, 2)
+    database.downgrade("base", allow_data_loss="yes")
+    note(database, 3)
+
+
+def test_a_function_that_fails_inside_a_policy_or_a_default_stops_the_upgrade(reads_by_function):
+    database = reads_by_function("profile_visibility = 'friends'::public.visibility")
+    note(database, 1)
+    with pytest.raises(
+        MigrationFailed,
+        match=r"no longer run: function public.is_friend\(\) \(operator does not exist: text = .*visibility",
+    ):
+        database.upgrade(adopt_table="profiles")
+    note(database, 2)
+
+
+def test_a_policy_that_reads_a_column_whose_type_changes_stops_the_upgrade(reads_by_function):
+    database = reads_by_function("true")
+    database.script(
+        "create policy \"Friends\" on public.notes using (exists (select from public.profiles where profile_visibility = 'friends'))"
+    )
+    (stop,) = plan(database, "adopt-table=profiles").stoppers
+    assert 'policy "Friends" on public.notes' in stop.remedy

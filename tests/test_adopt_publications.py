@@ -10,6 +10,8 @@ PROFILES = """
 create table public.user_profiles (id uuid primary key references auth.users (id) on delete cascade, username text not null unique);
 alter table public.user_profiles enable row level security;
 create policy "Own" on public.user_profiles for select using (auth.uid() = id);
+create policy "Own name" on public.user_profiles for update using (auth.uid() = id);
+grant select, update on public.user_profiles to authenticated;
 insert into auth.users (id, email) values (gen_random_uuid(), 'ada@example.org');
 insert into public.user_profiles select id, 'ada' from auth.users;
 """

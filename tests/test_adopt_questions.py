@@ -1,6 +1,7 @@
 """Questions of the plan: what stops for them, how they are answered, which answers are refused."""
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_an_unanswered_question_stops_before_the_first_change(asking):
 
 def test_an_answer_outside_the_possible_ones_is_refused(asking):
     message = refusal(asking, answers={BOARD: "perhaps"})
-    assert f'Wanted: an answer. "perhaps" is no answer to it. Answer "{BOARD}" with "keep"' in message
+    assert f'rows: true. "perhaps" is no answer to it. Answer "{BOARD}" with "keep"' in message
 
 
 def test_an_answer_that_no_question_needs_is_refused(asking):
@@ -168,7 +169,10 @@ def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(aski
     path.write_text(text.replace(f'"{BOARD}" = ""', f'"{BOARD}" = "keep"'))
     answered = dry_run(asking, "-x", f"answers={path}")
     assert answered.returncode == 0
-    assert answered.stdout.splitlines()[-1] == 'Nothing changes meaning beyond the answers and "Worth knowing".'
+    assert re.search(
+        r'Can be taken over, by your answers; this changes statements of yours \(\d under "Worth knowing"\)\.$',
+        " ".join(answered.stdout.splitlines()[-2:]),
+    )
     with asking.engine.connect() as connection:
         command.upgrade(alembic_config(connection, {"answers": str(path)}), "head")
 
@@ -252,9 +256,44 @@ def test_the_file_holds_the_answers_that_an_interrupted_upgrade_remembers(asking
 
 def test_the_dry_run_ends_in_one_of_three_sentences(asking, hosted):
     assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
+    # A table on which no statement means anything else afterwards.
+    hosted.script(
+        "create table public.user_progress (id uuid primary key default gen_random_uuid(),"
+        " user_id uuid not null references auth.users (id) on delete cascade);"
+        "alter table public.user_progress enable row level security;"
+    )
+    assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
+    # Where one does, the sentence is another, whether a note says so or a value changes.
+    hosted.script("grant select, delete on public.user_progress to authenticated")
+    refused = dry_run(hosted).stdout
+    assert "A DELETE by users fails (42501)" in refused
+    assert refused.splitlines()[-1] == 'Can be taken over; this changes statements of yours (1 under "Worth knowing").'
+    hosted.script(
+        "revoke delete on public.user_progress from authenticated; alter table public.user_progress add total_points int;"
+        "grant update on public.user_progress to authenticated;"
+        "create policy own on public.user_progress for update to authenticated using (auth.uid() = user_id)"
+    )
+    hosted.administrator.run("insert into auth.users (id) values (gen_random_uuid())")
+    hosted.script("insert into public.user_progress (user_id, total_points) select id, -1 from auth.users")
+    said = " ".join(dry_run(hosted).stdout.split())
+    assert re.search(r"Can be taken over; this changes .*values that break a rule [(]1[)][.]$", said)
+
     assert dry_run(asking).stdout.splitlines()[-1] == f"Answer this question: {BOARD}."
     asking.script("create view public.user_api_keys as select 1 as user_id")
     refused = dry_run(asking, "--json")
     verdict = "Cannot be taken over, because public.user_api_keys: no ordinary table."
     assert json.loads(refused.stdout)["verdict"] == verdict
     assert [question["id"] for question in json.loads(refused.stdout)["questions"]] == [BOARD]
+
+
+def test_a_delete_that_a_policy_of_its_own_allows_users_is_a_question(asking):
+    asking.script(
+        'create policy "Away" on public.user_progress for delete to authenticated using (auth.uid() = user_id)'
+    )
+    asking.found = snapshot(asking)
+    message = refusal(asking, answers={BOARD: "keep"})
+    assert 'policy "Away" lets users delete rows. Answer "delete:public.user_progress" with "refuse"' in message
+    asking.upgrade(answers={BOARD: "keep", "delete:public.user_progress": "refuse"})
+    assert not asking.value("select has_table_privilege('authenticated', 'public.user_progress', 'delete')")
+    asking.downgrade("base", allow_data_loss="yes")
+    assert snapshot(asking) == asking.found

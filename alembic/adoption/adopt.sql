@@ -15,6 +15,7 @@ declare
   ));
   step record;
   refusals text;
+  questions text;
   objects oid[];
   failing oid[];
 begin
@@ -56,10 +57,12 @@ begin
   end if;
 
   for step in select * from profiles_internal.adoption_plan(p_revision) as p order by p.seq loop
-    if step.action in ('stop', 'question') then
+    if step.action = 'stop' then
       refusals := concat_ws('; ', refusals, format('%s (%s): %s', step.object, step.found, step.remedy));
+    elsif step.action = 'question' then
+      questions := concat_ws('; ', questions, format('%s (%s): %s', step.object, step.found, step.remedy));
     end if;
-    continue when refusals is not null;
+    continue when refusals is not null or questions is not null;
     if step.undo is not null then
       insert into profiles_internal.adopted (revision, object_type, object_name, definition)
       values (p_revision, step.action, step.object, step.undo);
@@ -75,9 +78,12 @@ begin
     end;
   end loop;
   if refusals is not null then
-    raise exception 'this cannot be taken over as it is: %', refusals
-      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run. '
-        'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml';
+    raise exception 'this cannot be taken over as it is: %', concat_ws('; questions that are open, too: ', refusals, questions)
+      using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+  elsif questions is not null then
+    raise exception 'questions are open: %', questions
+      using hint = 'Nothing of this revision was changed. Write them to a file, and answer them there: '
+        'profiles-schema adopt --dry-run --write-answers adopt.toml; then go on with: profiles-schema upgrade -x answers=adopt.toml';
   end if;
 
   if relation is not null then

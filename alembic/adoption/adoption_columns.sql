@@ -3,7 +3,9 @@
 -- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
 -- wanted_type.
 --
--- The id of a profile keeps its type if that is uuid, with everything on it, and so does a role of any kind of text or enum.
+-- The id of a profile keeps its type if that is uuid, with everything on it; so does a role of any kind of text or enum; and
+-- so does a text by another name (varchar, citext, a domain without rules) that holds all that we write: a sign-up must not
+-- lose its profile to a long name. is_theirs: only the application writes the column, so its own limits stay, too.
 -- Only these columns get another name, and take their foreign keys, views and policies along:
 --   a user_id that is no uuid is the id of an outside system, and becomes external_id;
 --   a key of another type than ours that something hangs on becomes legacy_id;
@@ -11,7 +13,7 @@
 create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
 returns table (
   name text, found_name text, found_type text, found_not_null boolean, found_default text, found_generated boolean,
-  wanted_type text, wanted_not_null boolean, wanted_default text, source text, back text, found_position integer
+  wanted_type text, wanted_not_null boolean, wanted_default text, source text, back text, found_position integer, is_theirs boolean
 )
 language plpgsql
 stable
@@ -65,16 +67,22 @@ begin
       case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
       a.attidentity <> '' as has_identity, y.typcategory as category, y.typtype in ('e', 'd') as is_narrow,
       (select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder limit 1) as first_label,
-      case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated
+      case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated,
+      -- Our rules are regular expressions, which other collations do not allow.
+      (b.oid in ('text'::regtype, 'varchar'::regtype) or b.typname = 'citext' and b.typcategory = 'S')
+        and not exists (select from pg_collation as o where o.oid = a.attcollation and not o.collisdeterministic)
+        and not (y.typtype = 'd' and (y.typnotnull or exists (select from pg_constraint as k where k.contypid = y.oid))) as is_text,
+      nullif(case when y.typtype = 'd' then y.typtypmod else a.atttypmod end, -1) - 4 as room
     from pg_attribute as a
     join pg_type as y on y.oid = a.atttypid
+    join pg_type as b on b.oid = case when y.typtype = 'd' then y.typbasetype else y.oid end
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped
   ),
   wanted as (
-    select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null,
+    select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null, k.keeps, t.is_theirs,
       case
-        when k.keeps then f.found_default
+        when k.keeps and w.default_value is not null then f.found_default
         -- Nobody has agreed to be shown where nobody was asked.
         when p_table = 'user_profiles' and w.name = 'profile_visibility' and f.found_default is null then '''private''::text'
         else w.default_value
@@ -82,10 +90,26 @@ begin
     from profiles_internal.wanted_shape() as w
     left join found as f on f.name = w.name
     cross join lateral (
-      select p_table = 'user_profiles' and (
+      select p_table = 'user_profiles' and w.name in (
+        'avatar_emoji', 'bio', 'business_context', 'company_name', 'logo_url', 'master_system_prompt', 'profile_picture_url', 'role', 'target_audience'
+      ) as is_theirs
+    ) as t
+    -- The most that our CHECK of the column admits.
+    left join lateral (
+      select max(coalesce(
+        substring(c.definition from format('char_length\(%s\) <= (\d+)', w.name)),
+        substring(c.definition from format('^CHECK \(\(%s ~ ''[^'']*,(\d+)\}\$''', w.name)))::integer) as characters
+      from profiles_internal.wanted_shape() as c where c.table_name = p_table and c.kind = 'check'
+    ) as m on f.room is not null
+    cross join lateral (
+      select p_table = 'user_profiles' and coalesce(
         w.name = 'id' and f.found_type = 'uuid'
         -- Nothing of ours writes a role, so any type serves that has a default for new profiles.
         or w.name = 'role' and f.category in ('S', 'E') and f.found_default is not null
+        or w.name <> 'id' and w.definition = 'text' and f.is_text and f.name = f.found_name
+          and (f.room is null or t.is_theirs or f.room >= m.characters)
+          and (w.default_value is null or profiles_internal.kept_default(p_table, w.name, f.found_type, f.found_default) is not null),
+        false
       ) as keeps
     ) as k
     where w.table_name = p_table and w.kind = 'column'
@@ -95,7 +119,8 @@ begin
     -- A type that is changed loses its collation, and has to find it again.
     f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
-    w.wanted_type, w.not_null, coalesce(profiles_internal.kept_default(p_table, w.name, w.wanted_type, f.found_default), w.default_value),
+    w.wanted_type, w.not_null,
+    case when w.keeps then w.default_value else coalesce(profiles_internal.kept_default(p_table, w.name, w.wanted_type, f.found_default), w.default_value) end,
     case
       when f.found_type = w.wanted_type or f.name is null then null
       when w.wanted_type = 'timestamp with time zone' then case
@@ -124,7 +149,7 @@ begin
         case when f.not_null then coalesce('(' || f.found_default || ')::text', quote_literal(f.first_label), 'null') else 'null' end, f.found_type)
       else '{column}::text::' || f.found_type
     end,
-    f.found_position
+    f.found_position, coalesce(w.is_theirs, false)
   from found as f
   full join wanted as w on w.name = f.name
   order by f.found_position nulls last, w.name;

@@ -36,9 +36,7 @@ begin
       -- A CHECK on columns that only the application writes refuses nothing of ours.
       k.contype = 'c' and p_context ->> 'table' = 'user_profiles' and not exists (
         select from jsonb_array_elements(p_context -> 'columns') as x
-        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null and x.value ->> 'name' not in (
-          'avatar_emoji', 'bio', 'business_context', 'company_name', 'logo_url', 'master_system_prompt', 'profile_picture_url', 'role', 'target_audience'
-        )
+        where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null and not (x.value ->> 'is_theirs')::boolean
       ) as is_theirs,
       not exists (
         select from jsonb_array_elements(p_context -> 'columns') as x

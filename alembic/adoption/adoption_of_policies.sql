@@ -20,13 +20,22 @@ declare
     when 'export_history' then 'filters'
     else 'nothing' end;
   added text;
+  sensitive constant text[] := array[
+    'email', 'phone', 'first_name', 'last_name', 'role', 'last_login', 'external_id', 'referral_code', 'preferences', 'metadata', 'personality_traits'
+  ];
   readers text;
   policy record;
 begin
   if reads then
-    select string_agg(c.name, ', ' order by c.name) into added
-    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
-    where c.found_name is null and c.wanted_type is not null;
+    -- What is personal comes first. The second line is for the file of answers alone.
+    select format('%s columns that the upgrade adds, too%s%s', count(*), ': ' || string_agg(c.name, ', ' order by c.place) filter (where c.place <= 8),
+      case when count(*) > 8 then format(E', and %s more\nAll of them: %s', count(*) - 8, string_agg(c.name, ', ' order by c.name)) end)
+    into added
+    from (
+      select c.name, row_number() over (order by array_position(sensitive, c.name), c.name) as place
+      from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+      where c.found_name is null and c.wanted_type is not null
+    ) as c;
     select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
   end if;
 
@@ -51,10 +60,10 @@ begin
         'answers', jsonb_strip_nulls(jsonb_build_object(
           'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
             case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
-            case when policy.command in ('r', '*') then 'everybody for whom it is reads the columns that the upgrade adds, too: ' || coalesce(added, 'none') end,
             case when policy.is_narrower then 'but beside it, ours let users do the same with their own row without its further condition' end,
             case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
-            case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end
+            case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end,
+            case when policy.command in ('r', '*') then 'everybody for whom it is reads the ' || added end
           ) end,
           'restrict', case when policy.is_narrower then 'it becomes restrictive, with the same condition: users do this with their own row only where its condition is true, as today' end,
           'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,

@@ -32,7 +32,7 @@ begin
       or relation is not null and relation is distinct from to_regclass('public.' || quote_ident(other_name))
     ) then
       steps := steps || jsonb_build_object('seq', 0, 'revision', planned.revision, 'action', 'stop', 'object', 'public.' || other_name,
-        'found', case when relation is null then 'no such table' else 'public.user_profiles exists, too' end,
+        'found', case when to_regclass('public.' || quote_ident(other_name)) is null then 'no such table' else 'public.user_profiles exists, too' end,
         'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
     elsif relation is not null then
       taken := taken || ('public.' || planned.table_name);
@@ -84,7 +84,7 @@ begin
     case q.action when 'question' then 'an answer' when 'answered' then q.given else x.wanted end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
     case q.action when 'question' then format('%sAnswer %I with %s.',
       case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
-      x.id, (select string_agg(format('"%s" (%s)', a.key, a.value), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
+      x.id, (select string_agg(format('"%s" (%s)', a.key, split_part(a.value, E'\n', 1)), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
     x.id, x.answers
   from rows from (jsonb_to_recordset(steps) as (
     seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,

@@ -106,16 +106,21 @@ $memberships$;
 do $preflight$
 declare
   problems text;
+  questions text;
 begin
   -- What exists already is taken over. What stands against that, all of it, and before anything else:
-  select string_agg(format(E'\n  %s: %s. Wanted: %s. %s', s.object, s.found, s.wanted, s.remedy), '' order by s.seq)
-  into problems
-  from profiles_internal.adoption_plan() as s
-  where s.action in ('stop', 'question');
+  select
+    string_agg(format(E'\n  %s: %s. Wanted: %s. %s', s.object, s.found, s.wanted, s.remedy), '' order by s.seq) filter (where s.action = 'stop'),
+    string_agg(format(E'\n  %s: %s. %s', s.object, s.found, s.remedy), '' order by s.seq) filter (where s.action = 'question')
+  into problems, questions
+  from profiles_internal.adoption_plan() as s;
   if problems is not null then
-    raise exception 'what exists already cannot be taken over as it is:%', problems
-      using hint = 'Nothing was changed. The whole plan: profiles-schema adopt --dry-run. '
-        'Its questions: profiles-schema adopt --dry-run --write-answers adopt.toml; answered, they go with: -x answers=adopt.toml';
+    raise exception 'what exists already cannot be taken over as it is:%', concat_ws(E'\nQuestions that are open, too:', problems, questions)
+      using hint = 'Nothing was changed. The whole plan: profiles-schema adopt --dry-run';
+  elsif questions is not null then
+    raise exception 'questions about what exists already are open:%', questions
+      using hint = 'Nothing was changed. Write them to a file, and answer them there: profiles-schema adopt --dry-run --write-answers '
+        'adopt.toml; then: profiles-schema upgrade -x answers=adopt.toml';
   end if;
 
   if not has_schema_privilege('public', 'create') then

@@ -12,6 +12,8 @@ create table public.user_profiles (
 alter table public.user_profiles enable row level security;
 create policy "Profiles are for everybody" on public.user_profiles for select using (true);
 create policy "Update your own profile" on public.user_profiles for update using (auth.uid() = id);
+-- As a hosted project grants every new table.
+grant select, insert, update, delete on public.user_profiles to anon, authenticated;
 
 create function public.handle_new_user() returns trigger language plpgsql security definer as $$
 begin

@@ -133,7 +133,7 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool, file: str 
     if result.answered:
         yield "Answered:"
         for question in result.answered:
-            consequence = (question.answers or {}).get(question.wanted or "", "")
+            consequence = (question.answers or {}).get(question.wanted or "", "").partition("\n")[0]
             yield from _wrapped(
                 f"  {one_line(question.id or '')} = {question.wanted}: {consequence}", width, indent="    "
             )
@@ -143,7 +143,8 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool, file: str 
     yield from _notes(result, width)
     yield from _wrapped(_sum(result), width)
     yield from _next(result, x, local=local, file=file)
-    yield result.verdict
+    # Ids are not broken: they are copied.
+    yield from [result.verdict] if result.stoppers or result.questions else _wrapped(result.verdict, width)
 
 
 def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:
@@ -158,7 +159,8 @@ def _question(number: int, question: Step, width: int) -> Iterator[str]:
     yield from _wrapped(f"{number:2}. {question.object}: {question.found}.", width, indent="    ")
     yield f"    id: {one_line(question.id or '')}"
     for answer, consequence in (question.answers or {}).items():
-        yield from _wrapped(f"    {answer}: {consequence}", width, indent="      ")
+        short = consequence.partition("\n")[0]
+        yield from _wrapped(f"    {answer}: {short}", width, indent="      ")
 
 
 def _advice(advice: str, width: int, *, indent: str) -> Iterator[str]:

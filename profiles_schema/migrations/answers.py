@@ -74,7 +74,10 @@ def written(questions: Iterable[Question], given: Mapping[str, str], *, name: st
         possible = question.answers or {}
         lines += ["", *_comment(f"{question.object}: {question.found}")]
         for answer, consequence in possible.items():
-            lines += _comment(f"  {quoted(answer)}: {consequence}", indent="    ")
+            first, *details = consequence.splitlines() or [""]
+            lines += _comment(f"  {quoted(answer)}: {first}", indent="    ")
+            for detail in details:
+                lines += _comment(f"    {detail}", indent="    ")
         answer = given.get(question.id or "", "")
         lines.append(f"{quoted(question.id or '')} = {quoted(answer if answer in possible else '')}")
     return "\n".join(lines) + "\n"

@@ -11,10 +11,13 @@ from profiles_schema.errors import UsageError
 from profiles_schema.migrations import answers
 from profiles_schema.settings import DEADLINE_SECONDS, LOCK_TIMEOUT_MS, LOCK_WAIT_SECONDS
 
+_MAX_NAME_BYTES = 63
+
 # Key: (pattern of its value, the value in words, the value in a synopsis, what the key does)
 _KNOWN: Mapping[str, tuple[str, str, str, str]] = {
     "adopt-table": (
-        r".+", "the name of a table in schema public", "NAME", "Take over the table of this name as user_profiles.",
+        r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+",
+        "the name of a table in schema public, of up to 63 bytes and without control characters", "NAME", "Take over the table of this name as user_profiles.",
     ),
     "allow-data-loss": (r"yes|no", "yes or no", "yes|no", "Let a downgrade drop tables that hold rows."),
     "answers": (
@@ -100,7 +103,9 @@ def parse(pairs: Iterable[str], *, known_x: Iterable[str] = ()) -> Options:
             values[key] = value
             continue
         pattern, words, _, _ = _KNOWN[key]
-        if not equals or not re.fullmatch(pattern, value):
+        # The server would cut a longer name, and find another table.
+        too_long = key == "adopt-table" and len(value.encode(errors="replace")) > _MAX_NAME_BYTES
+        if not equals or not re.fullmatch(pattern, value) or too_long:
             raise UsageError(f"-x {key} takes {words}: -x {key}=VALUE.")
         values[key] = value
     return Options(

@@ -36,6 +36,8 @@ _PLAN: Final = f"{INTERNAL_SCHEMA}.adoption_plan"
 _SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
 _CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")
 _CHANGES_ROWS = frozenset({"add", "convert", "create", "fit"})
+# What a note says that is "wanted" where every statement means the same afterwards.
+_CHANGES_NOTHING = frozenset({"kept by name", "left alone", "not verified", "prepared anew", "stays"})
 _ASKED = frozenset({"stop", "question", "answered"})
 _REASONS = 3
 
@@ -68,7 +70,7 @@ class Step:
     id: str | None = None
     """Of a question, answered or not: the name by which the file of answers gives its answer."""
     answers: dict[str, str] | None = None
-    """Its possible answers, and what each leads to."""
+    """Its possible answers, and what each leads to; lines after the first are for the file of answers."""
 
     @property
     def table(self) -> str | None:
@@ -106,8 +108,18 @@ class Plan:
             number = len(self.questions)
             ids = ", ".join(one_line(step.id or "") for step in self.questions)
             return f"Answer {'this question' if number == 1 else f'these {number} questions'}: {ids}."
-        beyond = [*["the answers"] * bool(self.answered), *['"Worth knowing"'] * bool(self.worth_knowing)]
-        return f"Nothing changes meaning{' beyond ' if beyond else ''}{' and '.join(beyond)}."
+        notes = len([step for step in self.worth_knowing if step.wanted not in _CHANGES_NOTHING])
+        rows = sum(step.rows or 0 for step in self.steps if step.action == "fit" and step.statement is None)
+        changes = [
+            *[f'statements of yours ({notes} under "Worth knowing")'] * bool(notes),
+            *[f"values that break a rule ({rows:,})"] * bool(rows),
+            *[f"rows that cannot stay ({self.quarantined:,}, to quarantine)"] * bool(self.quarantined),
+        ]
+        if changes:
+            return (
+                f"Can be taken over{', by your answers' if self.answered else ''}; this changes {', '.join(changes)}."
+            )
+        return f"Nothing changes meaning{' beyond the answers' if self.answered else ''}."
 
     @property
     def worth_knowing(self) -> list[Step]:
@@ -271,10 +283,10 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
     outside_ids = any(step.action == "rename" and step.wanted == "external_id" for step in steps)
     through_a_view = set() if outside_ids else renamed
     for step in steps:
-        if step.table in through_a_view or step.table is None:
+        if step.table is None:
             continue
         column = step.object.rpartition(".")[2]
-        if step.action == "rename" and "rename column" in (step.statement or ""):
+        if step.action == "rename" and "rename column" in (step.statement or "") and step.table not in through_a_view:
             yield _note(
                 step.seq,
                 step.revision,
@@ -285,16 +297,16 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
                     _OUTSIDE_ID if column == "user_id" else "Statements that name {old} have to name {new}."
                 ).format(old=column, new=step.wanted),
             )
-        elif (
-            step.action == "convert" and "alter column" in (step.statement or "") and " type " in (step.statement or "")
-        ):
+        # A view of the old name shows the new types, too.
+        elif step.action == "convert" and re.search(r"alter column .+ type ", step.statement or ""):
             yield _note(
                 step.seq,
                 step.revision,
                 step.object,
                 found=step.found or "",
                 wanted=step.wanted or "",
-                remedy="Statements that write these columns, or compare them, as the old type have to be changed.",
+                remedy="Statements that write these columns, or compare them, as the old type have to be changed. What the old"
+                " type refused, such as a longer text or an unknown word, only our rules refuse afterwards.",
             )
 
 

@@ -157,6 +157,14 @@ def take_snapshot(
     connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
     redirected = {name: actual for name, actual in names.items() if name != actual}
     snapshot = {key: _plain(key, value, redirected) for key, value in found}
+    # Over a text of another type, what is declared is printed with a cast: ((username)::text ~ …), (new.username)::text.
+    retyped = [
+        key.rpartition(".")[2] for (key, value), declared in defaults.items() if declared[:4] == "text" != value[:4]
+    ]
+    casts = re.compile(rf"\(((?:new\.|old\.)?(?:{'|'.join(retyped)}))\)::text", re.IGNORECASE)
+    for key in snapshot if retyped else ():
+        if re.match(r"(constraint|index|trigger) public\.user_profiles\.", key):
+            snapshot[key] = casts.sub(r"\1", snapshot[key])
     for (key, value), declared in defaults.items():
         # Adoption has written the default into a function, too: profiles_internal.default_language.
         function = f"function profiles_internal.default_{key.rpartition('.')[2]}()"

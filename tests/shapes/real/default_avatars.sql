@@ -3,6 +3,7 @@ modelled_on = "Profiles that are never empty: every column NOT NULL with a defau
 options = ["adopt-table=profiles"]
 [questions]
 "policy:public.profiles:allow read" = "keep"
+"delete:public.profiles" = "refuse"
 [differs]
 "pictures as anon sees them" = "plan: no web address or path"
 "pictures as Bo sees them" = "plan: no web address or path"
