@@ -57,7 +57,13 @@ begin
             and lower(regexp_replace(replace(o.tgrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
             and cardinality(profiles_internal.written_tables(o.tgfoid, true)) > 0
         ) as q
-      ) as stumbles
+      ) as stumbles,
+      -- It writes rows that refer to a profile.
+      exists (
+        select from pg_constraint as k
+        where k.contype = 'f' and k.confrelid = any (our_tables)
+          and lower(regexp_replace(replace(k.conrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
+      ) as refers
   ) as b
   cross join lateral (
     select case
@@ -74,6 +80,14 @@ begin
     select jsonb_build_object('revision', '0002_create_foundation', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
+    union all
+    -- What needs the profile finds it: ours runs first. While the upgrade runs there is none.
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+      'object', format('trigger %s on auth.users', t.tgname),
+      'found', format('calls %s, which %s', f.oid::regprocedure, case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
+      'answers', jsonb_build_object('accept', 'it stays, and runs after ours, so it finds the profile. From 0002 to 0011 there is none: if it fails '
+        'without one, so do the sign-ups of that time; let nobody sign up while the upgrade runs'))
+    where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D' and (b.names_ours or b.refers)
     union all
     select jsonb_build_object('revision', '0002_create_foundation', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
@@ -95,7 +109,7 @@ begin
   ) as s
   where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
-    and (b.acts or b.names_ours or b.stumbles is not null);
+    and (b.acts or b.names_ours or b.refers or b.stumbles is not null);
 
   -- Functions of our names.
   return query

@@ -196,9 +196,11 @@ GENERATED = (
     "public.user_profiles.fill_external_id",
     "public.user_profiles.carry_user_id",
     "public.user_profiles.carry_user_id_change",
+    "auth.users.00_profiles_on_auth_user_created",
 )
 """What the database writes itself, in no file and no drift: the dual write while there are wide columns, a trigger for users
-of the application's own table whose keys are no uuids, and those for the column that says whose an adopted row is."""
+of the application's own table whose keys are no uuids, those for the column that says whose an adopted row is, and the one
+that runs before the application's row triggers at sign-up."""
 
 POLICIES = (
     SqlObject("policies", "profiles_internal"),
