@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from support import profiles_schema
 
 from profiles_schema.errors import MigrationFailed
+from profiles_schema.operations import adopt
 
 TABLES = (
     "create table public.user_profiles (id uuid primary key references auth.users on delete cascade, nick text, plan text);"
@@ -133,3 +134,37 @@ def test_a_row_trigger_of_ours_records_a_failure_once_and_never_fails(hosted_at_
         )
     assert hosted_at_head.value("select count(*) from public.user_profiles") == 1
     assert hosted_at_head.value("select count(*) from public.user_profile_audit_logs where action = 'failed'") == 2
+
+
+LOST = {
+    "inserts": (MAKES_PROFILES.format(columns=", nick, plan", values=", new.email, 'trial'"), "nick (null), public.user_profiles.plan ('free'::text)"),
+    "inserts all": (MAKES_PROFILES.format(columns=") select new.id, new.email, 'trial'; return new; end $$ --", values="").replace("(id)", ""), "nick (null), public.user_profiles.plan ('free'::text)"),
+    "updates": (MAKES_PROFILES.format(columns="", values="").replace("return new;", "update public.user_profiles as p set plan = 'trial' where p.nick is null and p.id = new.id; return new;"), "plan ('free'::text)"),
+    "through another": (
+        "create function public.make(person uuid) returns void language sql as $$ insert into user_profiles(id,\"nick\") values (person, 'x') $$;"
+        "create function public.handle_new_user() returns trigger language plpgsql security definer as $$ begin perform public.make(new.id); return new; end $$",
+        "nick (null)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "columns"), LOST.values(), ids=LOST)
+def test_what_a_sign_up_trigger_puts_into_columns_of_its_own_is_a_question(hosted_open, function, columns):
+    hosted_open.script(TABLES + "alter table public.user_profiles alter plan set default 'free';" + function)
+    triggers(hosted_open, welcome="handle_new_user")
+    with hosted_open.engine.connect() as connection:
+        (question,) = adopt.plan(connection).questions
+    assert question.id == "trigger:auth.users:welcome"
+    assert f"has only the default there: public.user_profiles.{columns}." in question.answers["drop"]
+    hosted_open.upgrade(answers={question.id: "drop"})
+    assert signs_up(hosted_open)
+
+
+def test_a_sign_up_trigger_that_fills_what_ours_fills_is_none(adopting):
+    adopting.script(
+        "alter table public.user_profiles add email text, add user_id uuid, add created_at timestamptz;"
+        + MAKES_PROFILES.format(
+            columns=", user_id, email, created_at", values=", new.id, new.email, now()"
+        ).replace("create function", "create or replace function")
+    )
+    assert adopting.answers() == {}

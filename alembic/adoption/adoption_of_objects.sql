@@ -89,6 +89,16 @@ begin
         'without one, so do the sign-ups of that time; let nobody sign up while the upgrade runs'))
     where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D' and (b.names_ours or b.refers)
     union all
+    -- What it puts into columns that ours leaves alone is lost to new users.
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+      'object', format('trigger %s on auth.users', t.tgname),
+      'found', format('calls %s, which fills columns that our sign-up leaves at their default', f.oid::regprocedure),
+      'answers', jsonb_build_object('drop', format('it goes, and a new user has only the default there: %s. To keep what it does, give the '
+        'columns a default before the upgrade, or fill them in a BEFORE INSERT trigger of the table itself, which stays',
+        array_to_string(u.columns, ', '))))
+    from (select profiles_internal.unfilled_columns(f.oid) as columns) as u
+    where b.acts and d.remedy is null and not a.is_empty and t.tgtype & 4 <> 0 and t.tgenabled <> 'D' and u.columns <> '{}'
+    union all
     select jsonb_build_object('revision', '0002_create_foundation', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
