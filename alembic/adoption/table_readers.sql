@@ -16,6 +16,7 @@ declare
   -- Those that read as whoever asks are followed to what reads through them.
   relations oid[] := array[p_table::oid];
   functions oid[] := '{}';
+  next_relations oid[];
   bound_relations oid[];
   bound_functions oid[];
   found_relations oid[] := relations;
@@ -32,7 +33,7 @@ begin
     where c.oid = any (relations);
 
     select array_agg(distinct c.oid), array_agg(distinct c.oid) filter (where c.relkind = 'v' and (s.by_asker or c.relowner <> all (unbound)))
-    into bound_relations, relations
+    into bound_relations, next_relations
     from pg_depend as d
     join pg_rewrite as w on w.oid = d.objid
     join pg_class as c on c.oid = w.ev_class and c.relkind in ('v', 'm')
@@ -70,7 +71,7 @@ begin
     exit when bound_relations is null and bound_functions is null;
     found_relations := found_relations || bound_relations;
     found_functions := found_functions || bound_functions;
-    relations := coalesce(relations, '{}');
+    relations := coalesce(next_relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
     return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r
