@@ -52,7 +52,7 @@ class Where(Enum):
         "exists (select from profiles_internal.legacy_columns)"
         " or exists (select from profiles_internal.known_traits() as k join pg_catalog.pg_attribute as a"
         " on a.attrelid = pg_catalog.to_regclass('public.user_profiles') and a.attname = k.column_name"
-        " and not a.attisdropped)"
+        f" and not a.attisdropped) or {OLD_SHAPE}"
     )
     OTHER_USERS = "exists (select from profiles_internal.settings as s where s.key = 'identity')"
     USABLE_SESSIONS = (
