@@ -121,16 +121,11 @@ begin
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
     and (b.acts or b.names_ours or b.refers or b.stumbles is not null);
 
-  -- Functions of our names.
+  -- Functions that ours replace, or may be taken for.
   return query
-  select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
-    'action', case when u.used_by is null then 'set aside' else 'stop' end,
-    'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
-    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
-    'undo', case when f.prokind <> 'a' then profiles_internal.function_text(f.oid) end,
-    'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
-      'Its callers find ours of that name: the same arguments, its own rights and result.'))
-  from pg_proc as f
+  select s.step
+  from profiles_internal.replaced_functions() as o
+  join pg_proc as f on f.oid = o.function_id
   cross join lateral (
     select case
       when f.prokind = 'a' then 'It is an aggregate, and nothing puts it back. Programs'
@@ -142,10 +137,29 @@ begin
       )
     end as used_by
   ) as u
-  where f.pronamespace = 'public'::regnamespace
-    and f.proname = any (profiles_internal.our_public_functions())
+  cross join lateral (
+    select jsonb_build_object('revision', '0008_create_functions', 'seq', 2, 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
+      'object', 'function ' || f.oid::regprocedure,
+      'found', format('has a name of ours; %s%s', case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
+        case when f.prosecdef then ', with the rights of its owner' else '' end),
+      'answers', jsonb_strip_nulls(jsonb_build_object('keep', case when not o.is_same then
+        'it stays beside ours, which takes other types: a call in SQL that leaves the types open (a literal) may find either, so name them there' end,
+        'replace', format('it is set aside, and its callers find ours, which returns %s and may be called by %s; a downgrade '
+        'brings it back. To keep it, rename it before the upgrade, here and where it is called: alter routine %s rename to ...',
+        o.result, o.callers, f.oid::regprocedure)))) as step
+    where u.used_by is null or not o.is_same
+    union all
+    select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
+      'action', case when u.used_by is null then 'set aside' else 'stop' end,
+      'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
+      'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
+      'undo', case when f.prokind <> 'a' then profiles_internal.function_text(f.oid) end,
+      'remedy', u.used_by || ' use it. Drop them, and create them again after the upgrade.')
+    where o.is_same or profiles_internal.answer('function:' || f.oid::regprocedure) = 'replace'
+  ) as s
+  where
     -- Ours, once they are there.
-    and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
+    to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
 
   return query
   select p.step

@@ -54,7 +54,10 @@ begin
       and f.oid <> all (found_functions)
       and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')
       -- What is set aside, because it does what ours do, reads nothing afterwards.
-      and not (f.pronamespace = 'public'::regnamespace and f.proname = any (profiles_internal.our_public_functions()))
+      and f.oid not in (
+        select r.function_id from profiles_internal.replaced_functions() as r
+        where r.is_same or profiles_internal.answer('function:' || r.function_id::regprocedure) = 'replace'
+      )
       and not (f.prorettype = 'trigger'::regtype and profiles_internal.acts_beside_ours(f.oid))
       and (
         t.body ~* names

@@ -140,6 +140,8 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     for key in sorted({*declared, *found}):
         if declared.get(key) == found.get(key) or _is_let_be(key, declared) or keeps_key(key, found.get(key, "")):
             continue
+        if _is_another_form(key, declared, found):
+            continue
         kind, _, name = key.partition(" ")
         if _is_left_to_us(key, declared, found):
             result.append(
@@ -267,6 +269,16 @@ def file_of(key: str) -> SqlObject | None:
             (o for o in objects.POLICIES if re.match(rf"(?:public\.)?{re.escape(o.name)}(?:[. ]|$)", name)), None
         )
     return None
+
+
+def _is_another_form(key: str, declared: Snapshot, found: Snapshot) -> bool:
+    """Whether it is about a function of the application that has a name of ours, and takes something else."""
+    function = key.removeprefix("grant ").rpartition(" to ")[0] if key.startswith("grant ") else key
+    return (
+        function.startswith("function public.")
+        and function not in declared
+        and "set search_path=pg_catalog, pg_temp" not in found.get(function, "")
+    )
 
 
 def _is_own_leftover(key: str) -> bool:

@@ -269,14 +269,14 @@ class _Trial:
 
     def update_my_profile(self) -> None:
         with self.acting_as("authenticated", self.user):
-            bio = self.value("""select (public.update_my_profile_v2('{"bio": "smoke"}')).bio""")
+            bio = self.value("""select (public.update_my_profile_v2('{"bio": "smoke"}'::jsonb)).bio""")
             self.expect(bio, "smoke", "bio")
 
     def update_forbidden(self) -> None:
         with self.acting_as("authenticated", self.user):
             savepoint = self.connection.begin_nested()
             try:
-                self.connection.execute(text("""select public.update_my_profile_v2('{"role": "admin"}')"""))
+                self.connection.execute(text("""select public.update_my_profile_v2('{"role": "admin"}'::jsonb)"""))
             except DBAPIError as error:
                 savepoint.rollback()
                 self.expect(sqlstate(error), "22023", "the SQLSTATE")
@@ -294,7 +294,7 @@ class _Trial:
 
     def available_username(self) -> None:
         with self.acting_as("authenticated", self.user):
-            name = self.value("select public.gen_available_username('smoke@example.org')")
+            name = self.value("select public.gen_available_username('smoke@example.org'::text)")
         taken = self.value("select count(*) from public.user_profiles where lower(username) = :name", name=name)
         self.expect(taken, 0, f"the number of profiles named {name}")
 
@@ -373,7 +373,7 @@ class _Trial:
     def anon_calls(self) -> None:
         name = self.value("select username from public.user_profiles where user_id = :id", id=self.user)
         with self.acting_as("anon"):
-            shown = self.value("select username from public.get_public_profile(:name)", name=name)
+            shown = self.value("select username from public.get_public_profile(cast(:name as text))", name=name)
         self.expect(shown, name, "username")
 
     def stats(self) -> None:
