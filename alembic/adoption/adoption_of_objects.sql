@@ -147,7 +147,8 @@ begin
         'replace', format('it is set aside, and its callers find ours, which returns %s and may be called by %s; a downgrade '
         'brings it back. To keep it, rename it before the upgrade, here and where it is called: alter routine %s rename to ...',
         o.result, o.callers, f.oid::regprocedure)))) as step
-    where u.used_by is null or not o.is_same
+    -- Ours, where only the internal schema was lost.
+    where (u.used_by is null or not o.is_same) and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'))
     union all
     select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
       'action', case when u.used_by is null then 'set aside' else 'stop' end,
