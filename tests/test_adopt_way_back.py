@@ -86,7 +86,15 @@ def test_an_index_on_what_becomes_external_id_is_not_ours_on_user_id(empty):
     )
     found = snapshot(empty)
     x = {"identity": "public.users", "adopt_table": "profiles"}
+    with empty.engine.connect() as connection:
+        plan = adopt.plan(connection, x=["identity=public.users", "adopt-table=profiles"])
+    (note,) = [note for note in plan.notes if note.wanted == "a view that they read and write unchanged"]
+    assert note.object == "profiles_compat.profiles"
+    assert "public.profiles is gone" in note.remedy
+    assert [step for step in plan.steps if step.wanted == "a view of the old name"] == []
     empty.upgrade(**x)
+    assert empty.value("select to_regclass('public.profiles') is null")
+    assert empty.run("select user_id, first_name from profiles_compat.profiles") == [(1, None)]
     for command in (["check"], ["health", "--full"]):
         done = profiles_schema(empty.url, *command)
         assert done.returncode == 0, done.stdout + done.stderr
