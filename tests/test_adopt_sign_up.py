@@ -163,8 +163,8 @@ def test_what_a_sign_up_trigger_puts_into_columns_of_its_own_is_a_question(hoste
 def test_a_sign_up_trigger_that_fills_what_ours_fills_is_none(adopting):
     adopting.script(
         "alter table public.user_profiles add email text, add user_id uuid, add created_at timestamptz;"
-        + MAKES_PROFILES.format(
-            columns=", user_id, email, created_at", values=", new.id, new.email, now()"
-        ).replace("create function", "create or replace function")
+        + MAKES_PROFILES.format(columns=", user_id, email, created_at", values=", new.id, new.email, now()").replace(
+            "create function", "create or replace function"
+        )
     )
     assert adopting.answers() == {}

@@ -71,7 +71,10 @@ def test_a_foreign_key_to_a_value_that_would_change_stops_the_plan(hosted_open):
     found = snapshot(hosted_open)
     with hosted_open.engine.connect() as connection:
         (stop,) = adopt.plan(connection).stoppers
-    assert (stop.object, stop.found) == ("public.posts.posts_author_fkey", "refers to username, where 1 values break our rules")
+    assert (stop.object, stop.found) == (
+        "public.posts.posts_author_fkey",
+        "refers to username, where 1 values break our rules",
+    )
     with pytest.raises(MigrationFailed, match="drop this foreign key"):
         hosted_open.upgrade()
     assert snapshot(hosted_open) == found

@@ -127,7 +127,7 @@ def _too_early(connection: Connection) -> Iterator[Finding]:
             " where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal and t.tgenabled <> 'D'"
             # After an insert, for each row.
             "  and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and f.pronamespace is distinct from to_regnamespace('profiles_internal')::oid"
-            "  and (o.oid is null or t.tgname collate \"C\" < o.tgname collate \"C\")"
+            '  and (o.oid is null or t.tgname collate "C" < o.tgname collate "C")'
             "  and exists (select from named as n where f.prosrc ~* ('\\m' || regexp_replace(n.relname, '(\\W)', '\\\\\\1', 'g') || '\\M')) order by 1"
         ),
         {"tables": expected.every_table(), "first": FIRST_TRIGGER},
