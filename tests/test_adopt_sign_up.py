@@ -60,7 +60,7 @@ def test_a_trigger_that_needs_the_profile_finds_it_and_is_asked_about_before(ado
     adopting.script(function)
     triggers(adopting, b_on_auth_user_settings="new_settings")
     assert signs_up(adopting)
-    with pytest.raises(MigrationFailed, match="trigger b_on_auth_user_settings on auth.users"):
+    with pytest.raises(MigrationFailed, match=r"trigger b_on_auth_user_settings on auth\.users"):
         adopting.upgrade()
     given = {"trigger:auth.users:b_on_auth_user_settings": "accept"}
     assert adopting.answers() == given
