@@ -276,7 +276,7 @@ def test_a_function_with_the_rights_of_its_owner_comes_back_with_no_more(empty):
         "alter function public.get_public_profile owner to application_owner"
     )
     try:
-        empty.upgrade()
+        empty.upgrade(answers=empty.answers("replace"))
         empty.downgrade("base", allow_data_loss="yes")
         assert (
             empty.value("select proowner::regrole::text from pg_proc where proname = 'get_public_profile'")

@@ -442,7 +442,8 @@ def test_what_stops_working_is_said(old):
     assert "A statement that writes id and knows no user_id works as before" in notes
     assert "2 policies on public.user_profiles (of the application; set aside)" in notes
     assert "Users go on writing these columns: favourite_colour." in notes
-    assert "function public.gen_available_username(text) (set aside)" in notes
+    assert "function public.gen_available_username(text) (called while the upgrade runs" in notes
+    assert "Answer this question: function:public.gen_available_username(text)" in notes
     old.upgrade()
     with old.acting_as("authenticated", "00000000-0000-4000-8000-000000000001") as connection:
         assert connection.scalar(text("select count(*) from public.user_profiles")) == 1

@@ -434,3 +434,23 @@ def test_a_policy_that_reads_a_column_whose_type_changes_stops_the_upgrade(reads
     )
     (stop,) = plan(database, "adopt-table=profiles").stoppers
     assert 'policy "Friends" on public.notes' in stop.remedy
+
+
+@pytest.mark.parametrize("with_view", [True, False])
+def test_functions_in_standard_form_are_among_those_that_find_less(application, with_view):
+    application.script(
+        "create function public.is_private(p uuid) returns boolean language sql stable"
+        " begin atomic select exists (select from public.user_profiles as u where u.id = p and u.is_private); end;"
+        "create function public.is_private_too(p uuid) returns boolean language sql stable begin atomic select public.is_private(p); end;"
+        "create table public.pictures (author uuid);"
+        'create policy "Open ones" on public.pictures for select using (not public.is_private_too(author))'
+    )
+    if not with_view:
+        application.script("drop view public.directory, public.counted")
+    assert {q.id for q in plan_with(application, {OPEN: "replace"}).questions} >= {
+        "reads:function public.is_private(uuid)",
+        "reads:function public.is_private_too(uuid)",
+        "reads:policy public.pictures:Open ones",
+    }
+    application.upgrade(answers=application.answers("replace", "accept"))
+    application.downgrade("base", allow_data_loss="yes")

@@ -264,7 +264,7 @@ def test_rows_on_a_plain_server_get_users_of_their_own(empty):
     given_back(empty)
 
 
-def test_functions_of_our_names_are_set_aside_whatever_they_take_and_return(found):
+def test_functions_that_ours_replace_come_back_and_others_of_our_names_stay(found):
     database = found(
         "a",
         """
@@ -280,9 +280,17 @@ def test_functions_of_our_names_are_set_aside_whatever_they_take_and_return(foun
         comment on function public.get_public_profile() is 'Not what it says';
         """,
     )
-    database.upgrade()
+    given = database.answers("keep")
+    assert {key: given[key] for key in given if key.startswith("function:")} == {
+        "function:public.gen_available_username(text,integer)": "replace",
+        "function:public.gen_available_username(integer)": "keep",
+    }
+    database.upgrade(answers=given)
     explained(database)
     assert database.value("select public.gen_available_username('new@example.org')") == "new"
+    assert len(database.run("select public.gen_available_username(3)")) == 1
+    database.run("select * from public.get_public_profile()")
+    assert drift(database) == []
     given_back(database, more=PROFILES)
 
 

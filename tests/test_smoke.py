@@ -115,3 +115,16 @@ def test_a_database_without_our_tables_is_refused(empty):
     refused = profiles_schema(empty.url, "smoke")
     assert refused.returncode == 1
     assert refused.stderr.strip() == "error: This database is not migrated. Run: profiles-schema upgrade"
+
+
+def test_a_policy_that_asks_for_a_second_factor_is_no_failure_and_another_is_named(database):
+    policy = 'create policy "{0}" on public.user_profiles as restrictive using ({1})'
+    database.script(policy.format("MFA needed", "(select auth.jwt() ->> 'aal') = 'aal2'"))
+    done = profiles_schema(database.url, "smoke")
+    assert done.returncode == 0, done.stdout
+    database.script(policy.format("Members only", "auth.jwt() ->> 'tenant' = 'acme'"))
+    done = profiles_schema(database.url, "smoke")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if "get_my_profile_v2 returns" in line]
+    assert 'restrictive policies: "MFA needed" (' in line
+    assert "\"Members only\" (((auth.jwt() ->> 'tenant'::text) = 'acme'::text))" in line

@@ -23,8 +23,11 @@ begin
       'lock', 'ACCESS EXCLUSIVE',
       'statement', format('alter table %s rename to %I', relation, p_context ->> 'table'),
       'undo', format('alter table %s rename to %I', target, old_name));
-    return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
-      'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
+    -- Where user_id was an outside id, install_old_profiles makes another one, in schema profiles_compat.
+    if p_context -> 'by_name' -> 'external_id' ->> 'found_name' is distinct from 'user_id' then
+      return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
+        'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
+    end if;
   end if;
 
   -- What only shows when it runs.

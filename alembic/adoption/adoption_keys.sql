@@ -1,7 +1,7 @@
 -- What becomes of the constraints and indexes of a table that is taken over, and of the foreign keys that point to it.
 -- One that says what ours says only gets our name. One over columns of ours that says something else is set aside: it
--- could refuse what we write. The rest is the application's own, and stays: so does a key on the user, and what a foreign
--- key of another table points to.
+-- could refuse what we write. The rest is the application's own, and stays: so does a key on the user, and one that a foreign
+-- key points to. A primary key of that kind becomes a unique constraint.
 -- Definitions are compared as they read after the columns were renamed.
 create or replace function profiles_internal.adoption_keys(p_context jsonb, p_counts jsonb)
 returns setof jsonb
@@ -19,6 +19,7 @@ declare
   theirs record;
   our_name text;
   left_behind bigint;
+  changes bigint;
   legacy boolean := false;
 begin
   for theirs in
@@ -47,6 +48,7 @@ begin
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'source' is not null
       ) as retyped,
       k.contype in ('c', 'f') and not k.convalidated as unproved,
+      k.contype in ('p', 'u') and exists (select from pg_constraint as r where r.contype = 'f' and r.confrelid = relation and r.conindid = k.conindid) as is_needed,
       -- A sign-up would fail for it, or the deletion of a user.
       k.contype = 'f' and (k.confrelid is distinct from to_regclass('auth.users') or k.confdeltype <> 'c') as is_strange
     from pg_constraint as k
@@ -76,6 +78,12 @@ begin
       end if;
     elsif theirs.kind = 'p' and theirs.columns <@ array['id', 'user_id', owner] and theirs.name <> 'pk_' || (p_context ->> 'table') then
       key_stays := true;
+    elsif theirs.kind = 'u' and theirs.is_needed then
+      if theirs.columns <> '{username}' and theirs.ours_alone then
+        return next jsonb_build_object('seq', 3, 'action', 'note', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
+          'wanted', 'stays: foreign keys refer to it', 'remedy', 'A new user with a value that somebody else has there gets no profile, and a change that it '
+          'refuses does not reach the profile: profiles-schema health names both.');
+      end if;
     elsif theirs.kind = 'p'
       or theirs.kind = 'u' and theirs.ours_alone and theirs.columns <> '{id}' and theirs.columns <> '{user_id}'
       or theirs.kind in ('c', 'x') and theirs.touches_ours and not theirs.is_theirs
@@ -97,6 +105,12 @@ begin
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
         'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
         'remedy', case when theirs.is_strange then 'From now on the deletion of a user deletes the profile.' end);
+      if theirs.is_needed and theirs.columns <> '{legacy_id}' then
+        return next jsonb_build_object('seq', 955, 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'foreign keys refer to it',
+          'wanted', replace(theirs.afterwards, 'PRIMARY KEY', 'UNIQUE'), 'lock', 'ACCESS EXCLUSIVE',
+          'statement', format('alter table %s add constraint %I %s', target, theirs.name, replace(theirs.afterwards, 'PRIMARY KEY', 'UNIQUE')),
+          'undo', format('alter table %s drop constraint if exists %I', target, theirs.name));
+      end if;
       if theirs.unproved and not theirs.touches_ours and not theirs.is_strange then
         return next jsonb_build_object('seq', 960, 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'set aside above',
           'wanted', theirs.definition, 'lock', 'ACCESS EXCLUSIVE',
@@ -126,6 +140,15 @@ begin
               and d.refobjid = relation and d.refobjsubid = a.attnum
           ))
       ) as ours_alone,
+      -- What ours is on is another column afterwards.
+      exists (
+        select from jsonb_array_elements(p_context -> 'columns') as c
+        join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'found_name'
+        join pg_depend as d on d.classid = 'pg_class'::regclass and d.objid = i.oid and d.refclassid = 'pg_class'::regclass
+          and d.refobjid = relation and d.refobjsubid = a.attnum
+        where c.value ->> 'found_name' <> c.value ->> 'name'
+      ) as is_renamed,
+      exists (select from pg_constraint as r where r.contype = 'f' and r.confrelid = relation and r.conindid = i.oid) as is_needed,
       -- It would not survive another type under it: an expression, a condition, or a way to compare that goes with the type.
       exists (
         select from jsonb_array_elements(p_context -> 'columns') as c
@@ -155,7 +178,7 @@ begin
   loop
     select w.name into our_name
     from profiles_internal.wanted_shape() as w
-    where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken)
+    where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (taken) and not theirs.is_renamed
       and regexp_replace(w.definition, ' INDEX \S+ ON ', ' INDEX ON ') = regexp_replace(theirs.definition, ' INDEX \S+ ON ', ' INDEX ON ')
       and (w.name = theirs.name or not exists (
         select from pg_index as x join pg_class as i on i.oid = x.indexrelid where x.indrelid = relation and i.relname = w.name
@@ -166,9 +189,9 @@ begin
         return next jsonb_build_object('seq', 52, 'action', 'rename', 'object', 'public.' || theirs.name, 'found', theirs.definition,
           'wanted', our_name, 'lock', 'SHARE UPDATE EXCLUSIVE',
           'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
-          'undo', format('alter index public.%I rename to %I', our_name, theirs.name));
+          'undo', format('alter index if exists public.%I rename to %I', our_name, theirs.name));
       end if;
-    elsif theirs.is_unique and theirs.ours_alone and not theirs.on_a_key or theirs.trips or exists (
+    elsif theirs.is_unique and theirs.ours_alone and not theirs.on_a_key and not theirs.is_needed or theirs.trips or exists (
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
     ) then
@@ -253,11 +276,12 @@ begin
       case when k.conrelid = relation
         then regexp_replace(pg_get_constraintdef(k.oid), '^FOREIGN KEY \([^)]*\)', 'FOREIGN KEY (' || c.refers_from || ')')
         else pg_get_constraintdef(k.oid) end as afterwards,
-      exists (select from pg_class as i where i.oid = k.conindid and i.relname = any (gone)) as key_goes
+      exists (select from pg_class as i where i.oid = k.conindid and i.relname = any (gone)) as key_goes, c.refers_columns
     from pg_constraint as k
     cross join lateral (
       select
         string_agg(quote_ident(x.value ->> 'name'), ', ' order by n.place) as refers_to,
+        array_agg(x.value ->> 'name') as refers_columns,
         string_agg(quote_ident(coalesce(y.value ->> 'name', b.attname)), ', ' order by n.place) as refers_from,
         string_agg(format('r.%I = x.%I', a.attname, b.attname), ' and ' order by n.place) as matches
       from unnest(k.confkey, k.conkey) with ordinality as n (attnum, other_attnum, place)
@@ -269,6 +293,20 @@ begin
     where k.contype = 'f' and k.confrelid = relation and k.conparentid = 0
     order by k.conrelid::regclass::text collate "C", k.conname collate "C"
   loop
+    -- What it refers to would have another value.
+    select coalesce(sum((f.value ->> 'hits')::bigint), 0) into changes
+    from jsonb_array_elements(p_counts -> 'fits') as f where f.value ->> 'column_name' = any (theirs.refers_columns);
+    if 'username' = any (theirs.refers_columns) then
+      execute format('select $1 + count(*) from (select n.name, row_number() over (partition by lower(n.name) order by n.name collate "C" desc) as nth '
+        'from (select %I::text as name from %s) as n where n.name is not null) as x where x.name !~ %L or x.nth > 1',
+        p_context -> 'by_name' -> 'username' ->> 'found_name', relation, '^[a-z0-9_.-]{3,32}$') into changes using changes;
+    end if;
+    if changes > 0 then
+      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name),
+        'found', format('refers to %s, where %s values break our rules', theirs.refers_to, changes), 'rows', changes, 'wanted', 'values that stay',
+        'remedy', format('Change these values of %s first (docs/adopting.md, Values), or drop this foreign key and create it again after the upgrade.', relation));
+      continue;
+    end if;
     left_behind := 0;
     if aside > 0 and theirs.may_change then
       execute format(

@@ -57,7 +57,13 @@ begin
             and lower(regexp_replace(replace(o.tgrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
             and cardinality(profiles_internal.written_tables(o.tgfoid, true)) > 0
         ) as q
-      ) as stumbles
+      ) as stumbles,
+      -- It writes rows that refer to a profile.
+      exists (
+        select from pg_constraint as k
+        where k.contype = 'f' and k.confrelid = any (our_tables)
+          and lower(regexp_replace(replace(k.conrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
+      ) as refers
   ) as b
   cross join lateral (
     select case
@@ -74,6 +80,24 @@ begin
     select jsonb_build_object('revision', '0002_create_foundation', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
+    union all
+    -- What needs the profile finds it: ours runs first. While the upgrade runs there is none.
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+      'object', format('trigger %s on auth.users', t.tgname),
+      'found', format('calls %s, which %s', f.oid::regprocedure, case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
+      'answers', jsonb_build_object('accept', 'it stays, and runs after ours, so it finds the profile. From 0002 to 0011 there is none: if it fails '
+        'without one, so do the sign-ups of that time; let nobody sign up while the upgrade runs'))
+    where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D' and (b.names_ours or b.refers)
+    union all
+    -- What it puts into columns that ours leaves alone is lost to new users.
+    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+      'object', format('trigger %s on auth.users', t.tgname),
+      'found', format('calls %s, which fills columns that our sign-up leaves at their default', f.oid::regprocedure),
+      'answers', jsonb_build_object('drop', format('it goes, and a new user has only the default there: %s. To keep what it does, give the '
+        'columns a default before the upgrade, or fill them in a BEFORE INSERT trigger of the table itself, which stays',
+        array_to_string(u.columns, ', '))))
+    from (select profiles_internal.unfilled_columns(f.oid) as columns) as u
+    where b.acts and d.remedy is null and not a.is_empty and t.tgtype & 4 <> 0 and t.tgenabled <> 'D' and u.columns <> '{}'
     union all
     select jsonb_build_object('revision', '0002_create_foundation', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
@@ -95,18 +119,13 @@ begin
   ) as s
   where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
-    and (b.acts or b.names_ours or b.stumbles is not null);
+    and (b.acts or b.names_ours or b.refers or b.stumbles is not null);
 
-  -- Functions of our names.
+  -- Functions that ours replace, or may be taken for.
   return query
-  select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
-    'action', case when u.used_by is null then 'set aside' else 'stop' end,
-    'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
-    'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
-    'undo', case when f.prokind <> 'a' then profiles_internal.function_text(f.oid) end,
-    'remedy', coalesce(u.used_by || ' use it. Drop them, and create them again after the upgrade.',
-      'Its callers find ours of that name: the same arguments, its own rights and result.'))
-  from pg_proc as f
+  select s.step
+  from profiles_internal.replaced_functions() as o
+  join pg_proc as f on f.oid = o.function_id
   cross join lateral (
     select case
       when f.prokind = 'a' then 'It is an aggregate, and nothing puts it back. Programs'
@@ -118,10 +137,30 @@ begin
       )
     end as used_by
   ) as u
-  where f.pronamespace = 'public'::regnamespace
-    and f.proname = any (profiles_internal.our_public_functions())
+  cross join lateral (
+    select jsonb_build_object('revision', '0008_create_functions', 'seq', 2, 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
+      'object', 'function ' || f.oid::regprocedure,
+      'found', format('has a name of ours; %s%s', case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
+        case when f.prosecdef then ', with the rights of its owner' else '' end),
+      'answers', jsonb_strip_nulls(jsonb_build_object('keep', case when not o.is_same then
+        'it stays beside ours, which takes other types: a call in SQL that leaves the types open (a literal) may find either, so name them there' end,
+        'replace', format('it is set aside, and its callers find ours, which returns %s and may be called by %s; a downgrade '
+        'brings it back. To keep it, rename it before the upgrade, here and where it is called: alter routine %s rename to ...',
+        o.result, o.callers, f.oid::regprocedure)))) as step
+    -- Ours, where only the internal schema was lost.
+    where (u.used_by is null or not o.is_same) and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'))
+    union all
+    select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
+      'action', case when u.used_by is null then 'set aside' else 'stop' end,
+      'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
+      'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
+      'undo', case when f.prokind <> 'a' then profiles_internal.function_text(f.oid) end,
+      'remedy', u.used_by || ' use it. Drop them, and create them again after the upgrade.')
+    where o.is_same or profiles_internal.answer('function:' || f.oid::regprocedure) = 'replace'
+  ) as s
+  where
     -- Ours, once they are there.
-    and (to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}')));
+    to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
 
   return query
   select p.step

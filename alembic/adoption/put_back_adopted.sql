@@ -1,5 +1,6 @@
--- Takes back what one revision did to things that it found, newest first. A CHECK, UNIQUE or foreign key that rows written
--- since do not keep comes back NOT VALID, or not at all, with a warning; anything else that fails stops the downgrade.
+-- Takes back what one revision did to things that it found, newest first. A CHECK, key or foreign key that rows written
+-- since do not keep comes back NOT VALID, or not at all, with a warning, and so does a foreign key to such a key; anything
+-- else that fails stops the downgrade.
 create or replace function profiles_internal.put_back_adopted(p_revision text)
 returns void
 language plpgsql
@@ -26,7 +27,11 @@ begin
       when check_violation or foreign_key_violation then
         execute step.definition || ' not valid';
         raise warning '% came back NOT VALID: rows written since do not keep it', step.object_name;
-      when unique_violation then
+      when unique_violation or not_null_violation or invalid_foreign_key then
+        -- What has to have a value is another matter than a key (restore_values).
+        if sqlstate = '23502' and step.definition !~ '^alter table \S+ add constraint .* PRIMARY KEY' then
+          raise;
+        end if;
         raise warning '% did not come back, since rows written since do not keep it: %', step.object_name, step.definition;
     end;
   end loop;

@@ -16,6 +16,7 @@ declare
   -- Those that read as whoever asks are followed to what reads through them.
   relations oid[] := array[p_table::oid];
   functions oid[] := '{}';
+  next_relations oid[];
   bound_relations oid[];
   bound_functions oid[];
   found_relations oid[] := relations;
@@ -32,7 +33,7 @@ begin
     where c.oid = any (relations);
 
     select array_agg(distinct c.oid), array_agg(distinct c.oid) filter (where c.relkind = 'v' and (s.by_asker or c.relowner <> all (unbound)))
-    into bound_relations, relations
+    into bound_relations, next_relations
     from pg_depend as d
     join pg_rewrite as w on w.oid = d.objid
     join pg_class as c on c.oid = w.ev_class and c.relkind in ('v', 'm')
@@ -53,7 +54,10 @@ begin
       and f.oid <> all (found_functions)
       and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')
       -- What is set aside, because it does what ours do, reads nothing afterwards.
-      and not (f.pronamespace = 'public'::regnamespace and f.proname = any (profiles_internal.our_public_functions()))
+      and f.oid not in (
+        select r.function_id from profiles_internal.replaced_functions() as r
+        where r.is_same or profiles_internal.answer('function:' || r.function_id::regprocedure) = 'replace'
+      )
       and not (f.prorettype = 'trigger'::regtype and profiles_internal.acts_beside_ours(f.oid))
       and (
         t.body ~* names
@@ -70,7 +74,7 @@ begin
     exit when bound_relations is null and bound_functions is null;
     found_relations := found_relations || bound_relations;
     found_functions := found_functions || bound_functions;
-    relations := coalesce(relations, '{}');
+    relations := coalesce(next_relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
     return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r

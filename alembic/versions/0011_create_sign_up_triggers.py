@@ -3,6 +3,7 @@
 Why: the purpose of it all; alone in its revision, because it locks the table that sign-ups need.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode: its writers wait for milliseconds, its readers not at all.
 Beside it: any code may run; sign-ups that commit before this are found by the next revision.
+Beside triggers of the application on auth.users: one user is inserted, and taken back, before the revision counts.
 Back: drops the triggers; ACCESS EXCLUSIVE on auth.users for milliseconds. Profiles stay.
 """
 
@@ -35,6 +36,9 @@ select profiles_internal.adopt('0011_create_sign_up_triggers');
 -- Statement-level: costs a single sign-up no more than a row-level trigger, and an import half.
 -- An import is served a thousand users at a time, so that it need not fit into memory.
 -- Users who are inserted as deleted ones (a restore, a move from another server) get none.
+-- Row triggers run before statement triggers. So where the application has one on auth.users, which may need the profile,
+-- the same function also serves a row trigger, 00_profiles_on_auth_user_created, that runs before the application's; the
+-- statement trigger then has nothing left to do.
 create or replace function profiles_internal.on_auth_user_created()
 returns trigger
 language plpgsql
@@ -44,8 +48,10 @@ set lock_timeout = '250ms'
 as $on_auth_user_created$
 declare
   batch_users constant integer := 1000;
+  lost_wait constant text := 'an earlier statement of this transaction waited for a lock in vain';
   gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
   signing_up text := set_config('profiles_internal.signing_up', 'yes', true);
+  served text := coalesce(current_setting('profiles_internal.served', true), '');
   off boolean := false;
   users jsonb[];
   error_code text;
@@ -57,6 +63,26 @@ begin
     error_code := sqlstate;
   end;
   if off then
+    return null;
+  end if;
+
+  if tg_level = 'ROW' then
+    begin
+      if to_jsonb(new) ->> 'deleted_at' is null and gave_up = '' then
+        perform profiles_internal.sign_up(array[to_jsonb(new)]);
+      elsif to_jsonb(new) ->> 'deleted_at' is null and gave_up = 'yes' then
+        perform profiles_internal.record_events(array[new.id], 'skipped', 'trigger', '55P03', lost_wait);
+      end if;
+      served := set_config('profiles_internal.served', 'yes', true);
+    exception when query_canceled or assert_failure or others then
+      -- The statement trigger tries again, and records what fails.
+      served := set_config('profiles_internal.served', '', true);
+    end;
+    signing_up := set_config('profiles_internal.signing_up', '', true);
+    return null;
+  elsif served = 'yes' then
+    served := set_config('profiles_internal.served', '', true);
+    signing_up := set_config('profiles_internal.signing_up', '', true);
     return null;
   end if;
 
@@ -81,8 +107,7 @@ begin
       end if;
     elsif gave_up = 'yes' then
       perform profiles_internal.record_events(
-        array(select n.id from new_users as n where to_jsonb(n) ->> 'deleted_at' is null), 'skipped', 'trigger', '55P03',
-        'an earlier statement of this transaction waited for a lock in vain'
+        array(select n.id from new_users as n where to_jsonb(n) ->> 'deleted_at' is null), 'skipped', 'trigger', '55P03', lost_wait
       );
     end if;
     signing_up := set_config('profiles_internal.signing_up', '', true);
@@ -259,6 +284,42 @@ create or replace trigger profiles_on_auth_user_updated
   after update on auth.users
   for each row
   execute function profiles_internal.on_auth_user_updated();
+"""
+    )
+    op.execute(
+        r"""
+-- The application's row triggers on auth.users may need the profile: there, ours is a row trigger too, and the first.
+do $first_at_sign_up$
+begin
+  if exists (
+    select from pg_trigger as t
+    join pg_proc as f on f.oid = t.tgfoid
+    where t.tgrelid = 'auth.users'::regclass and not t.tgisinternal and t.tgenabled <> 'D'
+      -- After an insert, for each row.
+      and t.tgtype & 5 = 5 and t.tgtype & 66 = 0
+      and f.pronamespace <> 'profiles_internal'::regnamespace and f.prosrc not like '%profiles_schema: set aside%'
+  ) then
+    create trigger "00_profiles_on_auth_user_created"
+      after insert on auth.users
+      for each row
+      execute function profiles_internal.on_auth_user_created();
+  end if;
+end
+$first_at_sign_up$;
+
+do $try_real_sign_up$
+declare
+  failed text;
+begin
+  select profiles_internal.try_real_sign_up((a.data)::integer) into failed
+  from profiles_internal.adopted as a where a.object_type = 'sign-up' and a.object_name = 'auth.users';
+  if failed is not null then
+    raise exception 'a sign-up that worked before the upgrade would fail: %', failed
+      using hint = 'Nothing of this revision was changed. Adapt that trigger of the application, or drop it, then run the upgrade again. '
+        'The way back: profiles-schema downgrade base';
+  end if;
+end
+$try_real_sign_up$;
 """
     )
     # What took over tables that were here already has done its work.

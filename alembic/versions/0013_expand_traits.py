@@ -24,6 +24,11 @@ begin
     from profiles_internal.known_traits() as k
     join pg_attribute as a
       on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped
+  ) or exists (
+    -- The view of the old shape reads them (0019).
+    select from profiles_internal.adopted as a
+    where a.object_type = 'table' and a.object_name = 'public.user_profiles'
+      and a.data -> 'columns' @> '[{"name": "user_id", "now": "external_id"}]'
   )) then
     return;
   end if;

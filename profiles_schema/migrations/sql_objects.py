@@ -138,7 +138,7 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     result: list[Change] = []
     touched: dict[SqlObject, list[str]] = {}
     for key in sorted({*declared, *found}):
-        if declared.get(key) == found.get(key) or _is_let_be(key, declared) or keeps_key(key, found.get(key, "")):
+        if declared.get(key) == found.get(key) or _is_let_be(key, declared, found):
             continue
         kind, _, name = key.partition(" ")
         if _is_left_to_us(key, declared, found):
@@ -216,9 +216,14 @@ def _is_on_a_foreign_column(key: str, declared: Snapshot) -> bool:
     return target.count(".") > 1 and f"column {target}" not in declared
 
 
-def _is_let_be(key: str, declared: Snapshot) -> bool:
-    """Whether it is about a column of the application's, or something that the database writes itself."""
-    return _is_on_a_foreign_column(key, declared) or key.partition(" ")[2] in objects.GENERATED
+def _is_let_be(key: str, declared: Snapshot, found: Snapshot) -> bool:
+    """Whether it is the application's, or something that the database writes itself, or what adoption keeps."""
+    return (
+        _is_on_a_foreign_column(key, declared)
+        or _is_another_form(key, declared, found)
+        or key.partition(" ")[2] in objects.GENERATED
+        or keeps_key(key, found.get(key, ""))
+    )
 
 
 def _is_left_to_us(key: str, declared: Snapshot, found: Snapshot) -> bool:
@@ -267,6 +272,16 @@ def file_of(key: str) -> SqlObject | None:
             (o for o in objects.POLICIES if re.match(rf"(?:public\.)?{re.escape(o.name)}(?:[. ]|$)", name)), None
         )
     return None
+
+
+def _is_another_form(key: str, declared: Snapshot, found: Snapshot) -> bool:
+    """Whether it is about a function of the application that has a name of ours, and takes something else."""
+    function = key.removeprefix("grant ").rpartition(" to ")[0] if key.startswith("grant ") else key
+    return (
+        function.startswith("function public.")
+        and function not in declared
+        and "set search_path=pg_catalog, pg_temp" not in found.get(function, "")
+    )
 
 
 def _is_own_leftover(key: str) -> bool:

@@ -398,15 +398,18 @@ def _other_rules(steps: Sequence[Step]) -> Iterator[Step]:
                 " (23502, 42703, 42804), and works when it is tried again later.",
             )
         if step.action == "rename" and step.object.endswith(".user_id") and step.wanted == "external_id":
+            was = next((s.found for s in steps if s.action == "rename" and s.wanted == "public.user_profiles"), None)
+            view = f"profiles_compat.{(was or 'public.user_profiles').removeprefix('public.')}"
+            gone = f"{was} is gone: it is public.user_profiles now. " if was else ""
             yield _note(
                 step.seq,
                 step.revision,
-                "profiles_compat.user_profiles",
-                found="statements that mean the old user_id",
+                view,
+                found="statements that mean the old user_id" + (f", or name {was}" if was else ""),
                 wanted="a view that they read and write unchanged",
-                remedy="Let them find it first: set search_path = profiles_compat, public. It is there at the end of the upgrade;"
-                " from the taking over of the table until then they fail (22P02, 42883). Stop the application for that long, or let it"
-                " try again.",
+                remedy=f"{gone}Let them find the view first: set search_path = profiles_compat, public. A statement that says public"
+                " itself has to be changed. The view is there at the end of the upgrade; from the taking over of the table until then they fail"
+                f" ({'42P01, ' if was else ''}22P02, 42883). Stop the application for that long, or let it try again.",
             )
     if "public.export_history" in tables:
         step = tables["public.export_history"]

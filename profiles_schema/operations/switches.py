@@ -17,6 +17,8 @@ from profiles_schema.migrations import expected
 from profiles_schema.operations.findings import Finding
 from profiles_schema.schema.catalog import API_ROLES
 
+FIRST_TRIGGER = "00_profiles_on_auth_user_created"
+"""Ours, as a row trigger, where row triggers of the application may need the profile (0011)."""
 _OURS = (
     "ours as (select to_regclass(t.name)::oid as oid from unnest(cast(:tables as text[])) as t (name)"
     " where to_regclass(t.name) is not null)"
@@ -33,6 +35,7 @@ def examine_switches(connection: Connection, declared: Collection[str]) -> Itera
     yield from _settings(connection)
     yield from _unlogged(connection)
     yield from _triggers(connection)
+    yield from _too_early(connection)
     yield from _foreign_keys(connection, declared)
 
 
@@ -104,6 +107,41 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
             "notice",
             f'The trigger "{row.tgname}" on {row.name}, which is not ours, is disabled.',
             f"alter table {row.name} enable trigger {row.quoted}",
+        )
+
+
+def _too_early(connection: Connection) -> Iterator[Finding]:
+    """Row triggers of the application that need a profile at sign-up, and run before there is one.
+
+    Ours runs after the statement, unless it was made a row trigger, too: then names decide.
+    """
+    rows = connection.execute(
+        text(
+            f"with {_OURS}, named as (select c.relname from pg_class as c where c.oid in (select oid from ours)"
+            " and c.relnamespace = 'public'::regnamespace union select c.relname from pg_constraint as k join pg_class as c on c.oid = k.conrelid"
+            "  where k.contype = 'f' and k.confrelid in (select oid from ours) and k.confrelid is distinct from to_regclass('auth.users')"
+            " union select c.relname from pg_class as c"
+            "  where c.relkind = 'v' and obj_description(c.oid, 'pg_class') = 'profiles-schema: user_profiles under its old name')"
+            " select t.tgname, quote_ident(t.tgname) as quoted, quote_ident('01_' || t.tgname) as later, o.oid is not null as has_first"
+            " from pg_trigger as t join pg_proc as f on f.oid = t.tgfoid left join pg_trigger as o on o.tgrelid = t.tgrelid and o.tgname = :first"
+            " where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal and t.tgenabled <> 'D'"
+            # After an insert, for each row.
+            "  and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and f.pronamespace is distinct from to_regnamespace('profiles_internal')::oid"
+            '  and (o.oid is null or t.tgname collate "C" < o.tgname collate "C")'
+            "  and exists (select from named as n where f.prosrc ~* ('\\m' || regexp_replace(n.relname, '(\\W)', '\\\\\\1', 'g') || '\\M')) order by 1"
+        ),
+        {"tables": expected.every_table(), "first": FIRST_TRIGGER},
+    )
+    for row in rows:
+        yield Finding(
+            "too_early",
+            "notice",
+            f'The trigger "{row.tgname}" on auth.users names tables of profiles, and runs before a new user has a profile:'
+            " if it needs one, sign-ups fail.",
+            f"alter trigger {row.quoted} on auth.users rename to {row.later}"
+            if row.has_first
+            else f'create trigger "{FIRST_TRIGGER}" after insert on auth.users for each row'
+            " execute function profiles_internal.on_auth_user_created()",
         )
 
 

@@ -52,7 +52,7 @@ class Where(Enum):
         "exists (select from profiles_internal.legacy_columns)"
         " or exists (select from profiles_internal.known_traits() as k join pg_catalog.pg_attribute as a"
         " on a.attrelid = pg_catalog.to_regclass('public.user_profiles') and a.attname = k.column_name"
-        " and not a.attisdropped)"
+        f" and not a.attisdropped) or {OLD_SHAPE}"
     )
     OTHER_USERS = "exists (select from profiles_internal.settings as s where s.key = 'identity')"
     USABLE_SESSIONS = (
@@ -196,9 +196,11 @@ GENERATED = (
     "public.user_profiles.fill_external_id",
     "public.user_profiles.carry_user_id",
     "public.user_profiles.carry_user_id_change",
+    "auth.users.00_profiles_on_auth_user_created",
 )
 """What the database writes itself, in no file and no drift: the dual write while there are wide columns, a trigger for users
-of the application's own table whose keys are no uuids, and those for the column that says whose an adopted row is."""
+of the application's own table whose keys are no uuids, those for the column that says whose an adopted row is, and the one
+that runs before the application's row triggers at sign-up."""
 
 POLICIES = (
     SqlObject("policies", "profiles_internal"),

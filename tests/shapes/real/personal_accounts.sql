@@ -3,6 +3,7 @@ modelled_on = "The personal half of such a kit, as an ORM declares it: varchar l
 options = ["adopt-table=accounts"]
 [questions]
 "required:public.accounts.name" = "relax"
+"trigger:auth.users:on_signed_up" = "drop"
 */
 create table public.accounts (
   id uuid primary key not null,

@@ -3,6 +3,7 @@ modelled_on = "A trigger that gives every account a handle: a column of the appl
 options = ["adopt-table=profiles"]
 [questions]
 "required:public.profiles.handle" = "relax"
+"trigger:auth.users:new_account" = "drop"
 [differs]
 "handles as the service sees them" = "required:public.profiles.handle"
 */

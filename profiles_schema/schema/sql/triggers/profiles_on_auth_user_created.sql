@@ -8,6 +8,9 @@
 -- Statement-level: costs a single sign-up no more than a row-level trigger, and an import half.
 -- An import is served a thousand users at a time, so that it need not fit into memory.
 -- Users who are inserted as deleted ones (a restore, a move from another server) get none.
+-- Row triggers run before statement triggers. So where the application has one on auth.users, which may need the profile,
+-- the same function also serves a row trigger, 00_profiles_on_auth_user_created, that runs before the application's; the
+-- statement trigger then has nothing left to do.
 create or replace function profiles_internal.on_auth_user_created()
 returns trigger
 language plpgsql
@@ -17,8 +20,10 @@ set lock_timeout = '250ms'
 as $on_auth_user_created$
 declare
   batch_users constant integer := 1000;
+  lost_wait constant text := 'an earlier statement of this transaction waited for a lock in vain';
   gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
   signing_up text := set_config('profiles_internal.signing_up', 'yes', true);
+  served text := coalesce(current_setting('profiles_internal.served', true), '');
   off boolean := false;
   users jsonb[];
   error_code text;
@@ -30,6 +35,26 @@ begin
     error_code := sqlstate;
   end;
   if off then
+    return null;
+  end if;
+
+  if tg_level = 'ROW' then
+    begin
+      if to_jsonb(new) ->> 'deleted_at' is null and gave_up = '' then
+        perform profiles_internal.sign_up(array[to_jsonb(new)]);
+      elsif to_jsonb(new) ->> 'deleted_at' is null and gave_up = 'yes' then
+        perform profiles_internal.record_events(array[new.id], 'skipped', 'trigger', '55P03', lost_wait);
+      end if;
+      served := set_config('profiles_internal.served', 'yes', true);
+    exception when query_canceled or assert_failure or others then
+      -- The statement trigger tries again, and records what fails.
+      served := set_config('profiles_internal.served', '', true);
+    end;
+    signing_up := set_config('profiles_internal.signing_up', '', true);
+    return null;
+  elsif served = 'yes' then
+    served := set_config('profiles_internal.served', '', true);
+    signing_up := set_config('profiles_internal.signing_up', '', true);
     return null;
   end if;
 
@@ -54,8 +79,7 @@ begin
       end if;
     elsif gave_up = 'yes' then
       perform profiles_internal.record_events(
-        array(select n.id from new_users as n where to_jsonb(n) ->> 'deleted_at' is null), 'skipped', 'trigger', '55P03',
-        'an earlier statement of this transaction waited for a lock in vain'
+        array(select n.id from new_users as n where to_jsonb(n) ->> 'deleted_at' is null), 'skipped', 'trigger', '55P03', lost_wait
       );
     end if;
     signing_up := set_config('profiles_internal.signing_up', '', true);
