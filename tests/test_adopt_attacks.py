@@ -493,7 +493,7 @@ REFUSED = {
         "at the same default",
     ),
     "an aggregate of our name": (
-        "create aggregate public.create_user(int) (sfunc = int4pl, stype = int)",
+        "create aggregate public.get_public_profile(text) (sfunc = textcat, stype = text)",
         "",
         "It is an aggregate",
     ),
