@@ -35,6 +35,17 @@ def test_a_key_over_a_column_that_may_be_null_now_does_not_stop_the_way_back(hos
         assert snapshot(hosted_open) == found
 
 
+def test_nothing_is_compiled_while_tables_are_locked(hosted_open):
+    hosted_open.administrator.script(f"alter database {hosted_open.name} set jit = on")
+    hosted_open.script(
+        "create table public.user_profiles (id uuid primary key references auth.users, jit text default current_setting('jit'));"
+        "alter table public.user_profiles enable row level security; insert into auth.users (id) values (gen_random_uuid())"
+    )
+    assert hosted_open.value("show jit") == "on"
+    hosted_open.upgrade()
+    assert hosted_open.run("select p.jit from public.user_profiles as p") == [("off",)]
+
+
 PROFILES = (
     "create table public.user_profiles (id uuid primary key references auth.users on delete cascade,"
     " username text not null{unique}, email text{unique});"
@@ -73,7 +84,7 @@ def test_a_foreign_key_to_a_value_that_would_change_stops_the_plan(hosted_open):
         (stop,) = adopt.plan(connection).stoppers
     assert (stop.object, stop.found) == (
         "public.posts.posts_author_fkey",
-        "refers to username, where 1 values break our rules",
+        "refers to username; values there that break our rules: 1",
     )
     with pytest.raises(MigrationFailed, match="drop this foreign key"):
         hosted_open.upgrade()

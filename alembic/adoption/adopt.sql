@@ -56,8 +56,10 @@ begin
     from jsonb_each(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g where g.value <> '""';
   end if;
 
-  -- Tried again at the end, by 0011.
+  -- Tried again at the end, by 0011. Triggers of the application can need only a table that is taken over.
   if p_revision = '0002_create_foundation' and exists (
+    select from profiles_internal.adopting_revisions() as r where profiles_internal.table_to_adopt(r.table_name) is not null
+  ) and exists (
     select from pg_trigger as t where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
   ) then
     insert into profiles_internal.adopted (revision, object_type, object_name, data)

@@ -303,7 +303,7 @@ begin
     end if;
     if changes > 0 then
       return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name),
-        'found', format('refers to %s, where %s values break our rules', theirs.refers_to, changes), 'rows', changes, 'wanted', 'values that stay',
+        'found', format('refers to %s; values there that break our rules: %s', theirs.refers_to, changes), 'rows', changes, 'wanted', 'values that stay',
         'remedy', format('Change these values of %s first (docs/adopting.md, Values), or drop this foreign key and create it again after the upgrade.', relation));
       continue;
     end if;

@@ -141,7 +141,11 @@ begin
     select jsonb_build_object('revision', '0008_create_functions', 'seq', 2, 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
       'object', 'function ' || f.oid::regprocedure,
       'found', format('has a name of ours; %s%s', case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
-        case when f.prosecdef then ', with the rights of its owner' else '' end),
+        case when f.prosecdef then ', with the rights of its owner' else '' end
+          || coalesce('; may be called by ' || (
+            select string_agg(r.rolname, ', ' order by r.rolname) from pg_roles as r
+            where r.rolname in ('anon', 'authenticated', 'service_role') and has_function_privilege(r.oid, f.oid, 'execute')
+          ), '')),
       'answers', jsonb_strip_nulls(jsonb_build_object('keep', case when not o.is_same then
         'it stays beside ours, which takes other types: a call in SQL that leaves the types open (a literal) may find either, so name them there' end,
         'replace', format('it is set aside, and its callers find ours, which returns %s and may be called by %s; a downgrade '

@@ -24,6 +24,11 @@ as $unfilled_columns$
       select false, regexp_replace(m.words[1], '\mwhere\M.*', '', 'i')
       from regexp_matches(f.body, '\mupdate' || n.pattern || '([^;]*)', 'gi') as m (words)
     ) as w
+  ),
+  -- Finding the column that says whose row it is reads the table.
+  owner as materialized (
+    select w.table_name, profiles_internal.adoption_context(w.table_name, w.relation) ->> 'owner' as name
+    from (select distinct w.table_name, w.relation from written as w) as w
   )
   select coalesce(array_agg(x.shown order by x.shown), '{}')
   from (
@@ -40,7 +45,7 @@ as $unfilled_columns$
           'id', 'user_id', 'username', 'display_name', 'first_name', 'last_name', 'email', 'phone', 'avatar_url', 'timezone', 'language',
           'email_verified', 'is_anonymous', 'last_login', 'login_count'
         )))
-      and c.found_name is distinct from profiles_internal.adoption_context(w.table_name, w.relation) ->> 'owner'
+      and not exists (select from owner as o where o.table_name = w.table_name and o.name = c.found_name)
   ) as x
 $unfilled_columns$;
 

@@ -288,10 +288,11 @@ create or replace trigger profiles_on_auth_user_updated
     )
     op.execute(
         r"""
--- The application's row triggers on auth.users may need the profile: there, ours is a row trigger too, and the first.
+-- Where tables were taken over, the application's row triggers on auth.users may need the profile: ours is a row trigger
+-- there, too, and the first.
 do $first_at_sign_up$
 begin
-  if exists (
+  if exists (select from profiles_internal.adopted as a where a.object_type = 'table') and exists (
     select from pg_trigger as t
     join pg_proc as f on f.oid = t.tgfoid
     where t.tgrelid = 'auth.users'::regclass and not t.tgisinternal and t.tgenabled <> 'D'

@@ -28,6 +28,8 @@ def settings(options: Options) -> dict[str, str]:
         "idle_in_transaction_session_timeout": "0",
         "idle_session_timeout": "0",
         "client_min_messages": "notice",
+        # Queries of the catalog look expensive and are not: compiling one takes a second, under locks.
+        "jit": "off",
         GOES_ON: "",
         **options.session_settings(),
     }
