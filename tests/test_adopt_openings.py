@@ -152,3 +152,93 @@ def test_exports_without_a_format_stop_the_plan_and_the_remedy_works(hosted_open
     hosted_open.script(stop.remedy.partition("which: ")[2])
     hosted_open.upgrade(answers=hosted_open.answers("accept", "replace"))
     is_well(hosted_open)
+
+
+SHOWING = """
+create view public.members as select p.id, row_to_json(p) as profile from public.user_profiles as p;
+create view public.names with (security_invoker = true) as select p as whole from public.user_profiles as p;
+create view public.nicks as select nick from public.user_profiles;
+create function public.everyone() returns setof jsonb language sql stable security definer as $$ select to_jsonb(p) from public.user_profiles p $$;
+create function public.rows() returns setof public.user_profiles language sql stable security definer as $$ select p.* from public.user_profiles p $$;
+create function public.count_all() returns bigint language sql stable security definer as $$ select count(*) from public.user_profiles p $$;
+create function public.mine() returns setof jsonb language sql stable as $$ select to_jsonb(p) from public.user_profiles p $$;
+create function public.modern() returns setof jsonb language sql stable security definer
+  begin atomic select to_jsonb(p) from public.user_profiles p; end;
+"""
+
+
+def test_what_shows_whole_rows_as_its_owner(hosted_open):
+    hosted_open.script(TABLE.format(columns="nick text") + GUARDED + OWN + ROWS + SHOWING)
+    asked = questions(hosted_open)
+    assert set(asked) == {
+        f"rows:{name}"
+        for name in (
+            "view public.members",
+            "function public.everyone()",
+            "function public.rows()",
+            "function public.modern()",
+        )
+    }
+    assert "email, email_verified" in asked["rows:view public.members"].answers["accept"]
+    with pytest.raises(
+        MigrationFailed, match=r"shows whole rows of public[.]user_profiles with the rights of its owner"
+    ):
+        hosted_open.upgrade()
+    hosted_open.upgrade(answers=dict.fromkeys(asked, "accept"))
+    is_well(hosted_open)
+
+
+def test_a_trigger_that_copies_whole_rows_stops_the_upgrade(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="nick text") + GUARDED + OWN
+        + "create table public.history (like public.user_profiles, op text);"
+        "create function public.hist() returns trigger language plpgsql security definer set search_path = public as $$"
+        " begin insert into history select old.*, tg_op; return coalesce(new, old); end $$;"
+        "create trigger hist before update or delete on public.user_profiles for each row execute function public.hist();"
+        + ROWS
+    )  # fmt: skip
+    with pytest.raises(MigrationFailed, match=r"would fail in function hist: INSERT has more expressions"):
+        hosted_open.upgrade()
+    hosted_open.script(
+        "create or replace function public.hist() returns trigger language plpgsql security definer set search_path = public as $$"
+        " begin insert into history (id, nick, op) values (old.id, old.nick, tg_op); return coalesce(new, old); end $$"
+    )
+    hosted_open.upgrade()
+    assert as_ada(hosted_open, "update public.user_profiles set nick = 'a'") == 1
+    assert hosted_open.value("select count(*) from public.history") == 1
+
+
+def test_a_policy_that_reads_its_own_table_cannot_stay_beside_ours(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="nick text, verified boolean default true") + GUARDED + ROWS
+        + "create policy r on public.user_profiles for select to authenticated using (auth.uid() = id);"
+        "create policy u on public.user_profiles for update to authenticated using (auth.uid() = id) with check (auth.uid() = id"
+        " and verified = (select p.verified from public.user_profiles p where p.id = auth.uid()));"
+    )  # fmt: skip
+    (asked,) = questions(hosted_open).values()
+    assert set(asked.answers) == {"replace"}
+    assert "SECURITY DEFINER" in asked.answers["replace"]
+    assert "every column that they have a right to" in asked.answers["replace"]
+    # As it says.
+    hosted_open.script(
+        "create function public.my_verified() returns boolean language sql stable security definer set search_path = ''"
+        " as $$ select p.verified from public.user_profiles as p where p.id = auth.uid() $$;"
+        "alter policy u on public.user_profiles with check (auth.uid() = id and verified = public.my_verified())"
+    )
+    (asked,) = questions(hosted_open).values()
+    hosted_open.upgrade(answers={asked.id: "restrict"})
+    assert as_ada(hosted_open, "update public.user_profiles set nick = 'z'") == 1
+    with pytest.raises(DBAPIError, match="violates row-level security"):
+        as_ada(hosted_open, "update public.user_profiles set verified = false")
+    is_well(hosted_open)
+
+
+def test_a_restrictive_policy_that_reads_its_own_table_stops_the_plan(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="nick text") + GUARDED + OWN + ROWS
+        + "create policy few on public.user_profiles as restrictive for update to authenticated"
+        " using ((select count(*) from public.user_profiles) < 10);"
+    )  # fmt: skip
+    with hosted_open.engine.connect() as connection:
+        (stop,) = adopt.plan(connection).stoppers
+    assert stop.object == 'policy "few" on public.user_profiles'

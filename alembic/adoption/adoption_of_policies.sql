@@ -40,7 +40,11 @@ begin
   end if;
 
   for policy in
-    select p.*, case p.command when 'r' then 'read' when 'a' then 'insert' when 'w' then 'change' when 'd' then 'delete' else 'read and write' end as verb,
+    select p.*, coalesce((
+        -- PostgreSQL takes it for a recursion as soon as ours, which have sub-selects, are beside it.
+        select concat(y.polqual::text, y.polwithcheck::text) ~ format('[:]relid %s ', p_found::oid) from pg_policy as y where y.oid = p.policy
+      ), false) as reads_itself,
+      case p.command when 'r' then 'read' when 'a' then 'insert' when 'w' then 'change' when 'd' then 'delete' else 'read and write' end as verb,
       coalesce((
         select string_agg(case when m.role = 0 then 'everybody' else pg_get_userbyid(m.role) end, ', ' order by m.role)
         from pg_policy as y cross join lateral unnest(y.polroles) as m (role) where y.oid = p.policy
@@ -58,21 +62,27 @@ begin
             from pg_policy as y where y.oid = policy.policy
           )) end,
         'answers', jsonb_strip_nulls(jsonb_build_object(
-          'keep', case when p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
+          'keep', case when not policy.reads_itself and p_table <> 'user_api_keys' and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow' then concat_ws('; ',
             case when policy.policy is null then 'row level security is on, with a policy that lets everybody read every row, and users write their own' else 'it stays' end,
             case when policy.is_narrower then 'but beside it, ours let users do the same with their own row without its further condition' end,
             case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
             case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end,
             case when policy.command in ('r', '*') then 'everybody for whom it is reads the ' || added end
           ) end,
-          'restrict', case when policy.is_narrower then 'it becomes restrictive, with the same condition: users do this with their own row only where its condition is true, as today' end,
+          'restrict', case when not policy.reads_itself and policy.is_narrower then 'it becomes restrictive, with the same condition: users do this with their own row only where its condition is true, as today' end,
           'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,
-            'users ' || case when policy.command in ('r', '*') then 'read their own rows' || case p_table when 'user_profiles' then ', and of others what get_public_profile gives' else '' end else 'write their own rows alone' end,
+            'users ' || case when policy.command in ('r', '*') then 'read their own rows' || case p_table when 'user_profiles' then ', and of others what get_public_profile gives' else '' end else 'write their own rows alone' end
+              || case when policy.is_narrower then ', without its further condition: in them, every column that they have a right to' else '' end,
+            case when policy.reads_itself then 'it cannot stay, because it reads its own table in a sub-select (with ours, 42P17): to keep it, move that into a function that is SECURITY DEFINER' end,
             case when policy.command in ('r', '*') and readers is not null then 'then these find less, and each is a question: ' || readers end)
         )));
     end if;
 
-    if policy.fate = 'stays' then
+    if policy.fate = 'stays' and policy.id is null and policy.reads_itself then
+      return next step || jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('policy "%s" on %s', policy.name, p_found),
+        'found', 'reads its own table in a sub-select', 'wanted', 'no recursion',
+        'remedy', 'Beside ours, which have sub-selects, every statement that it is for would fail (42P17). Move the sub-select into a function that is SECURITY DEFINER.');
+    elsif policy.fate = 'stays' then
       return next step || jsonb_build_object('seq', 10, 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', case when policy.id is null then 'stays: it only takes away' else 'stays, as answered' end,
         -- For health.

@@ -1,6 +1,8 @@
 -- What users could not do with their own row of one table that is taken over, and can afterwards: each is a question.
 --   columns:TABLE  columns of the application that users could not read; our policies show a person their whole row
 --   writes:TABLE   columns of ours that were here, with values, and that users could not write
+--   rows:OBJECT    a view or function that reads whole rows with the rights of its owner, and that the API roles may use: it
+--                  shows the columns that are added, too. Of a function with a text body, its text is all there is to go by
 --   active:TABLE   an is_active that is not true by itself; ours decides whether somebody may read and write at all
 -- Users could do something if a right allowed it, and a policy where row level security is on.
 -- Where users are made by us, and nobody has given the API roles anything, nobody signs in as one of them yet.
@@ -68,6 +70,31 @@ begin
       'answers', jsonb_build_object('accept',
         'a user reads them in the own row, and in every row that a policy shows. To keep them hidden, move them to a table of their own before the upgrade'));
   end if;
+
+  return query
+  select jsonb_build_object('seq', 2, 'action', 'question', 'id', 'rows:' || r.name, 'object', r.name,
+    'found', format('shows whole rows of %s with the rights of its owner', relation),
+    'answers', jsonb_build_object('accept', format('it shows these columns, too: %s. To keep them hidden, let it name the columns that it means', (
+      select string_agg(c.key, ', ' order by c.key) from jsonb_each(p_context -> 'by_name') as c where c.value ->> 'found_name' is null
+    ))))
+  from profiles_internal.table_readers(relation) as r
+  cross join (select t.reltype from pg_class as t where t.oid = relation) as t
+  left join pg_class as v on r.name like 'view %' and v.oid = r.object
+  left join pg_proc as f on r.name like 'function %' and f.oid = r.object
+  where r.as_owner and exists (select from jsonb_each(p_context -> 'by_name') as c where c.value ->> 'found_name' is null)
+    and case
+      when v.oid is not null then exists (
+        select from pg_roles as o where o.rolname in ('anon', 'authenticated') and has_any_column_privilege(o.oid, v.oid, 'select')
+      ) and exists (
+        select from pg_rewrite as w where w.ev_class = v.oid and w.ev_action::text ~ format('[:]varattno 0 [:]vartype %s ', t.reltype)
+      )
+      when f.oid is not null and f.prorettype <> 'trigger'::regtype then exists (
+        select from pg_roles as o where o.rolname in ('anon', 'authenticated') and has_function_privilege(o.oid, f.oid, 'execute')
+      ) and (
+        f.prorettype = t.reltype or f.prosqlbody::text ~ format('[:]varattno 0 [:]vartype %s ', t.reltype)
+        or f.prosrc ~* '\mselect\s+([\w"]+\s*\.\s*)?\*|\m(to_jsonb?|row_to_json|jsonb?_agg|array_agg|hstore)\s*\('
+      )
+    end;
 
   if closed is not null then
     return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'writes:' || target, 'object', target,

@@ -1,5 +1,5 @@
 -- Whether sign-ups work with a table that was just taken over: makes three rows as the sign-up trigger will, without
--- claims, and takes them back. What would refuse them would leave every new user without a profile; it is raised here,
+-- claims, changes and deletes them, and takes all of it back. What would refuse them would leave every new user without a profile; it is raised here,
 -- with the name of the column, before anything of the revision counts.
 -- The rows belong to three new users. Where a trigger of auth.users would act on those, or their making is not allowed, to
 -- nobody: then a foreign key to auth.users is all that may refuse them, whatever its name and column, and what runs after it
@@ -19,6 +19,8 @@ declare
   failed_table text;
   failed_column text;
   failed_constraint text;
+  failed_in text;
+  changing boolean := false;
 begin
   begin
     perform set_config(c.name, '', true) from pg_settings as c where c.name in ('request.jwt.claims', 'request.jwt.claim.sub');
@@ -47,15 +49,35 @@ begin
     if made < 3 then
       raise exception 'a unique index leaves no room for a row per user' using errcode = 'unique_violation';
     end if;
+    if p_table = 'user_profiles' then
+      -- A trigger of the application may refuse who asks. What does not fit the columns of today is what counts.
+      begin
+        update public.user_profiles set bio = 'tried' where user_id = any (users);
+        delete from public.user_profiles where user_id = any (users);
+      exception
+        when insufficient_privilege then
+          null;
+        when syntax_error_or_access_rule_violation then
+          changing := true;
+          raise;
+        when others then
+          null;
+      end;
+    end if;
     raise exception 'tried' using errcode = undo;
   exception when query_canceled or assert_failure or others then
     get stacked diagnostics
       error_code = returned_sqlstate, error_message = message_text, error_detail = pg_exception_detail, failed_table = table_name,
-      failed_column = column_name, failed_constraint = constraint_name;
+      failed_column = column_name, failed_constraint = constraint_name, failed_in = pg_exception_context;
   end;
 
   if error_code in ('55P03', '40P01', '57014') then
     raise exception '%', error_message using errcode = error_code;
+  end if;
+  if changing then
+    raise exception 'every change of a profile, or its deletion, would fail in function %: %',
+      coalesce(substring(failed_in from 'function ([a-zA-Z0-9_.]+)[(]'), 'of the application'), error_message
+      using errcode = error_code, hint = 'Nothing of this revision was changed. The table has more columns from now on: let the function name the columns that it means.';
   end if;
   if error_code = undo or error_code = '23503' and exists (
     select from pg_constraint as k
