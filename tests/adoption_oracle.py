@@ -75,7 +75,7 @@ def language(value: str) -> str:
 
 def web_address(value: str) -> str | None:
     """An address is whole, or none."""
-    return value if re.match(r"https?://|/[^/\\\s]", value) and len(value) <= 2048 else None
+    return value if re.match(r"https?://|/[^/\\\s]|(?!.*\.\.)[\w.~-][^:\\\s]*$", value) and len(value) <= 2048 else None
 
 
 LINE_ENDS = str.maketrans(dict.fromkeys("\t\n\v\f\r\x85\u2028\u2029", " "))

@@ -416,7 +416,9 @@ def test_what_a_user_writes_has_a_limit(table_name, column, limit):
 def test_urls_are_http_or_paths_of_the_same_site():
     texts = check_texts("user_profiles")
     for column in ("avatar_url", "profile_picture_url", "logo_url"):
-        assert texts[f"ck_user_profiles_{column}_is_a_web_address"].startswith(rf"{column} ~ '^(https?://|/[^/\\\s])'")
+        assert texts[f"ck_user_profiles_{column}_is_a_web_address"].startswith(
+            rf"{column} ~ '^(https?://|/[^/\\\s]|(?!.*\.\.)[\w.~-][^:\\\s]*$)'"
+        )
 
 
 def test_lists_of_known_values_are_those_of_the_specification():

@@ -109,8 +109,21 @@ def texts(limit):
 
 
 WEB_ADDRESS = {
-    "good": ["http://a", "https://a.example/" + "x" * 2030, None],
-    "bad": ["https://a.example/" + "x" * 2031, "ftp://a", "javascript:alert(1)", "//a", "", " https://a", "HTTPS://a"],
+    "good": ["0.998.png", "avatars/ada.png", "http://a", "https://a.example/" + "x" * 2030, None],
+    "bad": [
+        "https://a.example/" + "x" * 2031,
+        "ftp://a",
+        "javascript:alert(1)",
+        "//a",
+        "",
+        " https://a",
+        "HTTPS://a",
+        "data:x",
+        "a b",
+        "../a.png",
+        "a/../b.png",
+        "a\\b.png",
+    ],
 }
 OBJECT = {"good": ["{}", '{"a": null}', None], "bad": ["[]", "null", "5", '"x"', "true"]}
 COUNT = {"good": [0, 2**31 - 1], "bad": [-1]}
@@ -212,7 +225,12 @@ def test_every_limit_holds_on_both_sides_of_its_boundary(database, table):
 def test_the_limits_hold_for_inserts_too(database, bare):
     insert = "insert into public.user_profiles (user_id, username, {0}) values (:id, 'ada', :value)"
     with database.engine.connect() as connection:
-        for column, value in (("bio", "x" * 4001), ("timezone", "FOO+5"), ("preferences", "[]"), ("logo_url", "x")):
+        for column, value in (
+            ("bio", "x" * 4001),
+            ("timezone", "FOO+5"),
+            ("preferences", "[]"),
+            ("logo_url", "javascript:alert(1)"),
+        ):
             assert sqlstate_of(connection, insert.format(column), id=bare, value=value) == CHECK
         assert sqlstate_of(connection, insert.format("timezone"), id=bare, value="Europe/Berlin") == "ok"
 

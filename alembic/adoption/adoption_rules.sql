@@ -27,7 +27,7 @@ as $adoption_rules$
   union all
   -- An address is whole or worthless.
   select 20, 'user_profiles', u.column_name,
-    format('not (%1$I ~ ''^(https?://|/[^/\\\s])'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
+    format('not (%1$I ~ ''^(https?://|/[^/\\\s]|(?!.*\.\.)[\w.~-][^:\\\s]*$)'' and char_length(%1$I) <= 2048)', u.column_name), 'null::text',
     'no web address or path of up to 2048 characters: null'
   from unnest(array['avatar_url', 'profile_picture_url', 'logo_url']) as u (column_name)
   union all

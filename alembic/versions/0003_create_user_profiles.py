@@ -178,9 +178,9 @@ create table if not exists public.user_profiles (
   constraint ck_user_profiles_business_context_up_to_20000_characters check (char_length(business_context) <= 20000),
   constraint ck_user_profiles_master_system_prompt_up_to_20000_characters check (char_length(master_system_prompt) <= 20000),
   constraint ck_user_profiles_avatar_emoji_up_to_16_characters_no_markup check (avatar_emoji ~ '^[^\u0001-\u001f&<>]{0,16}$'),
-  constraint ck_user_profiles_avatar_url_is_a_web_address check (avatar_url ~ '^(https?://|/[^/\\\s])' and char_length(avatar_url) <= 2048),
-  constraint ck_user_profiles_profile_picture_url_is_a_web_address check (profile_picture_url ~ '^(https?://|/[^/\\\s])' and char_length(profile_picture_url) <= 2048),
-  constraint ck_user_profiles_logo_url_is_a_web_address check (logo_url ~ '^(https?://|/[^/\\\s])' and char_length(logo_url) <= 2048),
+  constraint ck_user_profiles_avatar_url_is_a_web_address check (avatar_url ~ '^(https?://|/[^/\\\s]|(?!.*\.\.)[\w.~-][^:\\\s]*$)' and char_length(avatar_url) <= 2048),
+  constraint ck_user_profiles_profile_picture_url_is_a_web_address check (profile_picture_url ~ '^(https?://|/[^/\\\s]|(?!.*\.\.)[\w.~-][^:\\\s]*$)' and char_length(profile_picture_url) <= 2048),
+  constraint ck_user_profiles_logo_url_is_a_web_address check (logo_url ~ '^(https?://|/[^/\\\s]|(?!.*\.\.)[\w.~-][^:\\\s]*$)' and char_length(logo_url) <= 2048),
   constraint ck_user_profiles_profile_visibility_is_public_or_private check (profile_visibility in ('public', 'private')),
   constraint ck_user_profiles_key_metrics_array_64_kb_32_levels check (
     pg_column_size(key_metrics) <= 131072 and key_metrics @> '[]' and not key_metrics @? '$.**{33}'

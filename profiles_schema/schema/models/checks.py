@@ -24,12 +24,13 @@ def is_up_to(limit: int, column: str) -> CheckConstraint:
 
 
 def is_a_web_address(column: str) -> CheckConstraint:
-    r"""An http or https URL or a path of the same site, of 2,048 characters at most, or null.
+    r"""An http or https URL, a path of the same site, or a file in a bucket, of 2,048 characters at most, or null.
 
-    ``//host`` leads to another site, and browsers read ``/\host`` and ``/<tab>/host`` as the same.
+    ``//host`` leads to another site, and browsers read ``/\host`` and ``/<tab>/host`` as the same. The name of a file
+    (``0.998.png``, ``avatars/ada.png``) holds no colon, so that no other scheme (``javascript:``) is one, and no ``..``.
     """
     return CheckConstraint(
-        rf"{column} ~ '^(https?://|/[^/\\\s])' and char_length({column}) <= {URL_LIMIT}",
+        rf"{column} ~ '^(https?://|/[^/\\\s]|(?!.*\.\.)[\w.~-][^:\\\s]*$)' and char_length({column}) <= {URL_LIMIT}",
         name=f"{column}_is_a_web_address",
     )
 
