@@ -255,8 +255,9 @@ class Bench:
         for name, column in GIN.items():
             index = f"idx_user_profiles_{name}_gin"
             if wanted:
+                rows = "" if column == "preferences" else f" where {column} is not null"
                 self.run(
-                    f"create index if not exists {index} on public.user_profiles using gin ({column} jsonb_path_ops)"
+                    f"create index if not exists {index} on public.user_profiles using gin ({column} jsonb_path_ops){rows}"
                 )
             else:
                 self.run(f"drop index if exists public.{index}")

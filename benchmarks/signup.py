@@ -1,14 +1,19 @@
 """What a sign-up costs the server: ours against the limit, a bare insert, and a naive trigger.
 
-Server CPU of the backend (from /proc/PID/schedstat), alternating variants in one run, medians of the rounds. Full
-tables with every index of this package; the variants differ in what happens after the row of auth.users is inserted:
+Server CPU of the backend (from /proc/PID/schedstat), alternating variants in one run, medians of the rounds. Client and
+backend keep to one CPU each: left to the scheduler, the bare insert costs 10 or 30 us, by where its client happens to run.
+Full tables with every index of this package; the variants differ in what happens after the row of auth.users is inserted:
 
   bare    nothing
   limit   the same statement inserts profile and progress, too; no trigger of any kind
   ours    the migrated database as it is
   naive   a row-level trigger as people write it: loop for a free username, one INSERT per table, no guard
 
-    python benchmarks/signup.py [--users 1500] [--rounds 5] [--out FILE]
+`flow` is what the auth server sends for one sign-up: INSERT and two UPDATEs of the user, in one transaction.
+
+    python benchmarks/signup.py [--users 2000] [--rounds 5] [--parts] [--out FILE]
+
+With `--parts` it takes parts of ours away, one at a time and each in a database of its own, and says what a sign-up costs then.
 
 Works on a database of its own on the embedded PostgreSQL.
 """
@@ -17,12 +22,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg2
 from common import cpu_seconds, fresh_database, tell
+
+CPUS = sorted(os.sched_getaffinity(0))
 
 SINGLE = """insert into auth.users (id, email, raw_user_meta_data, last_sign_in_at)
 values (%s, %s, '{"full_name": "Ada Lovelace", "avatar_url": "https://example.org/a.png"}', null)"""
@@ -62,6 +70,32 @@ $handle_new_user$;
 create trigger naive after insert on auth.users for each row execute function naive.handle_new_user();
 alter table auth.users disable trigger naive;
 """
+
+
+# What is taken away. Triggers of user_profiles that only look at a condition count as one part, and so do the foreign keys.
+_WITHOUT_CHECKS = """do $checks$ declare name text; begin
+  for name in select conname from pg_constraint where conrelid = 'public.{0}'::regclass and contype = 'c' and conname ~ '{1}' loop
+    execute format('alter table public.{0} drop constraint %I', name);
+  end loop;
+end $checks$"""
+PARTS = {
+    "the CHECK of all columns": _WITHOUT_CHECKS.format("user_profiles", "values_keep_their_rules"),
+    "6 CHECKs of traits": _WITHOUT_CHECKS.format("user_profiles", "is_object"),
+    "2 CHECKs of counters": _WITHOUT_CHECKS.format("user_profiles", "not_negative"),
+    "5 CHECKs of user_progress": _WITHOUT_CHECKS.format("user_progress", "."),
+    "4 GIN indexes": "drop index public.idx_user_profiles_preferences_gin, public.idx_user_profiles_personality_gin,"
+    " public.idx_user_profiles_appearance_gin, public.idx_user_profiles_behavioral_gin",
+    "2 plain indexes": "drop index public.idx_user_profiles_updated_at, public.idx_user_profiles_last_analyzed",
+    "2 unique constraints": "alter table public.user_profiles drop constraint uq_user_profiles_external_id,"
+    " drop constraint uq_user_profiles_referral_code",
+    "2 foreign keys": "alter table public.user_profiles drop constraint fk_user_profiles_user_id_users;"
+    "alter table public.user_progress drop constraint fk_user_progress_user_id_users",
+    "4 triggers that do not fire": "drop trigger fill_missing_profile_id on public.user_profiles;"
+    "drop trigger require_known_timezone on public.user_profiles;"
+    "drop trigger record_profile_creation on public.user_profiles; drop trigger roll_up_new_progress on public.user_progress",
+    "pinned settings of inner functions": "alter function profiles_internal.create_profiles reset all;"
+    "alter function profiles_internal.profile_values reset all",
+}
 
 
 class Bench:
@@ -106,6 +140,28 @@ class Bench:
             self.run(LIMIT_IMPORT if variant == "limit" else IMPORT, (first, first + 999))
         return statements * 1000
 
+    def flow(self, variant: str, users: int) -> int:
+        """What the auth server sends for a sign-up."""
+        self.run(f"prepare sign_up (uuid, text) as {(LIMIT_SINGLE if variant == 'limit' else SINGLE) % ('$1', '$2')}")
+        self.run(
+            'prepare provider (uuid) as update auth.users set raw_app_meta_data = \'{"provider": "email"}\', updated_at = now()'
+            " where id = $1"
+        )
+        self.run(
+            "prepare confirm (uuid) as update auth.users set email_confirmed_at = now(), updated_at = now() where id = $1"
+        )
+        first = self.take(users)
+        with self.connection.cursor() as cursor:
+            for n in range(first, first + users):
+                user = f"00000000-0000-4000-8000-{n:012x}"
+                cursor.execute("begin")
+                cursor.execute("execute sign_up (%s, %s)", (user, f"person{n}@example.org"))
+                cursor.execute("execute provider (%s)", (user,))
+                cursor.execute("execute confirm (%s)", (user,))
+                cursor.execute("commit")
+        self.run("deallocate all")
+        return users
+
     def sign_in(self, variant: str, users: int) -> int:
         """A sign-in: auth.users.last_sign_in_at moves, and nothing else."""
         self.run(
@@ -140,21 +196,78 @@ def measure(
     return {variant: round(statistics.median(values), 1) for variant, values in seen.items()}
 
 
+def keep_to_one_cpu_each(connection: psycopg2.extensions.connection) -> None:
+    """The client on one CPU, the backend on another, where there are two."""
+    os.sched_setaffinity(connection.info.backend_pid, {CPUS[-1]})
+    os.sched_setaffinity(0, {CPUS[0]})
+
+
+def measure_parts(dsn: str, users: int, rounds: int) -> dict[str, object]:
+    """What single sign-ups and imports cost without one part of ours, in ratios to the bare insert of the same run."""
+    name = psycopg2.extensions.parse_dsn(dsn)["dbname"]
+    administrator = psycopg2.connect(dsn, dbname="postgres")
+    administrator.autocommit = True
+    benches: dict[str, Bench] = {}
+    for number, (part, sql) in enumerate({"nothing": "", **PARTS}.items()):
+        with administrator.cursor() as cursor:
+            cursor.execute(f"drop database if exists {name}_{number}")
+            cursor.execute(f"create database {name}_{number} template {name}")
+        benches[part] = bench = Bench(psycopg2.connect(dsn, dbname=f"{name}_{number}"))
+        bench.connection.autocommit = True
+        keep_to_one_cpu_each(bench.connection)
+        bench.run(f"set synchronous_commit = off; {sql}")
+        bench.next_user = 100_000
+        bench.run("vacuum analyze")
+    result: dict[str, object] = {}
+    for kind in ("single", "import_1000"):
+        seen: dict[str, list[float]] = {}
+        for round_number in range(rounds + 1):
+            for part, bench in benches.items():
+                for variant in ("bare", "ours") if part == "nothing" else ("ours",):
+                    bench.switch(variant)
+                    bench.run("checkpoint")
+                    before = cpu_seconds(bench.connection)
+                    done = (bench.single if kind == "single" else bench.thousand)(variant, users)
+                    if round_number:
+                        key = "bare" if variant == "bare" else part
+                        seen.setdefault(key, []).append((cpu_seconds(bench.connection) - before) / done * 1e6)
+            tell(".")
+        cpu = {key: statistics.median(values) for key, values in seen.items()}
+        result[kind] = {"bare_us": round(cpu.pop("bare"), 1)} | {
+            f"without {part}": round(value / statistics.median(seen["bare"]), 2) for part, value in cpu.items()
+        }
+    for bench in benches.values():
+        bench.connection.close()
+    with administrator.cursor() as cursor:
+        for number in range(len(benches)):
+            cursor.execute(f"drop database {name}_{number}")
+    administrator.close()
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, default=2000, help="sign-ups per round and variant")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parts", action="store_true", help="what each part of ours costs, by taking it away")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
 
-    connection = psycopg2.connect(fresh_database("benchmark_signup"))
+    dsn = fresh_database("benchmark_signup")
+    connection = psycopg2.connect(dsn)
     connection.autocommit = True
+    keep_to_one_cpu_each(connection)
     bench = Bench(connection)
     bench.run(NAIVE)
     bench.run("set synchronous_commit = off")
     bench.switch("ours")
     bench.thousand("ours", 20_000)  # indexes with some depth
     bench.run("vacuum analyze")
+
+    if arguments.parts:
+        connection.close()
+        write(measure_parts(dsn, arguments.users, arguments.rounds), arguments.out)
+        return
 
     variants = ["bare", "limit", "naive", "ours"]
     result: dict[str, object] = {
@@ -165,6 +278,7 @@ def main() -> None:
     for name, work, names in (
         ("single", bench.single, variants),
         ("import_1000", bench.thousand, variants),
+        ("flow", bench.flow, variants),
         ("sign_in", bench.sign_in, ["bare", "limit", "ours"]),
     ):
         cpu = measure(bench, work, names, arguments.users, arguments.rounds)
@@ -175,10 +289,15 @@ def main() -> None:
             **({"ours_to_naive": round(cpu["ours"] / cpu["naive"], 3)} if "naive" in cpu else {}),
         }
     connection.close()
+    write(result, arguments.out)
+
+
+def write(result: dict[str, object], out: Path | None) -> None:
+    """Print the result and keep it."""
     text = json.dumps(result, indent=2)
     print("\n" + text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -211,11 +211,11 @@ create table if not exists public.user_profiles (
   constraint uq_user_profiles_referral_code unique (referral_code)
 );
 
-create index if not exists idx_user_profiles_appearance_gin on public.user_profiles using gin (appearance_traits jsonb_path_ops);
+create index if not exists idx_user_profiles_appearance_gin on public.user_profiles using gin (appearance_traits jsonb_path_ops) where appearance_traits is not null;
 
-create index if not exists idx_user_profiles_behavioral_gin on public.user_profiles using gin (behavioral_metrics jsonb_path_ops);
+create index if not exists idx_user_profiles_behavioral_gin on public.user_profiles using gin (behavioral_metrics jsonb_path_ops) where behavioral_metrics is not null;
 
-create index if not exists idx_user_profiles_personality_gin on public.user_profiles using gin (personality_traits jsonb_path_ops);
+create index if not exists idx_user_profiles_personality_gin on public.user_profiles using gin (personality_traits jsonb_path_ops) where personality_traits is not null;
 
 create index if not exists idx_user_profiles_preferences_gin on public.user_profiles using gin (preferences jsonb_path_ops);
 

@@ -23,17 +23,17 @@ create index concurrently if not exists idx_user_profiles_preferences_gin on pub
         )
         op.execute(
             r"""
-create index concurrently if not exists idx_user_profiles_personality_gin on public.user_profiles using gin (personality_traits jsonb_path_ops);
+create index concurrently if not exists idx_user_profiles_personality_gin on public.user_profiles using gin (personality_traits jsonb_path_ops) where personality_traits is not null;
 """
         )
         op.execute(
             r"""
-create index concurrently if not exists idx_user_profiles_appearance_gin on public.user_profiles using gin (appearance_traits jsonb_path_ops);
+create index concurrently if not exists idx_user_profiles_appearance_gin on public.user_profiles using gin (appearance_traits jsonb_path_ops) where appearance_traits is not null;
 """
         )
         op.execute(
             r"""
-create index concurrently if not exists idx_user_profiles_behavioral_gin on public.user_profiles using gin (behavioral_metrics jsonb_path_ops);
+create index concurrently if not exists idx_user_profiles_behavioral_gin on public.user_profiles using gin (behavioral_metrics jsonb_path_ops) where behavioral_metrics is not null;
 """
         )
 
