@@ -22,6 +22,7 @@ declare
   before jsonb;
   after jsonb;
   lost jsonb := '{}';
+  signed_in boolean;
   profile_exists boolean := true;
   error_code text;
   failed_table text;
@@ -71,22 +72,25 @@ begin
       return null;
     end if;
 
+    signed_in := after ->> 'last_sign_in_at' is not null and before -> 'last_sign_in_at' is distinct from after -> 'last_sign_in_at';
     if before -> 'email' is distinct from after -> 'email'
       or before -> 'phone' is distinct from after -> 'phone'
-      or before -> 'email_confirmed_at' is distinct from after -> 'email_confirmed_at'
-      or before -> 'is_anonymous' is distinct from after -> 'is_anonymous'
       or before -> 'deleted_at' is distinct from after -> 'deleted_at'
       or before -> 'raw_user_meta_data' is distinct from after -> 'raw_user_meta_data'
       or before #> '{raw_app_meta_data,identity_username}' is distinct from after #> '{raw_app_meta_data,identity_username}'
     then
       profile_exists := profiles_internal.follow_user(before, after);
-    elsif after ->> 'last_sign_in_at' is not null and before -> 'last_sign_in_at' is distinct from after -> 'last_sign_in_at' then
-      -- A sign-in. What follows always is set again: an earlier change may have failed to. A profile that missed a change
-      -- of the address follows in full, with its username; so does one that is inactive, perhaps because an undelete was lost.
+    elsif signed_in
+      or before -> 'email_confirmed_at' is distinct from after -> 'email_confirmed_at'
+      or before -> 'is_anonymous' is distinct from after -> 'is_anonymous'
+    then
+      -- A sign-in, or a confirmation. What follows always is set again: an earlier change may have failed to. A profile that
+      -- missed a change of the address follows in full, with its username; so does one that is inactive, perhaps because an
+      -- undelete was lost.
       update public.user_profiles as p
       set
-        last_login = (after ->> 'last_sign_in_at')::timestamptz,
-        login_count = p.login_count + 1,
+        last_login = case when signed_in then (after ->> 'last_sign_in_at')::timestamptz else p.last_login end,
+        login_count = p.login_count + signed_in::integer,
         email_verified = nullif(after ->> 'email', '') is not null and after ->> 'email_confirmed_at' is not null,
         is_anonymous = coalesce((after ->> 'is_anonymous')::boolean, false)
       where p.user_id = new.id and p.is_active
