@@ -618,13 +618,12 @@ set search_path = pg_catalog, pg_temp
 as $profile_values$
 declare
   blanks constant text := E' \t\r\n';
-  reserved constant text[] := array[
-    'abuse', 'admin', 'administrator', 'anon', 'anonymous', 'api', 'authenticated', 'authenticator', 'billing', 'contact',
-    'deleted', 'help', 'helpdesk', 'hostmaster', 'info', 'mail', 'mailerdaemon', 'me', 'moderator', 'news', 'nobody',
-    'noreply', 'null', 'official', 'operator', 'owner', 'pgbouncer', 'postgres', 'postgresql', 'postmaster', 'privacy',
-    'root', 'security', 'service', 'servicerole', 'staff', 'supabase', 'supabaseadmin', 'superadmin', 'superuser',
-    'support', 'sysadmin', 'system', 'team', 'undefined', 'user', 'webmaster', 'www'
-  ];
+  -- Words between spaces, not an array: that would be copied at every call.
+  reserved constant text := ' '
+    'abuse admin administrator anon anonymous api authenticated authenticator billing contact deleted help '
+    'helpdesk hostmaster info mail mailerdaemon me moderator news nobody noreply null official operator owner '
+    'pgbouncer postgres postgresql postmaster privacy root security service servicerole staff supabase '
+    'supabaseadmin superadmin superuser support sysadmin system team undefined user webmaster www ';
   default_timezone constant text := profiles_internal.default_timezone();
   default_language constant text := profiles_internal.default_language();
   user_row jsonb;
@@ -642,10 +641,10 @@ begin
     base := coalesce(user_row -> 'raw_app_meta_data' ->> 'identity_username', split_part(email, '@', 1));
     base := left(regexp_replace(lower(left(base, 1000) collate "C"), '[^a-z0-9_.-]', '', 'g'), 32);
     if base is null or length(base) < 3
-      or translate(base, '0345789_.-', 'oeastbg') = any (reserved)
+      or strpos(reserved, ' ' || translate(base, '0345789_.-', 'oeastbg') || ' ') > 0
       -- The digit 1 may be an i or an l: where a name holds one, both are written as i.
-      or position('1' in base) > 0 and translate(base, 'l10345789_.-', 'iioeastbg')
-        = any (string_to_array(translate(array_to_string(reserved, ' '), 'l', 'i'), ' '))
+      or strpos(base, '1') > 0
+        and strpos(translate(reserved, 'l', 'i'), ' ' || translate(base, 'l10345789_.-', 'iioeastbg') || ' ') > 0
     then
       base := 'user';
     end if;
