@@ -17,6 +17,9 @@ NEWEST_SERVER = 18
 INTERNAL_SCHEMA = "profiles_internal"
 VERSION_TABLE = "alembic_version"
 
+RELOAD_API = "notify pgrst, 'reload schema'"
+"""What PostgREST, and so Supabase's API, waits for to look at the catalog again; without it, it serves what it knew before."""
+
 APPLICATION_NAME = "profiles-schema"
 CONNECT_TIMEOUT_SECONDS = 10
 

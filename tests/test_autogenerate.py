@@ -476,11 +476,11 @@ def test_a_new_column_and_a_function_that_reads_it_fit_into_one_revision(databas
     table = metadata.tables["user_profiles"]
     table.append_column(Column("shoe_size", Integer))
     try:
-        edited(monkeypatch, "profiles_internal.public_profile", "p.bio", "p.bio || p.shoe_size")
+        edited(monkeypatch, "profiles_internal.public_profiles", "p.bio", "p.bio || p.shoe_size")
         assert sorted(drift(database)) == [
             "add column public.user_profiles.shoe_size",
-            "functions/profiles_internal.public_profile.sql:"
-            " The function profiles_internal.public_profile(p_username text) is not as declared.",
+            "functions/profiles_internal.public_profiles.sql:"
+            " The function profiles_internal.public_profiles(p_username text, p_user_ids uuid[]) is not as declared.",
         ]
         scripts.revision(database, "add shoe size")
         scripts.run(database, "upgrade", "head")

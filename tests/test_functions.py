@@ -354,7 +354,7 @@ def test_every_rule_of_a_column_that_a_user_writes_has_words_that_name_the_colum
     wrong = {
         "username": "A", "display_name": "x" * 201, "first_name": "x" * 201, "last_name": "x" * 201, "phone": "x" * 41, "bio": "x" * 4001,
         "company_name": "x" * 201, "target_audience": "x" * 20_001, "business_context": "x" * 20_001,
-        "master_system_prompt": "x" * 20_001, "avatar_emoji": "<b>", "profile_picture_url": "x", "logo_url": "x",
+        "master_system_prompt": "x" * 20_001, "avatar_emoji": "<b>", "profile_picture_url": "//x", "logo_url": "x:y",
         "profile_visibility": "x", "timezone": "x", "language": "x", "key_metrics": {}, "preferences": [],
         "notification_settings": [],
     }  # fmt: skip
@@ -544,6 +544,57 @@ def test_get_public_profile_shows_no_private_inactive_deleted_or_unknown_one(dat
     for username in ("private", "inactive", "erased", deleted.hex, "nobody-here", "", "%", None):
         assert public(database, username) == [], username
     assert public(database, "private", "authenticated", private) == []
+
+
+# get_public_profiles --------------------------------------------------------------------------------------------------
+
+
+def test_get_public_profiles_shows_public_and_active_ones_of_those_asked_for(project):
+    users = {name: project.sign_up(f"{name}@example.org") for name in ("ada", "private", "inactive", "erased", "other")}
+    project.run(
+        "update public.user_profiles set profile_visibility = 'private' where user_id = :id", id=users["private"]
+    )
+    project.run("update public.user_profiles set is_active = false where user_id = :id", id=users["inactive"])
+    project.run("update auth.users set deleted_at = now() where id = :id", id=users["erased"])
+    asked = [users[name] for name in ("ada", "private", "inactive", "erased")] + [uuid.uuid4(), users["ada"], None]
+    statement = text("select * from public.get_public_profiles(cast(:ids as uuid[]))")
+    for role, reader in (("anon", None), ("authenticated", users["other"]), ("service_role", None)):
+        with project.acting_as(role, reader) as connection:
+            rows = [dict(row._mapping) for row in connection.execute(statement, {"ids": asked})]
+        assert [(row["user_id"], row["username"]) for row in rows] == [(users["ada"], "ada")]
+        assert list(rows[0]) == [
+            "id", "user_id", "username", "display_name", "avatar_emoji", "avatar_url", "profile_picture_url", "bio",
+        ]  # fmt: skip
+    with project.acting_as("anon") as connection:
+        assert connection.execute(statement, {"ids": []}).all() == []
+        assert connection.execute(statement, {"ids": None}).all() == []
+        assert len(connection.execute(statement, {"ids": [users["ada"]] * 200}).all()) == 1
+        with pytest.raises(DBAPIError, match="201 user ids are too many") as refused:
+            connection.execute(statement, {"ids": [users["ada"]] * 201})
+    assert refused.value.orig.pgcode == "22023"
+
+
+def test_both_ways_to_public_profiles_use_an_index(database):
+    database.run(
+        "insert into auth.users (email) select 'usr' || g || '@example.org' from generate_series(1, 3000) as g"
+    )
+    database.run("analyze public.user_profiles")
+    for name, ids in (("'usr7'", "null"), ("null", f"array['{uuid.uuid4()}']")):
+        lines = database.run(
+            "explain select from public.user_profiles as p"
+            f" where lower(p.username) = lower({name}::text) or p.user_id = any ({ids}::uuid[])"
+        )
+        assert "Seq Scan" not in "".join(row[0] for row in lines), lines
+
+
+def test_what_can_be_called_says_what_it_does(database):
+    found = database.run(
+        "select p.oid::regprocedure::text as name, obj_description(p.oid, 'pg_proc') as said from pg_proc as p"
+        " where p.pronamespace = 'public'::regnamespace"
+        " and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')"
+    )
+    assert len(found) == 10
+    assert [row.name for row in found if not row.said or len(row.said) < 20] == []
 
 
 # get_user_profile_stats -----------------------------------------------------------------------------------------------

@@ -332,6 +332,7 @@ EXECUTABLE = {
     "get_my_profile_v2()": {"authenticated"},
     "get_my_referral_code()": {"authenticated"},
     "get_public_profile(text)": API,
+    "get_public_profiles(uuid[])": API,
     "get_user_profile_stats()": {"service_role"},
     "update_my_profile_v2(jsonb,boolean,timestamp with time zone)": {"authenticated"},
     "profiles_internal.available_username(text)": USERS,
@@ -342,7 +343,7 @@ EXECUTABLE = {
     "profiles_internal.make_user(text,text,text,text,jsonb)": {"service_role"},
     "profiles_internal.merge_patch(jsonb,jsonb)": {"authenticated"},
     "profiles_internal.profile_stats()": {"service_role"},
-    "profiles_internal.public_profile(text)": API,
+    "profiles_internal.public_profiles(text,uuid[])": API,
     "profiles_internal.refused_changes(jsonb)": {"authenticated"},
 }
 OURS_ALONE = {"create_user(text,text,text,text,jsonb)", "profiles_internal.make_user(text,text,text,text,jsonb)"}

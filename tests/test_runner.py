@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import psycopg2
 import pytest
 from alembic import command
@@ -926,3 +927,26 @@ def test_users_and_profiles_are_counted_at_one_moment(database):
         counts = summary.count(connection)
     assert signed_up
     assert (counts.users, counts.profiles, counts.missing) == (1, 1, 0)
+
+
+def test_the_api_is_told_once_to_look_at_the_catalog_again(empty):
+    """PostgREST listens on the channel pgrst."""
+    with psycopg.connect(empty.url, autocommit=True) as listener:
+        listener.execute("listen pgrst")
+
+        def told():
+            return [notify.payload for notify in listener.notifies(timeout=0.2)]
+
+        empty.upgrade("0008_create_functions")
+        assert told() == ["reload schema"]
+        empty.upgrade()
+        assert told() == ["reload schema"]
+        empty.upgrade()
+        assert told() == []
+        empty.script("drop function public.get_my_referral_code()")
+        assert profiles_schema(empty.url, "repair").returncode == 0
+        assert told() == ["reload schema"]
+        assert profiles_schema(empty.url, "repair").returncode == 0
+        assert told() == []
+        empty.downgrade("base")
+        assert told() == ["reload schema"]

@@ -17,6 +17,7 @@ as $replaced_functions$
     ('get_my_profile_v2', '', 0, 'a row of user_profiles', 'authenticated'),
     ('get_my_referral_code', '', 0, 'text', 'authenticated'),
     ('get_public_profile', 'text', 1, 'a table (id, username, display_name, pictures, bio)', 'anon, authenticated and service_role'),
+    ('get_public_profiles', 'uuid[]', 1, 'a table (id, user_id, username, display_name, pictures, bio)', 'anon, authenticated and service_role'),
     ('get_user_profile_stats', '', 0, 'jsonb', 'service_role'),
     ('update_my_profile_v2', 'jsonb boolean timestamptz', 1, 'a row of user_profiles', 'authenticated')
   ) as o (name, arguments, least, result, callers) on o.name = f.proname

@@ -975,26 +975,29 @@ grant execute on function profiles_internal.ensure_profile(uuid, jsonb) to authe
     )
     op.execute(
         r"""
--- The work of get_public_profile: what a profile shows to everybody, of public and active profiles only.
+-- The work of get_public_profile and get_public_profiles: what profiles show to everybody, of public and active ones only; by
+-- name, or by the ids of their users.
 -- Errors: 42501 for a caller who is erased or inactive.
 -- Definer: the one door through which somebody else's profile can be read; it opens on these columns alone.
-create or replace function profiles_internal.public_profile(p_username text)
-returns table (id text, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text)
+create or replace function profiles_internal.public_profiles(p_username text, p_user_ids uuid[])
+returns table (
+  id text, user_id uuid, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text
+)
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
-as $public_profile$
-  select p.id::text, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
+as $public_profiles$
+  select p.id::text, p.user_id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
   from public.user_profiles as p
-  where lower(p.username) = lower(p_username)
+  where (lower(p.username) = lower(p_username) or p.user_id = any (p_user_ids))
     and p.profile_visibility = 'public'
     and p.is_active
     and (select profiles_internal.require_active_caller())
-$public_profile$;
+$public_profiles$;
 
-revoke all on function profiles_internal.public_profile(text) from public, anon, authenticated, service_role;
-grant execute on function profiles_internal.public_profile(text) to anon, authenticated, service_role;
+revoke all on function profiles_internal.public_profiles(text, uuid[]) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.public_profiles(text, uuid[]) to anon, authenticated, service_role;
 """
     )
     op.execute(
@@ -1176,6 +1179,7 @@ $gen_available_username$;
 
 revoke all on function public.gen_available_username(text) from public, anon, authenticated, service_role;
 grant execute on function public.gen_available_username(text) to authenticated, service_role;
+comment on function public.gen_available_username(text) is 'A username that is free at this moment';
 """
     )
     op.execute(
@@ -1217,6 +1221,8 @@ grant execute on function
   public.ensure_user_profile(uuid),
   public.ensure_user_profile(uuid, text, text, text, text, text, text)
 to authenticated, service_role;
+comment on function public.ensure_user_profile(uuid) is 'The profile as JSON, made if it is missing';
+comment on function public.ensure_user_profile(uuid, text, text, text, text, text, text) is 'The profile as JSON, made if it is missing';
 """
     )
     op.execute(
@@ -1242,6 +1248,7 @@ $get_my_profile_v2$;
 
 revoke all on function public.get_my_profile_v2() from public, anon, authenticated, service_role;
 grant execute on function public.get_my_profile_v2() to authenticated;
+comment on function public.get_my_profile_v2() is 'The caller''s own row of user_profiles, made if it is missing';
 """
     )
     op.execute(
@@ -1296,6 +1303,7 @@ $get_my_referral_code$;
 
 revoke all on function public.get_my_referral_code() from public, anon, authenticated, service_role;
 grant execute on function public.get_my_referral_code() to authenticated;
+comment on function public.get_my_referral_code() is 'The caller''s referral code, made at random on the first request';
 """
     )
     op.execute(
@@ -1555,6 +1563,7 @@ $update_my_profile_v2$;
 
 revoke all on function public.update_my_profile_v2(jsonb, boolean, timestamptz) from public, anon, authenticated, service_role;
 grant execute on function public.update_my_profile_v2(jsonb, boolean, timestamptz) to authenticated;
+comment on function public.update_my_profile_v2(jsonb, boolean, timestamptz) is 'Changes the caller''s own profile and returns the row';
 """
     )
     op.execute(
@@ -1566,11 +1575,40 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $get_public_profile$
-  select * from profiles_internal.public_profile(p_username)
+  select p.id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
+  from profiles_internal.public_profiles(p_username, null) as p
 $get_public_profile$;
 
 revoke all on function public.get_public_profile(text) from public, anon, authenticated, service_role;
 grant execute on function public.get_public_profile(text) to anon, authenticated, service_role;
+comment on function public.get_public_profile(text) is 'What a public profile shows to everybody';
+"""
+    )
+    op.execute(
+        r"""
+-- get_public_profiles(array of user ids): what public profiles show to everybody, for feeds and lists of comments; no row for a
+-- private, inactive or unknown one. At most 200 ids.
+-- Errors: 22023 more than 200 ids.
+create or replace function public.get_public_profiles(p_user_ids uuid[])
+returns table (
+  id text, user_id uuid, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text
+)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $get_public_profiles$
+begin
+  if cardinality(p_user_ids) > 200 then
+    raise exception '% user ids are too many', cardinality(p_user_ids)
+      using errcode = 'invalid_parameter_value', hint = 'Ask for 200 at most, and again for the rest.';
+  end if;
+  return query select * from profiles_internal.public_profiles(null, p_user_ids);
+end
+$get_public_profiles$;
+
+revoke all on function public.get_public_profiles(uuid[]) from public, anon, authenticated, service_role;
+grant execute on function public.get_public_profiles(uuid[]) to anon, authenticated, service_role;
+comment on function public.get_public_profiles(uuid[]) is 'What public profiles show to everybody, for feeds and lists of comments';
 """
     )
     op.execute(
@@ -1587,6 +1625,7 @@ $get_user_profile_stats$;
 
 revoke all on function public.get_user_profile_stats() from public, anon, authenticated, service_role;
 grant execute on function public.get_user_profile_stats() to service_role;
+comment on function public.get_user_profile_stats() is 'Counts for a dashboard, as JSON';
 """
     )
     op.execute(
@@ -1612,6 +1651,7 @@ $create_user$;
 
 revoke all on function public.create_user(text, text, text, text, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.create_user(text, text, text, text, jsonb) to service_role;
+comment on function public.create_user(text, text, text, text, jsonb) is 'A user with a profile, for applications without an auth server';
 $frozen$;
   end if;
 end
@@ -1626,6 +1666,7 @@ def downgrade() -> None:
 drop function if exists public.create_user(text, text, text, text, jsonb);
 drop function if exists profiles_internal.make_user(text, text, text, text, jsonb);
 drop function public.get_user_profile_stats();
+drop function public.get_public_profiles(uuid[]);
 drop function public.get_public_profile(text);
 drop function public.update_my_profile_v2(jsonb, boolean, timestamptz);
 drop function profiles_internal.merge_patch(jsonb, jsonb);
@@ -1637,7 +1678,7 @@ drop function public.ensure_user_profile(uuid), public.ensure_user_profile(uuid,
 drop function public.gen_available_username(text);
 drop function profiles_internal.profile_stats();
 drop function profiles_internal.available_username(text);
-drop function profiles_internal.public_profile(text);
+drop function profiles_internal.public_profiles(text, uuid[]);
 drop function profiles_internal.ensure_profile(uuid, jsonb);
 drop function profiles_internal.require_active_caller();
 drop function profiles_internal.may_add_own_rows();

@@ -367,6 +367,9 @@ class _Run:
             if not self.goes_down:
                 self._choose_identity(connection)
             self._tidy(connection)
+            if self.steps:
+                connection.exec_driver_sql(settings.RELOAD_API)
+                connection.commit()
             after = summary.count(connection)
             work.record(after)
             self._say_where(connection, after)

@@ -24,6 +24,7 @@ from profiles_schema.migrations import packs
 from profiles_schema.operations.batches import FIRST_ROWS, RECONNECT_SECONDS, TARGET_MS, Limits, Progress, run
 from profiles_schema.operations.settings import VERIFICATION_DAYS
 from profiles_schema.schema.objects import Where
+from profiles_schema.settings import RELOAD_API
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -247,7 +248,7 @@ def restore(
     for last in _in_batches(connection, _Restoration(), limits, stopped):
         yield last
     if last is not None and last.state == "completed":
-        _patiently(connection, lambda: connection.execute(text("select profiles_internal.finish_trait_restore()")))
+        _patiently(connection, lambda: _change_columns(connection, "finish_trait_restore"))
 
 
 def verify(connection: Connection, *, stopped: Callable[[], bool] = lambda: False) -> Iterator[Verification]:
@@ -337,7 +338,7 @@ def contract(
             f" {found.due:%Y-%m-%d %H:%M %Z}; {found.columns} wide columns stay. Run this again then, or do not wait:"
             " profiles-schema normalize contract --now"
         )
-    _patiently(connection, lambda: connection.execute(text("select profiles_internal.contract_traits()")))
+    _patiently(connection, lambda: _change_columns(connection, "contract_traits"))
     result.state = "contracted"
     yield result
 
@@ -459,6 +460,11 @@ def _revive(connection: Connection) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def _change_columns(connection: Connection, function: str) -> None:
+    connection.execute(text(f"select profiles_internal.{function}()"))
+    connection.exec_driver_sql(RELOAD_API)
 
 
 def _expand(connection: Connection) -> None:

@@ -31,6 +31,7 @@ from profiles_schema.migrations.repairs import EQUAL_ROWS, Left, Step, plan, pre
 from profiles_schema.migrations.session import session
 from profiles_schema.migrations.standing import at_head
 from profiles_schema.operations.health import current_revision
+from profiles_schema.settings import RELOAD_API
 
 DEADLINE_SECONDS = 60.0
 """How long one statement is tried again while its lock cannot be had."""
@@ -94,7 +95,7 @@ def repair(
         result = _repair(connection, watch, show, recreate_dropped=recreate_dropped)
         if result.repaired:
             with connection.begin():
-                connection.exec_driver_sql("notify pgrst, 'reload schema'")
+                connection.exec_driver_sql(RELOAD_API)
     return result
 
 

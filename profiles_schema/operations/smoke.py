@@ -417,7 +417,11 @@ class _Trial:
         )
         with self.acting_as("anon"):
             shown = self.value("select username from public.get_public_profile(cast(:name as text))", name=name)
-        self.expect(shown, name, "username")
+            self.expect(shown, name, "username")
+            listed = self.value(
+                "select username from public.get_public_profiles(array[cast(:id as uuid)])", id=str(self.user)
+            )
+        self.expect(listed, name, "username of get_public_profiles")
 
     def stats(self) -> None:
         with self.acting_as("authenticated", self.user):

@@ -102,7 +102,8 @@ select 'function ' || f.name,
     (select l.lanname from pg_language as l where l.oid = f.prolang),
     case f.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
     case when f.prosecdef then 'security definer' end, case when f.proisstrict then 'strict' end,
-    'set ' || array_to_string(f.proconfig, '; '), E'as\n' || f.prosrc)
+    'set ' || array_to_string(f.proconfig, '; '),
+    'comment ' || case when f.name not like 'profiles_internal.%' then obj_description(f.oid, 'pg_proc') end, E'as\n' || f.prosrc)
 from function as f
 union all
 select 'grant function ' || f.name || ' to ' || g.name, 'execute'

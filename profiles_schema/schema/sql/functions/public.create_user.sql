@@ -15,3 +15,4 @@ $create_user$;
 
 revoke all on function public.create_user(text, text, text, text, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.create_user(text, text, text, text, jsonb) to service_role;
+comment on function public.create_user(text, text, text, text, jsonb) is 'A user with a profile, for applications without an auth server';

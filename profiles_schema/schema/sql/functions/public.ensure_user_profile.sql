@@ -35,3 +35,5 @@ grant execute on function
   public.ensure_user_profile(uuid),
   public.ensure_user_profile(uuid, text, text, text, text, text, text)
 to authenticated, service_role;
+comment on function public.ensure_user_profile(uuid) is 'The profile as JSON, made if it is missing';
+comment on function public.ensure_user_profile(uuid, text, text, text, text, text, text) is 'The profile as JSON, made if it is missing';

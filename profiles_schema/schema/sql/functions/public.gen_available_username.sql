@@ -9,3 +9,4 @@ $gen_available_username$;
 
 revoke all on function public.gen_available_username(text) from public, anon, authenticated, service_role;
 grant execute on function public.gen_available_username(text) to authenticated, service_role;
+comment on function public.gen_available_username(text) is 'A username that is free at this moment';

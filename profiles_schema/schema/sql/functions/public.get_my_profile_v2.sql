@@ -19,3 +19,4 @@ $get_my_profile_v2$;
 
 revoke all on function public.get_my_profile_v2() from public, anon, authenticated, service_role;
 grant execute on function public.get_my_profile_v2() to authenticated;
+comment on function public.get_my_profile_v2() is 'The caller''s own row of user_profiles, made if it is missing';

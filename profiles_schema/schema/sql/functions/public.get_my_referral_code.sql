@@ -10,3 +10,4 @@ $get_my_referral_code$;
 
 revoke all on function public.get_my_referral_code() from public, anon, authenticated, service_role;
 grant execute on function public.get_my_referral_code() to authenticated;
+comment on function public.get_my_referral_code() is 'The caller''s referral code, made at random on the first request';

@@ -5,8 +5,10 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $get_public_profile$
-  select * from profiles_internal.public_profile(p_username)
+  select p.id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
+  from profiles_internal.public_profiles(p_username, null) as p
 $get_public_profile$;
 
 revoke all on function public.get_public_profile(text) from public, anon, authenticated, service_role;
 grant execute on function public.get_public_profile(text) to anon, authenticated, service_role;
+comment on function public.get_public_profile(text) is 'What a public profile shows to everybody';

@@ -10,3 +10,4 @@ $get_user_profile_stats$;
 
 revoke all on function public.get_user_profile_stats() from public, anon, authenticated, service_role;
 grant execute on function public.get_user_profile_stats() to service_role;
+comment on function public.get_user_profile_stats() is 'Counts for a dashboard, as JSON';

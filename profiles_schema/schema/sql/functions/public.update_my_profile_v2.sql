@@ -126,3 +126,4 @@ $update_my_profile_v2$;
 
 revoke all on function public.update_my_profile_v2(jsonb, boolean, timestamptz) from public, anon, authenticated, service_role;
 grant execute on function public.update_my_profile_v2(jsonb, boolean, timestamptz) to authenticated;
+comment on function public.update_my_profile_v2(jsonb, boolean, timestamptz) is 'Changes the caller''s own profile and returns the row';
