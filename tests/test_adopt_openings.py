@@ -242,3 +242,42 @@ def test_a_restrictive_policy_that_reads_its_own_table_stops_the_plan(hosted_ope
     with hosted_open.engine.connect() as connection:
         (stop,) = adopt.plan(connection).stoppers
     assert stop.object == 'policy "few" on public.user_profiles'
+
+
+def test_several_api_keys_of_one_user_are_a_question(hosted_open):
+    hosted_open.script(
+        USERS + "create table public.user_api_keys (user_id uuid not null references auth.users on delete cascade, provider text not null,"
+        " primary key (user_id, provider)); alter table public.user_api_keys enable row level security;"
+        "create policy own on public.user_api_keys for all to authenticated using (auth.uid() = user_id) with check (auth.uid() = user_id);"
+        "insert into public.user_api_keys select id, 'openai' from auth.users;"
+    )  # fmt: skip
+    hosted_open.consents = False
+    asked = questions(hosted_open)["one:public.user_api_keys"]
+    assert asked.found == "unique: (user_id, provider)"
+    with pytest.raises(MigrationFailed, match="one row from then on"):
+        hosted_open.upgrade()
+
+
+def test_a_sign_up_function_that_was_deployed_meanwhile_stays(hosted_open, caplog):
+    made = (
+        "create or replace function public.handle_new_user() returns trigger language plpgsql security definer as $$"
+        " begin insert into public.user_profiles (id) values (new.id); /* {} */ return new; end $$;"
+    )
+    hosted_open.script(
+        TABLE.format(columns="nick text") + GUARDED + OWN + made.format("v1")
+        + "create trigger on_auth_user_created after insert on auth.users for each row execute function public.handle_new_user();"
+    )  # fmt: skip
+    body = "select prosrc from pg_proc where proname = 'handle_new_user'"
+    hosted_open.upgrade()
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert "v1" in hosted_open.value(body)
+    hosted_open.upgrade("0008_create_functions")
+    hosted_open.script(made.format("v2"))
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert "v2" in hosted_open.value(body)
+    assert "function public.handle_new_user() has changed since it was set aside; it stays as it is" in caplog.text
+    hosted_open.upgrade()
+    hosted_open.script(made.format("v3"))
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert "v3" in hosted_open.value(body)
+    assert hosted_open.value("select count(*) from pg_trigger where tgname = 'on_auth_user_created'") == 1

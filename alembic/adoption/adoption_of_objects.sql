@@ -77,6 +77,12 @@ begin
     end as remedy
   ) as d
   cross join lateral (
+    -- What the application has put in its place since stays.
+    select format('do $put_back$ begin if coalesce((select g.prosrc from pg_proc as g where g.oid = to_regprocedure(%1$L)), ''set aside'') like ''%%set aside%%'' '
+      'then execute %2$L; else raise warning ''function %% has changed since it was set aside; it stays as it is'', %1$L; end if; end $put_back$',
+      f.oid::regprocedure, profiles_internal.function_text(f.oid)) as undo
+  ) as p
+  cross join lateral (
     select jsonb_build_object('revision', '0002_create_foundation', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
@@ -104,14 +110,14 @@ begin
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
         E'begin\n  /* profiles_schema: set aside */\n  return coalesce(new, old);\nend'),
-      'undo', profiles_internal.function_text(f.oid))
+      'undo', p.undo)
     where b.acts and d.remedy is null and not a.is_empty
     union all
     select jsonb_build_object('revision', '0011_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
       'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
         || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
-      'undo', profiles_internal.function_text(f.oid) || '; ' || profiles_internal.trigger_text(t.oid))
+      'undo', p.undo || '; ' || profiles_internal.trigger_text(t.oid))
     -- What only the owner of auth.users could give back (disabled, or with a comment) stays, emptied.
     where b.acts and d.remedy is null and (a.may_drop or not exists (
       select from pg_trigger as o where o.tgfoid = f.oid and (o.tgenabled <> 'O' or obj_description(o.oid, 'pg_trigger') is not null)

@@ -1,6 +1,7 @@
 -- What users could not do with their own row of one table that is taken over, and can afterwards: each is a question.
 --   columns:TABLE  columns of the application that users could not read; our policies show a person their whole row
 --   writes:TABLE   columns of ours that were here, with values, and that users could not write
+--   one:TABLE      several rows of a user, which a key of the table allows: ours has one row per user
 --   rows:OBJECT    a view or function that reads whole rows with the rights of its owner, and that the API roles may use: it
 --                  shows the columns that are added, too. Of a function with a text body, its text is all there is to go by
 --   active:TABLE   an is_active that is not true by itself; ours decides whether somebody may read and write at all
@@ -95,6 +96,25 @@ begin
         or f.prosrc ~* '\mselect\s+([\w"]+\s*\.\s*)?\*|\m(to_jsonb?|row_to_json|jsonb?_agg|array_agg|hstore)\s*\('
       )
     end;
+
+  if p_context ->> 'table' in ('user_profiles', 'user_progress', 'user_api_keys') then
+    return query
+    select jsonb_build_object('seq', 2, 'action', 'question', 'id', 'one:' || target, 'object', target,
+      'found', 'unique: ' || string_agg(k.columns, '; ' order by k.columns),
+      'answers', jsonb_build_object('accept', 'a user has one row from then on: a second INSERT fails (23505), and so does an ON CONFLICT over '
+        'these columns (42P10). To keep several, give the table another name before the upgrade'))
+    from (
+      select format('(%s)', string_agg(quote_ident(a.attname), ', ' order by c.place)) as columns,
+        bool_or(a.attname in ('user_id', p_context ->> 'owner')) as has_owner, count(*) as number
+      from pg_index as x
+      cross join lateral unnest(x.indkey::smallint[]) with ordinality as c (attnum, place)
+      join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = c.attnum
+      where x.indrelid = relation and x.indisunique and x.indpred is null and c.place <= x.indnkeyatts
+      group by x.indexrelid
+    ) as k
+    where k.has_owner and k.number > 1
+    having count(*) > 0;
+  end if;
 
   if closed is not null then
     return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'writes:' || target, 'object', target,
