@@ -56,7 +56,7 @@ test-slow: $(READY) ## Run the tests that kill, load and repeat
 test-all: $(if $(ARGS),$(READY),test test-slow) ## Run all tests; each once
 	$(if $(ARGS),$(PYTEST) $(ARGS))
 
-matrix: $(READY) ## Run the database tests on PostgreSQL 15, 16 and 17, and some on other Pythons; on one: ARGS=15
+matrix: $(READY) ## Run the database tests on PostgreSQL 15, 16 and 17, some on other Pythons and libraries; on one: ARGS=15
 	$(BIN)/python tests/matrix.py $(ARGS)
 
 lint: $(READY) ## Check style, formatting, types and floors

@@ -1,6 +1,8 @@
 """The database tests on the older PostgreSQL majors, and a smaller set on other Pythons; `make test` is the rest.
 
-Run as ``python tests/matrix.py [15 16 17 3.11 3.12 3.13]``; without arguments, on all of them but the Python it runs on.
+Run as ``python tests/matrix.py [15 16 17 3.11 3.12 3.13 oldest newest]``; without arguments, on all of them but the Python
+it runs on. ``oldest`` and ``newest`` are the Alembic and SQLAlchemy of an environment of their own: the oldest that
+pyproject.toml admits, and the newest there are.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,6 +44,9 @@ NOT_ON_SERVERS = ("test_local.py", "test_house.py", "test_docs.py", "test_models
 
 PYTHONS = ("3.11", "3.12", "3.13")
 ON_PYTHONS = ("test_models.py", "test_database.py", "test_parity.py", "test_smoke.py")
+
+LIBRARIES = ("oldest", "newest")
+ON_LIBRARIES = (*ON_PYTHONS, "test_alembic_internals.py", "test_runner.py", "test_autogenerate.py", "test_downgrade.py")
 
 
 def download(version, sha512):
@@ -83,9 +89,16 @@ def find_python(version):
     return None
 
 
-def environment_of(python, version):
-    """The Python of a virtual environment with this package and what its tests need."""
-    venv = CACHE / f"python{version}"
+def libraries_at(age):
+    """What pip is to install so that Alembic and SQLAlchemy are of this age."""
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    ranges = [wanted for wanted in declared if wanted.startswith(("alembic>=", "sqlalchemy>="))]
+    return [wanted.replace(">=", "==") for wanted in ranges] if age == "oldest" else ["--upgrade", *ranges]
+
+
+def environment_of(python, name, *libraries):
+    """The Python of a virtual environment with this package, what its tests need, and these versions of libraries."""
+    venv = CACHE / name
     ready = venv / ".ready"
     programs = venv / "bin" / "python"
     pip = [str(programs), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -94,6 +107,8 @@ def environment_of(python, version):
         subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)
         subprocess.run([*pip, "--group", "test", "--editable", ".[local]"], check=True, cwd=REPOSITORY)
         ready.touch()
+    if libraries:  # also in one that is ready: the newest of today
+        subprocess.run([*pip, *libraries], check=True)
     return str(programs)
 
 
@@ -113,15 +128,16 @@ def run_tests(title, python, *arguments, **environment):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="*", metavar="VERSION", help="of PostgreSQL or Python")
+    parser.add_argument("only", nargs="*", metavar="VERSION", help="of PostgreSQL, Python or libraries")
     parser.add_argument("-n", "--workers", default="auto", help="of pytest-xdist (default: %(default)s)")
     options = parser.parse_args()
     ours = ".".join(platform.python_version_tuple()[:2])
-    wanted = options.only or [*SERVERS, *(version for version in PYTHONS if version != ours)]
-    if unknown := set(wanted).difference(SERVERS, PYTHONS):
-        parser.error(f"no such version: {', '.join(sorted(unknown))}. There are {', '.join((*SERVERS, *PYTHONS))}.")
+    wanted = options.only or [*SERVERS, *(version for version in PYTHONS if version != ours), *LIBRARIES]
+    if unknown := set(wanted).difference(SERVERS, PYTHONS, LIBRARIES):
+        known = ", ".join((*SERVERS, *PYTHONS, *LIBRARIES))
+        parser.error(f"no such version: {', '.join(sorted(unknown))}. There are {known}.")
     if set(wanted) & set(SERVERS) and (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        parser.error(f"the servers are for Linux on x86-64. Elsewhere: {' '.join(PYTHONS)}")
+        parser.error(f"the servers are for Linux on x86-64. Elsewhere: {' '.join((*PYTHONS, *LIBRARIES))}")
     CACHE.mkdir(parents=True, exist_ok=True)
     workers = ["-n", options.workers, "--dist", "worksteal"]
     lines = []
@@ -133,9 +149,13 @@ def main():
     for version in (version for version in PYTHONS if version in wanted):
         if python := find_python(version):
             files = [f"tests/{name}" for name in ON_PYTHONS]
-            lines.append(run_tests(f"Python {version}", environment_of(python, version), *workers, *files))
+            lines.append(run_tests(f"Python {version}", environment_of(python, f"python{version}"), *workers, *files))
         else:
             lines.append((version not in options.only, f"Python {version} not found"))
+    for age in (age for age in LIBRARIES if age in wanted):
+        python = environment_of(sys.executable, age, *libraries_at(age))
+        files = [f"tests/{name}" for name in ON_LIBRARIES]
+        lines.append(run_tests(f"Alembic and SQLAlchemy, the {age}", python, *workers, *files))
     print("\n" + "\n".join(line for _, line in lines))
     sys.exit(not all(passed for passed, _ in lines))
 

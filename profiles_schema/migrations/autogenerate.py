@@ -20,6 +20,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import UUID, Dialect, MetaData, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
+from profiles_schema.migrations import alembic_internals
 from profiles_schema.migrations.paths import script_location, versions
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
 from profiles_schema.schema.catalog import kept_columns
@@ -115,7 +116,7 @@ def number_revision(
         return
     script = directives[0]
     _put_into_application(ScriptDirectory.from_config(context.config), script)
-    asked = getattr(context.environment_context, "context_opts", {}).get("revision_context")
+    asked = alembic_internals.asked(context.environment_context).get("revision_context")
     if asked is not None and asked.command_args.get("rev_id"):
         return
     existing = list(_revisions_beside(ScriptDirectory.from_config(context.config)))
@@ -130,7 +131,7 @@ def _put_into_application(directory: ScriptDirectory, script: MigrationScript) -
     Its first one begins the branch ``app`` and depends on our newest. What the command line says counts.
     """
     ours = versions().resolve()
-    locations = [place for place in directory._version_locations if Path(place).resolve() != ours]  # noqa: SLF001
+    locations = [place for place in alembic_internals.version_locations(directory) if place.resolve() != ours]
     if (
         Path(directory.dir).resolve() == script_location().resolve()
         or not locations

@@ -27,7 +27,7 @@ from profiles_schema.errors import (
     SchemaDrift,
     UsageError,
 )
-from profiles_schema.migrations import failures, identity, locking, offline, paths, standing, summary
+from profiles_schema.migrations import alembic_internals, failures, identity, locking, offline, paths, standing, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.dependents import refuse_dependents
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
@@ -83,7 +83,7 @@ def run(
     """
     if context is None:
         from alembic import context
-    environment: EnvironmentContext = getattr(context, "_proxy", context)
+    environment = alembic_internals.environment_behind(context)
     config = environment.config
     run_ = _Run(environment, metadata, version_table, version_table_schema)
     with _reported(config):
@@ -155,7 +155,7 @@ class _Run:
         self.metadata = metadata
         self.version_table = version_table
         self.version_table_schema = version_table_schema
-        self.asked: dict[str, Any] = environment.context_opts
+        self.asked = alembic_internals.asked(environment)
         self.original: Callable[..., Iterable[Any]] = self.asked["fn"]
         self.steps: list[Any] = []
 
@@ -171,11 +171,11 @@ class _Run:
 
     @property
     def ensures_version(self) -> bool:
-        return getattr(self.original, "__name__", "") == "do_ensure_version"
+        return alembic_internals.is_command(self.original, "do_ensure_version")
 
     @property
     def stamps(self) -> bool:
-        return getattr(self.original, "__name__", "") == "do_stamp"
+        return alembic_internals.is_command(self.original, "do_stamp")
 
     @property
     def goes_down(self) -> bool:
@@ -401,7 +401,7 @@ class _Run:
         heads = self.environment.get_context().get_current_heads()
         connection.rollback()
         # Not a comparison of names: a revision that others depend on has no row of its own.
-        newest = bool(heads) and not self.environment.script._upgrade_revs("heads", heads)  # type: ignore[arg-type] # noqa: SLF001
+        newest = bool(heads) and not alembic_internals.has_newer(self.environment.script, heads)
         where = ", ".join(sorted(heads)) or "base"
         self.outcome.end(tuple(sorted(heads)), counts, newest=newest)
         self.environment.config.attributes[AT] = self.outcome
@@ -417,7 +417,7 @@ class _Run:
         down = (
             not getattr(self.steps[-1], "is_upgrade", True)
             if self.steps
-            else getattr(self.original, "__name__", "") == "downgrade"
+            else alembic_internals.is_command(self.original, "downgrade")
         )
         if not down:
             return
@@ -632,7 +632,7 @@ class _Work:
         if self.watch is not None:
             self.watch.end()
         context = self.environment.get_context()
-        context._transaction = None  # noqa: SLF001 - left behind by a failure inside autocommit_block
+        alembic_internals.forget_transaction(context)
         context.connection = context.impl.connection = self.connection
         if self.connection.closed or self.connection.invalidated:
             return
