@@ -950,3 +950,18 @@ def test_the_api_is_told_once_to_look_at_the_catalog_again(empty):
         assert told() == []
         empty.downgrade("base")
         assert told() == ["reload schema"]
+        # Also of what was committed before something failed.
+        empty.upgrade("0003_create_user_profiles")
+        told()
+        empty.script("create view public.user_progress as select 1 as user_id")
+        with pytest.raises(errors.MigrationFailed):
+            empty.upgrade()
+        assert told() == []
+        empty.script(
+            "drop view public.user_progress; create function public.broken() returns event_trigger language plpgsql as"
+            " $$ begin if exists (select from pg_class where relname = 'export_history') then raise 'no'; end if; end $$;"
+            "create event trigger broken on ddl_command_end execute function public.broken()"
+        )
+        with pytest.raises(errors.MigrationFailed):
+            empty.upgrade()
+        assert told() == ["reload schema"]

@@ -361,18 +361,27 @@ class _Run:
             try:
                 work.run()
             except ProfilesSchemaError:
+                self._tell_api(connection, changed=bool(work.logged))  # what was committed before stays
                 if not heads:
                     self._leave_nothing(connection)
                 raise
             if not self.goes_down:
                 self._choose_identity(connection)
             self._tidy(connection)
-            if self.steps:
-                connection.exec_driver_sql(settings.RELOAD_API)
-                connection.commit()
+            self._tell_api(connection, changed=bool(self.steps))
             after = summary.count(connection)
             work.record(after)
             self._say_where(connection, after)
+
+    def _tell_api(self, connection: Connection, *, changed: bool) -> None:
+        if not changed:
+            return
+        try:
+            connection.rollback()
+            connection.exec_driver_sql(settings.RELOAD_API)
+            connection.commit()
+        except DBAPIError:
+            pass  # a connection that is lost, which what comes next says better
 
     def _refuse_lost_version(self, connection: Connection) -> None:
         """Our tables without a version row must not be taken for a database that was never migrated."""
