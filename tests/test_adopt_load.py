@@ -42,7 +42,7 @@ ANNOUNCED = {
     "d": {
         "prepared": {"0A000": PREPARED},
         "ensured": {"23502": MEANWHILE},
-        "ensured, by anybody": {"23502": MEANWHILE, "42501": "its own rights"},
+        "ensured, by anybody": {"23502": MEANWHILE, "42501": "may be called by authenticated and service_role"},
     },
     "e": {
         "profile": {"22P02": COMPAT},
@@ -72,7 +72,12 @@ def announced(database):
         planned = plan(connection, x=options)
     assert planned.stoppers == []
     told = [*planned.notes, *(step for step in planned.steps if step.remedy)]
-    return [f"{step.object}: {step.found}; {step.wanted}; {step.remedy}" for step in told]
+    asked = [
+        f"{step.object}: {step.found}; {'; '.join(step.answers.values())}"
+        for step in (*planned.questions, *planned.answered)
+        if step.answers
+    ]
+    return [*asked, *(f"{step.object}: {step.found}; {step.wanted}; {step.remedy}" for step in told)]
 
 
 def test_the_old_application_goes_on_and_fails_only_as_announced(found, tmp_path):

@@ -47,7 +47,7 @@ DAMAGES = {
     ),
     "function parameters": (
         ("drop function public.gen_available_username(text);"
-        " create function public.gen_available_username(email text, ending integer) returns text language sql as 'select email'"),
+        " create function public.gen_available_username(address text) returns text language sql as 'select address'"),
         "public.gen_available_username",
     ),
     "function search_path": (

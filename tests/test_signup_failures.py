@@ -960,7 +960,11 @@ def test_row_34_hosted_default_privileges_survive_a_revoke_from_public(candidate
         "select f.oid::regprocedure::text from pg_proc as f where f.pronamespace::regnamespace::text in ('public', 'profiles_internal')"
         " and has_function_privilege('anon', f.oid, 'execute') and has_schema_privilege('anon', f.pronamespace, 'usage') order by 1"
     )
-    assert executable == ["get_public_profile(text)", "profiles_internal.public_profile(text)"]
+    assert executable == [
+        "get_public_profile(text)",
+        "get_public_profiles(uuid[])",
+        "profiles_internal.public_profiles(text,uuid[])",
+    ]
 
 
 @row(35, naive="brought back", conceded=(*USUAL, NAMELESS))

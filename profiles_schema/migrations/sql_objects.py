@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from sqlalchemy import MetaData, Table, text
 from sqlalchemy.engine import Connection
@@ -281,7 +282,18 @@ def _is_another_form(key: str, declared: Snapshot, found: Snapshot) -> bool:
         function.startswith("function public.")
         and function not in declared
         and "set search_path=pg_catalog, pg_temp" not in found.get(function, "")
+        and not any(_takes_the_same(function, each) for each in declared if each.startswith("function public."))
     )
+
+
+def _takes_the_same(function: str, ours: str) -> bool:
+    """Whether a function takes the types that one of ours of its name takes, under whatever names."""
+    name, _, arguments = function.removesuffix(")").partition("(")
+    our_name, _, our_arguments = ours.removesuffix(")").partition("(")
+    pairs = list(zip_longest(arguments.split(", "), our_arguments.split(", "), fillvalue=""))
+    # Ours all have names; a type may have several words.
+    types = [(argument, our_argument.partition(" ")[2]) for argument, our_argument in pairs]
+    return name == our_name and all(argument == kind or argument.endswith(f" {kind}") for argument, kind in types)
 
 
 def _is_own_leftover(key: str) -> bool:
