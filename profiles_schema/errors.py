@@ -7,8 +7,9 @@ A class docstring is the default message: it states the fact and says what to do
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import ClassVar
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 
 class ProfilesSchemaError(Exception):
@@ -259,8 +260,98 @@ class MigrationFailed(ProfilesSchemaError):
     """A revision was refused by the database; it is rolled back and those before it stand."""
 
 
-class ProfileNotFound(ProfilesSchemaError):
+class ServiceError(ProfilesSchemaError):
+    """A service refused this request, or could not answer it. No message of such an error repeats a personal value."""
+
+    status: ClassVar[int] = 500
+    """The HTTP status that says the same."""
+
+    def problem(self) -> dict[str, Any]:
+        """The body of an HTTP answer: problem details as of RFC 9457, for ``application/problem+json``."""
+        words = re.findall(r"[A-Z][a-z]+", type(self).__name__)
+        return {
+            "type": f"urn:profiles-schema:{'-'.join(words).lower()}",
+            "title": " ".join(words).capitalize(),
+            "status": self.status,
+            "detail": str(self),
+        }
+
+
+class NotAllowed(ServiceError):
+    """The database role of this session may not do this for this user."""
+
+    status = 403
+
+
+class StaleProfile(ServiceError):
+    """The profile has changed since it was read. Read it again, and repeat the change."""
+
+    status = 409
+
+
+class FieldsRefused(ServiceError):
+    """Some fields were refused."""
+
+    status = 422
+
+    def __init__(self, message: str | None = None, *, fields: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(message)
+        self.fields: dict[str, tuple[str, ...]] = {name: tuple(rules) for name, rules in (fields or {}).items()}
+        """What is wrong, by the name of the field."""
+
+    def __str__(self) -> str:
+        rules = [f"{name}: {rule}" for name, broken in self.fields.items() for rule in broken]
+        return " ".join([super().__str__(), *([f"{'; '.join(rules)}."] if rules else [])])
+
+    def problem(self) -> dict[str, Any]:
+        """As of RFC 9457, with ``errors``: one member per broken rule, whose ``pointer`` (RFC 6901) names the field."""
+        return {
+            **super().problem(),
+            "detail": super().__str__(),
+            "errors": [
+                {"pointer": f"#/{name.replace('~', '~0').replace('/', '~1')}", "detail": rule}
+                for name, broken in self.fields.items()
+                for rule in broken
+            ],
+        }
+
+
+class InvalidProfile(FieldsRefused):
+    """The profile cannot be changed like this."""
+
+
+class UsernameTaken(FieldsRefused):
+    """Another user has this username."""
+
+    status = 409
+
+
+class ServiceFailed(ServiceError):
+    """The database did not answer, or failed. Repeat the request later; see the log for the SQLSTATE."""
+
+    status = 503
+
+    def __init__(self, message: str | None = None, *, sqlstate: str | None = None, objects: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.objects = objects
+        """Names of the table, column or constraint."""
+
+
+class ProfileNotCreated(ServiceFailed):
+    """The profile could not be made, and the failure is on record. See it with: profiles-schema health"""
+
+
+class ReadOnlyProfile(ProfilesSchemaError, AttributeError):
+    """A profile that a service returned is read-only. Change it with the service's update, or make a copy that can be
+    changed with session.merge(profile).
+    """
+
+
+class ProfileNotFound(ServiceError):
     """This user has no profile. Call ensure_user_profile for one user; for all of them run: profiles-schema backfill"""
+
+    status = 404
 
 
 class NotAnObject(ProfilesSchemaError):

@@ -302,6 +302,14 @@ def follow_actor(factory: sessionmaker[Session] | async_sessionmaker[AsyncSessio
         factory.configure(sync_session_class=_following(base))
 
 
+def follows_actor(factory: sessionmaker[Session] | async_sessionmaker[AsyncSession]) -> bool:
+    """Whether ``follow_actor`` was called with this factory: what its sessions may read depends on the user."""
+    made: Any = factory.class_
+    if not isinstance(factory, sessionmaker):
+        made = factory.kw.get("sync_session_class", made.sync_session_class)
+    return bool(getattr(made, _FOLLOWS, False))
+
+
 def _following(base: type[Session]) -> type[Session]:
     following: type[Session] = type("ActingSession", (base,), {_FOLLOWS: True})
     _listen(following)

@@ -1,0 +1,197 @@
+"""The logic of ProfileService and AsyncProfileService, as flows."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from profiles_schema.errors import NotAllowed, ProfileNotCreated, ServiceError
+from profiles_schema.schema.models import UserProfile
+from profiles_schema.services import queries
+from profiles_schema.services.cache import Flight, Found, Key, ProfileCache, Unsettled
+from profiles_schema.services.events import LOGGER, Events
+from profiles_schema.services.flows import ATTEMPTS, Db, Flow, Sleep, Wait, is_transient, pause_seconds, retry, sqlstate
+from profiles_schema.services.refusals import failed_objects, failure, refusal_to_create
+
+T = TypeVar("T")
+UserId = uuid.UUID | str
+
+_WARM_ROWS: Final = 1_000
+
+
+def as_uuid(user_id: UserId) -> uuid.UUID:
+    """The id of a user; ValueError where it is no uuid."""
+    if isinstance(user_id, uuid.UUID):
+        return user_id
+    try:
+        return uuid.UUID(user_id)
+    except (ValueError, AttributeError):
+        raise ValueError("The id of a user is a uuid") from None
+
+
+class ProfileFlows:
+    """What a profile service does; a driver runs it."""
+
+    def __init__(self, cache: ProfileCache, events: Events, may_share: Callable[[], bool]) -> None:
+        self.cache = cache
+        self.events = events
+        self._may_share = may_share
+        """Whether what one caller read may be shown to the next; not where sessions act for different users."""
+
+    def get(self, user_id: UserId) -> Flow[UserProfile | None]:
+        """As ProfileService.get."""
+        user = as_uuid(user_id)
+        if not self._may_share():
+            return (yield from self._read(user))
+        found = self.cache.get(user)
+        while isinstance(found, Unsettled):
+            flight, is_mine = self.cache.join((user, "read"))
+            found = (
+                (yield from self._fly((user, "read"), flight, self._read(user))) if is_mine else (yield Wait(flight))
+            )
+        return found
+
+    def get_many(self, user_ids: Iterable[UserId]) -> Flow[dict[uuid.UUID, UserProfile]]:
+        """As ProfileService.get_many."""
+        users = list(dict.fromkeys(map(as_uuid, user_ids)))
+        if not self._may_share():
+            return (yield from self._read_many(users))
+        known: dict[uuid.UUID, Found | Unsettled] = {user: self.cache.get(user) for user in users}
+        missing = [user for user, found in known.items() if isinstance(found, Unsettled)]
+        flights = {user: self.cache.join((user, "read")) for user in missing}
+        mine = {user: flight for user, (flight, is_mine) in flights.items() if is_mine}
+        if mine:
+            try:
+                loaded = yield from self._read_many(list(mine))
+            except BaseException as error:
+                for user, flight in mine.items():
+                    self.cache.crash((user, "read"), flight, error)
+                raise
+            for user, flight in mine.items():
+                known[user] = loaded.get(user)
+                self.cache.land((user, "read"), flight, loaded.get(user))
+        for user in missing:
+            if user not in mine:
+                found = yield Wait(flights[user][0])
+                known[user] = (yield from self.get(user)) if isinstance(found, Unsettled) else found
+        return {user: found for user, found in known.items() if isinstance(found, UserProfile)}
+
+    def get_or_create(self, user_id: UserId) -> Flow[UserProfile]:
+        """As ProfileService.get_or_create."""
+        user = as_uuid(user_id)
+        found: Found | Unsettled = yield from self.get(user)
+        if found is None and not self._may_share():
+            return (yield from self._create(user))
+        while not isinstance(found, UserProfile):
+            flight, is_mine = self.cache.join((user, "create"))
+            if is_mine:
+                found = yield from self._fly((user, "create"), flight, self._create(user))
+            else:
+                found = yield Wait(flight)
+        return found
+
+    def warm(self, user_ids: Iterable[UserId], most_recent: int) -> Flow[int]:
+        """As ProfileService.warm."""
+        users = list(map(as_uuid, user_ids))
+        if most_recent:
+            work = partial(queries.recent_users, rows=most_recent)
+            users += yield from self._asking(retry(Db(work, replica=True), is_transient))
+        loaded = 0
+        for start in range(0, len(users), _WARM_ROWS):
+            loaded += len((yield from self.get_many(users[start : start + _WARM_ROWS])))
+        return loaded
+
+    def _read(self, user: uuid.UUID) -> Flow[UserProfile | None]:
+        started = time.perf_counter()
+        work = Db(partial(queries.read, user_id=user), replica=not self.cache.was_written(user))
+        found: UserProfile | None = yield from self._asking(retry(work, is_transient))
+        self.cache.loaded(time.perf_counter() - started)
+        return found
+
+    def _read_many(self, users: list[uuid.UUID]) -> Flow[dict[uuid.UUID, UserProfile]]:
+        if not users:
+            return {}
+        started = time.perf_counter()
+        replica = not any(map(self.cache.was_written, users))
+        work = Db(partial(queries.read_many, user_ids=users), replica)
+        found: dict[uuid.UUID, UserProfile] = yield from self._asking(retry(work, is_transient))
+        self.cache.loaded(time.perf_counter() - started)
+        return found
+
+    def _fly(self, key: Key, flight: Flight, flow: Flow[Any]) -> Flow[Any]:
+        """Do what others wait for."""
+        try:
+            found = yield from flow
+        except BaseException as error:
+            self.cache.crash(key, flight, error)
+            raise
+        self.cache.land(key, flight, found)
+        return found
+
+    def _asking(self, flow: Flow[T]) -> Flow[T]:
+        """A database that fails, and a role that may not, as typed errors."""
+        try:
+            return (yield from flow)
+        except ServiceError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises
+            raise failure(error) from None
+
+    def _create(self, user: uuid.UUID) -> Flow[UserProfile]:
+        # Another one may have finished after this one had read.
+        if isinstance(known := self.cache.peek(user), UserProfile) and self._may_share():
+            return known
+        attempt, failed = 0, None
+        while attempt < ATTEMPTS:
+            attempt += 1
+            made = yield from self._create_once(user)
+            if not isinstance(made, Exception):
+                profile, is_new = made
+                self.cache.created(user)
+                if is_new:
+                    self.events.emit("created", user, attempts=attempt)
+                return profile
+            failed = made
+            if not is_transient(failed):
+                break
+            if attempt < ATTEMPTS:
+                yield Sleep(pause_seconds(attempt))
+        raise (yield from self._record(user, failed, attempt))
+
+    def _create_once(self, user: uuid.UUID) -> Flow[tuple[UserProfile, bool] | Exception]:
+        """The profile, and whether it is new; or the failure, where another attempt or a record is called for."""
+        failed: Exception | None = None
+        for work in (queries.ensure, queries.insert_directly):
+            try:
+                profile, is_new = yield Db(partial(work, user_id=user))
+            except Exception as error:  # noqa: BLE001 - whatever a driver raises
+                if refused := refusal_to_create(error):
+                    self.events.emit("refused", user, error=type(refused).__name__)
+                    raise refused from None
+                # What the function of the database says is closer to the cause than what the plain insert meets.
+                failed = failed or error
+                if is_transient(error):
+                    return error
+            else:
+                if profile is None:
+                    self.events.emit("refused", user, error=NotAllowed.__name__)
+                    raise NotAllowed
+                return profile, is_new
+        assert failed is not None  # noqa: S101
+        return failed
+
+    def _record(self, user: uuid.UUID, failed: Exception | None, attempts: int) -> Flow[Exception]:
+        """The error to raise, after the failure is on record: in a transaction of its own, for health and backfill."""
+        assert failed is not None  # noqa: S101
+        state = sqlstate(failed)
+        try:
+            yield Db(partial(queries.record_failure, user_id=user, error=failed, attempts=attempts))
+        except Exception as error:  # noqa: BLE001 - the failure itself counts
+            LOGGER.error("the failure is not on record (SQLSTATE %s)", sqlstate(error))
+        self.events.emit("failed", user, sqlstate=state, objects=failed_objects(failed), attempts=attempts)
+        if state is None and not is_transient(failed):
+            return failed
+        return ProfileNotCreated(sqlstate=state, objects=failed_objects(failed))

@@ -1,0 +1,176 @@
+"""Profiles for application code: ``ProfileService`` and ``AsyncProfileService``, with the same methods.
+
+What they return is detached and read-only. They work with the rights of their sessions, usually those of service_role: who may
+see and change which profile is for the application to decide before it calls.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from profiles_schema.schema.models import UserProfile
+from profiles_schema.services.acting import follows_actor
+from profiles_schema.services.cache import ProfileCache, Statistics
+from profiles_schema.services.events import Event, Events
+from profiles_schema.services.flows import AsyncDriver, SyncDriver
+from profiles_schema.services.profile_flows import ProfileFlows, UserId, as_uuid
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+
+class _Service:
+    """What both services share: settings, cache, events."""
+
+    def __init__(
+        self,
+        may_share: Callable[[], bool],
+        *,
+        cache_ttl_seconds: float,
+        cache_size: int,
+        negative_ttl_seconds: float,
+        sticky_primary_seconds: float,
+        burst_updates: int,
+        burst_seconds: float,
+    ) -> None:
+        self._cache = ProfileCache(cache_ttl_seconds, cache_size, negative_ttl_seconds, sticky_primary_seconds)
+        self._events = Events(burst_updates, burst_seconds)
+        self._flows = ProfileFlows(self._cache, self._events, may_share)
+
+    def statistics(self) -> Statistics:
+        """Hits, misses and latencies of the cache, since the service was made."""
+        return self._cache.statistics()
+
+    def subscribe(self, subscriber: Callable[[Event], object]) -> Callable[[], None]:
+        """Call a function for every event, in the thread or task where it happens; what is returned ends that."""
+        return self._events.subscribe(subscriber)
+
+    def forget(self, user_id: UserId) -> None:
+        """Take a profile out of the cache: after a change that did not go through this service."""
+        self._cache.forget(as_uuid(user_id))
+
+
+class ProfileService(_Service):
+    """Profiles, by synchronous sessions.
+
+    Args:
+        session_factory: Sessions of the primary.
+        cache_ttl_seconds: No profile is served from memory for longer. 0: no cache.
+        cache_size: So many profiles are kept, the recently used ones. 0: no cache. There is none either where the factory
+            was given to ``follow_actor``: what a session may read then depends on the user.
+        read_session_factory: Sessions of a replica, for reads.
+        negative_ttl_seconds: For how long it is remembered that a user has no profile.
+        sticky_primary_seconds: For so long after a write of this service, the profile is read from the primary.
+        burst_updates: So many updates of one user within ``burst_seconds`` are an event of their own (suspicious).
+        burst_seconds: See there.
+    """
+
+    def __init__(
+        self,
+        session_factory: sessionmaker[Session],
+        cache_ttl_seconds: float = 300,
+        cache_size: int = 10_000,
+        *,
+        read_session_factory: sessionmaker[Session] | None = None,
+        negative_ttl_seconds: float = 5,
+        sticky_primary_seconds: float = 5,
+        burst_updates: int = 30,
+        burst_seconds: float = 60,
+    ) -> None:
+        super().__init__(
+            lambda: not follows_actor(session_factory),
+            cache_ttl_seconds=cache_ttl_seconds,
+            cache_size=cache_size,
+            negative_ttl_seconds=negative_ttl_seconds,
+            sticky_primary_seconds=sticky_primary_seconds,
+            burst_updates=burst_updates,
+            burst_seconds=burst_seconds,
+        )
+        self._run = SyncDriver(session_factory, read_session_factory).run
+
+    def get(self, user_id: UserId) -> UserProfile | None:
+        """The profile of a user; None without one.
+
+        Raises:
+            NotAllowed: the role may not read profiles.
+            ServiceFailed: the database failed, three times where that may pass.
+        """
+        return self._run(self._flows.get(user_id))
+
+    def get_many(self, user_ids: Iterable[UserId]) -> dict[uuid.UUID, UserProfile]:
+        """The profiles of these users, by user; who has none is left out. One statement for all that are not in the cache.
+
+        Raises:
+            NotAllowed, ServiceFailed: as ``get``.
+        """
+        return self._run(self._flows.get_many(user_ids))
+
+    def get_or_create(self, user_id: UserId) -> UserProfile:
+        """The profile of a user, made if it is missing.
+
+        It is read; else made by ``ensure_user_profile``; else, if that function fails, by a plain INSERT with what is known.
+        Up to three attempts, where the failure is one that may pass. The last failure is recorded in the audit log, for
+        ``health`` and ``backfill``.
+
+        Raises:
+            ProfileNotFound: there is no such user, or the user is deleted.
+            NotAllowed: the role may not act for this user.
+            ProfileNotCreated: everything failed.
+            ServiceFailed: the database did not answer the first read.
+        """
+        return self._run(self._flows.get_or_create(user_id))
+
+    def warm(self, user_ids: Iterable[UserId] = (), *, most_recent: int = 0) -> int:
+        """Load these profiles into the cache, or those that changed last; returns how many there are.
+
+        Raises:
+            NotAllowed, ServiceFailed: as ``get``.
+        """
+        return self._run(self._flows.warm(user_ids, most_recent))
+
+
+class AsyncProfileService(_Service):
+    """Profiles, by asynchronous sessions: arguments, methods and errors are those of ProfileService."""
+
+    def __init__(
+        self,
+        session_factory: async_sessionmaker[AsyncSession],
+        cache_ttl_seconds: float = 300,
+        cache_size: int = 10_000,
+        *,
+        read_session_factory: async_sessionmaker[AsyncSession] | None = None,
+        negative_ttl_seconds: float = 5,
+        sticky_primary_seconds: float = 5,
+        burst_updates: int = 30,
+        burst_seconds: float = 60,
+    ) -> None:
+        super().__init__(
+            lambda: not follows_actor(session_factory),
+            cache_ttl_seconds=cache_ttl_seconds,
+            cache_size=cache_size,
+            negative_ttl_seconds=negative_ttl_seconds,
+            sticky_primary_seconds=sticky_primary_seconds,
+            burst_updates=burst_updates,
+            burst_seconds=burst_seconds,
+        )
+        self._run = AsyncDriver(session_factory, read_session_factory).run
+
+    async def get(self, user_id: UserId) -> UserProfile | None:
+        """As ProfileService.get."""
+        return await self._run(self._flows.get(user_id))
+
+    async def get_many(self, user_ids: Iterable[UserId]) -> dict[uuid.UUID, UserProfile]:
+        """As ProfileService.get_many."""
+        return await self._run(self._flows.get_many(user_ids))
+
+    async def get_or_create(self, user_id: UserId) -> UserProfile:
+        """As ProfileService.get_or_create."""
+        return await self._run(self._flows.get_or_create(user_id))
+
+    async def warm(self, user_ids: Iterable[UserId] = (), *, most_recent: int = 0) -> int:
+        """As ProfileService.warm."""
+        return await self._run(self._flows.warm(user_ids, most_recent))
