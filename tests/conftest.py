@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
+from services_support import DRIVERS, Services
 from support import Database, Server
 from wide_profiles import BEFORE, add_columns
 
@@ -228,3 +229,17 @@ def crowd(database):
         return database
 
     return make
+
+
+@pytest.fixture(params=DRIVERS)
+def services(request, database):
+    """Makes profile services in `database`, on each driver."""
+    made = Services(database, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def service(services):
+    """A profile service as service_role, on each driver."""
+    return services.service()

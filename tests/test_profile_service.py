@@ -9,7 +9,6 @@ import uuid
 from datetime import UTC
 
 import pytest
-from services_support import DRIVERS, Services
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
@@ -19,18 +18,6 @@ from profiles_schema.services import flows, profiles
 from profiles_schema.services.acting import follow_actor, on_behalf_of
 
 NOBODY = uuid.UUID(int=0)
-
-
-@pytest.fixture(params=DRIVERS)
-def services(request, database):
-    made = Services(database, request.param)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def service(services):
-    return services.service()
 
 
 @pytest.fixture

@@ -336,7 +336,7 @@ EXECUTABLE = {
     "get_user_profile_stats()": {"service_role"},
     "update_my_profile_v2(jsonb,boolean,timestamp with time zone)": {"authenticated"},
     "profiles_internal.available_username(text)": USERS,
-    "profiles_internal.ensure_profile(uuid,jsonb)": USERS,
+    "profiles_internal.ensure_profile(uuid,jsonb,boolean)": USERS,
     "profiles_internal.referral_code()": {"authenticated"},
     "profiles_internal.may_add_own_rows()": {"authenticated"},
     "profiles_internal.may_use_own_rows()": {"authenticated"},

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from profiles_schema.errors import NotAllowed, ProfileNotCreated, ServiceError
+from profiles_schema.errors import (
+    NotAllowed,
+    ProfileNotCreated,
+    ServiceError,
+)
 from profiles_schema.schema.models import UserProfile
 from profiles_schema.services import queries
 from profiles_schema.services.cache import Flight, Found, Key, ProfileCache, Unsettled
 from profiles_schema.services.events import LOGGER, Events
-from profiles_schema.services.flows import ATTEMPTS, Db, Flow, Sleep, Wait, is_transient, pause_seconds, retry, sqlstate
-from profiles_schema.services.refusals import failed_objects, failure, refusal_to_create
+from profiles_schema.services.flows import (
+    ATTEMPTS,
+    Db,
+    Flow,
+    Sleep,
+    Wait,
+    is_transient,
+    pause_seconds,
+    retry,
+    sqlstate,
+)
+from profiles_schema.services.refusals import failed_objects, failure, is_from_database, refusal_to_create
+from profiles_schema.services.results import HistoryEntry, Page, PublicProfile
 
 T = TypeVar("T")
 UserId = uuid.UUID | str
 
 _WARM_ROWS: Final = 1_000
+_PUBLIC_ROWS: Final = 200
+_PAGE_ROWS: Final = 200
 
 
 def as_uuid(user_id: UserId) -> uuid.UUID:
@@ -93,6 +110,35 @@ class ProfileFlows:
                 found = yield Wait(flight)
         return found
 
+    def get_public_many(self, user_ids: Iterable[UserId]) -> Flow[dict[uuid.UUID, PublicProfile]]:
+        """As ProfileService.get_public_many."""
+        users = list(dict.fromkeys(map(as_uuid, user_ids)))
+        found: dict[uuid.UUID, PublicProfile] = {}
+        for start in range(0, len(users), _PUBLIC_ROWS):
+            work = partial(queries.read_public, user_ids=users[start : start + _PUBLIC_ROWS])
+            rows: list[PublicProfile] = yield from self._asking(retry(Db(work, replica=True), is_transient))
+            found |= {row.user_id: row for row in rows}
+        return found
+
+    def search(
+        self, prefix: str, containing: Mapping[str, Mapping[str, Any]], after: str | None, limit: int
+    ) -> Flow[Page]:
+        """As ProfileService.search."""
+        if not 1 <= limit <= _PAGE_ROWS:
+            raise ValueError(f"A page has 1 to {_PAGE_ROWS} profiles")
+        if unknown := sorted(set(containing) - queries.searchable()):
+            raise ValueError(f"{', '.join(unknown)}: not a column that can be searched")
+        statement = queries.search_statement(prefix, containing, after)
+        work = partial(queries.search, statement=statement, limit=limit)
+        page: Page = yield from self._asking(retry(Db(work, replica=True), is_transient))
+        return page
+
+    def history(self, user_id: UserId, before: HistoryEntry | None, limit: int) -> Flow[list[HistoryEntry]]:
+        """As ProfileService.history."""
+        work = partial(queries.history, user_id=as_uuid(user_id), before=before, limit=limit)
+        found: list[HistoryEntry] = yield from self._asking(retry(Db(work, replica=True), is_transient))
+        return found
+
     def warm(self, user_ids: Iterable[UserId], most_recent: int) -> Flow[int]:
         """As ProfileService.warm."""
         users = list(map(as_uuid, user_ids))
@@ -135,9 +181,9 @@ class ProfileFlows:
         """A database that fails, and a role that may not, as typed errors."""
         try:
             return (yield from flow)
-        except ServiceError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises
+        except Exception as error:
+            if isinstance(error, ServiceError) or not is_from_database(error):
+                raise
             raise failure(error) from None
 
     def _create(self, user: uuid.UUID) -> Flow[UserProfile]:
@@ -192,6 +238,6 @@ class ProfileFlows:
         except Exception as error:  # noqa: BLE001 - the failure itself counts
             LOGGER.error("the failure is not on record (SQLSTATE %s)", sqlstate(error))
         self.events.emit("failed", user, sqlstate=state, objects=failed_objects(failed), attempts=attempts)
-        if state is None and not is_transient(failed):
+        if not is_from_database(failed):
             return failed
         return ProfileNotCreated(sqlstate=state, objects=failed_objects(failed))

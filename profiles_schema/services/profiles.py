@@ -7,20 +7,26 @@ see and change which profile is for the application to decide before it calls.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from profiles_schema.schema.models import UserProfile
 from profiles_schema.services.acting import follows_actor
 from profiles_schema.services.cache import ProfileCache, Statistics
+from profiles_schema.services.change_flows import ChangeFlows, Source, Validator
 from profiles_schema.services.events import Event, Events
 from profiles_schema.services.flows import AsyncDriver, SyncDriver
-from profiles_schema.services.profile_flows import ProfileFlows, UserId, as_uuid
+from profiles_schema.services.profile_flows import UserId, as_uuid
+from profiles_schema.services.results import HistoryEntry, Outcome, Page, PublicProfile, SyncResult
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+
+_Id = TypeVar("_Id", bound=UserId)
 
 
 class _Service:
@@ -39,7 +45,7 @@ class _Service:
     ) -> None:
         self._cache = ProfileCache(cache_ttl_seconds, cache_size, negative_ttl_seconds, sticky_primary_seconds)
         self._events = Events(burst_updates, burst_seconds)
-        self._flows = ProfileFlows(self._cache, self._events, may_share)
+        self._flows = ChangeFlows(self._cache, self._events, may_share)
 
     def statistics(self) -> Statistics:
         """Hits, misses and latencies of the cache, since the service was made."""
@@ -48,6 +54,21 @@ class _Service:
     def subscribe(self, subscriber: Callable[[Event], object]) -> Callable[[], None]:
         """Call a function for every event, in the thread or task where it happens; what is returned ends that."""
         return self._events.subscribe(subscriber)
+
+    def add_validator(self, validator: Validator) -> None:
+        """Ask a function about every change: it takes the user's id and the fields that fit, and returns what is wrong.
+
+        The answer is a rule in words by the name of the field, or None. It must not repeat values. For ``AsyncProfileService``
+        the function may be asynchronous.
+        """
+        self._flows.validators.append(validator)
+
+    def add_source(self, name: str, source: Source) -> None:
+        """Let ``sync`` ask a function for changes: it takes the profile, and returns what ``patch`` takes, or None.
+
+        For ``AsyncProfileService`` the function may be asynchronous.
+        """
+        self._flows.sources[name] = source
 
     def forget(self, user_id: UserId) -> None:
         """Take a profile out of the cache: after a change that did not go through this service."""
@@ -124,6 +145,100 @@ class ProfileService(_Service):
         """
         return self._run(self._flows.get_or_create(user_id))
 
+    def get_public_many(self, user_ids: Iterable[UserId]) -> dict[uuid.UUID, PublicProfile]:
+        """What these users show to everybody, by user; private, inactive and unknown ones are left out.
+
+        One statement for 200 users.
+
+        Raises:
+            NotAllowed, ServiceFailed: as ``get``.
+        """
+        return self._run(self._flows.get_public_many(user_ids))
+
+    def update(
+        self, user_id: UserId, changes: Mapping[str, Any], *, if_updated_at: datetime | None = None
+    ) -> UserProfile:
+        """Write fields of a profile: what a person may edit, and nothing else.
+
+        Args:
+            user_id: Whose profile.
+            changes: New values by field. A document (``preferences`` and the like) is replaced as a whole; see ``patch``.
+            if_updated_at: Write only if the profile still has this ``updated_at``.
+
+        Raises:
+            InvalidProfile: names every field that is wrong, unknown or not to be changed here.
+            UsernameTaken: nothing else is wrong.
+            StaleProfile: ``updated_at`` is another one by now.
+            ProfileNotFound: there is no profile.
+            NotAllowed: the role may not do this, or the account is erased or inactive.
+            ServiceFailed: the database failed.
+        """
+        return self._run(self._flows.change(user_id, changes, if_updated_at, merge=False))
+
+    def patch(
+        self, user_id: UserId, changes: Mapping[str, Any], *, if_updated_at: datetime | None = None
+    ) -> UserProfile:
+        """As ``update``, but documents are merged into the stored ones (RFC 7386): None removes a key.
+
+        The profile is locked meanwhile, so that two patches never undo each other.
+        """
+        return self._run(self._flows.change(user_id, changes, if_updated_at, merge=True))
+
+    def sync(self, user_id: UserId) -> SyncResult:
+        """Bring a profile up to date with the user's row in auth.users and with the sources of ``add_source``.
+
+        A profile that is missing is made.
+
+        Raises:
+            ProfileNotFound: there is no such user, or the user is deleted.
+            NotAllowed: the role may not act for this user.
+            ServiceFailed: the database failed. A source that fails is in the result instead.
+        """
+        return self._run(self._flows.sync(user_id))
+
+    def create_many(self, user_ids: Iterable[UserId]) -> dict[uuid.UUID, Outcome]:
+        """As ``get_or_create``, for many users: an outcome each, in their order. Three statements, unless one fails."""
+        return self._run(self._flows.create_many(user_ids))
+
+    def update_many(self, changes: Mapping[_Id, Mapping[str, Any]]) -> dict[uuid.UUID, Outcome]:
+        """As ``update``, for many users: an outcome each. Two statements (three with usernames), unless one is refused.
+
+        Raises:
+            NotAllowed, ServiceFailed: nothing was written.
+        """
+        return self._run(self._flows.update_many(changes))
+
+    def search(
+        self,
+        prefix: str = "",
+        *,
+        containing: Mapping[str, Mapping[str, Any]] | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """Active profiles in the order of their usernames, a page at a time.
+
+        Args:
+            prefix: How the username begins, in either case.
+            containing: What documents contain, by column: ``preferences``, ``personality_traits``, ``appearance_traits`` or
+                ``behavioral_metrics``.
+            after: ``next`` of the page before.
+            limit: At most so many, up to 200.
+
+        Raises:
+            ValueError: another column, or a limit out of range.
+            NotAllowed, ServiceFailed: as ``get``.
+        """
+        return self._run(self._flows.search(prefix, containing or {}, after, limit))
+
+    def history(self, user_id: UserId, *, before: HistoryEntry | None = None, limit: int = 50) -> list[HistoryEntry]:
+        """What the audit log says about a user, the newest first; ``before`` is the last entry of the page before.
+
+        Raises:
+            NotAllowed, ServiceFailed: as ``get``.
+        """
+        return self._run(self._flows.history(user_id, before, limit))
+
     def warm(self, user_ids: Iterable[UserId] = (), *, most_recent: int = 0) -> int:
         """Load these profiles into the cache, or those that changed last; returns how many there are.
 
@@ -170,6 +285,51 @@ class AsyncProfileService(_Service):
     async def get_or_create(self, user_id: UserId) -> UserProfile:
         """As ProfileService.get_or_create."""
         return await self._run(self._flows.get_or_create(user_id))
+
+    async def get_public_many(self, user_ids: Iterable[UserId]) -> dict[uuid.UUID, PublicProfile]:
+        """As ProfileService.get_public_many."""
+        return await self._run(self._flows.get_public_many(user_ids))
+
+    async def update(
+        self, user_id: UserId, changes: Mapping[str, Any], *, if_updated_at: datetime | None = None
+    ) -> UserProfile:
+        """As ProfileService.update."""
+        return await self._run(self._flows.change(user_id, changes, if_updated_at, merge=False))
+
+    async def patch(
+        self, user_id: UserId, changes: Mapping[str, Any], *, if_updated_at: datetime | None = None
+    ) -> UserProfile:
+        """As ProfileService.patch."""
+        return await self._run(self._flows.change(user_id, changes, if_updated_at, merge=True))
+
+    async def sync(self, user_id: UserId) -> SyncResult:
+        """As ProfileService.sync."""
+        return await self._run(self._flows.sync(user_id))
+
+    async def create_many(self, user_ids: Iterable[UserId]) -> dict[uuid.UUID, Outcome]:
+        """As ProfileService.create_many."""
+        return await self._run(self._flows.create_many(user_ids))
+
+    async def update_many(self, changes: Mapping[_Id, Mapping[str, Any]]) -> dict[uuid.UUID, Outcome]:
+        """As ProfileService.update_many."""
+        return await self._run(self._flows.update_many(changes))
+
+    async def search(
+        self,
+        prefix: str = "",
+        *,
+        containing: Mapping[str, Mapping[str, Any]] | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """As ProfileService.search."""
+        return await self._run(self._flows.search(prefix, containing or {}, after, limit))
+
+    async def history(
+        self, user_id: UserId, *, before: HistoryEntry | None = None, limit: int = 50
+    ) -> list[HistoryEntry]:
+        """As ProfileService.history."""
+        return await self._run(self._flows.history(user_id, before, limit))
 
     async def warm(self, user_ids: Iterable[UserId] = (), *, most_recent: int = 0) -> int:
         """As ProfileService.warm."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
-from typing import Final, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
 
-from sqlalchemy import Table, bindparam, func, select
+from sqlalchemy import Select, Table, bindparam, func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY, UUID, insert
 from sqlalchemy.orm import Session
 
 from profiles_schema.schema.models import Base, UserProfile, UserProfileAuditLog, UserProgress
 from profiles_schema.services.flows import sqlstate
 from profiles_schema.services.refusals import failed_objects
+from profiles_schema.services.results import HistoryEntry, Page, PublicProfile
 from profiles_schema.services.snapshots import snapshot
 
 # Made once: SQLAlchemy compiles the same statement object from its cache, without building a key.
@@ -22,9 +23,17 @@ _MANY: Final = select(UserProfile).where(
 )
 _RECENT: Final = select(UserProfile.user_id).order_by(UserProfile.updated_at.desc()).limit(bindparam("rows"))
 _ENSURE: Final = select(func.public.ensure_user_profile(bindparam("user_id", type_=UUID(as_uuid=True))))
+_ENSURE_MANY: Final = select(
+    func.public.ensure_user_profile(func.unnest(bindparam("user_ids", type_=ARRAY(UUID(as_uuid=True)))))
+)
 _MADE: Final = select(UserProfile, (UserProfile.created_at == func.now()).label("is_new")).where(
     UserProfile.user_id == bindparam("user_id")
 )
+_PUBLIC: Final = text("select * from public.get_public_profiles(cast(:user_ids as uuid[]))").columns(
+    user_id=UUID(as_uuid=True)
+)
+_NAME: Final = func.lower(UserProfile.username)
+_NAME_LIMIT: Final = 32
 
 
 def read(session: Session, user_id: uuid.UUID) -> UserProfile | None:
@@ -81,6 +90,69 @@ def record_failure(session: Session, user_id: uuid.UUID, error: BaseException, a
             retry_count=attempts - 1,
         )
     )
+
+
+def read_public(session: Session, user_ids: Iterable[uuid.UUID]) -> list[PublicProfile]:
+    """What these users show to everybody, of 200 at most: one statement."""
+    rows = session.execute(_PUBLIC, {"user_ids": [str(each) for each in user_ids]}).mappings()
+    return [PublicProfile(**row) for row in rows]
+
+
+def searchable() -> set[str]:
+    """The columns of JSON that an index finds documents in."""
+    indexes = _table(UserProfile).indexes
+    return {index.columns[0].name for index in indexes if index.dialect_options["postgresql"]["using"] == "gin"}
+
+
+def search_statement(prefix: str, containing: Mapping[str, Mapping[str, Any]], after: str | None) -> Select[Any]:
+    """Active profiles by the begin of their names and by what their documents contain, in the order of the names."""
+    begin = prefix.lower()
+    statement = select(UserProfile).where(UserProfile.is_active).order_by(_NAME)
+    if begin:
+        # A range, because an index takes a pattern only where the database sorts by bytes. No name sorts behind z.
+        between = _NAME.between(begin, begin + "z" * _NAME_LIMIT)
+        statement = statement.where(between, func.starts_with(_NAME, begin))
+    for column, document in containing.items():
+        statement = statement.where(UserProfile.__table__.c[column].contains(dict(document)))
+    if after is not None:
+        statement = statement.where(after < _NAME)
+    return statement
+
+
+def search(session: Session, statement: Select[Any], limit: int) -> Page:
+    """A page of what the statement finds: one statement."""
+    statement = statement.limit(limit + 1)
+    found = [snapshot(session, profile) for profile in session.scalars(statement)]
+    return Page(found[:limit], found[limit - 1].username if len(found) > limit else None)
+
+
+def history(session: Session, user_id: uuid.UUID, before: HistoryEntry | None, limit: int) -> list[HistoryEntry]:
+    """What the audit log says about a user, the newest first: one statement."""
+    log = UserProfileAuditLog
+    newest = (log.created_at.desc(), log.id.desc())
+    statement = select(log).where(log.user_id == user_id).order_by(*newest).limit(limit)
+    if before is not None:
+        statement = statement.where(tuple_(log.created_at, log.id) < tuple_(before.at, before.id))
+    return [
+        HistoryEntry(
+            action=row.action,
+            origin=row.origin,
+            actor=row.actor,
+            changed=tuple(row.changed or ()),
+            error_code=row.error_code,
+            at=row.created_at,
+            context=row.metadata_.get("context"),
+            id=row.id,
+        )
+        for row in session.scalars(statement)
+    ]
+
+
+def ensure_many(session: Session, user_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, UserProfile]:
+    """The profiles of these users by ensure_user_profile: two statements. It fails for all of them if it fails for one."""
+    users = list(user_ids)
+    session.execute(_ENSURE_MANY, {"user_ids": users})
+    return read_many(session, users)
 
 
 def _table(model: type[Base]) -> Table:

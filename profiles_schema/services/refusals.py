@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.errors import NotAllowed, ProfileNotFound, ServiceError, ServiceFailed
 from profiles_schema.services.flows import is_transient, sqlstate
-
-INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 
 def diagnosis(error: BaseException, name: str) -> str | None:
@@ -36,12 +36,15 @@ def refusal_to_create(error: BaseException) -> ServiceError | None:
     return None
 
 
-def failure(error: Exception) -> Exception:
-    """The error for a database that failed; an error that comes from elsewhere stays as it is."""
+def is_from_database(error: BaseException) -> bool:
+    """Whether the database said it, or did not answer; an error that comes from elsewhere is a bug, and stays as it is."""
+    return sqlstate(error) is not None or is_transient(error) or isinstance(error, DBAPIError)
+
+
+def failure(error: BaseException) -> ServiceError:
+    """The typed error for what the database said, without its words: they quote values."""
     state = sqlstate(error)
-    if state is None and not is_transient(error):
-        return error
-    if state == INSUFFICIENT_PRIVILEGE:
+    if state == "42501":
         return NotAllowed()
     return ServiceFailed(
         f"The database {'failed' if state else 'did not answer'} (SQLSTATE {state or '08001'}). Repeat the request later.",

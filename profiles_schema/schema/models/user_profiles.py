@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, text
+from sqlalchemy import BigInteger, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import (
@@ -28,7 +28,9 @@ from profiles_schema.schema.models.checks import (
     is_an_object,
     is_json_up_to_64_kb,
     is_not_negative,
+    is_public_or_private,
     is_up_to,
+    matches,
 )
 from profiles_schema.schema.models.typed_group import TypedGroup
 
@@ -125,7 +127,7 @@ class UserProfile(Timestamps, Base):
     extras: "TypedGroup[Extras]" = TypedGroup("metadata", attribute="metadata_")
 
     __table_args__ = (
-        CheckConstraint("username ~ '^[a-z0-9_.-]{3,32}$'", name="username_is_3_to_32_of_a_z_0_9"),
+        matches("username", "^[a-z0-9_.-]{3,32}$", "username_is_3_to_32_of_a_z_0_9"),
         is_up_to(200, "display_name"),
         is_up_to(200, "first_name"),
         is_up_to(200, "last_name"),
@@ -138,20 +140,15 @@ class UserProfile(Timestamps, Base):
         is_up_to(20_000, "target_audience"),
         is_up_to(20_000, "business_context"),
         is_up_to(20_000, "master_system_prompt"),
-        CheckConstraint(
-            r"avatar_emoji ~ '^[^\u0001-\u001f&<>]{0,16}$'", name="avatar_emoji_up_to_16_characters_no_markup"
-        ),
+        matches("avatar_emoji", r"^[^\u0001-\u001f&<>]{0,16}$", "avatar_emoji_up_to_16_characters_no_markup"),
         is_a_web_address("avatar_url"),
         is_a_web_address("profile_picture_url"),
         is_a_web_address("logo_url"),
-        CheckConstraint("profile_visibility in ('public', 'private')", name="profile_visibility_is_public_or_private"),
+        is_public_or_private("profile_visibility"),
         is_json_up_to_64_kb("array", "key_metrics"),
         is_json_up_to_64_kb("object", "preferences"),
         is_json_up_to_64_kb("object", "notification_settings"),
-        CheckConstraint(
-            "language ~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$' and char_length(language) <= 35",
-            name="language_is_a_bcp_47_tag",
-        ),
+        matches("language", "^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$", "language_is_a_bcp_47_tag", limit=35),
         is_not_negative("login_count"),
         is_not_negative("message_count"),
         is_an_object("personality_traits"),
