@@ -1,6 +1,6 @@
--- Addresses, what is said of their proof, and who is anonymous, where the auth server contradicts it: the profile follows the auth server from
--- the user's next sign-in on, so what the application had is kept, and comes back with a downgrade. A phone is the
--- person's own, and stays; so does an address where the auth server has none.
+-- Addresses, what is said of their proof, and who is anonymous, where the auth server contradicts it: the profile follows
+-- the auth server from the user's next sign-in on, so what the application had is kept, and comes back with a downgrade. A
+-- phone is the person's own, and stays; so does an address where the auth server has none.
 create or replace function profiles_internal.adoption_contacts(p_context jsonb)
 returns setof jsonb
 language plpgsql
