@@ -1228,6 +1228,7 @@ comment on function public.ensure_user_profile(uuid, text, text, text, text, tex
     op.execute(
         r"""
 -- get_my_profile_v2(): the caller's own row of user_profiles, made if it is missing.
+-- Columns of the application that users may not read are null in it.
 -- Errors: 42501 without a signed-in user, or for an erased or inactive one.
 create or replace function public.get_my_profile_v2()
 returns public.user_profiles
@@ -1237,11 +1238,20 @@ as $get_my_profile_v2$
 declare
   profile public.user_profiles;
 begin
-  select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
-  if not found then
+  for attempt in 1 .. 2 loop
+    if has_table_privilege('public.user_profiles', 'select') then
+      select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
+    else
+      execute (
+        select format('select %s from public.user_profiles as p where p.user_id = auth.uid()', string_agg(
+          case when has_column_privilege(a.attrelid, a.attnum, 'select') then 'p.' || quote_ident(a.attname) else 'null' end, ', ' order by a.attnum))
+        from pg_attribute as a
+        where a.attrelid = 'public.user_profiles'::regclass and a.attnum > 0 and not a.attisdropped
+      ) into profile;
+    end if;
+    exit when profile.user_id is not null or attempt = 2;
     perform profiles_internal.ensure_profile(auth.uid());
-    select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
-  end if;
+  end loop;
   return profile;
 end
 $get_my_profile_v2$;
@@ -1530,9 +1540,9 @@ begin
           else p_changes -> 'notification_settings'
         end
       where p.user_id = auth.uid() and (p_if_updated_at is null or p.updated_at = p_if_updated_at)
-      returning p.* into profile;
+      returning p.user_id into profile.user_id;
       if found then
-        return profile;
+        return public.get_my_profile_v2();
       elsif exists (select from public.user_profiles as p where p.user_id = auth.uid() and p.updated_at <> p_if_updated_at) then
         raise exception 'the profile has changed since it was read'
           using errcode = 'PT409', hint = 'Read it again, and repeat the change with its present updated_at.';

@@ -152,9 +152,12 @@ def take_snapshot(
             "functions": list(functions),
         },
     )
+    snapshot_rows = _with_hidden_columns({str(key): value for key, value in rows}, hidden_columns(connection))
     kept = kept_rights(connection)
     defaults = kept_columns(connection)
-    found = sorted((key, defaults.get((key, value), value) or "") for key, value in rows if (key, value) not in kept)
+    found = sorted(
+        (key, defaults.get((key, value), value) or "") for key, value in snapshot_rows if (key, value) not in kept
+    )
     connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
     redirected = {name: actual for name, actual in names.items() if name != actual}
     snapshot = {key: _plain(key, value, redirected) for key, value in found}
@@ -201,6 +204,41 @@ def kept_rights(connection: Connection) -> frozenset[tuple[str, str]]:
         )
     )
     return frozenset((key, value) for key, value in rows)
+
+
+def hidden_columns(connection: Connection) -> dict[str, list[str]]:
+    """The application's own columns that users cannot read (answer ``keep`` to ``columns:TABLE``), by table."""
+    if connection.scalar(text("select to_regclass('profiles_internal.adopted') is null")):
+        return {}
+    rows = connection.execute(
+        text(
+            "select a.object_name, a.data from profiles_internal.adopted as a where a.object_type = 'hidden columns'"
+            " order by a.id"
+        )
+    )
+    return {name: list(columns) for name, columns in rows}
+
+
+def _with_hidden_columns(rows: Mapping[str, str], hidden: Mapping[str, list[str]]) -> list[tuple[str, str]]:
+    """Where columns are hidden, a right to read all others is what is declared, and one to read the table is not."""
+    found = dict(rows)
+    for table, columns in hidden.items():
+        on_table = f"grant {table} to authenticated"
+        rights = set(found.get(on_table, "").split(", ")) - {""}
+        if "select" in rights:
+            found[on_table] += f", select ({', '.join(columns)})"
+            continue
+        prefix = f"column {table}."
+        read = {
+            key: set(found.get(key, "").split(", ")) - {""}
+            for name in (key.removeprefix(prefix) for key in found if key.startswith(prefix))
+            if name not in columns
+            for key in [f"grant {table}.{name} to authenticated"]
+        }
+        if read and all("select" in each for each in read.values()):
+            found[on_table] = ", ".join(sorted({*rights, "select"}))
+            found.update({key: ", ".join(sorted(each - {"select"})) for key, each in read.items()})
+    return [(key, value) for key, value in found.items() if value != "" or not key.startswith("grant ")]
 
 
 def _plain(key: str, value: str, redirected: Mapping[str, str]) -> str:
