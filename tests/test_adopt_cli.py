@@ -36,6 +36,7 @@ PARTITIONED = (
 
 
 QUARANTINE = "quarantine:public.user_profiles"
+VISIBLE = "visible:public.user_profiles"
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def old(hosted, tmp_path):
     # So that nothing else is asked.
     hosted.script('alter policy "Profiles are for everybody" on public.user_profiles using (auth.uid() = id)')
     hosted.administrator.script("analyze")
-    hosted.x = [f"answers={answers_file(tmp_path / 'old.toml', {QUARANTINE: 'quarantine'})}"]
-    hosted.answering = ("quarantine",)
+    hosted.x = [f"answers={answers_file(tmp_path / 'old.toml', {QUARANTINE: 'quarantine', VISIBLE: 'accept'})}"]
+    hosted.answering = ("quarantine", "accept")
     return hosted
 
 
