@@ -1,6 +1,5 @@
 """Two roads, one database: all migrations, and the models with the live SQL files."""
 
-import json
 import re
 import textwrap
 from pathlib import Path
@@ -40,7 +39,7 @@ def test_migrations_and_declarations_build_the_same_database(database, empty):
 
 
 def test_the_snapshot_sees_every_kind_of_object(database):
-    kinds = {key.split(" ", 1)[0] for key in snapshot(database)}
+    kinds = {key.kind for key in snapshot(database)}
     assert kinds == {
         "table", "column", "comment", "constraint", "index", "trigger", "policy", "grant", "function"
     }  # fmt: skip
@@ -212,5 +211,5 @@ def test_the_shipped_fingerprints_are_those_of_head(database, empty, request):
     wanted = expected.fingerprints(seen(database), seen(empty))
     if request.config.getoption("--update-catalog"):
         path = Path(expected.__file__).parent.parent / "schema" / expected.FILE
-        path.write_text(json.dumps(wanted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(expected.dump(wanted), encoding="utf-8")
     assert expected.load() == wanted, "run: make snapshot"

@@ -12,6 +12,7 @@ from test_health import look
 
 from profiles_schema.migrations import foreign_keys
 from profiles_schema.operations.repair import Result, repair
+from profiles_schema.schema.catalog import Key
 
 # SQLAlchemy 2.1 warns of an option that it made itself, when it reads a CHECK that is not validated.
 pytestmark = pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
@@ -201,8 +202,8 @@ def test_a_dropped_column_that_held_data_is_named_and_the_rest_is_repaired(datab
     assert left.what == "The column bio of public.user_profiles is missing."
     assert left.why == "public.user_profiles holds rows, whose values in it are gone."
     assert left.remedy.endswith("profiles-schema repair --recreate-dropped")
-    assert "row security" in snapshot(database)["table public.user_profiles"]
-    assert "index public.user_profiles.idx_user_profiles_updated_at" in snapshot(database)
+    assert "row security" in snapshot(database)[Key("table", "public", "user_profiles")]
+    assert Key("index", "public", "user_profiles", "idx_user_profiles_updated_at") in snapshot(database)
 
     assert put_back(database, recreate_dropped=True).left == []
     assert snapshot(database) == head
@@ -257,7 +258,7 @@ def test_what_takes_a_decision_is_named_and_the_rest_is_repaired(database, decis
     database.script(f"{damage}; alter table public.user_progress disable row level security")
     (left,) = put_back(database).left
     assert left.why == why
-    assert "row security" in snapshot(database)["table public.user_progress"]
+    assert "row security" in snapshot(database)[Key("table", "public", "user_progress")]
     assert not [key for key, value in snapshot(database).items() if value.endswith(" INVALID")]
     if "this shows: " in left.remedy:
         shows = left.remedy.partition("this shows: ")[2].rpartition("; then")[0]
