@@ -274,7 +274,7 @@ def test_a_sign_up_function_that_was_deployed_meanwhile_stays(hosted_open, caplo
     hosted_open.upgrade()
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert "v1" in hosted_open.value(body)
-    hosted_open.upgrade("0008_create_functions")
+    hosted_open.upgrade("0011_create_functions")
     hosted_open.script(made.format("v2"))
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert "v2" in hosted_open.value(body)

@@ -603,7 +603,7 @@ def test_an_application_keeps_its_own_history_beside_ours(empty, tmp_path):
 
     application.run(
         empty, "revision", message="Orders", autogenerate=True, head="base", branch_label="shop",
-        version_path=str(application.own_versions), depends_on="0012_backfill_profiles",
+        version_path=str(application.own_versions), depends_on="0015_backfill_profiles",
     )  # fmt: skip
     (own,) = application.own_versions.glob("*.py")
     assert "op.create_table('orders'" in own.read_text()

@@ -39,7 +39,7 @@ create table public.users (
   deleted_at timestamptz
 )
 """
-BEFORE = "0016_contract_traits"
+BEFORE = "0019_contract_traits"
 
 
 def application(database, key="bigint"):

@@ -800,7 +800,7 @@ def test_downgrade_takes_the_schema_away_and_keeps_what_was_written(bot):
     program = Program(bot)
     program.run(INSERT, id="mine", user_id="42", username="zoe")
     program.run("update user_profiles set trust_level = 9 where user_id = :id", id=SOMEBODY)
-    bot.downgrade("0018_backfill_identity")
+    bot.downgrade("0021_backfill_identity")
     assert bot.value("select to_regnamespace('profiles_compat')") is None
     bot.downgrade("base", allow_data_loss="yes")
     # Columns that were dropped come back behind the others.
@@ -815,7 +815,7 @@ def test_downgrade_takes_the_schema_away_and_keeps_what_was_written(bot):
 def test_downgrade_drops_nothing_of_the_applications(expanded):
     expanded.script("create view public.names as select username from profiles_compat.user_profiles")
     with pytest.raises(Exception, match=r"depend on: view public\.names"):
-        expanded.downgrade("0018_backfill_identity")
+        expanded.downgrade("0021_backfill_identity")
     assert expanded.value("select count(*) from public.names") == 20
 
 

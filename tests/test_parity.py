@@ -96,14 +96,14 @@ def test_a_new_database_holds_only_what_it_uses(database):
 
 
 def test_the_plan_and_the_revisions_run_the_same_text(empty):
-    empty.upgrade("0010_create_table_triggers")
+    empty.upgrade("0013_create_table_triggers")
     planned = {re.search(r"function (\S+?)\(", each)[1]: each for each in adopt.functions()}
     rows = empty.run(
         "select 'profiles_internal.' || p.proname as name, p.prosrc from pg_proc as p"
         " where p.pronamespace = 'profiles_internal'::regnamespace"
     )
     found = {row.name: row.prosrc for row in rows if row.name in planned}
-    # All but what 0003 makes where there is a table of profiles.
+    # All but what 0006 makes where there is a table of profiles.
     assert {name for name in planned if name not in found} <= {
         each.name for each in objects.FUNCTIONS if each.where is Where.ADOPTED_PROFILES
     }

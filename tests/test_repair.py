@@ -354,9 +354,9 @@ def test_no_revision_is_written_without_proof(database):
 
 
 def test_an_older_revision_is_not_proven_and_not_repaired(database):
-    database.downgrade("0016_contract_traits")
+    database.downgrade("0019_contract_traits")
     database.run("delete from profiles_internal.alembic_version")
-    database.run("delete from profiles_internal.migration_log where revision >= '0017'")
+    database.run("delete from profiles_internal.migration_log where revision >= '0020'")
     refused = profiles_schema(database.url, "stamp")
     assert refused.returncode == 1
     assert "only this version's newest revision can be proven" in refused.stderr
@@ -372,7 +372,7 @@ def test_a_database_that_was_never_migrated_is_refused(empty, verb):
 
 def test_a_recorded_revision_that_is_not_the_newest_is_corrected_only_when_the_newest_is_proven(database):
     head = database.value("select version_num from profiles_internal.alembic_version")
-    database.run("update profiles_internal.alembic_version set version_num = '0018_backfill_identity'")
+    database.run("update profiles_internal.alembic_version set version_num = '0021_backfill_identity'")
     assert profiles_schema(database.url, "stamp").returncode == 0
     assert database.run("select version_num from profiles_internal.alembic_version") == [(head,)]
 

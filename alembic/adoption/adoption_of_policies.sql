@@ -8,7 +8,7 @@ set search_path = pg_catalog, pg_temp
 as $adoption_of_policies$
 declare
   target constant text := 'public.' || p_table;
-  step constant jsonb := jsonb_build_object('revision', '0009_create_policies', 'lock', 'ACCESS EXCLUSIVE');
+  step constant jsonb := jsonb_build_object('revision', '0012_create_policies', 'lock', 'ACCESS EXCLUSIVE');
   reads constant boolean := exists (
     select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.id is not null
   );

@@ -1,4 +1,4 @@
--- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0009):
+-- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0012):
 --   columns of the application's own are inserted and updated by whom they are today: a right allows it, and a policy that
 --   is true for every user, or that stays;
 --   anon reads the columns of today. Row level security shows it no row without a policy, but a statement does not fail;

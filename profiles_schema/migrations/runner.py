@@ -658,8 +658,8 @@ class _Work:
             connection.commit()
             if connection.exec_driver_sql(_SIGN_UPS_REST).scalar():
                 logger.warning(
-                    "Until the upgrade goes on, sign-ups get no profile: the application's trigger was set aside in 0002,"
-                    " ours comes in 0011. Those users get theirs in 0012. To give the trigger back: profiles-schema"
+                    "Until the upgrade goes on, sign-ups get no profile: the application's trigger was set aside in 0005,"
+                    " ours comes in 0014. Those users get theirs in 0015. To give the trigger back: profiles-schema"
                     " downgrade base"
                 )
 
@@ -670,7 +670,7 @@ class _Work:
 _SIGN_UPS_REST = """
 select exists (
     select from profiles_internal.adopted as a
-    where a.revision = '0002_create_foundation' and a.object_type = 'set aside' and starts_with(a.object_name, 'function ')
+    where a.revision = '0005_create_sign_up_functions' and a.object_type = 'set aside' and starts_with(a.object_name, 'function ')
   )
   and not exists (
     select from pg_trigger as t

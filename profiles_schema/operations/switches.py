@@ -18,7 +18,7 @@ from profiles_schema.operations.findings import Finding
 from profiles_schema.schema.catalog import API_ROLES, Key, subjects
 
 FIRST_TRIGGER = "00_profiles_on_auth_user_created"
-"""Ours, as a row trigger, where row triggers of the application may need the profile (0011)."""
+"""Ours, as a row trigger, where row triggers of the application may need the profile (0014)."""
 _OURS = (
     "ours as (select to_regclass(t.name)::oid as oid from unnest(cast(:tables as text[])) as t (name)"
     " where to_regclass(t.name) is not null)"

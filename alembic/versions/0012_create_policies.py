@@ -8,8 +8,8 @@ Back: drops the policies and takes the rights away: the tables are closed again.
 
 from alembic import op
 
-revision = "0009_create_policies"
-down_revision = "0008_create_functions"
+revision = "0012_create_policies"
+down_revision = "0011_create_functions"
 branch_labels = None
 depends_on = None
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- Policies that were here before are set aside in the transaction that brings ours: no moment without either.
-select profiles_internal.adopt('0009_create_policies');
+select profiles_internal.adopt('0012_create_policies');
 """
     )
     op.execute(
@@ -408,6 +408,6 @@ $close_sessions$;
 -- What the application's own statements need stays.
 select profiles_internal.grant_kept_rights();
 
-select profiles_internal.put_back_adopted('0009_create_policies');
+select profiles_internal.put_back_adopted('0012_create_policies');
 """
     )
