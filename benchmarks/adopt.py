@@ -42,10 +42,10 @@ from support import Database, Server, answers_file  # noqa: E402
 from profiles_schema.schema.traits import trait_columns  # noqa: E402
 
 REVISIONS = (
-    "0003_create_user_profiles", "0004_create_user_progress", "0005_create_user_api_keys", "0006_create_export_history",
-    "0007_create_audit_logs",
+    "0006_create_user_profiles", "0007_create_user_progress", "0008_create_user_api_keys", "0009_create_export_history",
+    "0010_create_audit_logs",
 )  # fmt: skip
-BEFORE = "0002_create_foundation"
+BEFORE = "0005_create_sign_up_functions"
 FORECAST_RATIO = 2.0
 WAITED = "canceling statement due to lock timeout"
 AROUND_SECONDS = 2.0

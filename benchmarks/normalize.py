@@ -272,7 +272,7 @@ class Bench:
     # The conversion
 
     def expand(self) -> None:
-        """As revision 0013 does; then every session meets the new trigger."""
+        """As revision 0016 does; then every session meets the new trigger."""
         engine, _ = metered_engine(self.dsn)
         with engine.connect() as connection:
             connection.exec_driver_sql("set lock_timeout = '100ms'")

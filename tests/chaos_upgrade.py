@@ -109,7 +109,7 @@ class ChaosOfUpgrade(ChaosOfAdoption):
 
     def prepare_users(self, users: int) -> None:
         database = self.make("chaos_upgrade_found")
-        database.upgrade("0002_create_foundation")
+        database.upgrade("0005_create_sign_up_functions")
         database.script(
             "insert into auth.users (email, last_sign_in_at)"
             f" select 'usr' || g % 997 || '@' || g || '.org', now() from generate_series(1, {users}) as g; analyze auth.users"

@@ -223,7 +223,7 @@ def test_nobody_reads_what_is_new_before_our_policies_are_there(found):
         "create function public.nobody() returns trigger language plpgsql as $$ begin raise 'nobody changed this'; end $$;"
         "create trigger nobody before update on public.user_profiles for each row execute function public.nobody()",
     )
-    database.upgrade("0008_create_functions")
+    database.upgrade("0011_create_functions")
     with database.acting_as("anon") as connection:
         shown = connection.exec_driver_sql("select count(*), count(email) from public.user_profiles").one()
     assert tuple(shown) == (5, 0)

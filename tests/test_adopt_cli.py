@@ -36,6 +36,7 @@ PARTITIONED = (
 
 
 QUARANTINE = "quarantine:public.user_profiles"
+VISIBLE = "visible:public.user_profiles"
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def old(hosted, tmp_path):
     # So that nothing else is asked.
     hosted.script('alter policy "Profiles are for everybody" on public.user_profiles using (auth.uid() = id)')
     hosted.administrator.script("analyze")
-    hosted.x = [f"answers={answers_file(tmp_path / 'old.toml', {QUARANTINE: 'quarantine'})}"]
-    hosted.answering = ("quarantine",)
+    hosted.x = [f"answers={answers_file(tmp_path / 'old.toml', {QUARANTINE: 'quarantine', VISIBLE: 'accept'})}"]
+    hosted.answering = ("quarantine", "accept")
     return hosted
 
 
@@ -109,8 +110,8 @@ def test_what_is_planned_is_what_is_done(old):
         tuple(row) for row in old.run(f"select revision, object_type, object_name {kept}")
     ]
     # Policies are set aside later, when the column that they read has its new name.
-    assert [step.undo for step in of(plan.steps, revision="0003_create_user_profiles") if step.undo] == [
-        row.definition for row in old.run(f"select revision, definition {kept}") if row.revision.startswith("0003")
+    assert [step.undo for step in of(plan.steps, revision="0006_create_user_profiles") if step.undo] == [
+        row.definition for row in old.run(f"select revision, definition {kept}") if row.revision.startswith("0006")
     ]
     assert old.value("select count(*) from profiles_internal.quarantine") == plan.quarantined
     for column in ("username", "bio"):
@@ -160,14 +161,14 @@ def test_tables_are_read_under_access_share_and_migrators_wait(old):
 
 
 def test_a_database_on_its_way_is_asked_by_its_own_function_in_a_read_only_transaction(old):
-    old.upgrade("0002_create_foundation")
+    old.upgrade("0005_create_sign_up_functions")
     before = planned(old)
     assert before.tables == {"public.user_profiles": 6}
     assert "advisory" not in {lock.locktype for lock in locks(old, lambda: planned(old))}
-    old.upgrade("0003_create_user_profiles")
+    old.upgrade("0006_create_user_profiles")
     after = planned(old)
     assert after.tables == {}
-    assert {step.revision for step in after.steps} == {"0009_create_policies", "0011_create_sign_up_triggers"}
+    assert {step.revision for step in after.steps} == {"0012_create_policies", "0014_create_sign_up_triggers"}
 
     old.administrator.script(
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
@@ -245,7 +246,7 @@ PACE = (
 
 
 def test_a_lock_of_more_than_two_seconds_is_a_question_and_a_shorter_one_is_none(old, tmp_path):
-    old.upgrade("0002_create_foundation")
+    old.upgrade("0005_create_sign_up_functions")
     old.script(PACE.format(0.001))
     assert [question.id for question in planned(old).questions] == []
     old.script(PACE.format(1_000_000))
@@ -262,7 +263,7 @@ def test_the_forecast_is_timed_on_rows_of_the_table_and_not_under_its_lock(old):
         "set local session_replication_role = replica;"
         "insert into public.user_profiles (id, username) select md5(g::text)::uuid, 'name' || g from generate_series(1, 2000) as g"
     )
-    old.upgrade("0002_create_foundation", answers={QUARANTINE: "quarantine"})
+    old.upgrade("0005_create_sign_up_functions", answers={QUARANTINE: "quarantine"})
     pace = (
         "select profiles_internal.adoption_pace(c.c, profiles_internal.adoption_counts(c.c))"
         " from profiles_internal.adoption_context('user_profiles', 'public.user_profiles') as c (c)"
@@ -382,7 +383,7 @@ def test_a_person_can_read_it_at(old, columns):
         "Afterwards",
         "Afterwards",
     ]
-    assert titles[1].startswith("public.user_profiles, 6 rows, in 0003_create_user_profiles; locked for")
+    assert titles[1].startswith("public.user_profiles, 6 rows, in 0006_create_user_profiles; locked for")
     heads = [line.split() for line in lines if line.startswith("action")]
     assert heads == [["action", "object", "found", "wanted", "lock", "rows", "about"]] * 4
     commands = [line for line in lines if line.startswith(("next: ", "try it on a copy: "))]
@@ -406,7 +407,7 @@ def test_no_step_is_lost_on_the_way_to_the_terminal(old):
     """Steps that differ in the object alone share a line, which names or counts them all."""
     from profiles_schema.cli.adopt import _merged, _summaries_left_out
 
-    steps = of(planned(old).steps, revision="0003_create_user_profiles")
+    steps = of(planned(old).steps, revision="0006_create_user_profiles")
     merged = _merged(_summaries_left_out(steps), "public.user_profiles")
     assert [line.lock for line in merged if line.found in {"no user in auth.users", "rights and comments"}] == [
         None,
@@ -517,7 +518,7 @@ def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkey
 
 
 def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
-    old.upgrade("0002_create_foundation")
+    old.upgrade("0005_create_sign_up_functions")
     old.administrator.script(
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
         " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"

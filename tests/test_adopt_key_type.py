@@ -221,7 +221,7 @@ def test_a_foreign_key_that_is_unique_and_never_null_decides_without_a_look_at_t
     )
     owner = "select profiles_internal.adoption_context('user_profiles', 'public.user_profiles') ->> 'owner'"
     database.answering = ("replace", "accept")
-    database.upgrade("0002_create_foundation")
+    database.upgrade("0005_create_sign_up_functions")
     assert database.value(owner) == "member"
     database.upgrade()
     assert [str(user) for (user,) in database.run("select user_id from public.user_profiles where member is not null")][
@@ -234,7 +234,7 @@ def test_a_row_more_since_the_plan_does_not_stop_the_upgrade_half_way(applicatio
         "create table public.user_profiles (id uuid primary key, bio text);"
         f"insert into public.user_profiles select '{ADA}'; alter table public.user_profiles enable row level security"
     )
-    database.upgrade("0002_create_foundation")
+    database.upgrade("0005_create_sign_up_functions")
     database.administrator.script(
         "insert into auth.users (id) select gen_random_uuid() from generate_series(1, 98);"
         "insert into public.user_profiles (id) select u.id from auth.users as u on conflict do nothing;"

@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy.exc import DBAPIError
-from support import drift
+from support import drift, profiles_schema
 
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import adopt, health, smoke
@@ -104,6 +104,9 @@ def test_api_keys_that_users_only_read(hosted_open):
         "create policy own on public.user_api_keys for select to authenticated using (auth.uid() = user_id);"
         "insert into public.user_api_keys (user_id) select id from auth.users;"
     )
+    with hosted_open.engine.connect() as connection:
+        found = [step.found for step in adopt.plan(connection).worth_knowing if step.object == "public.user_api_keys"]
+    assert "users cannot insert and delete rows" in found
     hosted_open.upgrade()
     with pytest.raises(DBAPIError, match="permission denied"):
         as_ada(hosted_open, "update public.user_api_keys set revoked = false")
@@ -271,7 +274,7 @@ def test_a_sign_up_function_that_was_deployed_meanwhile_stays(hosted_open, caplo
     hosted_open.upgrade()
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert "v1" in hosted_open.value(body)
-    hosted_open.upgrade("0008_create_functions")
+    hosted_open.upgrade("0011_create_functions")
     hosted_open.script(made.format("v2"))
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert "v2" in hosted_open.value(body)
@@ -281,3 +284,188 @@ def test_a_sign_up_function_that_was_deployed_meanwhile_stays(hosted_open, caplo
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert "v3" in hosted_open.value(body)
     assert hosted_open.value("select count(*) from pg_trigger where tgname = 'on_auth_user_created'") == 1
+
+
+SERVICE = (
+    "create policy service on public.user_profiles for all using (auth.role() = 'service_role');"
+    "create policy mine on public.user_profiles for select to authenticated using (auth.uid() = id);"
+)
+
+
+def test_a_policy_that_is_true_for_the_service_alone_lets_no_user_write(hosted_open):
+    hosted_open.script(TABLE.format(columns="display_name text, plan text default 'free'") + GUARDED + SERVICE + ROWS)
+    assert as_ada(hosted_open, "update public.user_profiles set plan = 'gold'") == 0
+    assert set(questions(hosted_open)) == {"policy:public.user_profiles:service", "writes:public.user_profiles"}
+    hosted_open.upgrade(answers=hosted_open.answers("keep"))
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "update public.user_profiles set plan = 'gold'")
+    assert as_ada(hosted_open, "update public.user_profiles set display_name = 'A'") == 0
+    is_well(hosted_open)
+
+
+ADMINS = (
+    "create function public.is_admin() returns boolean language sql stable security definer set search_path = ''"
+    f" as $$ select auth.uid() = '{BOB}' $$;"
+    "create policy mine on public.user_profiles for select to authenticated using (auth.uid() = id);"
+    "create policy admins on public.user_profiles for all to authenticated using (public.is_admin());"
+)
+
+
+def as_bob(database, statement):
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("set local role authenticated")
+        connection.exec_driver_sql(f"select set_config('request.jwt.claims', '{{\"sub\": \"{BOB}\"}}', true)")
+        return connection.exec_driver_sql(statement).rowcount
+
+
+@pytest.mark.parametrize("answer", ["accept", "keep"])
+def test_what_only_administrators_change_is_a_question(hosted_open, answer):
+    hosted_open.script(TABLE.format(columns="display_name text, plan text default 'free'") + GUARDED + ADMINS + ROWS)
+    asked = questions(hosted_open)
+    assert set(asked) == {"policy:public.user_profiles:admins", "writes:public.user_profiles"}
+    hosted_open.upgrade(answers={"policy:public.user_profiles:admins": "keep", "writes:public.user_profiles": answer})
+    assert as_ada(hosted_open, "update public.user_profiles set plan = 'gold'") == (1 if answer == "accept" else 0)
+    assert as_ada(hosted_open, "update public.user_profiles set display_name = 'A'") == (1 if answer == "accept" else 0)
+    # They go on changing everybody.
+    assert as_bob(hosted_open, "update public.user_profiles set plan = 'silver', display_name = 'B'") == 2
+    is_well(hosted_open)
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert as_ada(hosted_open, "update public.user_profiles set plan = 'gold'") == 0
+
+
+def test_what_only_administrators_change_nobody_does_without_their_policy(hosted_open):
+    hosted_open.script(TABLE.format(columns="plan text default 'free'") + GUARDED + ADMINS + ROWS)
+    hosted_open.upgrade(answers={"policy:public.user_profiles:admins": "replace"})
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "update public.user_profiles set plan = 'gold'")
+
+
+def test_a_policy_for_owners_and_administrators_lets_users_write(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="display_name text, plan text default 'free'") + GUARDED + ROWS
+        + "create function public.is_admin() returns boolean language sql stable as $$ select false $$;"
+        "create policy p on public.user_profiles for all to authenticated using (auth.uid() = id or public.is_admin());"
+    )  # fmt: skip
+    assert set(questions(hosted_open)) == {"policy:public.user_profiles:p"}
+    hosted_open.upgrade(answers={"policy:public.user_profiles:p": "keep"})
+    assert as_ada(hosted_open, "update public.user_profiles set plan = 'gold', display_name = 'A'") == 1
+    is_well(hosted_open)
+
+
+def test_hidden_columns_stay_hidden(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="nick text, internal_notes text default 'fraud suspected'") + GUARDED + OWN
+        + "revoke all on public.user_profiles from anon, authenticated;"
+        + "grant select (id, nick), update (nick) on public.user_profiles to authenticated;" + ROWS
+    )  # fmt: skip
+    hosted_open.upgrade(answers={"columns:public.user_profiles": "keep"})
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "select internal_notes from public.user_profiles")
+    assert as_ada(hosted_open, "select nick, email from public.user_profiles") == [(None, "ada@example.org")]
+    is_well(hosted_open)
+    # Whatever gives rights anew keeps it so.
+    hosted_open.script("grant select on public.user_profiles to authenticated")
+    with hosted_open.engine.connect() as connection:
+        (problem,) = health.examine(connection).problems
+    assert "internal_notes" in problem.message
+    profiles_schema(hosted_open.url, "repair")
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "select internal_notes from public.user_profiles")
+    is_well(hosted_open)
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, "select internal_notes from public.user_profiles")
+    assert as_ada(hosted_open, "select nick from public.user_profiles") == [(None,)]
+
+
+@pytest.mark.parametrize("table", ["user_progress", "user_api_keys", "export_history"])
+def test_hidden_columns_of_other_tables_stay_hidden(hosted_open, table):
+    hosted_open.script(
+        USERS
+        + f"create table public.{table} (id uuid primary key default gen_random_uuid(), user_id uuid not null unique"
+        " references auth.users on delete cascade, score int default 3);"
+        f"alter table public.{table} enable row level security;"
+        f"create policy own on public.{table} for select to authenticated using (auth.uid() = user_id);"
+        f"revoke all on public.{table} from anon, authenticated; grant select (id, user_id) on public.{table} to authenticated;"
+        f"insert into public.{table} (user_id) select id from auth.users;"
+        if table != "export_history"
+        else USERS
+        + "create table public.export_history (id uuid primary key default gen_random_uuid(), user_id uuid not null"
+        " references auth.users on delete cascade, export_type text default 'csv', export_format text default 'csv', score int default 3);"
+        "alter table public.export_history enable row level security;"
+        "create policy own on public.export_history for select to authenticated using (auth.uid() = user_id);"
+        "revoke all on public.export_history from anon, authenticated; grant select (id, user_id) on public.export_history to authenticated;"
+        "insert into public.export_history (user_id) select id from auth.users;"
+    )
+    assert f"columns:public.{table}" in questions(hosted_open)
+    hosted_open.upgrade(answers=hosted_open.answers("keep", "accept"))
+    with pytest.raises(DBAPIError, match="permission denied"):
+        as_ada(hosted_open, f"select score from public.{table}")
+    assert len(as_ada(hosted_open, f"select user_id from public.{table}")) == 1
+    is_well(hosted_open)
+
+
+def test_columns_of_ours_that_were_hidden_are_named_beside_an_open_policy(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="nick text, email text") + GUARDED
+        + "create policy everybody on public.user_profiles for select to authenticated using (true);"
+        + "revoke all on public.user_profiles from anon, authenticated;"
+        + "grant select (id, nick) on public.user_profiles to authenticated;" + ROWS
+    )  # fmt: skip
+    (asked,) = questions(hosted_open).values()
+    assert asked.id == "policy:public.user_profiles:everybody"
+    assert "reads email, which users cannot read today" in asked.answers["keep"]
+
+
+def test_a_visibility_that_meant_something_else_is_a_question(hosted_open):
+    hosted_open.script(TABLE.format(columns="profile_visibility text default 'public'") + GUARDED + OWN + ROWS)
+    (asked,) = questions(hosted_open).values()
+    assert asked.id == "visible:public.user_profiles"
+    assert asked.found == "default 'public'::text, public in 2 rows, and nobody reads rows of others"
+    assert "and those of every new user" in asked.answers["accept"]
+    hosted_open.upgrade(answers={asked.id: "accept"})
+    assert [row.username for row in hosted_open.run("select * from public.get_public_profile('ada')")] == ["ada"]
+    is_well(hosted_open)
+
+
+def test_a_visibility_is_no_question_where_all_are_private_or_read_anyway(hosted_open):
+    hosted_open.script(TABLE.format(columns="profile_visibility text default 'private'") + GUARDED + OWN + ROWS)
+    assert questions(hosted_open) == {}
+    hosted_open.script(
+        "alter table public.user_profiles alter column profile_visibility set default 'public';"
+        "create policy everybody on public.user_profiles for select using (true);"
+    )
+    assert set(questions(hosted_open)) == {"policy:public.user_profiles:everybody"}
+
+
+def test_what_the_application_calls_anonymous_is_kept_for_the_way_back(hosted_open):
+    hosted_open.script(TABLE.format(columns="is_anonymous boolean default false") + GUARDED + OWN + ROWS)
+    hosted_open.script(f"update public.user_profiles set is_anonymous = true where id = '{ADA}'")
+    with hosted_open.engine.connect() as connection:
+        (note,) = [s for s in adopt.plan(connection).worth_knowing if s.object == "public.user_profiles.is_anonymous"]
+    assert note.rows == 1
+    hosted_open.upgrade()
+    hosted_open.run("update auth.users set last_sign_in_at = now() where email = 'ada@example.org'")
+    assert not hosted_open.value("select is_anonymous from public.user_profiles where email = 'ada@example.org'")
+    hosted_open.downgrade("base", allow_data_loss="yes")
+    assert hosted_open.value(f"select is_anonymous from public.user_profiles where id = '{ADA}'")
+
+
+def test_names_of_files_stay_and_can_be_written(hosted_open):
+    hosted_open.script(TABLE.format(columns="avatar_url text") + GUARDED + OWN + ROWS)
+    hosted_open.script(f"update public.user_profiles set avatar_url = '0.998.png' where id = '{ADA}'")
+    hosted_open.upgrade()
+    assert as_ada(hosted_open, "select avatar_url from public.user_profiles") == [("0.998.png",)]
+    assert as_ada(hosted_open, "update public.user_profiles set avatar_url = 'ada/0.123.png'") == 1
+    is_well(hosted_open)
+
+
+def test_many_values_that_break_a_rule_are_worth_knowing(hosted_open):
+    hosted_open.script(
+        TABLE.format(columns="avatar_url text default 'data:image/png;base64,AAAA'") + GUARDED + OWN + ROWS
+    )
+    with hosted_open.engine.connect() as connection:
+        (note,) = [s for s in adopt.plan(connection).worth_knowing if s.action == "fit"]
+    assert (note.object, note.rows) == ("public.user_profiles.avatar_url", 2)
+    assert "Of 2 rows, 2 change" in note.remedy
+    assert "fails from then on" in note.remedy

@@ -77,7 +77,7 @@ def test_an_upgrade_that_stops_between_the_triggers_says_so(hosted_open, caplog)
     hosted_open.administrator.script(
         "create trigger welcome after insert on auth.users for each row execute function public.welcome()"
     )
-    hosted_open.upgrade("0002_create_foundation")
+    hosted_open.upgrade("0005_create_sign_up_functions")
     hosted_open.script("alter table public.user_profiles add created_by uuid not null default gen_random_uuid()")
     hosted_open.script("alter table public.user_profiles alter created_by set default null")
     with pytest.raises(MigrationFailed):
@@ -90,17 +90,17 @@ def test_an_upgrade_that_stops_between_the_triggers_says_so(hosted_open, caplog)
 
 
 def test_an_answer_other_than_the_one_an_upgrade_began_with_is_refused(asking):
-    asking.upgrade("0003_create_user_profiles", answers={BOARD: "replace"})
+    asking.upgrade("0006_create_user_profiles", answers={BOARD: "replace"})
     with pytest.raises(MigrationFailed, match='The upgrade began with the answer "replace"'):
         asking.upgrade(answers={BOARD: "keep"})
     asking.upgrade(answers={BOARD: "replace"})
 
 
 def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downgrade(asking):
-    asking.upgrade("0002_create_foundation", answers={BOARD: "keep"})
+    asking.upgrade("0005_create_sign_up_functions", answers={BOARD: "keep"})
     kept = "select object_name, data #>> '{}' from profiles_internal.adopted where object_type = 'answer'"
     assert asking.run(kept) == [(BOARD, "keep")]
-    asking.upgrade("0005_create_user_api_keys")
+    asking.upgrade("0008_create_user_api_keys")
     asking.upgrade(answers={BOARD: "keep"})  # needed before, so no error now
     asking.upgrade(answers={BOARD: "keep"})  # a deployment that runs again
     assert asking.run(kept) == [(BOARD, "keep")]
@@ -139,7 +139,7 @@ def test_the_plan_shows_a_question_until_it_is_answered(asking, tmp_path):
         plan = adopt.plan(connection)
         (question,) = plan.questions
         assert (question.id, question.object, question.revision) == (
-            BOARD, "public.user_progress", "0009_create_policies",
+            BOARD, "public.user_progress", "0012_create_policies",
         )  # fmt: skip
         assert set(question.answers) == {"keep", "replace"}
         path = answers_file(tmp_path / "adopt.toml", {BOARD: "keep"})
@@ -248,7 +248,7 @@ def test_after_the_file_is_written_the_next_command_reads_it(asking, tmp_path):
 
 
 def test_the_file_holds_the_answers_that_an_interrupted_upgrade_remembers(asking, tmp_path):
-    asking.upgrade("0003_create_user_profiles", answers={BOARD: "replace"})
+    asking.upgrade("0006_create_user_profiles", answers={BOARD: "replace"})
     path = tmp_path / "adopt.toml"
     assert dry_run(asking, "--write-answers", str(path)).returncode == 0
     assert answers.read(str(path)) == {BOARD: "replace"}

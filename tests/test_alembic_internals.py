@@ -1,110 +1,123 @@
-"""The private parts of Alembic on which the runner leans are where profiles_schema/migrations/alembic_internals.py says.
-
-Without a database: a command of alembic is run up to its ``env.py``, which is looked over instead.
-"""
-
-import inspect
+"""What the runner uses of Alembic beyond its promises is still there. A failure here says what a new Alembic has moved."""
 
 import pytest
-from alembic import command, context
-from alembic.config import Config
+from alembic import command
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_mock_engine
+from support import REPOSITORY, alembic
 
-from profiles_schema.migrations import alembic_internals
+from profiles_schema.migrations import alembic_internals as internals
+from profiles_schema.migrations import paths, runner
 
-FIRST, SECOND = "0001_first", "0002_second"
 
-
-@pytest.fixture
-def config(tmp_path):
-    """A history of two revisions."""
-    config = Config()
-    config.set_main_option("script_location", str(tmp_path))
-    (tmp_path / "versions").mkdir()
-    for revision, before in ((FIRST, None), (SECOND, FIRST)):
-        text = f"revision = {revision!r}\ndown_revision = {before!r}\ndef upgrade(): pass\ndef downgrade(): pass\n"
-        (tmp_path / "versions" / f"{revision}.py").write_text(text, "utf-8")
-    return config
+def moved(function, what):
+    return f"This Alembic has moved {what}: mend profiles_schema.migrations.alembic_internals.{function.__name__}."
 
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What an ``env.py`` sees, for each command that comes to run it."""
-    seen = []
+    """Runs a command of Alembic, without a database, up to the point where it runs env.py; the environment there."""
+    environments = []
 
-    def look(_script):
-        environment = alembic_internals.environment_behind(context)
-        assert isinstance(environment, EnvironmentContext), (
-            "alembic.context no longer has its environment in _proxy: mend environment_behind()."
-        )
-        seen.append(alembic_internals.asked(environment))
+    def run(verb, *arguments, **options):
+        config = paths.config()
+        monkeypatch.setattr(runner, "run", lambda context: environments.append(internals.environment_of(context)))
+        getattr(command, verb)(config, *arguments, **options)
+        return environments[-1]
 
-    monkeypatch.setattr(ScriptDirectory, "run_env", look)
-    return seen
+    return run
 
 
-@pytest.mark.parametrize(
-    ("run", "name", "keys"),
-    [
-        (lambda c: command.upgrade(c, "head"), "upgrade", {"destination_rev"}),
-        (lambda c: command.downgrade(c, "base"), "downgrade", {"destination_rev"}),
-        (lambda c: command.stamp(c, "head"), "do_stamp", {"destination_rev"}),
-        (command.ensure_version, "do_ensure_version", set()),
-        (command.current, "display_version", set()),
-    ],
-    ids=["upgrade", "downgrade", "stamp", "ensure_version", "current"],
-)
-def test_a_command_is_known_by_its_inner_function_and_its_options(config, seen, run, name, keys):
-    run(config)
-    (options,) = seen
-    assert alembic_internals.is_command(options.get("fn"), name), (
-        f"alembic runs {options.get('fn')} where it ran {name}(): mend asked() or the names that runner.py asks for."
+COMMANDS = {
+    "upgrade": ("upgrade", ("head",), {"sql": True}),
+    "downgrade": ("downgrade", ("head:base",), {"sql": True}),
+    "stamp": ("stamp", ("head",), {"sql": True}),
+    "ensure_version": ("ensure_version", (), {"sql": True}),
+    "current": ("current", (), {}),
+    "check": ("check", (), {}),
+}
+
+
+def test_the_environment_is_behind_the_module(seen):
+    environment = seen("current")
+    assert isinstance(environment, EnvironmentContext), moved(
+        internals.environment_of, "the proxy alembic.context._proxy"
     )
-    found = options.keys() & {"destination_rev", "revision_context"}
-    assert found == keys, f"alembic puts {found} into context_opts for this command, no longer {keys}: mend runner.py."
 
 
-def test_a_comparison_is_known_by_its_options(config, seen):
-    command.check(config)
-    assert "revision_context" in seen[0], "alembic check puts no revision_context into context_opts: mend runner.py."
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_command_says_what_it_is(seen, verb):
+    name, arguments, options = COMMANDS[verb]
+    environment = seen(name, *arguments, **options)
+    plan = internals.plan_of(environment)
+    assert callable(plan), moved(internals.plan_of, 'context_opts["fn"]')
+    for function, subject, verbs, what in (
+        (internals.has_destination, environment, {"upgrade", "downgrade", "stamp"}, 'context_opts["destination_rev"]'),
+        (internals.compares, environment, {"check"}, 'context_opts["revision_context"]'),
+        (internals.ensures_version, plan, {"ensure_version"}, "the function do_ensure_version"),
+        (internals.stamps, plan, {"stamp"}, "the function do_stamp"),
+        (internals.is_downgrade, plan, {"downgrade"}, "the function downgrade"),
+    ):
+        assert function(subject) == (verb in verbs), moved(function, what)
 
 
-def test_a_command_that_is_none_of_these_is_told_apart():
-    assert not alembic_internals.is_command(None, "do_stamp")
-    assert not alembic_internals.is_command(lambda: None, "do_stamp")
-    assert alembic_internals.asked(None) == {}
+def test_a_comparison_keeps_what_it_found(seen):
+    operations = internals.proposed(seen("check"))
+    assert [each.as_diffs() for each in operations] == [[]], moved(internals.proposed, "generated_revisions")
 
 
-def test_an_environment_stands_for_itself(config):
-    environment = EnvironmentContext(config, ScriptDirectory.from_config(config))
-    assert alembic_internals.environment_behind(environment) is environment
-
-
-def test_a_transaction_that_is_no_more_is_forgotten():
-    connection = create_mock_engine("postgresql://", lambda *_, **__: None)
-    migration = MigrationContext.configure(dialect=connection.dialect, opts={"as_sql": True})
-    moved = (
-        "alembic keeps the transaction of autocommit_block() elsewhere than in _transaction: mend forget_transaction()."
+def test_a_comparison_keeps_the_revision_id_that_was_asked_for(seen):
+    environment = seen("check")
+    context = MigrationContext.configure(dialect_name="postgresql", environment_context=environment)
+    what = "the argument rev_id of a revision context"
+    assert "rev_id" in environment.context_opts["revision_context"].command_args, moved(
+        internals.asked_revision_id, what
     )
-    assert vars(migration).get("_transaction", moved) is None, moved
-    assert "self._transaction" in inspect.getsource(MigrationContext.autocommit_block), moved
-    migration._transaction = object()
-    alembic_internals.forget_transaction(migration)
-    assert migration._transaction is None
+    assert internals.asked_revision_id(context) is None
+    environment.context_opts["revision_context"].command_args["rev_id"] = "0099_mine"
+    assert internals.asked_revision_id(context) == "0099_mine", moved(internals.asked_revision_id, what)
 
 
-def test_what_is_newer_than_a_revision(config):
-    script = ScriptDirectory.from_config(config)
-    sentence = "ScriptDirectory._upgrade_revs() no longer lists the steps to a revision: mend has_newer()."
-    assert alembic_internals.has_newer(script, (FIRST,)) is True, sentence
-    assert alembic_internals.has_newer(script, (SECOND,)) is False, sentence
-
-
-def test_where_revisions_are(config, tmp_path):
-    found = alembic_internals.version_locations(ScriptDirectory.from_config(config))
-    assert found == [tmp_path / "versions"], (
-        "ScriptDirectory._version_locations is no longer the list of directories: mend version_locations()."
+def test_the_program_says_which_command_it_runs(monkeypatch):
+    names = []
+    monkeypatch.setattr(
+        runner, "run", lambda context: names.append(internals.command_name(internals.environment_of(context).config))
     )
+    assert alembic("postgresql://localhost/nowhere", "history", "-i").returncode == 0
+    assert names == ["history"], moved(internals.command_name, "the option cmd of its command line")
+    assert internals.command_name(paths.config()) is None
+
+
+def test_a_script_directory_knows_what_is_newest():
+    script = ScriptDirectory.from_config(paths.config())
+    head = script.get_current_head()
+    before = script.get_revision(head).down_revision
+    found = [internals.is_newest(script, [revision]) for revision in (head, before)]
+    assert found == [True, False], moved(internals.is_newest, "ScriptDirectory._upgrade_revs")
+
+
+def test_a_script_directory_knows_where_revisions_are():
+    script = ScriptDirectory.from_config(paths.config())
+    found = internals.version_locations(script)
+    assert found == [str(REPOSITORY / "alembic" / "versions")], moved(
+        internals.version_locations, "ScriptDirectory._version_locations"
+    )
+
+
+def test_a_migration_can_start_again_after_a_failure_in_an_autocommit_block(database):
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"transaction_per_migration": True})
+        assert "_transaction" in vars(context), moved(internals.start_again, "MigrationContext._transaction")
+        with (
+            pytest.raises(ZeroDivisionError),
+            context.begin_transaction(_per_migration=True),
+            context.autocommit_block(),
+        ):
+            raise ZeroDivisionError
+        connection.rollback()
+        internals.start_again(context, connection)
+        with context.begin_transaction(_per_migration=True):
+            assert connection.exec_driver_sql("select 1").scalar() == 1, moved(
+                internals.start_again, "the transaction of a migration"
+            )

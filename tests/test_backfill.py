@@ -131,7 +131,7 @@ def test_what_did_not_follow_its_user_is_brought_up_to_date(database):
 
 
 def test_a_deferred_job_is_completed(empty):
-    empty.upgrade("0010")
+    empty.upgrade("0013")
     empty.run("insert into auth.users (email) values ('ada@example.org')")
     empty.upgrade(backfill="defer")
     assert empty.value("select state from profiles_internal.jobs") == "pending"

@@ -233,8 +233,8 @@ def test_upgrade_and_downgrade_print_what_they_did_as_json(database):
 
 
 def test_upgrade_of_an_empty_database_comes_from_nothing(empty):
-    told = json.loads(run(empty.url, "upgrade", "0002_create_foundation", "--json")[1])
-    assert (told["from"], told["to"], told["at_head"]) == (None, "0002_create_foundation", False)
+    told = json.loads(run(empty.url, "upgrade", "0005_create_sign_up_functions", "--json")[1])
+    assert (told["from"], told["to"], told["at_head"]) == (None, "0005_create_sign_up_functions", False)
 
 
 def test_sql_and_json_together_are_a_usage_error():
@@ -246,11 +246,11 @@ def test_sql_and_json_together_are_a_usage_error():
 # A standby
 
 READING = [
-    ["health"], ["health", "--full"], ["current"], ["history"], ["jobs", "list"], ["settings", "get"], ["keys", "status"],
+    ["health"], ["health", "--full"], ["current"], ["history"], ["check"], ["jobs", "list"], ["settings", "get"], ["keys", "status"],
     ["normalize", "status"], ["normalize", "verify"], ["stamp", "--verify"],
 ]  # fmt: skip
 WRITING = [
-    ["upgrade"], ["downgrade", "-1"], ["check"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
+    ["upgrade"], ["downgrade", "-1"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
     ["repair"], ["repair", "--dry-run"], ["stamp"],
     ["jobs", "pause", "1"], ["jobs", "resume", "1"], ["jobs", "cancel", "1"], ["settings", "set", "audit_level", "all"],
     ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["normalize", "run"], ["normalize", "run", "--dry-run"],

@@ -70,7 +70,7 @@ def test_with_data_loss_allowed_nothing_but_roles_remains_and_the_way_up_is_open
 
 
 def test_a_downgrade_that_drops_no_table_needs_no_permission(filled):
-    filled.downgrade("0008_create_functions")
+    filled.downgrade("0011_create_functions")
     assert filled.value("select count(*) from public.user_profiles") == 2
     filled.upgrade()
     assert filled.value("select count(*) from public.user_profiles") == 2
@@ -190,14 +190,14 @@ def test_what_is_attached_to_our_own_tables_goes_with_them(database):
 
 def test_a_downgrade_that_stays_above_what_is_needed_is_not_refused(database):
     database.script(OF_THE_APPLICATION["view"][0])
-    database.downgrade("0003_create_user_profiles", allow_data_loss="yes")
+    database.downgrade("0006_create_user_profiles", allow_data_loss="yes")
     assert database.value("select count(*) from public.names") == 0
     with pytest.raises(DependentsRefused):
         database.downgrade("-1", allow_data_loss="yes")
 
 
 def test_of_an_adopted_table_only_what_was_added_counts(empty):
-    empty.upgrade("0002_create_foundation")
+    empty.upgrade("0005_create_sign_up_functions")
     empty.script(
         "create table public.members (user_id uuid primary key references auth.users on delete cascade, bio text);"
         "create view public.bios as select user_id, bio from public.members"

@@ -229,7 +229,7 @@ def test_a_role_of_the_applications_own_may_act_for_its_user(database):
 
 
 def test_a_downgrade_does_not_drop_what_was_committed_while_it_waited(empty):
-    empty.upgrade("0004")
+    empty.upgrade("0007")
     user = empty.value("insert into auth.users (email) values ('ada@example.org') returning id")
     writer = psycopg2.connect(empty.url)
     writer.cursor().execute("insert into public.user_progress (user_id, total_points) values (%s, 4711)", (str(user),))
@@ -237,7 +237,7 @@ def test_a_downgrade_does_not_drop_what_was_committed_while_it_waited(empty):
 
     threading.Timer(1.0, writer.commit).start()
     with pytest.raises(MigrationFailed, match="user_progress"):
-        empty.downgrade("0003", lock_timeout="5000")
+        empty.downgrade("0006", lock_timeout="5000")
     assert empty.value("select total_points from public.user_progress") == 4711
     writer.close()
 

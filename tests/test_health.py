@@ -1,9 +1,10 @@
 """health: what it finds, what it says, and how it exits."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
-from support import profiles_schema
+from support import Database, drift, profiles_schema
 
 from profiles_schema.operations.health import Health, examine
 from profiles_schema.operations.repair import repair
@@ -308,3 +309,65 @@ def test_while_the_backfill_is_paused_the_way_to_resume_it_comes_first(database)
     for command in missing.remedy.split(" && "):
         assert profiles_schema(database.url, *command.split()[1:]).returncode == 0
     assert look(database).findings == []
+
+
+@contextmanager
+def monitored(database, role="bypassrls"):
+    """The database as the role that docs/at-night.md makes for monitoring, and as if it were a standby."""
+    administrator = database.administrator
+    administrator.script(
+        f"set transaction read write; create role monitor_of_health login {role}; grant pg_read_all_data to monitor_of_health"
+    )
+    administrator.script(
+        f'set transaction read write; alter database "{database.name}" set default_transaction_read_only = on'
+    )
+    try:
+        yield Database(database.server, database.name, "monitor_of_health")
+    finally:
+        administrator.script("set transaction read write; drop owned by monitor_of_health; drop role monitor_of_health")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_role_that_may_only_read_looks_at_a_standby(project, full):
+    project.sign_up("ada@example.org")
+    with monitored(project) as monitor:
+        health = look(monitor, full=full)
+        assert health.findings == []
+        assert (health.users, health.missing) == (1, 0)
+        assert profiles_schema(monitor.url, "health").returncode == 0
+
+
+def test_it_finds_what_the_owner_finds(database):
+    users = [database.sign_up(f"u{n}@example.org") for n in range(3)]
+    database.run("delete from public.user_profiles where user_id = :id", id=users[0])
+    database.script(
+        "alter table auth.users disable trigger profiles_on_auth_user_created;"
+        'drop policy "Owners can read their own profile" on public.user_profiles;'
+        "grant select on profiles_internal.jobs to anon"
+    )
+    found = look(database, full=True)
+    assert codes(found) == {"missing", "trigger", "drift"}
+    with monitored(database) as monitor:
+        assert look(monitor, full=True) == found
+
+
+def test_a_role_that_row_level_security_binds_counts_nobody_as_missing(project):
+    project.sign_up("ada@example.org")
+    with monitored(project, "nobypassrls") as monitor:
+        health = look(monitor, full=True)
+        assert codes(health) == {"blind"}
+        assert "alter role monitor_of_health bypassrls" in health.problems[0].remedy
+    project.administrator.script("set transaction read write; alter table auth.users disable row level security")
+    with monitored(project, "nobypassrls") as monitor:
+        assert "hides public.user_profiles" in next(f for f in look(monitor).problems if f.code == "blind").message
+
+
+def test_a_role_that_may_only_read_looks_at_wide_columns(wide):
+    found = look(wide, full=True)
+    with monitored(wide) as monitor:
+        assert look(monitor, full=True) == found
+        assert drift(monitor) == []
+    wide.script("set transaction read write; alter table public.user_profiles disable trigger zz_dual_write")
+    with monitored(wide) as monitor:
+        assert "dual_write" in codes(look(monitor))
+        assert len(drift(monitor)) == 1

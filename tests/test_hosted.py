@@ -235,6 +235,4 @@ def test_check_sees_a_missing_roll_up_on_the_applications_sessions(hosted):
     hosted.script(LEARNING)
     hosted.upgrade()
     hosted.script("drop trigger roll_up_changed_sessions on public.sessions")
-    assert drift(hosted) == [
-        "triggers/roll_up_sessions.sql: The trigger roll_up_changed_sessions of public.sessions is missing."
-    ]
+    assert drift(hosted) == ["The trigger roll_up_changed_sessions of public.sessions is missing."]

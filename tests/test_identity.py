@@ -12,6 +12,7 @@ from pytest_postgresql import factories
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from support import Database, Server, drift, profiles_schema, psql
+from test_health import monitored
 
 from profiles_schema.errors import InsufficientPrivilege, MigrationFailed, UsageError
 from profiles_schema.migrations import paths
@@ -38,7 +39,7 @@ create table public.users (
   deleted_at timestamptz
 )
 """
-BEFORE = "0016_contract_traits"
+BEFORE = "0019_contract_traits"
 
 
 def application(database, key="bigint"):
@@ -726,3 +727,11 @@ def test_the_script_refuses_before_its_first_change(empty):
     done = psql(empty, script(identity="public.nobody"))
     assert "there is no table public.nobody" in done.stderr
     assert empty.value("select to_regnamespace('profiles_internal') is null and to_regnamespace('auth') is null")
+
+
+def test_a_role_that_may_not_run_our_functions_is_told_what_was_not_looked_at(app):
+    app.script("insert into public.users (email) values ('ada@example.org')")
+    with monitored(app) as monitor:
+        (found,) = health(monitor, full=True).findings
+    assert (found.code, found.severity) == ("identity", "notice")
+    assert "public.users" in found.message

@@ -308,7 +308,7 @@ def test_a_transaction_with_one_snapshot_loses_nothing_either(stage, isolation, 
 @pytest.mark.slow
 def test_an_upgrade_repairs_what_waited_for_its_batches_in_vain(empty):
     """A sign-in that waits for a profile in the making longer than the trigger may is on record; the upgrade puts it right."""
-    empty.upgrade("0011_create_sign_up_triggers")
+    empty.upgrade("0014_create_sign_up_triggers")
     user_id = empty.sign_up("ada@example.org")
     empty.run("delete from public.user_profiles")
     with empty.engine.connect() as batch:

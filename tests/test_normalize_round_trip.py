@@ -509,7 +509,7 @@ def test_rules_indexes_comments_defaults_and_rights_of_the_columns_are_set_aside
     for user in users[:1]:
         set_cells(database, user, values[user], TYPES)
     database.upgrade(contract="now")
-    database.downgrade("0015_index_traits")
+    database.downgrade("0018_index_traits")
     database.upgrade(contract="now")
     assert present(database) == []
     assert drift(database) == []

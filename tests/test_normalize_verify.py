@@ -143,7 +143,7 @@ def test_every_damaged_cell_is_found_and_no_other_and_contract_drops_nothing(con
     assert present(converted) == list(NAMES)
 
     # A deploy does not fail for it.
-    converted.downgrade("0015_index_traits")
+    converted.downgrade("0018_index_traits")
     deployed = profiles_schema(converted.url, "upgrade", "-x", "contract=now")
     assert deployed.returncode == 0, deployed.stderr
     assert "106 wide columns of user_profiles stay: values differ from the JSON" in deployed.stderr

@@ -169,7 +169,7 @@ def test_a_terminal_shows_one_line_of_progress_which_is_gone_before_the_report(e
     progress, _, report = shown.rpartition("\r\x1b[K")
     assert "\n" not in progress
     lines = [part.removeprefix("\r") for part in progress.split("\x1b[K")]
-    assert any(line.startswith("upgrade 0007") for line in lines)
+    assert any(line.startswith("upgrade 0010") for line in lines)
     assert max(map(len, lines)) < columns
     assert report.startswith("source  ")
     assert report.endswith("rehearsal: would go well\x1b[0m\n")
@@ -203,16 +203,16 @@ def test_an_open_question_is_the_verdict(hosted):
 
 @pytest.mark.slow
 def test_a_migrated_database_with_users_keeps_its_rows(empty):
-    empty.upgrade("0012_backfill_profiles")
+    empty.upgrade("0015_backfill_profiles")
     for name in ("ada", "grace"):
         empty.sign_up(f"{name}@example.org")
     before = dumped(empty)
     result = rehearse(empty.url)
     assert messages(result) == []
-    assert result.revision == "0012_backfill_profiles"
+    assert result.revision == "0015_backfill_profiles"
     assert step(result, "before").data["profiles"] == 2
     assert len(step(result, "upgrade").data["revisions"]) == REVISIONS - 12
-    assert step(result, "downgrade").detail == "to 0012_backfill_profiles"
+    assert step(result, "downgrade").detail == "to 0015_backfill_profiles"
     assert any("migration_log" in note for note in result.notes)
     assert dumped(empty) == before
 
@@ -313,7 +313,7 @@ def test_much_work_is_done_as_its_own_command_would(hosted):
 
 @pytest.mark.slow
 def test_wide_columns_are_converted_and_come_back(empty):
-    empty.upgrade("0012_backfill_profiles")
+    empty.upgrade("0015_backfill_profiles")
     for name in ("ada", "grace"):
         empty.sign_up(f"{name}@example.org")
     empty.script(
@@ -522,7 +522,7 @@ def servers(place):
 @pytest.mark.slow
 def test_ctrl_c_reaches_the_programs_too_and_a_second_one_changes_nothing(empty, place):
     empty.script(APPLICATION)
-    for moment, pause in (("Source:", 0.1), ("Source:", 0.5), ("copy ...", 0.05), ("upgrade 0007", 0.0)):
+    for moment, pause in (("Source:", 0.1), ("Source:", 0.5), ("copy ...", 0.05), ("upgrade 0010", 0.0)):
         with started(empty.url, start_new_session=True) as process:
             until(process, moment)
             time.sleep(pause)
@@ -542,10 +542,10 @@ def test_ctrl_c_reaches_the_programs_too_and_a_second_one_changes_nothing(empty,
     [
         pytest.param(signal.SIGINT, 130, "Source:", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "copy ...", marks=pytest.mark.slow),
-        (signal.SIGINT, 130, "upgrade 0003"),
+        (signal.SIGINT, 130, "upgrade 0006"),
         pytest.param(signal.SIGINT, 130, "compare ...", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "verify ...", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 143, "upgrade 0005", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "upgrade 0008", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "verify ...", marks=pytest.mark.slow),
     ],
 )
@@ -566,7 +566,7 @@ def test_an_interruption_leaves_nothing_and_says_so(empty, place, number, code, 
 @pytest.mark.slow
 def test_what_a_kill_leaves_goes_with_the_next_rehearsal(empty, place):
     with started(empty.url) as process:
-        until(process, "upgrade 0003")
+        until(process, "upgrade 0006")
         process.kill()
         process.wait(60)
     assert len(left(place)) == 2

@@ -12,6 +12,7 @@ from test_health import look
 
 from profiles_schema.migrations import foreign_keys
 from profiles_schema.operations.repair import Result, repair
+from profiles_schema.schema.catalog import Key
 
 # SQLAlchemy 2.1 warns of an option that it made itself, when it reads a CHECK that is not validated.
 pytestmark = pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
@@ -201,8 +202,8 @@ def test_a_dropped_column_that_held_data_is_named_and_the_rest_is_repaired(datab
     assert left.what == "The column bio of public.user_profiles is missing."
     assert left.why == "public.user_profiles holds rows, whose values in it are gone."
     assert left.remedy.endswith("profiles-schema repair --recreate-dropped")
-    assert "row security" in snapshot(database)["table public.user_profiles"]
-    assert "index public.user_profiles.idx_user_profiles_updated_at" in snapshot(database)
+    assert "row security" in snapshot(database)[Key("table", "public", "user_profiles")]
+    assert Key("index", "public", "user_profiles", "idx_user_profiles_updated_at") in snapshot(database)
 
     assert put_back(database, recreate_dropped=True).left == []
     assert snapshot(database) == head
@@ -257,7 +258,7 @@ def test_what_takes_a_decision_is_named_and_the_rest_is_repaired(database, decis
     database.script(f"{damage}; alter table public.user_progress disable row level security")
     (left,) = put_back(database).left
     assert left.why == why
-    assert "row security" in snapshot(database)["table public.user_progress"]
+    assert "row security" in snapshot(database)[Key("table", "public", "user_progress")]
     assert not [key for key, value in snapshot(database).items() if value.endswith(" INVALID")]
     if "this shows: " in left.remedy:
         shows = left.remedy.partition("this shows: ")[2].rpartition("; then")[0]
@@ -353,9 +354,9 @@ def test_no_revision_is_written_without_proof(database):
 
 
 def test_an_older_revision_is_not_proven_and_not_repaired(database):
-    database.downgrade("0016_contract_traits")
+    database.downgrade("0019_contract_traits")
     database.run("delete from profiles_internal.alembic_version")
-    database.run("delete from profiles_internal.migration_log where revision >= '0017'")
+    database.run("delete from profiles_internal.migration_log where revision >= '0020'")
     refused = profiles_schema(database.url, "stamp")
     assert refused.returncode == 1
     assert "only this version's newest revision can be proven" in refused.stderr
@@ -371,7 +372,7 @@ def test_a_database_that_was_never_migrated_is_refused(empty, verb):
 
 def test_a_recorded_revision_that_is_not_the_newest_is_corrected_only_when_the_newest_is_proven(database):
     head = database.value("select version_num from profiles_internal.alembic_version")
-    database.run("update profiles_internal.alembic_version set version_num = '0018_backfill_identity'")
+    database.run("update profiles_internal.alembic_version set version_num = '0021_backfill_identity'")
     assert profiles_schema(database.url, "stamp").returncode == 0
     assert database.run("select version_num from profiles_internal.alembic_version") == [(head,)]
 

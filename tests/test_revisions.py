@@ -212,7 +212,7 @@ def test_the_script_starts_where_the_database_is_or_not_at_all(database, up):
 
 # The backfill
 
-BEFORE_TRIGGERS = "0010_create_table_triggers"
+BEFORE_TRIGGERS = "0013_create_table_triggers"
 
 IMPORT = """
 insert into auth.users (id, email, deleted_at, raw_user_meta_data)

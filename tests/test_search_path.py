@@ -68,7 +68,7 @@ def test_the_search_path_of_a_lent_connection_comes_back(empty: Database):
     with empty.engine.connect() as connection:
         connection.exec_driver_sql("set search_path = evil, pg_catalog")
         connection.commit()
-        command.upgrade(alembic_config(connection), "0002_create_foundation")
+        command.upgrade(alembic_config(connection), "0005_create_sign_up_functions")
         assert connection.exec_driver_sql("show search_path").scalar_one() == "evil, pg_catalog"
 
 

@@ -634,7 +634,7 @@ def test_row_19_type_mismatch_and_mixed_case_names(candidate):
 @row(20, naive='trigger "on_auth_user_created" for relation "users" already exists', installed=False)
 def test_row_20_trigger_already_exists(candidate):
     if not candidate.value("select to_regclass('auth.users') is not null"):
-        candidate.database.upgrade("0002_create_foundation")
+        candidate.database.upgrade("0005_create_sign_up_functions")
     candidate.administrator.script(
         "create function public.an_older_one() returns trigger language plpgsql security definer as $$begin return new; end$$;"
         "create trigger on_auth_user_created after insert on auth.users for each row execute function public.an_older_one();"
@@ -699,7 +699,7 @@ def test_row_23_trigger_lost_in_dump_or_restore(candidate):
 @row(24, naive="3 == 0", installed=False)
 def test_row_24_existing_users_have_no_profile(candidate):
     if not candidate.value("select to_regclass('auth.users') is not null"):
-        candidate.database.upgrade("0002_create_foundation")
+        candidate.database.upgrade("0005_create_sign_up_functions")
     for email in ("ada@example.org", "ada@example.com", None):
         candidate.sign_up(email=email)
     candidate.install()

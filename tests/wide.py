@@ -12,7 +12,7 @@ from support import Database
 
 from profiles_schema.schema.traits import TraitColumn, trait_columns
 
-BEFORE = "0012_backfill_profiles"
+BEFORE = "0015_backfill_profiles"
 GROUPS = tuple(dict.fromkeys(column.group for column in trait_columns()))
 COLUMNS = {column.name: column for column in trait_columns()}
 NAMES = tuple(COLUMNS)

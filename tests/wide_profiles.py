@@ -10,7 +10,7 @@ from support import Database
 
 from profiles_schema.schema.traits import TraitColumn, trait_columns
 
-BEFORE = "0012_backfill_profiles"
+BEFORE = "0015_backfill_profiles"
 GROUPS = tuple(sorted({trait.group for trait in trait_columns()}))
 
 # What a column of a type may hold, as the server prints it, and the JSON that stands for it.

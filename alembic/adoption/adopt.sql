@@ -21,9 +21,9 @@ declare
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
-  -- Nobody signs up while the trigger of a sign-up changes. A revision that takes a table over changes none.
-  if relation is null and exists (
-    select from profiles_internal.adoption_of_objects() as s
+  -- Nobody signs up while the trigger of a sign-up changes.
+  if p_revision in ('0005_create_sign_up_functions', '0014_create_sign_up_triggers') and exists (
+    select from profiles_internal.adoption_of_objects(p_revision) as s
     where s ->> 'revision' = p_revision and s ->> 'lock' like '%auth.users'
   ) then
     begin
@@ -50,14 +50,14 @@ begin
   end if;
 
   -- From here on the answers are the ones that the whole plan was looked at with.
-  if p_revision = '0002_create_foundation' then
+  if p_revision = '0005_create_sign_up_functions' then
     insert into profiles_internal.adopted (revision, object_type, object_name, data)
     select p_revision, 'answer', g.key, g.value
     from jsonb_each(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g where g.value <> '""';
   end if;
 
-  -- Tried again at the end, by 0011. Triggers of the application can need only a table that is taken over.
-  if p_revision = '0002_create_foundation' and exists (
+  -- Tried again at the end, by 0014. Triggers of the application can need only a table that is taken over.
+  if p_revision = '0005_create_sign_up_functions' and exists (
     select from profiles_internal.adopting_revisions() as r where profiles_internal.table_to_adopt(r.table_name) is not null
   ) and exists (
     select from pg_trigger as t where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
@@ -105,7 +105,7 @@ begin
         using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
     end if;
   end if;
-  if relation is not null and p_revision in ('0003_create_user_profiles', '0004_create_user_progress') then
+  if relation is not null and p_revision in ('0006_create_user_profiles', '0007_create_user_progress') then
     perform profiles_internal.try_sign_ups(regexp_replace(p_revision, '^\d+_create_', ''));
   end if;
 

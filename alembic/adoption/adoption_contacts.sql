@@ -1,6 +1,6 @@
--- Addresses, and what is said of their proof, that the auth server contradicts: the profile follows the auth server from
--- the user's next sign-in on, so what the application had is kept, and comes back with a downgrade. A phone is the
--- person's own, and stays; so does an address where the auth server has none.
+-- Addresses, what is said of their proof, and who is anonymous, where the auth server contradicts it: the profile follows
+-- the auth server from the user's next sign-in on, so what the application had is kept, and comes back with a downgrade. A
+-- phone is the person's own, and stays; so does an address where the auth server has none.
 create or replace function profiles_internal.adoption_contacts(p_context jsonb)
 returns setof jsonb
 language plpgsql
@@ -16,6 +16,13 @@ declare
     ) then '(coalesce(u.email, '''') <> '''' and u.email_confirmed_at is not null)'
     else 'false'
   end;
+  anonymous constant text := case
+    when exists (
+      select from pg_attribute as a
+      where a.attrelid = to_regclass('auth.users') and a.attname = 'is_anonymous' and not a.attisdropped
+    ) then 'coalesce(u.is_anonymous, false)'
+    else 'false'
+  end;
   contact record;
   hits bigint;
 begin
@@ -27,7 +34,8 @@ begin
       replace(coalesce(x.column ->> 'source', '{column}'), '{column}', 't.' || quote_ident(x.column ->> 'found_name')) as found
     from (values
       ('email', 'u.email', '{value}::text <> u.email::text and u.email <> '''''),
-      ('email_verified', proved, '{value} is distinct from ' || proved)
+      ('email_verified', proved, '{value} is distinct from ' || proved),
+      ('is_anonymous', anonymous, '{value} is distinct from ' || anonymous)
     ) as c (name, known, contradicted)
     cross join lateral (select p_context -> 'by_name' -> c.name) as x ("column")
     where x.column ->> 'found_name' is not null

@@ -160,7 +160,11 @@ begin
   if fits <> '[]' then
     return query
     select jsonb_build_object('seq', 80, 'action', 'fit', 'object', format('%s.%s', target, f.value ->> 'column_name'),
-      'found', split_part(f.value ->> 'rule', ': ', 1), 'wanted', split_part(f.value ->> 'rule', ': ', 2), 'rows', f.value -> 'hits')
+      'found', split_part(f.value ->> 'rule', ': ', 1), 'wanted', split_part(f.value ->> 'rule', ': ', 2), 'rows', f.value -> 'hits',
+      -- Few are an accident; many are what the application writes.
+      'remedy', case when (f.value ->> 'hits')::bigint > least(10, staying / 100) then format(
+        'Of %s rows, %s change. The old values are kept in profiles_internal.adopted. A statement that writes such a value fails from then on.',
+        staying, f.value ->> 'hits') end)
     from jsonb_array_elements(fits) as f;
     return query
     with rule as (

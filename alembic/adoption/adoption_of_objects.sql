@@ -1,6 +1,7 @@
 -- What acts beside ours, and is set aside when ours come: functions of our names, policies on our tables, triggers that
--- write our tables, and counters that sessions say better.
-create or replace function profiles_internal.adoption_of_objects()
+-- write our tables, and counters that sessions say better. Policies take long to look through: they are left out where the
+-- steps of one revision are asked for, and it is not the one that brings ours.
+create or replace function profiles_internal.adoption_of_objects(p_revision text)
 returns setof jsonb
 language plpgsql
 stable
@@ -83,20 +84,20 @@ begin
       f.oid::regprocedure, profiles_internal.function_text(f.oid)) as undo
   ) as p
   cross join lateral (
-    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
     union all
     -- What needs the profile finds it: ours runs first. While the upgrade runs there is none.
-    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
       'object', format('trigger %s on auth.users', t.tgname),
       'found', format('calls %s, which %s', f.oid::regprocedure, case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
-      'answers', jsonb_build_object('accept', 'it stays, and runs after ours, so it finds the profile. From 0002 to 0011 there is none: if it fails '
+      'answers', jsonb_build_object('accept', 'it stays, and runs after ours, so it finds the profile. From 0005 to 0014 there is none: if it fails '
         'without one, so do the sign-ups of that time; let nobody sign up while the upgrade runs'))
     where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D' and (b.names_ours or b.refers)
     union all
     -- What it puts into columns that ours leaves alone is lost to new users.
-    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
       'object', format('trigger %s on auth.users', t.tgname),
       'found', format('calls %s, which fills columns that our sign-up leaves at their default', f.oid::regprocedure),
       'answers', jsonb_build_object('drop', format('it goes, and a new user has only the default there: %s. To keep what it does, give the '
@@ -105,7 +106,7 @@ begin
     from (select profiles_internal.unfilled_columns(f.oid) as columns) as u
     where b.acts and d.remedy is null and not a.is_empty and t.tgtype & 4 <> 0 and t.tgenabled <> 'D' and u.columns <> '{}'
     union all
-    select jsonb_build_object('revision', '0002_create_foundation', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
@@ -113,7 +114,7 @@ begin
       'undo', p.undo)
     where b.acts and d.remedy is null and not a.is_empty
     union all
-    select jsonb_build_object('revision', '0011_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0014_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
       'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
         || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
@@ -144,7 +145,7 @@ begin
     end as used_by
   ) as u
   cross join lateral (
-    select jsonb_build_object('revision', '0008_create_functions', 'seq', 2, 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0011_create_functions', 'seq', 2, 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
       'object', 'function ' || f.oid::regprocedure,
       'found', format('has a name of ours; %s%s', case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
         case when f.prosecdef then ', with the rights of its owner' else '' end
@@ -160,7 +161,7 @@ begin
     -- Ours, where only the internal schema was lost.
     where (u.used_by is null or not o.is_same) and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'))
     union all
-    select jsonb_build_object('revision', '0008_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
+    select jsonb_build_object('revision', '0011_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
       'action', case when u.used_by is null then 'set aside' else 'stop' end,
       'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
       'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
@@ -179,12 +180,12 @@ begin
     select coalesce(profiles_internal.table_to_adopt(r.table_name), to_regclass('public.' || r.table_name)) as oid
   ) as t
   cross join lateral profiles_internal.adoption_of_policies(r.table_name, t.oid) as p (step)
-  where t.oid is not null;
+  where t.oid is not null and coalesce(p_revision, '0012_create_policies') = '0012_create_policies';
 
   -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
   if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
     return query
-    select jsonb_build_object('revision', '0009_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
+    select jsonb_build_object('revision', '0012_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
       'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE', 'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
       'statement', format(
         'alter table %1$s disable trigger user; '
@@ -208,7 +209,7 @@ begin
 
   -- Triggers on sessions that count progress.
   return query
-  select jsonb_strip_nulls(jsonb_build_object('revision', '0010_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
+  select jsonb_strip_nulls(jsonb_build_object('revision', '0013_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
     'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
     'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid),
     'remedy', a.remedy))
@@ -227,4 +228,4 @@ begin
 end
 $adoption_of_objects$;
 
-revoke all on function profiles_internal.adoption_of_objects() from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.adoption_of_objects(text) from public, anon, authenticated, service_role;

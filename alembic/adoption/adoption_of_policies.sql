@@ -8,7 +8,7 @@ set search_path = pg_catalog, pg_temp
 as $adoption_of_policies$
 declare
   target constant text := 'public.' || p_table;
-  step constant jsonb := jsonb_build_object('revision', '0009_create_policies', 'lock', 'ACCESS EXCLUSIVE');
+  step constant jsonb := jsonb_build_object('revision', '0012_create_policies', 'lock', 'ACCESS EXCLUSIVE');
   reads constant boolean := exists (
     select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.id is not null
   );
@@ -23,6 +23,7 @@ declare
   sensitive constant text[] := array[
     'email', 'phone', 'first_name', 'last_name', 'role', 'last_login', 'external_id', 'referral_code', 'preferences', 'metadata', 'personality_traits'
   ];
+  unread text;
   readers text;
   policy record;
 begin
@@ -36,6 +37,13 @@ begin
       from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
       where c.found_name is null and c.wanted_type is not null
     ) as c;
+    -- Ours give a right to the whole table: a person reads the own row.
+    select string_agg(quote_ident(c.found_name), ', ' order by c.found_position)
+    into unread
+    from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
+    join pg_roles as r on r.rolname = 'authenticated'
+    where c.found_name is not null and c.wanted_type is not null and has_any_column_privilege(r.oid, p_found, 'select')
+      and not has_column_privilege(r.oid, p_found, c.found_position::smallint, 'select');
     select string_agg(r.name, ', ' order by r.name) into readers from profiles_internal.table_readers(p_found) as r where not r.as_owner;
   end if;
 
@@ -67,7 +75,8 @@ begin
             case when policy.is_narrower then 'but beside it, ours let users do the same with their own row without its further condition' end,
             case when policy.command in ('w', '*') then format('whoever it is for could change in every row that it shows what users may write: %s', writable) end,
             case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end,
-            case when policy.command in ('r', '*') then 'everybody for whom it is reads the ' || added end
+            case when policy.command in ('r', '*') then case when unread is null then '' else format('everybody for whom it is reads %s, which users cannot read today; ', unread) end
+              || 'everybody for whom it is reads the ' || added end
           ) end,
           'restrict', case when not policy.reads_itself and policy.is_narrower then 'it becomes restrictive, with the same condition: users do this with their own row only where its condition is true, as today' end,
           'replace', concat_ws('; ', case when policy.policy is null then 'row level security is on' else 'it is set aside' end,

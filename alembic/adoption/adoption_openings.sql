@@ -1,11 +1,13 @@
 -- What users could not do with their own row of one table that is taken over, and can afterwards: each is a question.
 --   columns:TABLE  columns of the application that users could not read; our policies show a person their whole row
---   writes:TABLE   columns of ours that were here, with values, and that users could not write
+--   writes:TABLE   columns that were here, with values, and that users could not write: ours, and those of the application
+--                  where a policy that stays lets only some users do so (administrators)
 --   one:TABLE      several rows of a user, which a key of the table allows: ours has one row per user
 --   rows:OBJECT    a view or function that reads whole rows with the rights of its owner, and that the API roles may use: it
 --                  shows the columns that are added, too. Of a function with a text body, its text is all there is to go by
 --   active:TABLE   an is_active that is not true by itself; ours decides whether somebody may read and write at all
--- Users could do something if a right allowed it, and a policy where row level security is on.
+--   visible:TABLE  a profile_visibility that is public where nobody reads others' rows; ours shows such a profile to anon
+-- Users could do something if a right allowed it, and a policy where row level security is on that is true for every user.
 -- Where users are made by us, and nobody has given the API roles anything, nobody signs in as one of them yet.
 create or replace function profiles_internal.adoption_openings(p_context jsonb)
 returns setof jsonb
@@ -18,15 +20,13 @@ declare
   target constant text := p_context ->> 'target';
   users constant oid := (select r.oid from pg_roles as r where r.rolname = 'authenticated');
   guarded constant boolean := (select c.relrowsecurity from pg_class as c where c.oid = relation);
-  -- The commands that a policy lets users do.
-  commands constant text[] := array(
-    select k.letter
-    from unnest(array['r', 'a', 'w', 'd']) as k (letter)
-    where not guarded or exists (
-      select from pg_policy as y
-      where y.polrelid = relation and y.polpermissive and y.polcmd::text in (k.letter, '*') and y.polroles && array[0::oid, users]
-    )
-  );
+  -- The commands that a policy lets every user do.
+  commands text[];
+  -- The policies that let only some users read or change rows, and stay; and all that let only some read.
+  readers text[];
+  writers text[];
+  conditions text;
+  verbs text;
   -- What our rights let users write (schema/sql/policies).
   ours constant text[] := case p_context ->> 'table'
     when 'user_profiles' then array[
@@ -39,12 +39,15 @@ declare
     when 'export_history' then array['filters']
     else '{}'
   end;
-  hidden text;
+  hidden text[];
+  can_hide boolean;
   closed text;
   wrote_nothing boolean;
   active jsonb := p_context -> 'by_name' -> 'is_active';
   moment text;
   inactive bigint;
+  visibility jsonb := p_context -> 'by_name' -> 'profile_visibility';
+  shown bigint;
   unknown bigint;
 begin
   if users is null or (p_context ->> 'own')::boolean and not guarded
@@ -53,23 +56,60 @@ begin
     return;
   end if;
 
+  select coalesce(array_agg(k.letter) filter (where k.by_all), '{}'), max(k.some) filter (where k.letter = 'r'),
+    max(k.some) filter (where k.letter = 'w'), max(k.conditional) filter (where k.letter = 'r')
+  into commands, readers, writers, conditions
+  from (
+    select l.letter, not guarded or coalesce(bool_or(p.reach = 'all'), false) as by_all,
+      coalesce(array_agg(p.name order by p.name) filter (where p.reach = 'some' and p.fate = 'stays'), '{}') as some,
+      string_agg(p.name, ', ' order by p.name) filter (where p.reach = 'some') as conditional
+    from unnest(array['r', 'a', 'w', 'd']) as l (letter)
+    left join (
+      profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
+      join pg_policy as y on y.oid = p.policy and y.polpermissive and y.polroles && array[0::oid, users]
+    ) on p.command::text in (l.letter, '*')
+    group by l.letter
+  ) as k;
+
   select
+    array_agg(c.value ->> 'found_name' order by p.place) filter (where is_own and not reads_own),
+    -- A right can hide these, and nobody misses it.
+    coalesce(bool_and(cardinality(readers) = 0 or not p.reads) filter (where is_own and not reads_own), false)
+      -- A view of the old name reads all columns.
+      and p_context ->> 'found' = target and p_context #>> '{by_name,external_id,found_name}' is distinct from 'user_id',
     string_agg(quote_ident(c.value ->> 'found_name'), ', ' order by p.place) filter (
-      where c.value ->> 'wanted_type' is null and c.value ->> 'found_name' is distinct from p_context ->> 'owner'
-        and not ('r' = any (commands) and has_column_privilege(users, relation, p.place, 'select'))),
-    string_agg(quote_ident(c.value ->> 'found_name'), ', ' order by p.place) filter (
-      where c.value ->> 'name' = any (ours) and not ('w' = any (commands) and has_column_privilege(users, relation, p.place, 'update'))),
-    coalesce(bool_and(not ('w' = any (commands) and has_column_privilege(users, relation, p.place, 'update'))), true)
-  into hidden, closed, wrote_nothing
+      where c.value ->> 'name' = any (ours) and not (by_all_write and p.writes) or is_own and p.writes and not by_all_write and cardinality(writers) > 0),
+    coalesce(not bool_or(by_all_write and p.writes), true)
+  into hidden, can_hide, closed, wrote_nothing
   from jsonb_array_elements(p_context -> 'columns') as c
-  cross join lateral (select (c.value ->> 'found_position')::smallint as place) as p
+  cross join lateral (
+    select (c.value ->> 'found_position')::smallint as place,
+      has_column_privilege(users, relation, (c.value ->> 'found_position')::smallint, 'select') as reads,
+      has_column_privilege(users, relation, (c.value ->> 'found_position')::smallint, 'update') as writes
+  ) as p
+  cross join lateral (
+    select c.value ->> 'wanted_type' is null and c.value ->> 'found_name' is distinct from p_context ->> 'owner' as is_own,
+      'w' = any (commands) as by_all_write,
+      -- What they write in their own row is no secret, whatever else the policy that shows it says.
+      p.reads and ('r' = any (commands) or 'w' = any (commands) and p.writes) as reads_own
+  ) as o
   where c.value ->> 'found_name' is not null;
 
   if hidden is not null then
     return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'columns:' || target, 'object', target,
-      'found', 'users cannot read these columns: ' || hidden,
-      'answers', jsonb_build_object('accept',
-        'a user reads them in the own row, and in every row that a policy shows. To keep them hidden, move them to a table of their own before the upgrade'));
+      'found', case when conditions is null then 'users cannot read these columns: '
+        else format('users cannot read these columns, or only those for whom a policy is true (%s): ', conditions) end
+        || (select string_agg(quote_ident(h.name), ', ') from unnest(hidden) as h (name)),
+      'answers', jsonb_strip_nulls(jsonb_build_object(
+        'accept', 'a user reads them in the own row, and in every row that a policy shows',
+        'keep', case when can_hide then 'they stay hidden: users read the other columns by name, and select * fails (42501)' end)));
+    if can_hide and profiles_internal.answer('columns:' || target) = 'keep' then
+      return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target,
+        'found', 'users cannot read these columns: ' || (select string_agg(quote_ident(h.name), ', ') from unnest(hidden) as h (name)),
+        'wanted', 'hidden from users, as today', 'remedy', 'Users read the other columns by name; select * by authenticated fails (42501).',
+        'statement', format('insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''hidden columns'', %L, %L)',
+          p_context ->> 'by', target, to_jsonb(hidden)));
+    end if;
   end if;
 
   return query
@@ -118,17 +158,33 @@ begin
 
   if closed is not null then
     return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'writes:' || target, 'object', target,
-      'found', 'users cannot write these columns: ' || closed,
+      'found', case when cardinality(writers) > 0 then format('only users for whom a policy is true (%s) can write these columns: ', array_to_string(writers, ', '))
+        else 'users cannot write these columns: ' end || closed,
       'answers', jsonb_strip_nulls(jsonb_build_object(
         'accept', 'a user writes them in the own row from then on',
-        'keep', case when wrote_nothing then 'a restrictive policy lets users change nothing, as today; update_my_profile_v2 refuses' end)));
+        'keep', case when wrote_nothing then case when cardinality(writers) > 0
+          then 'a restrictive policy lets only those users change rows for whom these policies are true, as today; for all others update_my_profile_v2 refuses'
+          else 'a restrictive policy lets users change nothing, as today; update_my_profile_v2 refuses' end end)));
     if wrote_nothing and profiles_internal.answer('writes:' || target) = 'keep' then
       return next jsonb_build_object('seq', 987, 'action', 'create', 'object', format('policy "Users change nothing, as before" on %s', target),
         'found', null, 'wanted', 'users go on changing nothing', 'lock', 'ACCESS EXCLUSIVE',
+        -- What those who may are, is read when types and names have changed.
         'statement', format(
-          'create policy "Users change nothing, as before" on %s as restrictive for update to anon, authenticated using (false)', target),
+          'do $policy$ begin execute (select format(''create policy "Users change nothing, as before" on %1$s as restrictive for update to anon, authenticated using (%%s) with check (%%s)'', '
+          'coalesce(string_agg(coalesce(pg_get_expr(y.polqual, y.polrelid), ''true''), '' or ''), ''false''), '
+          'coalesce(string_agg(coalesce(pg_get_expr(coalesce(y.polwithcheck, y.polqual), y.polrelid), ''true''), '' or ''), ''false'')) '
+          'from pg_policy as y where y.polrelid = %1$L::regclass and y.polname = any (%2$L)); end $policy$', target, writers),
         'undo', format('drop policy if exists "Users change nothing, as before" on %s', target));
     end if;
+  end if;
+
+  verbs := concat_ws(' and ',
+    case when p_context ->> 'table' in ('user_api_keys', 'export_history')
+      and not ('a' = any (commands) and has_any_column_privilege(users, relation, 'insert')) then 'insert' end,
+    case when p_context ->> 'table' = 'user_api_keys' and not ('d' = any (commands) and has_table_privilege(users, relation, 'delete')) then 'delete' end);
+  if verbs <> '' then
+    return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target, 'found', format('users cannot %s rows', verbs), 'wanted', 'they can',
+      'remedy', format('Ours let users %s rows of their own. A restrictive policy that you make before the upgrade stays, and can refuse it.', verbs));
   end if;
 
   if p_context ->> 'table' = 'user_profiles' and active ->> 'found_name' is not null then
@@ -144,6 +200,20 @@ begin
     elsif inactive > 0 then
       return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target || '.is_active', 'found', format('false in %s rows', inactive),
         'wanted', 'inactive users', 'remedy', 'These users read and write nothing of ours, whatever token they hold.');
+    end if;
+  end if;
+
+  if p_context ->> 'table' = 'user_profiles' and visibility ->> 'found_name' is not null and not exists (
+    select from profiles_internal.adoption_policies('user_profiles', relation) as p where p.command in ('r', '*') and p.id is not null
+  ) then
+    execute format('select count(*) from %2$s as t where t.%1$I::text = ''public''', visibility ->> 'found_name', relation) into shown;
+    if shown > 0 or visibility ->> 'wanted_default' ~ '^''public''' then
+      return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'visible:' || target, 'object', target || '.profile_visibility',
+        'found', format('%s, public in %s rows, and nobody reads rows of others', coalesce('default ' || (visibility ->> 'found_default'), 'no default'), shown),
+        'answers', jsonb_build_object('accept', format(
+          'get_public_profile shows the id, names, pictures and bio of these users to everybody, without an account, too%s. '
+          'If it means something else, rename it before the upgrade: alter table %s rename column %I to ...',
+          case when visibility ->> 'wanted_default' ~ '^''public''' then ', and those of every new user' else '' end, relation, visibility ->> 'found_name')));
     end if;
   end if;
 end

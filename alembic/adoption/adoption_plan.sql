@@ -1,5 +1,5 @@
 -- The plan by which an upgrade takes over tables that are there already: a row per step, in the order in which they are
--- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, revision 0002 refuses by it, and the
+-- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, 0002_look_at_what_exists refuses by it, and the
 -- revisions carry it out (profiles_internal.adopt).
 -- Tables that the revisions have made or taken over already are left out: they bear our comment.
 -- A question stands in the way until it is answered (profiles_internal.answer); then its action is 'answered', and its
@@ -52,7 +52,7 @@ begin
   -- A revision that takes a table over has locked it, and has none of these.
   if p_revision is null or p_revision not in (select r.revision from profiles_internal.adopting_revisions() as r) then
     steps := steps || coalesce((
-      select jsonb_agg(s) from profiles_internal.adoption_of_objects() as s
+      select jsonb_agg(s) from profiles_internal.adoption_of_objects(p_revision) as s
       where p_revision is null or s ->> 'revision' = p_revision
     ), '[]');
   end if;
@@ -61,7 +61,7 @@ begin
   -- depends on a forecast. So may one about a column that is still nullable after a way back.
   if p_revision is null then
     steps := steps || coalesce((
-      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0002_create_foundation', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
+      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0005_create_sign_up_functions', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
       -- What stands in the way may hide a question.
@@ -71,7 +71,7 @@ begin
   end if;
   -- What has been done by an answer is done.
   steps := steps || coalesce((
-    select jsonb_agg(jsonb_build_object('seq', 0, 'revision', coalesce(p_revision, '0011_create_sign_up_triggers'), 'action', 'stop', 'id', g.id,
+    select jsonb_agg(jsonb_build_object('seq', 0, 'revision', coalesce(p_revision, '0014_create_sign_up_triggers'), 'action', 'stop', 'id', g.id,
       'object', format('answer %I', g.id), 'found', g.answer, 'wanted', profiles_internal.answer(g.id),
       'remedy', format('The upgrade began with the answer "%s". Give that one again, or go back first: profiles-schema downgrade base',
         profiles_internal.answer(g.id))) order by g.id)

@@ -6,8 +6,10 @@
 --   restrict the answer to one that says less of the person's own rows than ours: it becomes restrictive;
 -- Without row level security everything is open: the same question, of a policy that is not there yet (null).
 -- The table's own revision makes it, and turns row level security on.
+-- "reach" is whom a permissive policy lets do it with their own row: every user ('all'), none ('none': only a service is
+-- meant), or some, by a condition that nobody can know here ('some': administrators, members).
 create or replace function profiles_internal.adoption_policies(p_table text, p_found regclass)
-returns table (policy oid, name text, command "char", fate text, id text, answer text, is_narrower boolean)
+returns table (policy oid, name text, command "char", fate text, id text, answer text, is_narrower boolean, reach text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -53,6 +55,23 @@ as $adoption_policies$
     where y.polrelid = p_found and y.polpermissive and y.polcmd <> 'd' and p.is_own
       and y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r where r.rolname in ('anon', 'authenticated'))
   ),
+  reached as (
+    select y.oid, case
+        when bool_or(e.bare in ('false', 'auth.role=''service_role''', 'auth.jwt->>''role''=''service_role''', 'current_user=''service_role''')) then 'none'
+        when bool_and(e.bare in ('true', 'auth.role=''authenticated''', 'auth.jwt->>''role''=''authenticated''', 'auth.uidisnotnull') or e.plain ~ own.pattern and e.plain !~ 'NOT \(') then 'all'
+        else 'some'
+      end as reach
+    from pg_policy as y
+    cross join own
+    cross join lateral (values (y.polqual), (y.polwithcheck)) as x (expression)
+    cross join lateral (
+      select regexp_replace(replace(pg_get_expr(x.expression, y.polrelid), '( SELECT auth.uid() AS uid)', 'auth.uid()'),
+          '\((auth\.uid\(\)|[^() ]+)\)::(text|uuid|character varying)', '\1', 'g') as plain,
+        replace(regexp_replace(lower(pg_get_expr(x.expression, y.polrelid)), '::(text|name)|[\s()]|\mas (uid|role|jwt)\M', '', 'g'), 'select', '') as bare
+    ) as e
+    where y.polrelid = p_found and x.expression is not null
+    group by y.oid
+  ),
   found as (
     select y.oid, y.polname::text as name, y.polcmd, case when y.polname = 'Everybody reads, as before' and to_regclass('profiles_internal.adopted') is not null then 'rls:public.' || p_table else format('policy:public.%s:%s', p_table, y.polname) end as id,
       case
@@ -94,7 +113,8 @@ as $adoption_policies$
     )
   )
   select f.oid, f.name, f.polcmd, case when f.fate <> 'open' then f.fate when profiles_internal.answer(f.id) = 'keep' then 'stays' when profiles_internal.answer(f.id) = 'restrict' then 'restrict' else 'open' end,
-    case f.fate when 'open' then f.id end, case f.fate when 'open' then profiles_internal.answer(f.id) end, f.fate = 'open' and f.oid in (select r.oid from narrower as r)
+    case f.fate when 'open' then f.id end, case f.fate when 'open' then profiles_internal.answer(f.id) end, f.fate = 'open' and f.oid in (select r.oid from narrower as r),
+    case when f.oid is null or f.fate = 'goes' then 'all' else coalesce((select r.reach from reached as r where r.oid = f.oid), 'all') end
   from found as f
 $adoption_policies$;
 

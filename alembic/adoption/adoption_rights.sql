@@ -1,5 +1,6 @@
--- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0009):
---   columns of the application's own are inserted and updated by whom they are today: a right, and a policy, allow it;
+-- What the roles of the API go on doing with one table that is taken over, by name, when ours come (0012):
+--   columns of the application's own are inserted and updated by whom they are today: a right allows it, and a policy that
+--   is true for every user, or that stays;
 --   anon reads the columns of today. Row level security shows it no row without a policy, but a statement does not fail;
 --   users write avatar_url, which is a picture of theirs; an UPDATE may name updated_at (a trigger sets it) and the column that
 --   says whose row it is (policies keep it);
@@ -15,9 +16,18 @@ declare
   relation constant regclass := p_context ->> 'found';
   target constant text := p_context ->> 'target';
   authenticated constant oid := (select r.oid from pg_roles as r where r.rolname = 'authenticated');
+  guarded constant boolean := (select c.relrowsecurity from pg_class as c where c.oid = relation);
+  allowed jsonb;
   rights jsonb;
   inserts boolean;
 begin
+  -- The policies that let users do something, as all of them or as some of them who stay.
+  select coalesce(jsonb_agg(jsonb_build_object('command', p.command, 'roles', array(
+    select r.rolname from pg_roles as r where r.rolname in ('anon', 'authenticated') and y.polroles && array[0::oid, r.oid]
+  ))), '[]')
+  into allowed
+  from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p join pg_policy as y on y.oid = p.policy
+  where guarded and y.polpermissive and (p.reach = 'all' or p.reach = 'some' and p.fate = 'stays');
   select jsonb_agg(jsonb_build_object('role', r.rolname, 'right', k.name, 'column', c.value ->> 'name', 'ours', o.is_ours)
     order by r.rolname, (c.value ->> 'found_position')::integer, k.name)
   into rights
@@ -27,10 +37,9 @@ begin
   cross join unnest(array['select', 'insert', 'update']) as k (name)
   where c.value ->> 'found_name' is not null
     and has_column_privilege(r.oid, relation, (c.value ->> 'found_position')::smallint, k.name)
-    and (k.name = 'select' or not (select t.relrowsecurity from pg_class as t where t.oid = relation) or exists (
-      select from pg_policy as y
-      where y.polrelid = relation and y.polpermissive and y.polroles && array[0::oid, r.oid]
-        and y.polcmd in ('*', case k.name when 'insert' then 'a' else 'w' end::"char")
+    and (k.name = 'select' or not guarded or exists (
+      select from jsonb_array_elements(allowed) as y
+      where y -> 'roles' @> to_jsonb(r.rolname) and y ->> 'command' in ('*', case k.name when 'insert' then 'a' else 'w' end)
     ))
     and case
       when k.name = 'select' then r.rolname = 'anon'
@@ -44,7 +53,7 @@ begin
     where c.oid = relation and has_any_column_privilege(authenticated, c.oid, 'insert') and (not c.relrowsecurity or exists (
       select
       from profiles_internal.adoption_policies('user_profiles', relation) as p join pg_policy as y on y.oid = p.policy
-      where y.polpermissive and p.command in ('a', '*') and y.polroles && array[0::oid, authenticated] and p.fate <> 'unused'
+      where y.polpermissive and p.command in ('a', '*') and y.polroles && array[0::oid, authenticated] and p.fate <> 'unused' and p.reach <> 'none'
     ))
   );
   return query

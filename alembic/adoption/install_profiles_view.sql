@@ -44,7 +44,7 @@ begin
     execute format('grant %s on table %s to %s', given.rights, old_name, given.who);
   end loop;
   insert into profiles_internal.adopted (revision, object_type, object_name, definition)
-  values ('0003_create_user_profiles', 'view', old_name, format('drop view if exists %s', old_name));
+  values ('0006_create_user_profiles', 'view', old_name, format('drop view if exists %s', old_name));
   return old_name;
 end
 $install_profiles_view$;

@@ -96,7 +96,7 @@ def _shown(url: str, directory: Path) -> int:
     answers.write_text(text, encoding="utf-8")
     print(answers.read_text(encoding="utf-8"))
 
-    _head("4. The upgrade", "One transaction per revision. 0003 takes the table over.")
+    _head("4. The upgrade", "One transaction per revision. 0006 takes the table over.")
     if _run(url, "upgrade", "-x", f"answers={answers}"):
         return 1
 

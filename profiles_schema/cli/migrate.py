@@ -67,7 +67,7 @@ def upgrade(revision: str, sql: bool, local: bool, as_json: bool, x: tuple[str, 
     cls=_RelativeRevision,
     epilog=examples(
         "profiles-schema downgrade -1",
-        "profiles-schema downgrade 0011_create_sign_up_triggers",
+        "profiles-schema downgrade 0014_create_sign_up_triggers",
         "profiles-schema downgrade base -x allow-data-loss=yes",
     ),
 )

@@ -1,4 +1,4 @@
-"""Autogenerate and check beyond tables and columns: functions, triggers, policies, grants, CHECKs, index definitions.
+"""Autogenerate beyond tables and columns: functions, triggers, policies, grants, CHECKs, index definitions.
 
 What is not ours (tables, columns, indexes, constraints of the application) is never proposed.
 """
@@ -20,10 +20,10 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import UUID, Dialect, MetaData, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from profiles_schema.migrations import alembic_internals
+from profiles_schema.migrations import alembic_internals as internals
 from profiles_schema.migrations.paths import script_location, versions
 from profiles_schema.migrations.sql_objects import Change, changes, our_tables
-from profiles_schema.schema.catalog import kept_columns
+from profiles_schema.schema.catalog import Key, kept_columns
 from profiles_schema.schema.models.base import ProfileId
 from profiles_schema.schema.models.base import metadata as our_metadata
 
@@ -47,35 +47,42 @@ class ReplaceSqlOp(MigrateOperation):
 
     def to_diff_tuple(self) -> tuple[str, str, tuple[str, ...]]:
         """What `alembic check` lists."""
-        return ("replace_sql", self.change.what, self.change.why)
+        return ("replace_sql", str(self.change.what), self.change.why)
 
 
-def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]:
+def includes_ours(metadata: MetaData | Sequence[MetaData]) -> bool:
+    """Whether a metadata, or one of a list, holds tables of this package."""
+    collections = [metadata] if isinstance(metadata, MetaData) else metadata
+    return any(our_metadata.tables.keys() & each.tables.keys() for each in collections)
+
+
+def configure_options(metadata: MetaData | Sequence[MetaData], *, ours_too: bool = True) -> dict[str, Any]:
     """Options for ``context.configure`` of a revision or check command.
 
     Args:
         metadata: What is compared: our metadata, or a list of it and the application's own.
+        ours_too: Whether to look at our tables, which takes objects made in a savepoint.
     """
     _register()
     collections = [metadata] if isinstance(metadata, MetaData) else list(metadata)
-    schemas = {table.schema for each in collections for table in each.tables.values()} - {"auth"}
-    declared = {key for each in collections for key in each.tables}
     ours = {key for each in collections for key in (t.key for t in our_tables(each))}
+    tables = {key: table for each in collections for key, table in each.tables.items() if ours_too or key not in ours}
+    schemas = {table.schema for table in tables.values()} - {"auth"}
 
     def include_name(name: str | None, kind: str, parents: Any) -> bool:
         if kind == "schema":
             return name in schemas
         if kind == "table":
-            return parents.get("schema_qualified_table_name") in declared
+            return parents.get("schema_qualified_table_name") in tables
         return True
 
     def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
         if kind == "table":
-            if item.schema == "auth":
+            if item.schema == "auth" or not (reflected or item.key in tables):
                 return False
             if not reflected and name == "sessions" and item.key in ours and compare_to is not None:
                 return str(compare_to.comment or "").startswith("profiles-schema:")
-            return not reflected or item.key in declared
+            return not reflected or item.key in tables
         table = getattr(item, "table", None)
         # Something of the application's on a table of ours.
         return not (reflected and compare_to is None and table is not None and table.key in ours)
@@ -93,7 +100,7 @@ def configure_options(metadata: MetaData | Sequence[MetaData]) -> dict[str, Any]
         "compare_type": True,
         "compare_server_default": True,
         "process_revision_directives": number_revision,
-        "autogenerate_plugins": ["alembic.autogenerate.*", PLUGIN],
+        "autogenerate_plugins": ["alembic.autogenerate.*", *([PLUGIN] if ours_too else [])],
     }
 
 
@@ -101,9 +108,9 @@ def _keep_column(
     context: AutogenContext, _operation: Any, _schema: Any, table: Any, name: Any, found: Any, declared: Any
 ) -> PriorityDispatchResult:
     """What adoption left of a column is right: an id that came as uuid, a type or a default of the application."""
-    key = f"column {declared.table.schema or 'public'}.{table}.{name}"
+    key = Key("column", declared.table.schema or "public", table, name)
     if _KEPT not in context.opts:  # asked once in a comparison, not for every column
-        context.opts[_KEPT] = {name for name, _ in kept_columns(context.connection)} if context.connection else set()
+        context.opts[_KEPT] = {kept for kept, _ in kept_columns(context.connection)} if context.connection else set()
     kept = (isinstance(declared.type, ProfileId) and isinstance(found.type, UUID)) or key in context.opts[_KEPT]
     return PriorityDispatchResult.STOP if kept else PriorityDispatchResult.CONTINUE
 
@@ -116,8 +123,7 @@ def number_revision(
         return
     script = directives[0]
     _put_into_application(ScriptDirectory.from_config(context.config), script)
-    asked = alembic_internals.asked(context.environment_context).get("revision_context")
-    if asked is not None and asked.command_args.get("rev_id"):
+    if internals.asked_revision_id(context):
         return
     existing = list(_revisions_beside(ScriptDirectory.from_config(context.config)))
     numbers = [int(match[0]) for r in existing if (match := re.match(r"\d{4}", r))]
@@ -131,7 +137,7 @@ def _put_into_application(directory: ScriptDirectory, script: MigrationScript) -
     Its first one begins the branch ``app`` and depends on our newest. What the command line says counts.
     """
     ours = versions().resolve()
-    locations = [place for place in alembic_internals.version_locations(directory) if place.resolve() != ours]
+    locations = [place for place in internals.version_locations(directory) if Path(place).resolve() != ours]
     if (
         Path(directory.dir).resolve() == script_location().resolve()
         or not locations
@@ -171,12 +177,10 @@ def _register() -> None:
 
 
 def _compare_sql_objects(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
-    collections = context.metadata
-    combined = [collections] if isinstance(collections, MetaData) else list(collections or [])
-    if context.connection is not None and any(our_metadata.tables.keys() & each.tables.keys() for each in combined):
+    if context.connection is not None and includes_ours(context.metadata or []):
         found = changes(context.connection, our_metadata)
         # An index that is live is rebuilt beside its table's traffic; alembic would lock the table.
-        rebuilt = {change.what.rpartition(".")[2] for change in found if change.concurrently}
+        rebuilt = {change.what.name for change in found if change.concurrently}
         for operations in upgrade_ops.ops:
             if isinstance(operations, ModifyTableOps):
                 operations.ops = [o for o in operations.ops if getattr(o, "index_name", None) not in rebuilt]

@@ -13,6 +13,7 @@ from profiles_schema.errors import DependentsRefused
 from profiles_schema.migrations.losses import dropped_tables
 from profiles_schema.migrations.paths import is_ours
 from profiles_schema.migrations.sql_objects import public_functions
+from profiles_schema.schema.catalog import subjects
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ with aside as (
 select a.kind, a.relation::text as relation, a.name from aside as a
 where exists (
     select from pg_policy as p where a.kind = 'policy' and p.polrelid = a.relation and quote_ident(p.polname) = a.name
-      and format('policy %s.%s', a.relation, p.polname) <> all (cast(:ours as text[]))
+      and format('%s.%s', a.relation, p.polname) <> all (cast(:ours as text[]))
   )
   or exists (
     select from pg_trigger as t where a.kind = 'trigger' and t.tgrelid = a.relation and quote_ident(t.tgname) = a.name
@@ -191,13 +192,13 @@ def refuse_dependents(connection: Connection, steps: Sequence[Any]) -> None:
 
 def _refuse_taken_names(connection: Connection, steps: Sequence[Any]) -> None:
     """Stop where the application has made a policy or a trigger anew, under the name of one that would come back."""
-    from profiles_schema.migrations.expected import load
+    from profiles_schema.migrations import expected
 
     if connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.adopted') is null")):
         return
     values = {
         "revisions": [step.revision.revision for step in steps],
-        "ours": [key for keys in load().values() for key in keys if key.startswith("policy ")],
+        "ours": subjects(expected.keys(), "policy"),
     }
     taken = connection.execute(text(_TAKEN), values).all()
     if taken:
@@ -235,7 +236,7 @@ def _keys(connection: Connection, query: str, **values: Any) -> Iterator[_Key]:
 
 
 def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
-    from profiles_schema.migrations.expected import load
+    from profiles_schema.migrations import expected
     from profiles_schema.schema.models import metadata
     from profiles_schema.schema.objects import GENERATED
 
@@ -248,7 +249,7 @@ def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
         "tables": ["auth.users", *(f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values())],
         "functions": public_functions(),
         "triggers": [
-            *(key.removeprefix("trigger ") for keys in load().values() for key in keys if key.startswith("trigger ")),
+            *subjects(expected.keys(), "trigger"),
             *GENERATED,
         ],
     }

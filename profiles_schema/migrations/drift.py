@@ -9,36 +9,35 @@ if TYPE_CHECKING:
     from alembic.operations.ops import UpgradeOps
     from sqlalchemy.engine import Connection
 
+    from profiles_schema.schema.catalog import Key
+
 REMEDY = "profiles-schema repair"
 
 _KINDS = {"CHECK": "CHECK", "FOREIGN": "foreign key", "PRIMARY": "primary key", "UNIQUE": "unique constraint"}
 
 
-def sentence(key: str, what: str, found: str = "", declared: str = "") -> str:
+def sentence(key: Key, what: str, found: str = "", declared: str = "") -> str:
     """One difference as a sentence.
 
     Args:
-        key: What it is about, as in a snapshot: ``policy public.user_profiles.Owners can read their own profile``.
+        key: What it is about, as in a snapshot.
         what: ``missing``, ``changed`` or ``not expected``.
         found: What the catalog says about it.
         declared: What this version says about it, where that is known.
     """
-    if key.startswith("grant "):
+    if key.kind == "grant":
         return _right(key, what, found, declared)
-    kind, _, name = key.partition(" ")
-    if kind == "table":
-        return _table(name, what, found)
-    schema, _, rest = name.partition(".")
-    table, _, part = rest.partition(".")
-    if kind == "function":
-        shown = f"The function {name}"
-    elif kind == "comment":
-        shown = f"The comment on {name}"
+    if key.kind == "table":
+        return _table(key, what, found)
+    if key.kind == "function":
+        shown = f"The function {key.subject}"
+    elif key.kind == "comment":
+        shown = f"The comment on {key.subject}"
     else:
-        word = _KINDS.get((found or declared).partition(" ")[0], kind) if kind == "constraint" else kind
-        part = f'"{part}"' if kind == "policy" else part
-        shown = f"The {word} {part} of {schema}.{table}"
-    return f"{shown} {_state(kind, what, found)}."
+        word = _KINDS.get((found or declared).partition(" ")[0], key.kind) if key.kind == "constraint" else key.kind
+        name = f'"{key.name}"' if key.kind == "policy" else key.name
+        shown = f"The {word} {name} of {key.relation}"
+    return f"{shown} {_state(key.kind, what, found)}."
 
 
 def _state(kind: str, what: str, found: str) -> str:
@@ -51,64 +50,66 @@ def _state(kind: str, what: str, found: str) -> str:
     return f"is not as declared, but {found}" if kind == "column" else "is not as declared"
 
 
-def _table(name: str, what: str, found: str) -> str:
+def _table(key: Key, what: str, found: str) -> str:
     if what == "missing":
-        return f"The table {name.removeprefix('public.')} is missing."
+        return f"The table {key.relation.removeprefix('public.')} is missing."
     if found.endswith(" forced"):
-        return f"Row level security is forced on {name}, which binds its owner too."
-    if name.startswith("profiles_internal."):
-        return f"Row level security is on for {name}, which needs none."
-    return f"Row level security is off on {name}."
+        return f"Row level security is forced on {key.relation}, which binds its owner too."
+    if key.schema == "profiles_internal":
+        return f"Row level security is on for {key.relation}, which needs none."
+    return f"Row level security is off on {key.relation}."
 
 
-def _right(key: str, what: str, found: str, declared: str) -> str:
-    target, _, role = key.removeprefix("grant ").rpartition(" to ")
-    target = target.removeprefix("function ")
-    if target.count(".") > 1 and "(" not in target:
-        schema, table, column = target.split(".", 2)
-        target = f"the column {column} of {schema}.{table}"
-    if "(" in target:
-        return f"{role} may {'not ' if what == 'missing' else ''}execute {target}."
+def _right(key: Key, what: str, found: str, declared: str) -> str:
+    if key.is_of_function:
+        return f"{key.role} may {'not ' if what == 'missing' else ''}execute {key.subject}."
+    target = (
+        f"the column {key.name} of {key.relation}" if key.name else key.subject if key.table else f"schema {key.schema}"
+    )
     if what == "missing":
-        return f"{role} has lost its rights on {target}{f' ({declared})' if declared else ''}."
+        return f"{key.role} has lost its rights on {target}{f' ({declared})' if declared else ''}."
     if what == "not expected":
-        return f"{role} has rights on {target} that are not declared: {found}."
-    return f"{role} has other rights on {target} than declared: {found}{f' instead of {declared}' if declared else ''}."
+        return f"{key.role} has rights on {target} that are not declared: {found}."
+    return f"{key.role} has other rights on {target} than declared: {found}{f' instead of {declared}' if declared else ''}."
 
 
 def described(operations: UpgradeOps) -> Iterator[str]:
-    """One line per operation that would bring the database to what is declared."""
+    """One line per operation that would bring the application's own tables to what its models declare."""
     for difference in operations.as_diffs():
         # What changes in one column comes as a list.
         for kind, *parts in difference if isinstance(difference, list) else [difference]:
-            if kind == "replace_sql":
-                what, why = parts
-                yield f"{what}: {' '.join(why) or 'not as declared.'}"
-            else:
-                yield f"{str(kind).replace('_', ' ')} {_subject(str(kind), parts)}"
-
-
-def beyond_autogenerate(connection: Connection) -> Iterator[str]:
-    """What neither alembic nor our comparison of SQL objects looks at, a line each."""
-    from profiles_schema.migrations.foreign_keys import ours
-
-    if dual_write_is_broken(connection):
-        yield "trigger public.user_profiles.zz_dual_write: not as it is made (profiles-schema normalize run)"
-    if owner := uncarried_owner(connection):
-        yield f"triggers public.user_profiles.carry_user_id: not as they are made for {owner} (profiles-schema repair)"
-    for key in ours(connection):
-        if difference := key.difference():
-            yield difference
+            yield f"{str(kind).replace('_', ' ')} {_subject(str(kind), parts)}"
 
 
 def dual_write_is_broken(connection: Connection) -> bool:
-    """Whether wide columns and JSON no longer follow each other: their trigger is missing, disabled or another one."""
+    """Whether wide columns and JSON no longer follow each other: their trigger is missing, disabled or another one.
+
+    For a role that may not execute our functions, the body of the trigger is not compared.
+    """
     from sqlalchemy import text
 
     function = "profiles_internal.dual_write_is_whole()"
-    if connection.scalar(text("select pg_catalog.to_regprocedure(:function) is null"), {"function": function}):
-        return False
-    return not connection.scalar(text(f"select {function}"))
+    may_ask = connection.scalar(
+        text("select pg_catalog.has_function_privilege(pg_catalog.to_regprocedure(:function), 'execute')"),
+        {"function": function},
+    )
+    if may_ask:
+        return not connection.scalar(text(f"select {function}"))
+    # None: there is no such function, and nothing to follow.
+    return may_ask is not None and bool(
+        connection.scalar(
+            text(
+                "select exists (select from profiles_internal.legacy_columns as l join pg_catalog.pg_attribute as a"
+                "  on a.attrelid = pg_catalog.to_regclass('public.user_profiles') and not a.attisdropped and a.attname"
+                "   = case l.state when 'restoring' then 'restoring_' || l.column_name else l.column_name end"
+                "  where l.table_name = 'user_profiles' and l.state <> 'contracted')"
+                " and not exists (select from pg_catalog.pg_trigger as t"
+                "  where t.tgrelid = pg_catalog.to_regclass('public.user_profiles') and t.tgname = 'zz_dual_write'"
+                "  and t.tgenabled in ('O', 'A') and t.tgtype = 23"
+                "  and t.tgfoid = pg_catalog.to_regproc('profiles_internal.dual_write_traits'))"
+            )
+        )
+    )
 
 
 def uncarried_owner(connection: Connection) -> str | None:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.migrations import expected
+from profiles_schema.schema.catalog import subjects
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def ours(connection: Connection) -> Iterator[ForeignKey]:
             " join pg_class as fc on fc.oid = k.confrelid join pg_namespace as fn on fn.oid = fc.relnamespace"
             " join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = k.conkey[1]"
             " join pg_attribute as fa on fa.attrelid = k.confrelid and fa.attnum = k.confkey[1]"
-            " where k.contype = 'f' and 'constraint ' || n.nspname || '.' || c.relname || '.' || k.conname"
-            "  = any (cast(:declared as text[])) order by 2, 1"
+            " where k.contype = 'f' and n.nspname || '.' || c.relname || '.' || k.conname = any (cast(:declared as text[]))"
+            " order by 2, 1"
         ),
-        {"declared": [key for keys in expected.load().values() for key in keys]},
+        {"declared": subjects(expected.keys(), "constraint")},
     )
     for row in rows.mappings():
         yield ForeignKey(**row)

@@ -29,8 +29,9 @@ from profiles_schema.migrations.drift import REMEDY as AGAIN
 from profiles_schema.migrations.drift import dual_write_is_broken, sentence, uncarried_owner
 from profiles_schema.migrations.session import public_by_default
 from profiles_schema.migrations.sql_objects import Change, file_of
-from profiles_schema.schema.catalog import API_ROLES, Snapshot
+from profiles_schema.schema.catalog import API_ROLES, Key, Snapshot
 from profiles_schema.schema.models import metadata
+from profiles_schema.schema.objects import SqlObject
 
 REWRITTEN_ROWS = 100_000
 """Above this many rows, a column's type is changed by a person, at a time of their choice: the table is locked meanwhile."""
@@ -99,7 +100,7 @@ def plan(connection: Connection, *, recreate_dropped: bool = False) -> tuple[lis
     steps += _rights_on_auth(snapshot, differences)
     steps += _unexpected_triggers(snapshot, differences)
     steps += _invalid_indexes(snapshot, differences)
-    if not any(key.startswith(("table ", "column ")) for key in differences):
+    if not any(key.kind in {"table", "column"} for key in differences):
         steps += _generated(connection)
     steps += _owners(connection)
     if not (steps or left):
@@ -123,9 +124,9 @@ def rows_to_change(query: str) -> str:
     return f"change or delete rows that this shows: {query}; then: {AGAIN}"
 
 
-def _rights_on_auth(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
+def _rights_on_auth(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
     """Rights on a schema auth of ours, which the comparison of SQL objects does not look at."""
-    keys = [key for key in differences if key.startswith("grant schema auth ")]
+    keys = [key for key in differences if key[:4] == ("grant", "auth", "", "")]
     if keys and (owner := file_of(keys[0])) is not None:
         what = " ".join(sentence(key, differences[key], snapshot.get(key, "")) for key in keys)
         yield Step(what, (owner.statement.strip(),))
@@ -147,14 +148,13 @@ def _roles(connection: Connection) -> Iterator[Step]:
         )
 
 
-def _row_security(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
+def _row_security(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
     for key, what in differences.items():
-        if key.startswith("table ") and what == "changed":
-            name = key.removeprefix("table ")
-            switch = "disable" if name.startswith("profiles_internal.") else "enable"
+        if key.kind == "table" and what == "changed":
+            switch = "disable" if key.schema == "profiles_internal" else "enable"
             yield Step(
                 sentence(key, what, snapshot[key]),
-                (f"alter table {name} {switch} row level security, no force row level security;",),
+                (f"alter table {key.relation} {switch} row level security, no force row level security;",),
             )
 
 
@@ -249,17 +249,22 @@ def _name(operation: Any) -> str:
     return f"{operation.schema or 'public'}.{source}" if hasattr(operation, "schema") else f"public.{source}"
 
 
+def _key(kind: str, operation: Any, name: str | None = None) -> Key:
+    schema, _, table = _name(operation).partition(".")
+    return Key(kind, schema, table, name or "")
+
+
 def _of_change(connection: Connection, change: Change, absent: Mapping[str, set[str]]) -> Iterator[Step | Left]:
     what = " ".join(change.why) or f"{change.what} is not as declared."
     sql = change.upgrade_sql.strip()
     if change.concurrently:
         yield Step(what, tuple(_statements(sql)), _duplicates(sql))
-    elif change.what.startswith("policies/"):
+    elif isinstance(change.what, SqlObject) and change.what.kind == "policies":
         # Rights on a column that is missing must not keep the other ones from being put back.
         missing = [f"the column {column} of {table}" for table, columns in absent.items() for column in columns]
         why = [line for line in change.why if not re.search(rf"(?:{'|'.join(missing) or '$^'})\b", line)]
         yield from [Step(" ".join(why), (_without_columns(sql, absent),))] if why else []
-    elif not change.what.startswith("constraint "):
+    elif isinstance(change.what, SqlObject) or change.what.kind != "constraint":
         yield Step(what, (sql,))
     elif check := _CHECK.search(sql):
         table, condition = check.groups()
@@ -300,15 +305,14 @@ def _count(connection: Connection, query: str) -> int:
             savepoint.rollback()
 
 
-def _primary_key(what: str, name: str, sql: str) -> Step:
+def _primary_key(what: str, key: Key, sql: str) -> Step:
     columns = re.search(r"PRIMARY KEY \((.*)\)", sql)
-    schema, table, constraint = name.removeprefix("constraint ").split(".", 2)
     if columns is None:
         return Step(what, (sql,))
     return Step(
         what,
-        _by_index(f"{schema}.{table}", constraint, "primary key", columns[1]),
-        f"select {columns[1]}, count(*) from {schema}.{table} group by {columns[1]} having count(*) > 1",
+        _by_index(key.relation, key.name, "primary key", columns[1]),
+        f"select {columns[1]}, count(*) from {key.relation} group by {columns[1]} having count(*) > 1",
     )
 
 
@@ -327,25 +331,28 @@ def _by_index(table: str, constraint: str, kind: str, columns: str) -> tuple[str
 def _index(operation: ops.CreateIndexOp, drop: str | None) -> Step:
     sql = _rendered(operation).replace("INDEX ", "INDEX CONCURRENTLY ", 1)
     before = (drop.replace("INDEX ", "INDEX CONCURRENTLY ", 1),) if drop else ()
-    key = f"index {_name(operation)}.{operation.index_name}"
-    return Step(sentence(key, "changed" if drop else "missing"), (*before, sql), _duplicates(sql))
+    return Step(
+        sentence(_key("index", operation, operation.index_name), "changed" if drop else "missing"),
+        (*before, sql),
+        _duplicates(sql),
+    )
 
 
 def _unique_constraint(operation: ops.CreateUniqueConstraintOp, drop: str | None) -> Step:
     table, name = _name(operation), str(operation.constraint_name)
     columns = ", ".join(str(column) for column in operation.columns)
     return Step(
-        sentence(f"constraint {table}.{name}", "changed" if drop else "missing", declared="UNIQUE"),
+        sentence(_key("constraint", operation, name), "changed" if drop else "missing", declared="UNIQUE"),
         _by_index(table, name, "unique", columns),
         f"select {columns}, count(*) from {table} group by {columns} having count(*) > 1",
     )
 
 
 def _foreign_key(operation: ops.CreateForeignKeyOp, drop: str | None) -> Step:
-    table, name = _name(operation), operation.constraint_name
+    table, name = _name(operation), str(operation.constraint_name)
     add = _rendered(operation).rstrip(";") + " NOT VALID;"
     return Step(
-        sentence(f"constraint {table}.{name}", "changed" if drop else "missing", declared="FOREIGN KEY"),
+        sentence(_key("constraint", operation, name), "changed" if drop else "missing", declared="FOREIGN KEY"),
         ("\n".join(filter(None, (drop, add))), f"alter table {table} validate constraint {name};"),
         orphans=_orphans(operation, table),
     )
@@ -363,7 +370,7 @@ def _orphans(operation: ops.CreateForeignKeyOp, table: str) -> str:
 def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dropped: bool) -> Step | Left:
     name = _name(operation)
     missing = next((o for o in standing.missing_tables(connection) if o.subject == name), None)
-    what = sentence(f"table {name}", "missing")
+    what = sentence(_key("table", operation), "missing")
     if missing is not None and missing.moved:
         return Left(missing.message, "Its rows are there.", missing.remedy)
     if recreate_dropped:
@@ -377,7 +384,7 @@ def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dro
 
 def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_dropped: bool) -> Step | Left:
     table = _name(operation)
-    what = sentence(f"column {table}.{operation.column.name}", "missing")
+    what = sentence(_key("column", operation, operation.column.name), "missing")
     if rename := standing.renamed_column(connection, table, operation.column.name):
         return Left(what, "It was renamed, and its values are there.", f"{rename}; then: {AGAIN}")
     sql = _rendered(operation)
@@ -392,19 +399,13 @@ def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_drop
 
 def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Iterator[Step | Left]:
     table, column = _name(operation), connection.dialect.identifier_preparer.quote(operation.column_name)
-    key = f"column {table}.{operation.column_name}"
     nullable, operation.modify_nullable = operation.modify_nullable, None
     sql = _rendered(operation)
     if operation.modify_type is not None and (refusal := _type_refusal(connection, operation, table, column, sql)):
         yield refusal
     elif sql:
-        is_comment = sql.startswith("COMMENT ")
-        what = sentence(
-            f"comment {table}.{operation.column_name}" if is_comment else key,
-            "changed",
-            _found(connection, table, operation.column_name),
-        )
-        yield Step(what, (sql,))
+        key = _key("comment" if sql.startswith("COMMENT ") else "column", operation, operation.column_name)
+        yield Step(sentence(key, "changed", _found(connection, table, operation.column_name)), (sql,))
     if nullable is True:
         yield Step(
             f"The column {column} of {table} is not null.",
@@ -505,21 +506,20 @@ def _of_foreign_keys(connection: Connection) -> Iterator[Step | Left]:
             )
 
 
-def _unexpected_triggers(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
+def _unexpected_triggers(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
     for key, what in differences.items():
-        if key.startswith("trigger ") and what == "not expected":
-            table, _, trigger = key.removeprefix("trigger ").rpartition(".")
-            quoted = trigger if re.fullmatch(r"[a-z_][a-z0-9_]*", trigger) else '"' + trigger.replace('"', '""') + '"'
-            yield Step(sentence(key, what, snapshot[key]), (f"drop trigger {quoted} on {table};",))
+        if key.kind == "trigger" and what == "not expected":
+            name = key.name
+            quoted = name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+            yield Step(sentence(key, what, snapshot[key]), (f"drop trigger {quoted} on {key.relation};",))
 
 
-def _invalid_indexes(snapshot: Snapshot, differences: Mapping[str, str]) -> Iterator[Step]:
+def _invalid_indexes(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
     """Those that back a constraint; any other is built anew by the comparison of indexes."""
     for key in differences:
         value = snapshot.get(key, "")
-        if key.startswith("index ") and value.endswith(" INVALID") and f"constraint {key[6:]}" in snapshot:
-            schema, _, name = key.removeprefix("index ").split(".", 2)
-            yield Step(sentence(key, "changed", value), (f"reindex index concurrently {schema}.{name};",))
+        if key.kind == "index" and value.endswith(" INVALID") and key._replace(kind="constraint") in snapshot:
+            yield Step(sentence(key, "changed", value), (f"reindex index concurrently {key.schema}.{key.name};",))
 
 
 def _generated(connection: Connection) -> Iterator[Step]:

@@ -10,7 +10,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ from profiles_schema.errors import (
     SchemaDrift,
     UsageError,
 )
-from profiles_schema.migrations import alembic_internals, failures, identity, locking, offline, paths, standing, summary
+from profiles_schema.migrations import alembic_internals as internals
+from profiles_schema.migrations import failures, identity, locking, offline, paths, standing, summary
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.dependents import refuse_dependents
 from profiles_schema.migrations.indexes import concurrent_index_rules, is_concurrent
@@ -83,7 +84,7 @@ def run(
     """
     if context is None:
         from alembic import context
-    environment = alembic_internals.environment_behind(context)
+    environment = internals.environment_of(context)
     config = environment.config
     run_ = _Run(environment, metadata, version_table, version_table_schema)
     with _reported(config):
@@ -99,7 +100,7 @@ def run(
 @contextmanager
 def _reported(config: Config) -> Iterator[None]:
     """Under the plain ``alembic`` command: one line and an exit code instead of an exception."""
-    if not _is_alembic_command(config) or getattr(config.cmd_opts, "raiseerr", False):
+    if internals.command_name(config) is None or getattr(config.cmd_opts, "raiseerr", False):
         yield
         return
     try:
@@ -121,22 +122,16 @@ def _reported(config: Config) -> Iterator[None]:
 def _only_lists(config: Config) -> bool:
     """Whether this is ``alembic history`` without a look at the database, which alembic.ini sends here nevertheless."""
     options: Any = config.cmd_opts
-    command = getattr(options, "cmd", None)
     return bool(
-        command
-        and command[0].__name__ == "history"
+        internals.command_name(config) == "history"
         and not options.indicate_current
         and "current" not in (options.rev_range or "")
     )
 
 
-def _is_alembic_command(config: Config) -> bool:
-    return getattr(config.cmd_opts, "cmd", None) is not None
-
-
 def _owns_process(config: Config) -> bool:
     """Whether a command line runs us, so that signals and the driver's way of waiting are ours to set."""
-    return _is_alembic_command(config) or bool(config.attributes.get(COMMAND))
+    return bool(internals.command_name(config) or config.attributes.get(COMMAND))
 
 
 class _Run:
@@ -155,27 +150,22 @@ class _Run:
         self.metadata = metadata
         self.version_table = version_table
         self.version_table_schema = version_table_schema
-        self.asked = alembic_internals.asked(environment)
-        self.original: Callable[..., Iterable[Any]] = self.asked["fn"]
+        self.original = internals.plan_of(environment)
         self.steps: list[Any] = []
 
     # What the command is. Alembic says it only by what it puts into the context.
 
     @property
     def compares(self) -> bool:
-        return "revision_context" in self.asked
+        return internals.compares(self.environment)
 
     @property
     def migrates(self) -> bool:
-        return "destination_rev" in self.asked or self.ensures_version
+        return internals.has_destination(self.environment) or self.ensures_version
 
     @property
     def ensures_version(self) -> bool:
-        return alembic_internals.is_command(self.original, "do_ensure_version")
-
-    @property
-    def stamps(self) -> bool:
-        return alembic_internals.is_command(self.original, "do_stamp")
+        return internals.ensures_version(self.original)
 
     @property
     def goes_down(self) -> bool:
@@ -289,9 +279,9 @@ class _Run:
         if self.compares:
             from profiles_schema.migrations.autogenerate import configure_options
 
-            refuse_read_only(connection, "The comparison makes objects in a transaction that it rolls back.")
-            metadata = _our_metadata() if self.metadata is None else self.metadata
-            options |= {"target_metadata": metadata, **configure_options(metadata)}
+            if not self._is_check():
+                refuse_read_only(connection, "The comparison makes objects in a transaction that it rolls back.")
+            options |= configure_options(self._compared(), ours_too=not self._is_check())
         with session(connection, self.options), public_by_default(connection):
             context = self._configure(connection, **options)
             try:
@@ -305,20 +295,27 @@ class _Run:
             except NoReferencedTableError as error:
                 raise failures.foreign_key_unresolved(error) from error
             connection.rollback()
-        if self.compares and self._is_check():
-            self._report_drift(connection)
+            if self.compares and self._is_check():
+                self._report_drift(connection)
+
+    def _compared(self) -> MetaData | Sequence[MetaData]:
+        if self.metadata is not None:
+            return self.metadata
+        from profiles_schema.schema.models import metadata
+
+        return metadata
 
     def _is_check(self) -> bool:
-        command = getattr(self.environment.config.cmd_opts, "cmd", None)
-        name = command[0].__name__ if command else self.environment.config.attributes.get(COMMAND)
-        return bool(name == "check")
+        config = self.environment.config
+        return bool((internals.command_name(config) or config.attributes.get(COMMAND)) == "check")
 
     def _report_drift(self, connection: Connection) -> None:
-        from profiles_schema.migrations.drift import beyond_autogenerate, described
+        from profiles_schema.migrations import drift, expected
+        from profiles_schema.migrations.autogenerate import includes_ours
 
-        script = self.asked["revision_context"].generated_revisions[-1]
-        differences = [line for ops in script.upgrade_ops_list for line in described(ops)]
-        differences += beyond_autogenerate(connection)
+        differences = [line for ops in internals.proposed(self.environment) for line in drift.described(ops)]
+        if includes_ours(self._compared()):
+            differences += expected.described(connection)
         connection.rollback()
         if differences:
             raise SchemaDrift(differences=differences)
@@ -335,7 +332,7 @@ class _Run:
             context = self._configure(connection, fn=self._planned, on_version_apply=self._applied)
             heads = () if context.purge else context.get_current_heads()
             connection.rollback()
-            if not heads and "destination_rev" in self.asked and not self.stamps:
+            if not (heads or self.ensures_version or internals.stamps(self.original)):
                 self._refuse_lost_version(connection)
             try:
                 self.steps = [] if self.ensures_version else list(self.original(heads, context))
@@ -409,8 +406,7 @@ class _Run:
     def _say_where(self, connection: Connection, counts: summary.Counts) -> None:
         heads = self.environment.get_context().get_current_heads()
         connection.rollback()
-        # Not a comparison of names: a revision that others depend on has no row of its own.
-        newest = bool(heads) and not alembic_internals.has_newer(self.environment.script, heads)
+        newest = bool(heads) and internals.is_newest(self.environment.script, heads)
         where = ", ".join(sorted(heads)) or "base"
         self.outcome.end(tuple(sorted(heads)), counts, newest=newest)
         self.environment.config.attributes[AT] = self.outcome
@@ -423,11 +419,7 @@ class _Run:
             return
         connection.rollback()
         # Without a step: a downgrade that was cut off behind its last one.
-        down = (
-            not getattr(self.steps[-1], "is_upgrade", True)
-            if self.steps
-            else alembic_internals.is_command(self.original, "downgrade")
-        )
+        down = not getattr(self.steps[-1], "is_upgrade", True) if self.steps else internals.is_downgrade(self.original)
         if not down:
             return
         self._drop_frame(connection)
@@ -640,9 +632,7 @@ class _Work:
         """Bring connection and alembic back to where a new attempt can start."""
         if self.watch is not None:
             self.watch.end()
-        context = self.environment.get_context()
-        alembic_internals.forget_transaction(context)
-        context.connection = context.impl.connection = self.connection
+        internals.start_again(self.environment.get_context(), self.connection)
         if self.connection.closed or self.connection.invalidated:
             return
         try:
@@ -668,8 +658,8 @@ class _Work:
             connection.commit()
             if connection.exec_driver_sql(_SIGN_UPS_REST).scalar():
                 logger.warning(
-                    "Until the upgrade goes on, sign-ups get no profile: the application's trigger was set aside in 0002,"
-                    " ours comes in 0011. Those users get theirs in 0012. To give the trigger back: profiles-schema"
+                    "Until the upgrade goes on, sign-ups get no profile: the application's trigger was set aside in 0005,"
+                    " ours comes in 0014. Those users get theirs in 0015. To give the trigger back: profiles-schema"
                     " downgrade base"
                 )
 
@@ -680,19 +670,13 @@ class _Work:
 _SIGN_UPS_REST = """
 select exists (
     select from profiles_internal.adopted as a
-    where a.revision = '0002_create_foundation' and a.object_type = 'set aside' and starts_with(a.object_name, 'function ')
+    where a.revision = '0005_create_sign_up_functions' and a.object_type = 'set aside' and starts_with(a.object_name, 'function ')
   )
   and not exists (
     select from pg_trigger as t
     where t.tgrelid = to_regclass('auth.users') and t.tgname = 'profiles_on_auth_user_created'
   )
 """
-
-
-def _our_metadata() -> MetaData:
-    from profiles_schema.schema.models import metadata
-
-    return metadata
 
 
 def _named(step: Any) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from profiles_schema.migrations.drift import sentence
 from profiles_schema.schema import objects
-from profiles_schema.schema.catalog import API_ROLES, Snapshot, kept_rights, take_snapshot
+from profiles_schema.schema.catalog import API_ROLES, Key, Snapshot, kept_rights, take_snapshot
 from profiles_schema.schema.objects import SqlObject, Where
 from profiles_schema.settings import INTERNAL_SCHEMA
 
@@ -26,19 +26,19 @@ _DOLLAR_QUOTED = re.compile(r"(\$\w*\$).*?\1", re.DOTALL)
 _CREATED_FUNCTION = re.compile(r"create or replace function ([\w.]+)\(")
 _TRIGGER_FUNCTION = re.compile(r"EXECUTE FUNCTION ([\w.]+\(\))")
 _LANGUAGE = re.compile(r" \w+ (?:immutable|stable|volatile)\b")
-_OWN_POLICY_PREFIX = "Owners can "
+OWN_POLICY_PREFIX = "Owners can "
 _ASIDE = "set_aside_"
 _FIRING = {"D": "disable", "R": "enable replica", "A": "enable always"}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference: what it is, the SQL that removes it, and the SQL that brings it back.
+    """One difference: what it is about, the SQL that removes it, and the SQL that brings it back.
 
     ``concurrently`` says that the SQL cannot run inside a transaction; ``why`` is what differs, in sentences.
     """
 
-    what: str
+    what: Key | SqlObject
     upgrade_sql: str
     downgrade_sql: str
     concurrently: bool = False
@@ -102,7 +102,7 @@ def snapshot_of_declarations(connection: Connection, tables: Iterable[Table]) ->
         for sql_object in applicable:
             connection.exec_driver_sql(_redirect(sql_object.text, redirected).replace("%", "%%"))
         declared = _triggers_only(take_snapshot(connection, redirected, public_functions()), borrowed)
-        return {key: value for key, value in declared.items() if f".{_ASIDE}" not in key}
+        return {key: value for key, value in declared.items() if not key.name.startswith(_ASIDE)}
     finally:
         savepoint.rollback()
 
@@ -131,24 +131,21 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     declared = snapshot_of_declarations(connection, tables)
     found = snapshot_of_database(connection, tables)
 
-    def why(*keys: str) -> tuple[str, ...]:
+    def why(*keys: Key) -> tuple[str, ...]:
         return tuple(
             sentence(key, _what(key, declared, found), found.get(key, ""), declared.get(key, "")) for key in keys
         )
 
     result: list[Change] = []
-    touched: dict[SqlObject, list[str]] = {}
+    touched: dict[SqlObject, list[Key]] = {}
     for key in sorted({*declared, *found}):
         if declared.get(key) == found.get(key) or _is_let_be(key, declared, found):
             continue
-        kind, _, name = key.partition(" ")
         if _is_left_to_us(key, declared, found):
-            result.append(
-                replace(_replace_constraint_or_index(kind, name, declared[key], found.get(key)), why=why(key))
-            )
-        elif kind == "function" and key not in declared:
-            if file_of(key) or name.startswith(f"{INTERNAL_SCHEMA}."):
-                result.append(replace(_drop_function(connection, name), why=why(key)))
+            result.append(replace(_replace_constraint_or_index(key, declared[key], found.get(key)), why=why(key)))
+        elif key.kind == "function" and key not in declared:
+            if file_of(key) or key.schema == INTERNAL_SCHEMA:
+                result.append(replace(_drop_function(connection, key), why=why(key)))
         elif (owner := file_of(key)) is not None and (key in declared or _is_own_leftover(key)):
             touched.setdefault(owner, []).append(key)
 
@@ -159,14 +156,19 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     return result
 
 
-def keeps_key(key: str, value: str) -> bool:
+def keeps_key(key: Key, value: str) -> bool:
     """Whether it is what adoption keeps instead of ours: an id of type uuid, a primary key elsewhere, a default."""
-    if key == "column public.user_profiles.id":
+    if key == ("column", "public", "user_profiles", "id", ""):
         return value.startswith("uuid not null")
-    return key.startswith("constraint public.") and value == "UNIQUE (id)" and ".pk_" in key
+    return key.kind == "constraint" and key.schema == "public" and value == "UNIQUE (id)" and key.name.startswith("pk_")
 
 
-def _what(key: str, declared: Snapshot, found: Snapshot) -> str:
+def is_generated(key: Key) -> bool:
+    """Whether the database writes it itself."""
+    return not key.role and key.subject in objects.GENERATED
+
+
+def _what(key: Key, declared: Snapshot, found: Snapshot) -> str:
     return "missing" if key not in found else "changed" if key in declared else "not expected"
 
 
@@ -196,46 +198,33 @@ def _borrowed(connection: Connection, ours: Iterable[str]) -> list[str]:
 
 def _triggers_only(snapshot: Snapshot, tables: Iterable[str]) -> Snapshot:
     """A snapshot without what these tables have beside triggers."""
-    others = tuple(tables)
-    return {
-        key: value
-        for key, value in snapshot.items()
-        if key.startswith(("trigger ", "function ", "grant function ")) or _table_of(key) not in others
-    }
+    others = {*tables}
+    return {key: value for key, value in snapshot.items() if key.kind == "trigger" or key.relation not in others}
 
 
-def _table_of(key: str) -> str:
-    name = key.partition(" ")[2].partition(" ")[0]
-    return ".".join(name.split(".", 2)[:2])
-
-
-def _is_on_a_foreign_column(key: str, declared: Snapshot) -> bool:
+def _is_on_a_foreign_column(key: Key, declared: Snapshot) -> bool:
     """Whether a key is about a right on a column that the application added."""
-    if not key.startswith("grant ") or key.startswith(("grant function ", "grant schema ")):
-        return False
-    target = key.removeprefix("grant ").rpartition(" to ")[0]
-    return target.count(".") > 1 and f"column {target}" not in declared
+    return key.kind == "grant" and bool(key.table and key.name) and Key("column", *key[1:4]) not in declared
 
 
-def _is_let_be(key: str, declared: Snapshot, found: Snapshot) -> bool:
+def _is_let_be(key: Key, declared: Snapshot, found: Snapshot) -> bool:
     """Whether it is the application's, or something that the database writes itself, or what adoption keeps."""
     return (
         _is_on_a_foreign_column(key, declared)
         or _is_another_form(key, declared, found)
-        or key.partition(" ")[2] in objects.GENERATED
+        or is_generated(key)
         or keeps_key(key, found.get(key, ""))
     )
 
 
-def _is_left_to_us(key: str, declared: Snapshot, found: Snapshot) -> bool:
+def _is_left_to_us(key: Key, declared: Snapshot, found: Snapshot) -> bool:
     """Whether alembic does not see this difference of a constraint or index itself.
 
     It finds missing indexes, unique constraints and foreign keys. What is only found is the application's.
     """
-    kind, _, name = key.partition(" ")
-    if kind == "index":
-        return key in declared and key in found and f"constraint {name}" not in found
-    return kind == "constraint" and declared.get(key, "").startswith(("CHECK", "PRIMARY KEY"))
+    if key.kind == "index":
+        return key in declared and key in found and key._replace(kind="constraint") not in found
+    return key.kind == "constraint" and declared.get(key, "").startswith(("CHECK", "PRIMARY KEY"))
 
 
 def _redirect(sql: str, redirected: dict[str, str]) -> str:
@@ -254,35 +243,30 @@ def _redirect(sql: str, redirected: dict[str, str]) -> str:
     return "".join([*parts, plain(sql[end:])])
 
 
-def file_of(key: str) -> SqlObject | None:
+def file_of(key: Key) -> SqlObject | None:
     """Which file declares what a key of a snapshot is about."""
-    kind, _, name = key.partition(" ")
-    if key.startswith("grant function "):
-        kind, name = "function", key.removeprefix("grant function ")
-    if kind == "function":
-        stem = name.partition("(")[0]
+    if key.is_of_function:
+        stem = key.subject.partition("(")[0]
         return next((o for o in objects.inventory() if stem in _CREATED_FUNCTION.findall(o.text)), None)
-    if kind == "trigger":
-        trigger = name.rpartition(".")[2]
-        return next((o for o in objects.TRIGGERS if re.search(rf"\btrigger {re.escape(trigger)}\s", o.text)), None)
-    if key.startswith("grant schema "):
-        schema = key.split()[2]
-        return next((o for o in objects.POLICIES if f"on schema {schema} " in o.text), None)
-    if kind in {"policy", "grant", "table"}:
-        return next(
-            (o for o in objects.POLICIES if re.match(rf"(?:public\.)?{re.escape(o.name)}(?:[. ]|$)", name)), None
-        )
+    if key.kind == "trigger":
+        return next((o for o in objects.TRIGGERS if re.search(rf"\btrigger {re.escape(key.name)}\s", o.text)), None)
+    if key.kind == "grant" and not key.table:
+        return next((o for o in objects.POLICIES if f"on schema {key.schema} " in o.text), None)
+    if key.kind in {"policy", "grant", "table"}:
+        names = {key.schema, key.relation, *([key.table] if key.schema == "public" else ())}
+        return next((o for o in objects.POLICIES if o.name in names), None)
     return None
 
 
-def _is_another_form(key: str, declared: Snapshot, found: Snapshot) -> bool:
+def _is_another_form(key: Key, declared: Snapshot, found: Snapshot) -> bool:
     """Whether it is about a function of the application that has a name of ours, and takes something else."""
-    function = key.removeprefix("grant ").rpartition(" to ")[0] if key.startswith("grant ") else key
+    function = key._replace(kind="function", role="")
     return (
-        function.startswith("function public.")
+        key.is_of_function
+        and key.schema == "public"
         and function not in declared
         and "set search_path=pg_catalog, pg_temp" not in found.get(function, "")
-        and not any(_takes_the_same(function, each) for each in declared if each.startswith("function public."))
+        and not any(_takes_the_same(key.name, each.name) for each in declared if each[:2] == ("function", "public"))
     )
 
 
@@ -296,78 +280,73 @@ def _takes_the_same(function: str, ours: str) -> bool:
     return name == our_name and all(argument == kind or argument.endswith(f" {kind}") for argument, kind in types)
 
 
-def _is_own_leftover(key: str) -> bool:
+def _is_own_leftover(key: Key) -> bool:
     """Whether something that is no longer declared was ours: rights of the API roles, and policies in our words."""
-    kind, _, name = key.partition(" ")
-    return kind == "grant" or (kind == "policy" and name.split(".", 2)[-1].startswith(_OWN_POLICY_PREFIX))
+    return key.kind == "grant" or (key.kind == "policy" and key.name.startswith(OWN_POLICY_PREFIX))
 
 
-def _replace_constraint_or_index(kind: str, name: str, declared: str, found: str | None) -> Change:
-    schema, table, own_name = name.split(".", 2)
-    if kind == "constraint":
+def _replace_constraint_or_index(key: Key, declared: str, found: str | None) -> Change:
+    if key.kind == "constraint":
 
         def swap(definition: str | None) -> str:
-            lines = [f"alter table {schema}.{table} drop constraint if exists {own_name};"]
+            lines = [f"alter table {key.relation} drop constraint if exists {key.name};"]
             if definition is not None and definition.startswith("CHECK"):
                 # Two steps, so that the table is not locked while its rows are read.
                 plain = definition.removesuffix(" NOT VALID")
-                lines.append(f"alter table {schema}.{table} add constraint {own_name} {plain} not valid;")
+                lines.append(f"alter table {key.relation} add constraint {key.name} {plain} not valid;")
                 if plain == definition:
-                    lines.append(f"alter table {schema}.{table} validate constraint {own_name};")
+                    lines.append(f"alter table {key.relation} validate constraint {key.name};")
             elif definition is not None:
-                lines.append(f"alter table {schema}.{table} add constraint {own_name} {definition};")
+                lines.append(f"alter table {key.relation} add constraint {key.name} {definition};")
             return "\n".join(lines)
 
-        return Change(f"constraint {name}", swap(declared), swap(found))
+        return Change(key, swap(declared), swap(found))
 
     def rebuild(definition: str) -> str:
         definition = definition.removesuffix(" INVALID").replace("INDEX ", "INDEX CONCURRENTLY IF NOT EXISTS ", 1)
-        return f"drop index concurrently if exists {schema}.{own_name};\n{definition};"
+        return f"drop index concurrently if exists {key.schema}.{key.name};\n{definition};"
 
-    return Change(f"index {name}", rebuild(declared), rebuild(found or declared), concurrently=True)
+    return Change(key, rebuild(declared), rebuild(found or declared), concurrently=True)
 
 
-def _drop_function(connection: Connection, name: str) -> Change:
-    return Change(f"function {name}", f"drop function if exists {name};", _function_in_database(connection, name))
+def _drop_function(connection: Connection, key: Key) -> Change:
+    return Change(key, f"drop function if exists {key.subject};", _function_in_database(connection, key))
 
 
 def _replace_functions_and_triggers(
-    connection: Connection, sql_object: SqlObject, keys: list[str], declared: Snapshot, found: Snapshot
+    connection: Connection, sql_object: SqlObject, keys: list[Key], declared: Snapshot, found: Snapshot
 ) -> Change:
-    functions = [key for key in declared if key.startswith("function ") and file_of(key) == sql_object]
     before: list[str] = []
     undo: list[str] = []
     create: list[str] = []
     drop: list[str] = []
     for key in keys:
-        if not key.startswith("trigger "):
+        if key.kind != "trigger":
             continue
         if key in found:
             create.append(_trigger_in_database(connection, key))
-        elif _table_of(key) == "auth.users" and (made_by := _TRIGGER_FUNCTION.search(declared[key])):
+        elif key.relation == "auth.users" and (made_by := _TRIGGER_FUNCTION.search(declared[key])):
             # The table may be somebody else's, whose triggers one can add but not drop.
             undo.append(f"drop function if exists {made_by[1]} cascade;")
         else:
-            undo.append(f"drop trigger if exists {key.rpartition('.')[2]} on {_table_of(key)};")
-    for key in functions:
-        name = key.removeprefix("function ")
+            undo.append(f"drop trigger if exists {key.name} on {key.relation};")
+    for key in (key for key in declared if key.kind == "function" and file_of(key) == sql_object):
         if key not in found:
-            drop.append(f"drop function if exists {name};")
+            drop.append(f"drop function if exists {key.subject};")
             continue
         if _signature(declared[key]) != _signature(found[key]):
             # Parameters and result cannot be replaced, only dropped and made anew.
-            before.append(f"drop function if exists {name};")
-            undo.append(f"drop function if exists {name};")
-        undo.append(_function_in_database(connection, name))
-    return Change(str(sql_object), "\n".join([*before, sql_object.statement]), "\n\n".join([*undo, *create, *drop]))
+            before.append(f"drop function if exists {key.subject};")
+            undo.append(f"drop function if exists {key.subject};")
+        undo.append(_function_in_database(connection, key))
+    return Change(sql_object, "\n".join([*before, sql_object.statement]), "\n\n".join([*undo, *create, *drop]))
 
 
 def _signature(function: str) -> str:
     return _LANGUAGE.split(function, maxsplit=1)[0]
 
 
-def _function_in_database(connection: Connection, name: str) -> str:
-    stem = name.partition("(")[0]
+def _function_in_database(connection: Connection, key: Key) -> str:
     definition, arguments, grantees = connection.execute(
         text(
             "select pg_get_functiondef(p.oid), oidvectortypes(p.proargtypes),"
@@ -377,29 +356,28 @@ def _function_in_database(connection: Connection, name: str) -> str:
             " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
             " where n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' = :name"
         ),
-        {"name": name, "roles": list(API_ROLES)},
+        {"name": key.subject, "roles": list(API_ROLES)},
     ).one()
-    signature = f"{stem}({arguments})"
+    signature = f"{key.subject.partition('(')[0]}({arguments})"
     sql = f"{definition.rstrip()};\nrevoke all on function {signature} from public, {', '.join(API_ROLES)};"
     return f"{sql}\ngrant execute on function {signature} to {grantees};" if grantees else sql
 
 
-def _trigger_in_database(connection: Connection, key: str) -> str:
-    table, _, trigger = key.removeprefix("trigger ").rpartition(".")
+def _trigger_in_database(connection: Connection, key: Key) -> str:
     definition, enabled = connection.execute(
         text(
             "select pg_get_triggerdef(t.oid), t.tgenabled from pg_trigger as t"
             " where t.tgrelid = to_regclass(:table) and t.tgname = :trigger and not t.tgisinternal"
         ),
-        {"table": table, "trigger": trigger},
+        {"table": key.relation, "trigger": key.name},
     ).one()
     sql = f"{definition.replace('CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER', 1)};"
     firing = _FIRING.get(enabled)
-    return f"{sql}\nalter table {table} {firing} trigger {trigger};" if firing else sql
+    return f"{sql}\nalter table {key.relation} {firing} trigger {key.name};" if firing else sql
 
 
 def _replace_policies(
-    connection: Connection, sql_object: SqlObject, keys: list[str], declared: Snapshot, found: Snapshot
+    connection: Connection, sql_object: SqlObject, keys: list[Key], declared: Snapshot, found: Snapshot
 ) -> Change:
     quote = connection.dialect.identifier_preparer.quote
     table = sql_object.name if "." in sql_object.name else f"public.{sql_object.name}"
@@ -408,7 +386,7 @@ def _replace_policies(
             "select p.policyname, lower(p.permissive), lower(p.cmd), p.roles, p.qual, p.with_check from pg_policies as p"
             " where p.schemaname || '.' || p.tablename = :table and p.policyname like :ours order by 1"
         ),
-        {"table": table, "ours": f"{_OWN_POLICY_PREFIX}%"},
+        {"table": table, "ours": f"{OWN_POLICY_PREFIX}%"},
     ).all()
     names = dict.fromkeys([*re.findall(r'create policy "([^"]+)"', sql_object.text), *(name for name, *_ in policies)])
     drop = [f"drop policy if exists {quote(name)} on {table};" for name in names]
@@ -420,20 +398,20 @@ def _replace_policies(
         + ";"
         for name, permissive, command, roles, using, check in policies
     ]
-    granted = [key for key in keys if key.startswith("grant ")]
+    granted = [key for key in keys if key.kind == "grant"]
     # Revoking from a table takes the rights on all its columns along, the application's own, too.
     foreign = [
-        _grant(connection, k, found[k]) for k in found if _table_of(k) == table and _is_on_a_foreign_column(k, declared)
+        _grant(connection, k, found[k]) for k in found if k.relation == table and _is_on_a_foreign_column(k, declared)
     ]
-    foreign += [_grant(connection, k, right) for k, right in sorted(kept_rights(connection)) if _table_of(k) == table]
+    foreign += [_grant(connection, k, right) for k, right in sorted(kept_rights(connection)) if k.relation == table]
     return Change(
-        str(sql_object),
+        sql_object,
         "\n".join([*drop, sql_object.statement.strip(), *foreign]),
         "\n".join([*drop, *create, *_grants_in_database(connection, granted, found)]),
     )
 
 
-def _grants_in_database(connection: Connection, keys: Iterable[str], found: Snapshot) -> list[str]:
+def _grants_in_database(connection: Connection, keys: Iterable[Key], found: Snapshot) -> list[str]:
     """Give back what is granted now on each schema and table that the keys are about."""
     lines = []
     for target in dict.fromkeys(_granted_on(key) for key in keys):
@@ -441,18 +419,17 @@ def _grants_in_database(connection: Connection, keys: Iterable[str], found: Snap
         lines += [
             _grant(connection, key, privileges)
             for key, privileges in found.items()
-            if key.startswith("grant ") and not key.startswith("grant function ") and _granted_on(key) == target
+            if key.kind == "grant" and not key.is_of_function and _granted_on(key) == target
         ]
     return lines
 
 
-def _granted_on(key: str) -> str:
-    return f"schema {key.split()[2]}" if key.startswith("grant schema ") else f"table {_table_of(key)}"
+def _granted_on(key: Key) -> str:
+    return f"table {key.relation}" if key.table else f"schema {key.schema}"
 
 
-def _grant(connection: Connection, key: str, privileges: str) -> str:
-    target, _, role = key.removeprefix("grant ").rpartition(" to ")
-    if target.count(".") > 1:
-        column = connection.dialect.identifier_preparer.quote(target.split(".", 2)[2])
+def _grant(connection: Connection, key: Key, privileges: str) -> str:
+    if key.name:
+        column = connection.dialect.identifier_preparer.quote(key.name)
         privileges = ", ".join(f"{privilege} ({column})" for privilege in privileges.split(", "))
-    return f"grant {privileges} on {_granted_on(key)} to {role.lower()};"
+    return f"grant {privileges} on {_granted_on(key)} to {key.role.lower()};"

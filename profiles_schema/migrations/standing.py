@@ -139,7 +139,7 @@ def missing_tables(connection: Connection) -> Iterator[Obstacle]:
     from profiles_schema.migrations.expected import load
 
     declared = list(load()["EVERYWHERE"])
-    names = [key.removeprefix("table ") for key in declared if key.startswith("table ")]
+    names = [key.relation for key in declared if key.kind == "table"]
     missing = connection.scalars(
         text(
             "select t.name from unnest(cast(:names as text[])) with ordinality as t (name, place)"
@@ -149,7 +149,7 @@ def missing_tables(connection: Connection) -> Iterator[Obstacle]:
     ).all()
     for name in missing:
         schema, _, table = name.partition(".")
-        constraints = [key.rpartition(".")[2] for key in declared if key.startswith(f"constraint {name}.")]
+        constraints = [key.name for key in declared if key.kind == "constraint" and key.relation == name]
         found = connection.execute(
             text(
                 "select quote_ident(n.nspname) as schema, quote_ident(c.relname) as name, n.nspname as bare, c.relname as plain"

@@ -30,8 +30,8 @@ from profiles_schema.settings import INTERNAL_SCHEMA
 
 LOCK_TIMEOUT_MS: Final = 5_000
 _POLL_SECONDS = 0.2
-_PROFILES = "0003_create_user_profiles"
-_LAST = "0011_create_sign_up_triggers"
+_PROFILES = "0006_create_user_profiles"
+_LAST = "0014_create_sign_up_triggers"
 _PLAN: Final = f"{INTERNAL_SCHEMA}.adoption_plan"
 _SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
 _CALLED = re.compile(rf"\b{INTERNAL_SCHEMA}\.\w+(?=\()")

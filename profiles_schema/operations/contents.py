@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.schema.catalog import Snapshot, take_snapshot
+from profiles_schema.schema.catalog import Key, Snapshot, take_snapshot
 
 KEPT: Final = "profiles_rehearsal_rows"
 """The schema with a table of hashes for each table that was looked at."""
@@ -32,56 +32,56 @@ _MORE = """
 with scope as (
   select n.oid, n.nspname, n.nspowner, n.nspacl from pg_namespace as n where n.nspname = any (cast(:schemas as text[]))
 ),
-acl (key, owner, items) as (
-  select 'schema ' || nspname, nspowner, coalesce(nspacl, acldefault('n', nspowner)) from scope
+acl (kind, schema, name, owner, items) as (
+  select 'schema', nspname, ''::text, nspowner, coalesce(nspacl, acldefault('n', nspowner)) from scope
   union all
-  select 'relation ' || n.nspname || '.' || c.relname, c.relowner,
+  select 'relation', n.nspname, c.relname, c.relowner,
     coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner))
   from pg_class as c join scope as n on n.oid = c.relnamespace where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
   union all
-  select 'rights of function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+  select 'rights of function', n.nspname, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
     p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
   from pg_proc as p join scope as n on n.oid = p.pronamespace
   union all
-  select 'rights of type ' || n.nspname || '.' || t.typname, t.typowner, coalesce(t.typacl, acldefault('T', t.typowner))
+  select 'rights of type', n.nspname, t.typname, t.typowner, coalesce(t.typacl, acldefault('T', t.typowner))
   from pg_type as t join scope as n on n.oid = t.typnamespace where t.typtype in ('e', 'd', 'r')
 )
-select a.key, 'owner ' || pg_get_userbyid(a.owner) || coalesce('; ' || (
+select a.kind, a.schema, a.name, 'owner ' || pg_get_userbyid(a.owner) || coalesce('; ' || (
   select string_agg(format('%s to %s', lower(g.privilege_type), coalesce(r.rolname, 'PUBLIC')), ', '
     order by g.privilege_type, coalesce(r.rolname, 'PUBLIC'))
   from aclexplode(a.items) as g left join pg_roles as r on r.oid = g.grantee
 ), '') from acl as a
 union all
-select 'rights of column ' || n.nspname || '.' || c.relname || '.' || a.attname, (
+select 'rights of column', n.nspname, c.relname || '.' || a.attname, (
   select string_agg(format('%s to %s', lower(g.privilege_type), coalesce(r.rolname, 'PUBLIC')), ', '
     order by g.privilege_type, coalesce(r.rolname, 'PUBLIC'))
   from aclexplode(a.attacl) as g left join pg_roles as r on r.oid = g.grantee)
 from pg_attribute as a join pg_class as c on c.oid = a.attrelid join scope as n on n.oid = c.relnamespace
 where not a.attisdropped and cardinality(a.attacl) > 0
 union all
-select 'view ' || n.nspname || '.' || c.relname, pg_get_viewdef(c.oid) || coalesce(array_to_string(c.reloptions, ', '), '')
+select 'view', n.nspname, c.relname, pg_get_viewdef(c.oid) || coalesce(array_to_string(c.reloptions, ', '), '')
 from pg_class as c join scope as n on n.oid = c.relnamespace where c.relkind in ('v', 'm')
 union all
-select 'body of function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+select 'body of function', n.nspname, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
   pg_get_functiondef(p.oid)
 from pg_proc as p join scope as n on n.oid = p.pronamespace where p.prokind in ('f', 'p', 'w')
 union all
-select 'comment function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+select 'comment function', n.nspname, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
   d.description
 from pg_proc as p join scope as n on n.oid = p.pronamespace
 join pg_description as d on d.objoid = p.oid and d.classoid = 'pg_proc'::regclass
 union all
-select 'type ' || n.nspname || '.' || t.typname, concat_ws(' ', t.typtype, format_type(t.typbasetype, t.typtypmod),
+select 'type', n.nspname, t.typname, concat_ws(' ', t.typtype, format_type(t.typbasetype, t.typtypmod),
   t.typdefault, case when t.typnotnull then 'not null' end,
   (select string_agg(e.enumlabel, ', ' order by e.enumsortorder) from pg_enum as e where e.enumtypid = t.oid),
   (select string_agg(pg_get_constraintdef(k.oid), ', ' order by k.conname) from pg_constraint as k where k.contypid = t.oid))
 from pg_type as t join scope as n on n.oid = t.typnamespace where t.typtype in ('e', 'd', 'r')
 union all
-select 'sequence ' || n.nspname || '.' || c.relname, format('%s start %s increment %s from %s to %s cache %s%s',
+select 'sequence', n.nspname, c.relname, format('%s start %s increment %s from %s to %s cache %s%s',
   format_type(s.seqtypid, null), s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, case when s.seqcycle then ' cycle' end)
 from pg_sequence as s join pg_class as c on c.oid = s.seqrelid join scope as n on n.oid = c.relnamespace
 union all
-select format('default rights of %s in %s on %s', pg_get_userbyid(d.defaclrole), n.nspname, d.defaclobjtype), d.defaclacl::text
+select 'default rights in', n.nspname, format('%s of %s', d.defaclobjtype, pg_get_userbyid(d.defaclrole)), d.defaclacl::text
 from pg_default_acl as d join scope as n on n.oid = d.defaclnamespace
 """
 
@@ -160,8 +160,8 @@ def catalog(connection: Connection, schemas: list[str]) -> Snapshot:
     names = [row.name for row in _tables(connection, schemas)]
     found = take_snapshot(connection, names, (), schemas)
     connection.exec_driver_sql("set local search_path = pg_catalog")
-    for key, value in connection.execute(text(_MORE), {"schemas": schemas}):
-        found[key] = value or ""
+    for kind, schema, name, value in connection.execute(text(_MORE), {"schemas": schemas}):
+        found[Key(kind, schema, "", name)] = value or ""
     return found
 
 

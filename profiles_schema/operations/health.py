@@ -26,7 +26,7 @@ from profiles_schema.operations.jobs import examine_jobs
 from profiles_schema.operations.sample import WINDOW_USERS, sampled_users
 from profiles_schema.operations.settings import VERIFICATION_DAYS, accepted, examine_settings
 from profiles_schema.operations.switches import examine_switches
-from profiles_schema.schema.catalog import Snapshot
+from profiles_schema.schema.catalog import Key, Snapshot
 from profiles_schema.schema.objects import Where
 
 FAILURES_LOOKED_AT = 10_000
@@ -117,9 +117,11 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     triggers = trigger_states(snapshot, differences)
     if not findings and (gone := list(_missing_tables(connection))):
         return Health(revision, full, 0, 0, triggers, gone)
-    damaged = any(what == "missing" and key.startswith(("table ", "column ")) for key, what in differences.items())
+    damaged = any(what == "missing" and key.kind in {"table", "column"} for key, what in differences.items())
     # Without the tables nothing can be asked.
-    follows = "function profiles_internal.identity_triggers()" in snapshot and not damaged
+    follows = not damaged and connection.scalar(
+        text("select has_function_privilege(to_regprocedure('profiles_internal.identity_triggers()'), 'execute')")
+    )
     if follows:
         triggers = dict(sorted((triggers | _identity_triggers(connection)).items()))
     if not findings:  # at another revision the differences are no news
@@ -136,12 +138,19 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
         return Health(revision, full, 0, 0, triggers, findings)
 
     users = missing = 0
-    if connection.scalar(text("select row_security_active('auth.users')")):
+    hidden = connection.scalar(
+        text(
+            "select t.name from unnest(array['auth.users', 'public.user_profiles', 'public.user_progress',"
+            "  'public.user_profile_audit_logs']) with ordinality as t (name, place)"
+            " where row_security_active(t.name) order by t.place limit 1"
+        )
+    )
+    if hidden:
         findings.append(
             Finding(
                 "blind",
                 "problem",
-                "Row level security hides auth.users from this role: users cannot be counted. An administrator can change it.",
+                f"Row level security hides {hidden} from this role: users cannot be counted. An administrator can change it.",
                 f"alter role {connection.scalar(text('select quote_ident(current_user)'))} bypassrls",
             )
         )
@@ -158,14 +167,14 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
                     missing,
                 )
             )
-    findings += _failures(connection)
-    findings += examine_erasure(connection, full=full)
+        findings += _failures(connection)
+        findings += examine_erasure(connection, full=full)
     findings += _flag(connection)
     findings += examine_settings(connection)
     findings += examine_jobs(connection)
     findings += _set_aside(connection, full=full)
     findings += _normalization(connection) if not damaged else []
-    findings += _identity(connection, full=full) if follows else []
+    findings += _identity(connection, full=full) if follows else _unseen_identity(connection)
     findings += _sessions(connection)
     findings.sort(key=lambda finding: finding.code != "quarantine")
     return Health(revision, full, users, missing, triggers, _paused_first(findings))
@@ -227,49 +236,52 @@ def _missing_tables(connection: Connection) -> Iterator[Finding]:
         yield Finding("table_missing", "problem", obstacle.message, obstacle.remedy)
 
 
-def _renamed_columns(connection: Connection, differences: dict[str, str]) -> Iterator[Finding]:
+def _renamed_columns(connection: Connection, differences: dict[Key, str]) -> Iterator[Finding]:
     for key, what in differences.items():
-        table, _, column = key.removeprefix("column ").rpartition(".")
-        if not key.startswith("column ") or what != "missing":
+        if key.kind != "column" or what != "missing":
             continue
-        if rename := standing.renamed_column(connection, table, column):
+        if rename := standing.renamed_column(connection, key.relation, key.name):
             yield Finding(
                 "column_renamed",
                 "problem",
-                f"The column {column} of {table} was renamed; what else differs there may follow from that.",
+                f"The column {key.name} of {key.relation} was renamed; what else differs there may follow from that.",
                 rename,
             )
 
 
-def trigger_states(snapshot: Snapshot, differences: dict[str, str]) -> dict[str, str]:
+def trigger_states(snapshot: Snapshot, differences: dict[Key, str]) -> dict[str, str]:
     """Each trigger of ours with its function as one thing: INSTALLED, MISSING, CHANGED or DISABLED."""
     states = {}
+    functions = {key.subject for key in differences if key.kind == "function"}
     for key in {*snapshot, *differences}:
         value = snapshot.get(key, "")
-        if not key.startswith("trigger ") or (key not in differences and " profiles_internal." not in value):
+        if key.kind != "trigger" or (key not in differences and " profiles_internal." not in value):
             continue
         runs = re.search(r"EXECUTE FUNCTION (\S+\(\))", value)
         if differences.get(key) == "missing":
             state = "MISSING"
         elif value.endswith(" DISABLED"):
             state = "DISABLED"
-        elif key in differences or (runs and f"function {runs[1]}" in differences):
+        elif key in differences or (runs and runs[1] in functions):
             state = "CHANGED"
         else:
             state = "INSTALLED"
-        states[key.removeprefix("trigger ")] = state
+        states[key.subject] = state
     return dict(sorted(states.items()))
 
 
-def _drift(snapshot: Snapshot, differences: dict[str, str], triggers: dict[str, str]) -> Iterator[Finding]:
+def _drift(snapshot: Snapshot, differences: dict[Key, str], triggers: dict[str, str]) -> Iterator[Finding]:
     for name, state in triggers.items():
         if state != "INSTALLED":
             yield Finding("trigger", "problem", f"The trigger {name} is {state}.", REMEDY)
     others = [
         sentence(key, what, snapshot.get(key, ""))
         # What shuts the doors comes first.
-        for key, what in sorted(differences.items(), key=lambda item: not item[0].startswith(("table ", "policy ")))
-        if not key.startswith(("trigger ", "comment ")) and not snapshot.get(key, "").endswith(" INVALID")
+        for key, what in sorted(differences.items(), key=lambda item: item[0].kind not in {"table", "policy"})
+        if key.kind not in {"trigger", "comment"}
+        and not snapshot.get(key, "").endswith(" INVALID")
+        # A policy more is named by what it opens.
+        and (key.kind, what) != ("policy", "not expected")
     ]
     if others:
         more = f" And {len(others) - _SHOWN} more." if len(others) > _SHOWN else ""
@@ -305,20 +317,19 @@ def _foreign_keys(connection: Connection, *, full: bool) -> Iterator[Finding]:
 
 
 def _invalid_indexes(connection: Connection, snapshot: Snapshot) -> Iterator[Finding]:
-    declared = {key for keys in expected.load().values() for key in keys}
+    declared = expected.keys()
     quote = connection.dialect.identifier_preparer.quote
     for key, value in snapshot.items():
-        if not (key.startswith("index ") and value.endswith(" INVALID")):
+        if key.kind != "index" or not value.endswith(" INVALID"):
             continue
-        schema, _, name = key.removeprefix("index ").split(".", 2)
-        own = re.sub(r"_cc(new|old)\d*$", "", key) in declared
+        own = key._replace(name=re.sub(r"_cc(new|old)\d*$", "", key.name)) in declared
         if key in declared:
             remedy = REMEDY
         elif own:  # what REINDEX CONCURRENTLY leaves when it fails
-            remedy = f"drop index concurrently {schema}.{quote(name)}"
+            remedy = f"drop index concurrently {key.schema}.{quote(key.name)}"
         else:
-            remedy = f"reindex index concurrently {schema}.{quote(name)}"
-        yield Finding("invalid_index", "problem", f"The index {name} is invalid.", remedy)
+            remedy = f"reindex index concurrently {key.schema}.{quote(key.name)}"
+        yield Finding("invalid_index", "problem", f"The index {key.name} is invalid.", remedy)
 
 
 def _service_role(connection: Connection) -> Iterator[Finding]:
@@ -510,6 +521,18 @@ def _identity_triggers(connection: Connection) -> dict[str, str]:
         )
     )
     return {row.name: row.state for row in rows}
+
+
+def _unseen_identity(connection: Connection) -> Iterator[Finding]:
+    chosen = connection.scalar(
+        text("select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'identity'")
+    )
+    if chosen is not None:
+        yield Finding(
+            "identity",
+            "notice",
+            f"Whether users follow {chosen} was not looked at: this role may not execute the functions of profiles_internal.",
+        )
 
 
 def _identity(connection: Connection, *, full: bool) -> Iterator[Finding]:

@@ -21,9 +21,11 @@ from sqlalchemy.exc import DBAPIError
 from profiles_schema.database import connect, is_disconnect, sqlstate
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.migrations import packs
+from profiles_schema.migrations.drift import dual_write_is_broken
 from profiles_schema.operations.batches import FIRST_ROWS, RECONNECT_SECONDS, TARGET_MS, Limits, Progress, run
 from profiles_schema.operations.settings import VERIFICATION_DAYS
 from profiles_schema.schema.objects import Where
+from profiles_schema.schema.traits import trait_columns
 from profiles_schema.settings import RELOAD_API
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
@@ -128,20 +130,19 @@ def unrecorded(connection: Connection) -> int:
     """How many wide columns there are that nobody has recorded."""
     found: int = connection.execute(
         text(
-            "select count(*) from profiles_internal.known_traits() as k join pg_attribute as a"
-            " on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped"
-            " where not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles'"
+            "select count(*) from pg_attribute as a where a.attrelid = 'public.user_profiles'::regclass"
+            " and not a.attisdropped and a.attname = any (cast(:names as text[]))"
+            " and not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles'"
             "  and l.column_name = a.attname and l.state not in ('contracted', 'restoring'))"
-        )
+        ),
+        {"names": [trait.name for trait in trait_columns()]},
     ).scalar_one()
     return found
 
 
 def is_in_step(connection: Connection) -> bool:
     """Whether the wide columns and the JSON follow each other; true where there are none."""
-    if not packs.is_installed(connection, Where.WIDE_COLUMNS):
-        return True
-    return connection.scalar(text("select profiles_internal.dual_write_is_whole()")) is True
+    return not dual_write_is_broken(connection)
 
 
 def plan(connection: Connection, *, batch_rows: int = FIRST_ROWS) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.operations.findings import Finding
-from profiles_schema.schema.catalog import API_ROLES
+from profiles_schema.schema.catalog import API_ROLES, Key, subjects
 from profiles_schema.schema.objects import Where
 
 _TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
@@ -81,7 +81,7 @@ class Opening:
     finding: Finding
 
 
-def look(connection: Connection, declared: Collection[str], accepted: dict[str, list[str]]) -> Iterator[Finding]:
+def look(connection: Connection, declared: Collection[Key], accepted: dict[str, list[str]]) -> Iterator[Finding]:
     """Everything that opens a table of ours, or keeps rows out of it, and is not accepted.
 
     Args:
@@ -99,7 +99,7 @@ def look(connection: Connection, declared: Collection[str], accepted: dict[str, 
     yield from _triggers(connection)
 
 
-def acceptable(connection: Connection, declared: Collection[str]) -> dict[str, list[Opening]]:
+def acceptable(connection: Connection, declared: Collection[Key]) -> dict[str, list[Opening]]:
     """What the settings accepted_policies and accepted_openings can name."""
     return {
         "accepted_policies": list(_policies(connection, declared)),
@@ -124,7 +124,7 @@ def _opening(setting: str, name: str, code: str, fact: str, remedy: str, *, know
     return Opening(name, Finding(code, "notice" if known else "problem", f"{fact} If that is meant: {accept}", remedy))
 
 
-def _policies(connection: Connection, declared: Collection[str]) -> Iterator[Opening]:
+def _policies(connection: Connection, declared: Collection[Key]) -> Iterator[Opening]:
     """Permissive policies of the application. A restrictive one only takes away."""
     rows = _rows(
         connection,
@@ -133,8 +133,9 @@ def _policies(connection: Connection, declared: Collection[str]) -> Iterator[Ope
         "  order by 1) as roles"
         " from ours as o join pg_policy as p on p.polrelid = o.oid where not o.internal and p.polpermissive order by 2, 3",
     )
+    ours = subjects(declared, "policy")
     for row in rows:
-        if f"policy {row.plain}.{row.polname}" in declared or (row.polname, row.roles) == _SERVICE_POLICY:
+        if f"{row.plain}.{row.polname}" in ours or (row.polname, row.roles) == _SERVICE_POLICY:
             continue
         yield _opening(
             "accepted_policies",
@@ -217,7 +218,7 @@ def _functions(connection: Connection) -> Iterator[Opening]:
         )
 
 
-def _rights(connection: Connection, declared: Collection[str]) -> Iterator[Opening]:
+def _rights(connection: Connection, declared: Collection[Key]) -> Iterator[Opening]:
     """Roles other than those of the API that may execute our functions; theirs are compared by fingerprint."""
     rows = _rows(
         connection,
@@ -231,8 +232,9 @@ def _rights(connection: Connection, declared: Collection[str]) -> Iterator[Openi
         "  and not exists (select from ours as o where not o.internal and pg_has_role(r.oid, o.owner, 'usage'))"
         " order by 1, 3",
     )
+    ours = subjects(declared, "function")
     for row in rows:
-        if f"function {row.plain}" not in declared:
+        if row.plain not in ours:
             continue
         yield _opening(
             "accepted_openings",
@@ -295,7 +297,7 @@ def _roles(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _reached_rights(connection: Connection, declared: Collection[str]) -> Iterator[Finding]:
+def _reached_rights(connection: Connection, declared: Collection[Key]) -> Iterator[Finding]:
     """Rights of users on what is ours that come by way of a membership: their own are compared by fingerprint."""
     rows = _rows(
         connection,
@@ -309,7 +311,7 @@ def _reached_rights(connection: Connection, declared: Collection[str]) -> Iterat
         "  select r.*, lower(v.privilege) || ' the column ' || c.attname || ' of ' || o.plain as what"
         "  from reached as r cross join ours as o join pg_attribute as c on c.attrelid = o.oid and c.attnum > 0"
         "  cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) as v (privilege)"
-        "  where 'column ' || o.plain || '.' || c.attname = any (cast(:declared as text[]))"
+        "  where o.plain || '.' || c.attname = any (cast(:columns as text[]))"
         "   and has_column_privilege(r.role, o.oid, c.attnum, v.privilege)"
         "   and not exists (select from pg_class as t cross join lateral aclexplode(t.relacl) as x where t.oid = o.oid"
         "    and x.grantee in (0, r.member) and x.privilege_type = v.privilege)"
@@ -325,14 +327,15 @@ def _reached_rights(connection: Connection, declared: Collection[str]) -> Iterat
         "  select r.*, 'execute ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'"
         "  from reached as r cross join pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
         "  where n.nspname in ('public', 'auth', 'profiles_internal')"
-        "   and 'function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'"
-        "    = any (cast(:declared as text[]))"
+        "   and n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'"
+        "    = any (cast(:functions as text[]))"
         "   and has_function_privilege(r.role, p.oid, 'EXECUTE')"
         "   and not exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as x"
         "    where x.grantee in (0, r.member))"
         ") select rolname, roleid::regrole::text as direct, grantor::regrole::text as grantor,"
         "  array_agg(distinct what order by what) as rights from rights group by 1, 2, 3 order by 1, 2",
-        declared=list(declared),
+        columns=subjects(declared, "column"),
+        functions=subjects(declared, "function"),
     )
     for row in rows:
         more = f", and {len(row.rights) - _SHOWN} rights more" if len(row.rights) > _SHOWN else ""

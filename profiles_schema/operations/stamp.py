@@ -6,8 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import NotMigrated, NotProven
-from profiles_schema.migrations import expected, foreign_keys, standing
-from profiles_schema.migrations.drift import REMEDY, sentence
+from profiles_schema.migrations import expected, standing
+from profiles_schema.migrations.drift import REMEDY
 from profiles_schema.operations.health import current_revision
 
 _SHOWN = 20
@@ -33,9 +33,7 @@ def proven_head(connection: Connection) -> tuple[str, str | None]:
             raise NotMigrated
         if obstacle.code != "version_lost":
             raise obstacle.error()
-    snapshot, differences = expected.compare(connection)
-    lines = [sentence(key, what, snapshot.get(key, "")) for key, what in differences.items()]
-    lines += [line for key in foreign_keys.ours(connection) if (line := key.difference()) and line not in lines]
+    lines = list(expected.described(connection))
     head = ", ".join(sorted(heads))
     if lines:
         more = [f"And {len(lines) - _SHOWN} more."] if len(lines) > _SHOWN else []

@@ -15,17 +15,17 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.migrations import expected
 from profiles_schema.operations.findings import Finding
-from profiles_schema.schema.catalog import API_ROLES
+from profiles_schema.schema.catalog import API_ROLES, Key, subjects
 
 FIRST_TRIGGER = "00_profiles_on_auth_user_created"
-"""Ours, as a row trigger, where row triggers of the application may need the profile (0011)."""
+"""Ours, as a row trigger, where row triggers of the application may need the profile (0014)."""
 _OURS = (
     "ours as (select to_regclass(t.name)::oid as oid from unnest(cast(:tables as text[])) as t (name)"
     " where to_regclass(t.name) is not null)"
 )
 
 
-def examine_switches(connection: Connection, declared: Collection[str]) -> Iterator[Finding]:
+def examine_switches(connection: Connection, declared: Collection[Key]) -> Iterator[Finding]:
     """What is off and should be looked at.
 
     Args:
@@ -145,7 +145,7 @@ def _too_early(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _foreign_keys(connection: Connection, declared: Collection[str]) -> Iterator[Finding]:
+def _foreign_keys(connection: Connection, declared: Collection[Key]) -> Iterator[Finding]:
     """Foreign keys of the application whose internal triggers are disabled, on either side.
 
     Only a superuser can enable those. Making the constraint anew takes no superuser.
@@ -158,10 +158,10 @@ def _foreign_keys(connection: Connection, declared: Collection[str]) -> Iterator
             " from pg_constraint as k join pg_class as c on c.oid = k.conrelid join pg_namespace as n on n.oid = c.relnamespace"
             " where k.contype = 'f' and k.conparentid = 0"
             "  and (k.confrelid in (select oid from ours) or k.conrelid in (select oid from ours))"
-            "  and 'constraint ' || n.nspname || '.' || c.relname || '.' || k.conname <> all (cast(:declared as text[]))"
+            "  and n.nspname || '.' || c.relname || '.' || k.conname <> all (cast(:declared as text[]))"
             "  and exists (select from pg_trigger as t where t.tgconstraint = k.oid and t.tgenabled = 'D') order by 3, 1"
         ),
-        {"tables": expected.every_table(), "declared": list(declared)},
+        {"tables": expected.every_table(), "declared": subjects(declared, "constraint")},
     )
     for row in rows:
         yield Finding(

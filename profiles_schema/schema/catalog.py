@@ -11,23 +11,66 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-Snapshot = dict[str, str]
-"""From what it is (``column public.user_profiles.bio``) to what the catalog says about it."""
+
+class Key(NamedTuple):
+    """What an entry of a snapshot is about.
+
+    Columns, comments on them, constraints, indexes, triggers and policies have a table and a name; a function has no
+    table, and its arguments are part of its name. A grant is about a table, column, function or schema, and has a role.
+    """
+
+    kind: str
+    schema: str
+    table: str = ""
+    name: str = ""
+    role: str = ""
+
+    @property
+    def relation(self) -> str:
+        """The qualified name of the table that it is about or belongs to."""
+        return f"{self.schema}.{self.table}"
+
+    @property
+    def subject(self) -> str:
+        """What it is about, without its kind: ``public.user_profiles.bio``."""
+        return ".".join(filter(None, self[1:4]))
+
+    @property
+    def is_of_function(self) -> bool:
+        """Whether it is about a function: itself, a right to it, or its comment."""
+        return not self.table and bool(self.name)
+
+    def __str__(self) -> str:
+        if not self.role:
+            return f"{self.kind} {self.subject}"
+        on = "" if self.table else "function " if self.name else "schema "
+        return f"{self.kind} {on}{self.subject} to {self.role}"
+
+
+Snapshot = dict[Key, str]
+"""From what it is to what the catalog says about it."""
+
+
+def subjects(keys: Iterable[Key], kind: str) -> list[str]:
+    """The qualified names, as they go into a query, of all keys of a kind."""
+    return [key.subject for key in keys if key.kind == kind]
+
 
 API_ROLES = ("anon", "authenticated", "service_role")
 
 _QUERY = r"""
-with wanted as (
-  select logical.name, to_regclass(logical.actual) as relation
-  from unnest(cast(:logical as text[]), cast(:actual as text[])) as logical (name, actual)
-),
-relation as (
-  select w.name, c.*
-  from wanted as w join pg_class as c on c.oid = w.relation
+with relation as (
+  select case when w.name = w.actual then n.nspname else split_part(w.name, '.', 1) end as "schema",
+    case when w.name = w.actual then c.relname else split_part(w.name, '.', 2) end as "table",
+    c.*
+  from unnest(cast(:logical as text[]), cast(:actual as text[])) as w (name, actual)
+  join pg_class as c on c.oid = to_regclass(w.actual)
+  join pg_namespace as n on n.oid = c.relnamespace
 ),
 grantee as (
   select 0::oid as oid, 'PUBLIC' as name
@@ -35,17 +78,17 @@ grantee as (
   select r.oid, r.rolname from pg_roles as r where r.rolname = any (cast(:roles as text[]))
 ),
 function as (
-  select
-    n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' as name, p.*
+  select n.nspname as "schema", p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' as name, p.*
   from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
   where n.nspname = any (cast(:schemas as text[])) or (n.nspname || '.' || p.proname) = any (cast(:functions as text[]))
 )
-select 'table ' || r.name as key,
+-- As text, or the other parts would make it the type "name", which cuts the arguments of functions off.
+select 'table' as kind, r."schema"::text, r."table"::text, ''::text as name, ''::text as role,
   concat_ws(' ', r.relkind, case when r.relrowsecurity then 'row security' end, case when r.relforcerowsecurity then 'forced' end)
     as value
 from relation as r
 union all
-select 'column ' || r.name || '.' || a.attname,
+select 'column', r."schema", r."table", a.attname, '',
   concat_ws(' ', format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
     'default ' || pg_get_expr(d.adbin, d.adrelid), nullif(a.attidentity::text, ''), nullif(a.attgenerated::text, ''))
 from relation as r
@@ -53,27 +96,26 @@ join pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdro
 left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
 where r.relkind <> 'i'
 union all
-select 'comment ' || r.name || coalesce('.' || a.attname, ''), d.description
+select 'comment', r."schema", r."table", coalesce(a.attname, ''), '', d.description
 from relation as r
 join pg_description as d on d.objoid = r.oid and d.classoid = 'pg_class'::regclass
 left join pg_attribute as a on a.attrelid = r.oid and a.attnum = d.objsubid and d.objsubid > 0
 union all
-select 'constraint ' || r.name || '.' || c.conname,
-  pg_get_constraintdef(c.oid)
+select 'constraint', r."schema", r."table", c.conname, '', pg_get_constraintdef(c.oid)
 from relation as r join pg_constraint as c on c.conrelid = r.oid
 where c.contype <> 'n' and c.contype <> 't'
 union all
-select 'index ' || r.name || '.' || i.relname,
+select 'index', r."schema", r."table", i.relname, '',
   concat_ws(' ', pg_get_indexdef(x.indexrelid), case when not x.indisvalid then 'INVALID' end)
 from relation as r join pg_index as x on x.indrelid = r.oid join pg_class as i on i.oid = x.indexrelid
 union all
-select 'trigger ' || r.name || '.' || t.tgname,
+select 'trigger', r."schema", r."table", t.tgname, '',
   concat_ws(' ', pg_get_triggerdef(t.oid),
     case t.tgenabled when 'O' then null when 'D' then 'DISABLED' when 'R' then 'REPLICA ONLY' else 'ALWAYS' end)
 from relation as r join pg_trigger as t on t.tgrelid = r.oid
 where not t.tgisinternal
 union all
-select 'policy ' || r.name || '.' || p.polname,
+select 'policy', r."schema", r."table", p.polname, '',
   concat_ws(' ',
     case when p.polpermissive then 'permissive' else 'restrictive' end,
     case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
@@ -85,19 +127,19 @@ select 'policy ' || r.name || '.' || p.polname,
 from relation as r join pg_policy as p on p.polrelid = r.oid
 where p.polname not like 'Service role%'
 union all
-select 'grant ' || r.name || ' to ' || g.name,
+select 'grant', r."schema", r."table", '', g.name,
   string_agg(distinct lower(acl.privilege_type), ', ' order by lower(acl.privilege_type))
 from relation as r cross join lateral aclexplode(r.relacl) as acl join grantee as g on g.oid = acl.grantee
-group by 1
+group by 2, 3, 5
 union all
-select 'grant ' || r.name || '.' || a.attname || ' to ' || g.name,
+select 'grant', r."schema", r."table", a.attname, g.name,
   string_agg(distinct lower(acl.privilege_type), ', ' order by lower(acl.privilege_type))
 from relation as r
 join pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
 cross join lateral aclexplode(a.attacl) as acl join grantee as g on g.oid = acl.grantee
-group by 1
+group by 2, 3, 4, 5
 union all
-select 'function ' || f.name,
+select 'function', f."schema", '', f.name, '',
   concat_ws(' ', 'returns ' || pg_get_function_result(f.oid), 'arguments (' || pg_get_function_arguments(f.oid) || ')',
     (select l.lanname from pg_language as l where l.oid = f.prolang),
     case f.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
@@ -106,16 +148,16 @@ select 'function ' || f.name,
     'comment ' || case when f.name not like 'profiles_internal.%' then obj_description(f.oid, 'pg_proc') end, E'as\n' || f.prosrc)
 from function as f
 union all
-select 'grant function ' || f.name || ' to ' || g.name, 'execute'
+select 'grant', f."schema", '', f.name, g.name, 'execute'
 from function as f
 cross join lateral aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) as acl
 join grantee as g on g.oid = acl.grantee
 union all
-select 'grant schema ' || n.nspname || ' to ' || g.name,
+select 'grant', n.nspname, '', '', g.name,
   string_agg(distinct lower(acl.privilege_type), ', ' order by lower(acl.privilege_type))
 from pg_namespace as n cross join lateral aclexplode(n.nspacl) as acl join grantee as g on g.oid = acl.grantee
 where n.nspname = any (cast(:schemas as text[]))
-group by 1
+group by 2, 5
 """
 
 
@@ -152,59 +194,95 @@ def take_snapshot(
             "functions": list(functions),
         },
     )
+    snapshot_rows = _with_hidden_columns({Key(*row[:5]): row[5] for row in rows}, hidden_columns(connection))
     kept = kept_rights(connection)
     defaults = kept_columns(connection)
-    found = sorted((key, defaults.get((key, value), value) or "") for key, value in rows if (key, value) not in kept)
+    found = sorted(
+        (key, defaults.get((key, value), value) or "") for key, value in snapshot_rows if (key, value) not in kept
+    )
     connection.execute(text("select set_config('search_path', :search_path, true)"), {"search_path": search_path})
     redirected = {name: actual for name, actual in names.items() if name != actual}
     snapshot = {key: _plain(key, value, redirected) for key, value in found}
     # Over a text of another type, what is declared is printed with a cast: ((username)::text ~ …), (new.username)::text.
-    retyped = [
-        key.rpartition(".")[2] for (key, value), declared in defaults.items() if declared[:4] == "text" != value[:4]
-    ]
+    retyped = [key.name for (key, value), declared in defaults.items() if declared[:4] == "text" != value[:4]]
     casts = re.compile(rf"\(((?:new\.|old\.)?(?:{'|'.join(retyped)}))\)::text", re.IGNORECASE)
     for key in snapshot if retyped else ():
-        if re.match(r"(constraint|index|trigger) public\.user_profiles\.", key):
+        if key.kind in {"constraint", "index", "trigger"} and key.relation == "public.user_profiles":
             snapshot[key] = casts.sub(r"\1", snapshot[key])
     for (key, value), declared in defaults.items():
         # Adoption has written the default into a function, too: profiles_internal.default_language.
-        function = f"function profiles_internal.default_{key.rpartition('.')[2]}()"
+        function = Key("function", "profiles_internal", "", f"default_{key.name}()")
         if function in snapshot:
             theirs, ours = (f"return {each.partition(' default ')[2]};" for each in (value, declared))
             snapshot[function] = snapshot[function].replace(theirs, ours)
     return snapshot
 
 
-def kept_columns(connection: Connection) -> dict[tuple[str, str], str]:
+def kept_columns(connection: Connection) -> dict[tuple[Key, str], str]:
     """Types and defaults of the application that adoption left on columns of ours: key and value, to what is declared."""
     if connection.scalar(text("select to_regclass('profiles_internal.adopted') is null")):
         return {}
     rows = connection.execute(
         text(
-            "select 'column ' || a.object_name, a.data ->> 'found', a.data ->> 'declared' from profiles_internal.adopted as a"
-            " where a.object_type = 'kept column'"
+            "select string_to_array(a.object_name, '.'), a.data ->> 'found', a.data ->> 'declared'"
+            " from profiles_internal.adopted as a where a.object_type = 'kept column'"
         )
     )
-    return {(key, found): declared for key, found, declared in rows}
+    return {(Key("column", *names), found): declared for names, found, declared in rows}
 
 
-def kept_rights(connection: Connection) -> frozenset[tuple[str, str]]:
+def kept_rights(connection: Connection) -> frozenset[tuple[Key, str]]:
     """Rights on columns of ours that are the application's, because its statements need them: keys and values."""
     if connection.scalar(text("select to_regclass('profiles_internal.adopted') is null")):
         return frozenset()
     rows = connection.execute(
         text(
-            "select format('grant %s.%s to %s', a.object_name, r ->> 'column', r ->> 'role'),"
+            "select split_part(a.object_name, '.', 1), split_part(a.object_name, '.', 2), r ->> 'column', r ->> 'role',"
             "  string_agg(r ->> 'right', ', ' order by r ->> 'right')"
             " from profiles_internal.adopted as a cross join lateral jsonb_array_elements(a.data -> 'rights') as r"
-            " where a.object_type = 'rights' and (r ->> 'ours')::boolean group by 1"
+            " where a.object_type = 'rights' and (r ->> 'ours')::boolean group by 1, 2, 3, 4"
         )
     )
-    return frozenset((key, value) for key, value in rows)
+    return frozenset((Key("grant", *row[:4]), row[4]) for row in rows)
 
 
-def _plain(key: str, value: str, redirected: Mapping[str, str]) -> str:
-    if key.startswith("function "):
+def hidden_columns(connection: Connection) -> dict[str, list[str]]:
+    """The application's own columns that users cannot read (answer ``keep`` to ``columns:TABLE``), by table."""
+    if connection.scalar(text("select to_regclass('profiles_internal.adopted') is null")):
+        return {}
+    rows = connection.execute(
+        text(
+            "select a.object_name, a.data from profiles_internal.adopted as a where a.object_type = 'hidden columns'"
+            " order by a.id"
+        )
+    )
+    return {name: list(columns) for name, columns in rows}
+
+
+def _with_hidden_columns(rows: Snapshot, hidden: Mapping[str, list[str]]) -> list[tuple[Key, str]]:
+    """Where columns are hidden, a right to read all others is what is declared, and one to read the table is not."""
+    found = dict(rows)
+    for table, columns in hidden.items():
+        schema, name = table.split(".")
+        on_table = Key("grant", schema, name, role="authenticated")
+        rights = set(found.get(on_table, "").split(", ")) - {""}
+        if "select" in rights:
+            found[on_table] += f", select ({', '.join(columns)})"
+            continue
+        on_columns = [
+            key._replace(kind="grant", role="authenticated")
+            for key in found
+            if key.kind == "column" and key.relation == table and key.name not in columns
+        ]
+        read = {key: set(found.get(key, "").split(", ")) - {""} for key in on_columns}
+        if read and all("select" in each for each in read.values()):
+            found[on_table] = ", ".join(sorted({*rights, "select"}))
+            found.update({key: ", ".join(sorted(each - {"select"})) for key, each in read.items()})
+    return [(key, value) for key, value in found.items() if value != "" or key.kind != "grant"]
+
+
+def _plain(key: Key, value: str, redirected: Mapping[str, str]) -> str:
+    if key.kind == "function":
         # A revision may have indented the body.
         head, _, body = value.partition("as\n")
         return f"{head}as\n{textwrap.dedent(body).strip()}"

@@ -12,6 +12,8 @@ from enum import Enum
 from functools import cached_property
 from importlib.resources import files
 
+from profiles_schema.schema.traits import trait_columns
+
 
 class Where(Enum):
     """On which databases an object exists. The value is a condition in SQL, asked of the catalog."""
@@ -50,9 +52,9 @@ class Where(Enum):
     )
     WIDE_COLUMNS = (
         "exists (select from profiles_internal.legacy_columns)"
-        " or exists (select from profiles_internal.known_traits() as k join pg_catalog.pg_attribute as a"
-        " on a.attrelid = pg_catalog.to_regclass('public.user_profiles') and a.attname = k.column_name"
-        f" and not a.attisdropped) or {OLD_SHAPE}"
+        " or exists (select from pg_catalog.pg_attribute as a"
+        " where a.attrelid = pg_catalog.to_regclass('public.user_profiles') and not a.attisdropped"
+        f" and a.attname = any ('{{{', '.join(trait.name for trait in trait_columns())}}}')) or {OLD_SHAPE}"
     )
     OTHER_USERS = "exists (select from profiles_internal.settings as s where s.key = 'identity')"
     USABLE_SESSIONS = (

@@ -7,7 +7,7 @@ revision = "app_0001_create_posts"
 down_revision = None
 branch_labels = ("app",)
 # The revision of profiles-schema that must be there first: the one the application was written for.
-depends_on = "0012_backfill_profiles"
+depends_on = "0015_backfill_profiles"
 
 
 def upgrade() -> None:

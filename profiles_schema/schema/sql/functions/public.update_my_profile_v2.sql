@@ -93,9 +93,9 @@ begin
           else p_changes -> 'notification_settings'
         end
       where p.user_id = auth.uid() and (p_if_updated_at is null or p.updated_at = p_if_updated_at)
-      returning p.* into profile;
+      returning p.user_id into profile.user_id;
       if found then
-        return profile;
+        return public.get_my_profile_v2();
       elsif exists (select from public.user_profiles as p where p.user_id = auth.uid() and p.updated_at <> p_if_updated_at) then
         raise exception 'the profile has changed since it was read'
           using errcode = 'PT409', hint = 'Read it again, and repeat the change with its present updated_at.';

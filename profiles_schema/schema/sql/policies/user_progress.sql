@@ -25,3 +25,29 @@ create policy "Owners can change their own progress" on public.user_progress
   for update to authenticated
   using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
   with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
+
+-- Where users could not read columns of the application, they read all others, by name.
+do $hidden_columns$
+declare
+  column_name text;
+begin
+  if not exists (select from profiles_internal.adopted as a where a.object_type = 'hidden columns' and a.object_name = 'public.user_progress') then
+    return;
+  end if;
+  revoke select on table public.user_progress from authenticated;
+  for column_name in
+    select c.attname
+    from pg_catalog.pg_attribute as c
+    where c.attrelid = 'public.user_progress'::pg_catalog.regclass and c.attnum > 0 and not c.attisdropped and not exists (
+      select from profiles_internal.adopted as a
+      where a.object_type = 'hidden columns' and a.object_name = 'public.user_progress' and a.data operator(pg_catalog.?) c.attname::text
+    )
+  loop
+    begin
+      execute pg_catalog.format('grant select (%I) on table public.user_progress to authenticated', column_name);
+    exception when undefined_column then
+      null; -- a copy of our columns alone, made to compare rights
+    end;
+  end loop;
+end
+$hidden_columns$;

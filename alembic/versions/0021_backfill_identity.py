@@ -8,8 +8,8 @@ Back: nothing to do: the users stay, and go with auth.users.
 
 from alembic import op
 
-revision = "0018_backfill_identity"
-down_revision = "0017_follow_identity"
+revision = "0021_backfill_identity"
+down_revision = "0020_follow_identity"
 branch_labels = None
 depends_on = None
 

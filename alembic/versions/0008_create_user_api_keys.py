@@ -8,8 +8,8 @@ Back: drops the table; refuses while it holds rows.
 
 from alembic import op
 
-revision = "0005_create_user_api_keys"
-down_revision = "0004_create_user_progress"
+revision = "0008_create_user_api_keys"
+down_revision = "0007_create_user_progress"
 branch_labels = None
 depends_on = None
 downgrade_drops = ("public.user_api_keys",)
@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
-select profiles_internal.adopt('0005_create_user_api_keys');
+select profiles_internal.adopt('0008_create_user_api_keys');
 """
     )
     op.execute(
@@ -93,7 +93,7 @@ $keep_data$;
 do $go_back$
 begin
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_api_keys') then
-    perform profiles_internal.put_back_adopted('0005_create_user_api_keys');
+    perform profiles_internal.put_back_adopted('0008_create_user_api_keys');
   else
     drop table public.user_api_keys;
   end if;

@@ -8,8 +8,8 @@ Back: drops them.
 
 from alembic import op
 
-revision = "0010_create_table_triggers"
-down_revision = "0009_create_policies"
+revision = "0013_create_table_triggers"
+down_revision = "0012_create_policies"
 branch_labels = None
 depends_on = None
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- Triggers that were here before and count progress are set aside in the transaction that brings ours.
-select profiles_internal.adopt('0010_create_table_triggers');
+select profiles_internal.adopt('0013_create_table_triggers');
 """
     )
     op.execute(
@@ -547,7 +547,7 @@ $only_where$
     op.execute(
         r"""
 -- Sums that were kept by hand have drifted.
-select profiles_internal.recount_adopted('0010_create_table_triggers');
+select profiles_internal.recount_adopted('0013_create_table_triggers');
 """
     )
 
@@ -579,6 +579,6 @@ drop function profiles_internal.require_known_timezone();
 drop trigger fill_missing_profile_id on public.user_profiles;
 drop function profiles_internal.fill_missing_profile_id();
 
-select profiles_internal.put_back_adopted('0010_create_table_triggers');
+select profiles_internal.put_back_adopted('0013_create_table_triggers');
 """
     )

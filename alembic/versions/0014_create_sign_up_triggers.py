@@ -11,8 +11,8 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0011_create_sign_up_triggers"
-down_revision = "0010_create_table_triggers"
+revision = "0014_create_sign_up_triggers"
+down_revision = "0013_create_table_triggers"
 branch_labels = None
 depends_on = None
 
@@ -21,7 +21,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- Sign-up triggers that were here before, empty since the tables changed, go.
-select profiles_internal.adopt('0011_create_sign_up_triggers');
+select profiles_internal.adopt('0014_create_sign_up_triggers');
 """
     )
     op.execute(
@@ -376,11 +376,11 @@ begin
 end
 $drop_sign_up_triggers$;
 
-select profiles_internal.put_back_adopted('0011_create_sign_up_triggers');
+select profiles_internal.put_back_adopted('0014_create_sign_up_triggers');
 """
     )
 
 
 def planner() -> list[Path]:
-    """The functions that plan an adoption and carry it out (0002_create_foundation)."""
+    """The functions that plan an adoption and carry it out (0002_look_at_what_exists)."""
     return sorted((Path(__file__).parents[1] / "adoption").glob("*.sql"))

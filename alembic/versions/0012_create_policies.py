@@ -8,8 +8,8 @@ Back: drops the policies and takes the rights away: the tables are closed again.
 
 from alembic import op
 
-revision = "0009_create_policies"
-down_revision = "0008_create_functions"
+revision = "0012_create_policies"
+down_revision = "0011_create_functions"
 branch_labels = None
 depends_on = None
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- Policies that were here before are set aside in the transaction that brings ours: no moment without either.
-select profiles_internal.adopt('0009_create_policies');
+select profiles_internal.adopt('0012_create_policies');
 """
     )
     op.execute(
@@ -77,6 +77,32 @@ begin
   end if;
 end
 $own_inserts$;
+
+-- Where users could not read columns of the application, they read all others, by name.
+do $hidden_columns$
+declare
+  column_name text;
+begin
+  if not exists (select from profiles_internal.adopted as a where a.object_type = 'hidden columns' and a.object_name = 'public.user_profiles') then
+    return;
+  end if;
+  revoke select on table public.user_profiles from authenticated;
+  for column_name in
+    select c.attname
+    from pg_catalog.pg_attribute as c
+    where c.attrelid = 'public.user_profiles'::pg_catalog.regclass and c.attnum > 0 and not c.attisdropped and not exists (
+      select from profiles_internal.adopted as a
+      where a.object_type = 'hidden columns' and a.object_name = 'public.user_profiles' and a.data operator(pg_catalog.?) c.attname::text
+    )
+  loop
+    begin
+      execute pg_catalog.format('grant select (%I) on table public.user_profiles to authenticated', column_name);
+    exception when undefined_column then
+      null; -- a copy of our columns alone, made to compare rights
+    end;
+  end loop;
+end
+$hidden_columns$;
 """
     )
     op.execute(
@@ -108,6 +134,32 @@ create policy "Owners can change their own progress" on public.user_progress
   for update to authenticated
   using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
   with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
+
+-- Where users could not read columns of the application, they read all others, by name.
+do $hidden_columns$
+declare
+  column_name text;
+begin
+  if not exists (select from profiles_internal.adopted as a where a.object_type = 'hidden columns' and a.object_name = 'public.user_progress') then
+    return;
+  end if;
+  revoke select on table public.user_progress from authenticated;
+  for column_name in
+    select c.attname
+    from pg_catalog.pg_attribute as c
+    where c.attrelid = 'public.user_progress'::pg_catalog.regclass and c.attnum > 0 and not c.attisdropped and not exists (
+      select from profiles_internal.adopted as a
+      where a.object_type = 'hidden columns' and a.object_name = 'public.user_progress' and a.data operator(pg_catalog.?) c.attname::text
+    )
+  loop
+    begin
+      execute pg_catalog.format('grant select (%I) on table public.user_progress to authenticated', column_name);
+    exception when undefined_column then
+      null; -- a copy of our columns alone, made to compare rights
+    end;
+  end loop;
+end
+$hidden_columns$;
 """
     )
     op.execute(
@@ -163,6 +215,32 @@ create policy "Owners can replace their own API keys" on public.user_api_keys
 create policy "Owners can delete their own API keys" on public.user_api_keys
   for delete to authenticated
   using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
+
+-- Where users could not read columns of the application, they read all others, by name.
+do $hidden_columns$
+declare
+  column_name text;
+begin
+  if not exists (select from profiles_internal.adopted as a where a.object_type = 'hidden columns' and a.object_name = 'public.user_api_keys') then
+    return;
+  end if;
+  revoke select on table public.user_api_keys from authenticated;
+  for column_name in
+    select c.attname
+    from pg_catalog.pg_attribute as c
+    where c.attrelid = 'public.user_api_keys'::pg_catalog.regclass and c.attnum > 0 and not c.attisdropped and not exists (
+      select from profiles_internal.adopted as a
+      where a.object_type = 'hidden columns' and a.object_name = 'public.user_api_keys' and a.data operator(pg_catalog.?) c.attname::text
+    )
+  loop
+    begin
+      execute pg_catalog.format('grant select (%I) on table public.user_api_keys to authenticated', column_name);
+    exception when undefined_column then
+      null; -- a copy of our columns alone, made to compare rights
+    end;
+  end loop;
+end
+$hidden_columns$;
 """
     )
     op.execute(
@@ -189,6 +267,32 @@ create policy "Owners can change their own pending exports" on public.export_his
   for update to authenticated
   using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
   with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
+
+-- Where users could not read columns of the application, they read all others, by name.
+do $hidden_columns$
+declare
+  column_name text;
+begin
+  if not exists (select from profiles_internal.adopted as a where a.object_type = 'hidden columns' and a.object_name = 'public.export_history') then
+    return;
+  end if;
+  revoke select on table public.export_history from authenticated;
+  for column_name in
+    select c.attname
+    from pg_catalog.pg_attribute as c
+    where c.attrelid = 'public.export_history'::pg_catalog.regclass and c.attnum > 0 and not c.attisdropped and not exists (
+      select from profiles_internal.adopted as a
+      where a.object_type = 'hidden columns' and a.object_name = 'public.export_history' and a.data operator(pg_catalog.?) c.attname::text
+    )
+  loop
+    begin
+      execute pg_catalog.format('grant select (%I) on table public.export_history to authenticated', column_name);
+    exception when undefined_column then
+      null; -- a copy of our columns alone, made to compare rights
+    end;
+  end loop;
+end
+$hidden_columns$;
 """
     )
     op.execute(
@@ -205,6 +309,32 @@ alter table public.user_profile_audit_logs enable row level security;
 create policy "Owners can read their own audit log" on public.user_profile_audit_logs
   for select to authenticated
   using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
+
+-- Where users could not read columns of the application, they read all others, by name.
+do $hidden_columns$
+declare
+  column_name text;
+begin
+  if not exists (select from profiles_internal.adopted as a where a.object_type = 'hidden columns' and a.object_name = 'public.user_profile_audit_logs') then
+    return;
+  end if;
+  revoke select on table public.user_profile_audit_logs from authenticated;
+  for column_name in
+    select c.attname
+    from pg_catalog.pg_attribute as c
+    where c.attrelid = 'public.user_profile_audit_logs'::pg_catalog.regclass and c.attnum > 0 and not c.attisdropped and not exists (
+      select from profiles_internal.adopted as a
+      where a.object_type = 'hidden columns' and a.object_name = 'public.user_profile_audit_logs' and a.data operator(pg_catalog.?) c.attname::text
+    )
+  loop
+    begin
+      execute pg_catalog.format('grant select (%I) on table public.user_profile_audit_logs to authenticated', column_name);
+    exception when undefined_column then
+      null; -- a copy of our columns alone, made to compare rights
+    end;
+  end loop;
+end
+$hidden_columns$;
 """
     )
     op.execute(
@@ -278,6 +408,6 @@ $close_sessions$;
 -- What the application's own statements need stays.
 select profiles_internal.grant_kept_rights();
 
-select profiles_internal.put_back_adopted('0009_create_policies');
+select profiles_internal.put_back_adopted('0012_create_policies');
 """
     )

@@ -8,8 +8,8 @@ Back: the columns come back under their names once all of them are filled from t
 
 from alembic import op
 
-revision = "0016_contract_traits"
-down_revision = "0015_index_traits"
+revision = "0019_contract_traits"
+down_revision = "0018_index_traits"
 branch_labels = None
 depends_on = None
 

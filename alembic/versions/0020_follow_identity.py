@@ -8,8 +8,8 @@ Back: drops the triggers, with ACCESS EXCLUSIVE on the table for milliseconds; u
 
 from alembic import op
 
-revision = "0017_follow_identity"
-down_revision = "0016_contract_traits"
+revision = "0020_follow_identity"
+down_revision = "0019_contract_traits"
 branch_labels = None
 depends_on = None
 

@@ -8,8 +8,8 @@ Back: nothing to do: the rows are the users', and stay.
 
 from alembic import op
 
-revision = "0012_backfill_profiles"
-down_revision = "0011_create_sign_up_triggers"
+revision = "0015_backfill_profiles"
+down_revision = "0014_create_sign_up_triggers"
 branch_labels = None
 depends_on = None
 

@@ -8,8 +8,8 @@ Back: the groups are emptied into the columns' world: what has no column is kept
 
 from alembic import op
 
-revision = "0013_expand_traits"
-down_revision = "0012_backfill_profiles"
+revision = "0016_expand_traits"
+down_revision = "0015_backfill_profiles"
 branch_labels = None
 depends_on = None
 
@@ -25,7 +25,7 @@ begin
     join pg_attribute as a
       on a.attrelid = 'public.user_profiles'::regclass and a.attname = k.column_name and not a.attisdropped
   ) or exists (
-    -- The view of the old shape reads them (0019).
+    -- The view of the old shape reads them (0022).
     select from profiles_internal.adopted as a
     where a.object_type = 'table' and a.object_name = 'public.user_profiles'
       and a.data -> 'columns' @> '[{"name": "user_id", "now": "external_id"}]'

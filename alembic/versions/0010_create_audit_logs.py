@@ -8,8 +8,8 @@ Back: drops the table; refuses while it holds rows.
 
 from alembic import op
 
-revision = "0007_create_audit_logs"
-down_revision = "0006_create_export_history"
+revision = "0010_create_audit_logs"
+down_revision = "0009_create_export_history"
 branch_labels = None
 depends_on = None
 downgrade_drops = ("public.user_profile_audit_logs",)
@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
-select profiles_internal.adopt('0007_create_audit_logs');
+select profiles_internal.adopt('0010_create_audit_logs');
 """
     )
     op.execute(
@@ -97,7 +97,7 @@ $keep_data$;
 do $go_back$
 begin
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profile_audit_logs') then
-    perform profiles_internal.put_back_adopted('0007_create_audit_logs');
+    perform profiles_internal.put_back_adopted('0010_create_audit_logs');
   else
     drop table public.user_profile_audit_logs;
   end if;

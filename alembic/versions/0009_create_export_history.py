@@ -8,8 +8,8 @@ Back: drops the table; refuses while it holds rows.
 
 from alembic import op
 
-revision = "0006_create_export_history"
-down_revision = "0005_create_user_api_keys"
+revision = "0009_create_export_history"
+down_revision = "0008_create_user_api_keys"
 branch_labels = None
 depends_on = None
 downgrade_drops = ("public.export_history",)
@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
-select profiles_internal.adopt('0006_create_export_history');
+select profiles_internal.adopt('0009_create_export_history');
 """
     )
     op.execute(
@@ -114,7 +114,7 @@ $keep_data$;
 do $go_back$
 begin
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.export_history') then
-    perform profiles_internal.put_back_adopted('0006_create_export_history');
+    perform profiles_internal.put_back_adopted('0009_create_export_history');
   else
     drop table public.export_history;
   end if;

@@ -8,8 +8,8 @@ Back: drops user_progress, and sessions only where it was made here; refuses whi
 
 from alembic import op
 
-revision = "0004_create_user_progress"
-down_revision = "0003_create_user_profiles"
+revision = "0007_create_user_progress"
+down_revision = "0006_create_user_profiles"
 branch_labels = None
 depends_on = None
 downgrade_drops = ("public.user_progress", "public.sessions")
@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
-select profiles_internal.adopt('0004_create_user_progress');
+select profiles_internal.adopt('0007_create_user_progress');
 """
     )
     op.execute(
@@ -147,7 +147,7 @@ begin
     drop table public.sessions;
   end if;
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_progress') then
-    perform profiles_internal.put_back_adopted('0004_create_user_progress');
+    perform profiles_internal.put_back_adopted('0007_create_user_progress');
   else
     drop table public.user_progress;
   end if;

@@ -8,8 +8,8 @@ Back: drops the view and its schema; stops where something of the application's 
 
 from alembic import op
 
-revision = "0019_keep_old_names"
-down_revision = "0018_backfill_identity"
+revision = "0022_keep_old_names"
+down_revision = "0021_backfill_identity"
 branch_labels = None
 depends_on = None
 

@@ -8,8 +8,8 @@ Back: drops them.
 
 from alembic import op
 
-revision = "0008_create_functions"
-down_revision = "0007_create_audit_logs"
+revision = "0011_create_functions"
+down_revision = "0010_create_audit_logs"
 branch_labels = None
 depends_on = None
 
@@ -18,293 +18,7 @@ def upgrade() -> None:
     op.execute(
         r"""
 -- Functions of these names that were here before are set aside.
-select profiles_internal.adopt('0008_create_functions');
-"""
-    )
-    op.execute(
-        r"""
--- The id of a user's profile, in the type of p_like: id is text, or uuid in a table that came with uuid. A statement that
--- writes or compares it names the column's type so: key_of(user_id, (null::public.user_profiles).id).
-create or replace function profiles_internal.key_of(p_user_id uuid, p_like anyelement)
-returns anyelement
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $key_of$
-begin
-  return p_user_id;
-end
-$key_of$;
-
-revoke all on function profiles_internal.key_of(uuid, anyelement) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- Gives every user of the array a profile and a progress row, and returns how many profiles it made.
--- The one place where a profile comes into being: sign-up, sign-in, ensure_user_profile and backfill all call it.
---
--- Names are inserted in order, so that two imports meet each name in the same order; whoever finds the name taken
--- (by an older row or by a concurrent one) goes to the next choice. ON CONFLICT stands without a target on purpose:
--- a target would cover one unique index and let the others fail.
--- When all three are taken, somebody took them on purpose (ids can be seen in public profiles): then a random one.
--- At audit level 'all' it records the creation itself, which is cheaper than a trigger call per row
--- (record_profile_creation stands back while `profiles_internal.creating` is set).
--- Generic plans: planning anew for every array would cost as much as the inserts.
--- Errors are the caller's business. Runs with the rights of its caller, which is always one of our definer functions.
-create or replace function profiles_internal.create_profiles(p_users jsonb[], p_first_choice integer default 1)
-returns integer
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-as $create_profiles$
-declare
-  asked jsonb[];
-  made uuid[];
-  created uuid[] := '{}';
-  everybody_served boolean;
-  creating text := set_config('profiles_internal.creating', 'yes', true);
-begin
-  for choice in p_first_choice .. 4 loop
-    with candidate as materialized (
-      select
-        v.*,
-        case choice
-          when 1 then v.first_username
-          when 2 then v.second_username
-          when 3 then v.third_username
-          else replace(gen_random_uuid()::text, '-', '')
-        end as username
-      from profiles_internal.profile_values(p_users) as v
-    ),
-    profile as (
-      insert into public.user_profiles (
-        id, user_id, username, display_name, first_name, last_name, email, phone, avatar_url, timezone, language,
-        email_verified, is_anonymous, last_login, login_count
-      )
-      select
-        profiles_internal.key_of(c.user_id, (null::public.user_profiles).id), c.user_id, c.username, c.display_name, c.first_name, c.last_name, c.email, c.phone, c.avatar_url,
-        c.timezone, c.language, c.email_verified, c.is_anonymous, c.last_login, (c.last_login is not null)::integer
-      from candidate as c
-      order by c.username
-      on conflict do nothing
-      returning user_id
-    ),
-    progress as (
-      insert into public.user_progress (user_id)
-      select p.user_id from profile as p
-      on conflict do nothing
-    )
-    select array_agg(p.user_id) into made from profile as p;
-
-    created := created || made;
-    everybody_served := coalesce(cardinality(made), 0) = cardinality(p_users);
-    exit when everybody_served;
-
-    -- The scalar sub-select keeps the planner on the index: a NOT EXISTS makes it hash the whole profile table.
-    asked := coalesce(asked, p_users);
-    p_users := array(
-      select u.user_row
-      from unnest(p_users) as u (user_row)
-      where (select 1 from public.user_profiles as p where p.user_id = (u.user_row ->> 'id')::uuid) is null
-    );
-    everybody_served := p_users = '{}';
-    exit when everybody_served;
-  end loop;
-
-  if asked is not null then
-    -- Somebody had a profile already, and perhaps no progress.
-    insert into public.user_progress (user_id)
-    select p.user_id
-    from unnest(asked) as u (user_row)
-    join public.user_profiles as p on p.user_id = (u.user_row ->> 'id')::uuid
-    on conflict do nothing;
-    if not everybody_served then
-      -- Not a name, then: some unique index of the application's own.
-      raise exception 'a unique index leaves no room for a profile'
-        using errcode = 'unique_violation', schema = 'public', table = 'user_profiles';
-    end if;
-  end if;
-
-  begin
-    if (select s.value from profiles_internal.settings as s where s.key = 'audit_level') = '"all"' then
-      perform profiles_internal.record_events(
-        created, 'created', coalesce(nullif(current_setting('profiles_internal.origin', true), ''), 'trigger')
-      );
-    end if;
-  exception when query_canceled or assert_failure or others then
-    raise warning 'profiles-schema: the creation of profiles was not recorded (SQLSTATE %)', sqlstate;
-  end;
-  creating := set_config('profiles_internal.creating', '', true);
-  return cardinality(created);
-end
-$create_profiles$;
-
-revoke all on function profiles_internal.create_profiles(jsonb[], integer) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- Writes one audit row per user of the array: what happened, from where, and the SQLSTATE where something failed.
--- The message names objects only. The server's own message is never kept: it quotes personal values.
--- The time is that of the event, not the start of its transaction: a failure counts as repaired only by what came later.
-create or replace function profiles_internal.record_events(
-  p_user_ids uuid[],
-  p_action text,
-  p_origin text,
-  p_error_code text default null,
-  p_error_message text default null,
-  p_metadata jsonb default '{}'
-)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $record_events$
-begin
-  insert into public.user_profile_audit_logs (user_id, action, origin, error_code, error_message, metadata, created_at)
-  select u.id, p_action, p_origin, p_error_code, p_error_message, p_metadata, clock_timestamp()
-  from unnest(p_user_ids) as u (id);
-end
-$record_events$;
-
-revoke all on function profiles_internal.record_events(uuid[], text, text, text, text, jsonb) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- What failed, by the names of the objects involved: table, column, constraint, and the function of the innermost line
--- of the context. Never the server's own message, which quotes personal values.
-create or replace function profiles_internal.describe_failure(p_table text, p_column text, p_constraint text, p_context text)
-returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $describe_failure$
-begin
-  return concat_ws(
-    ' ', nullif(p_table, ''), nullif(p_column, ''), nullif(p_constraint, ''),
-    'in ' || substring(p_context from 'function ([a-zA-Z0-9_.]+)[(]')
-  );
-end
-$describe_failure$;
-
-revoke all on function profiles_internal.describe_failure(text, text, text, text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
--- saved, record the others, and let the sign-up go on whatever happens.
---
---   A lock (55P03, 40P01; 40001 in a transaction with one snapshot): either somebody else is just taking the same name, and the second name is waited for by
---   nobody; or the table itself is locked, and waiting on would hold the sign-up up. So: one more short wait, with the
---   second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
---   auth server follows its INSERT with two UPDATEs, and an import may have a statement per user.
---   A cancel (57014): somebody wants this statement to end. Nothing more is tried.
---   Anything else: row by row, so that one bad row costs one profile and not the batch.
---
--- What is recorded here is found by `profiles-schema health` and repaired by the next sign-in or by `backfill`.
-create or replace function profiles_internal.rescue_sign_ups(p_users jsonb[], p_error_code text, p_error_message text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '100ms'
-as $rescue_sign_ups$
-declare
-  lock_errors constant text[] := array['55P03', '40P01', '40001'];
-  ids uuid[] := array(select (u.user_row ->> 'id')::uuid from unnest(p_users) as u (user_row));
-  first_choice integer := case when cardinality(p_users) = 1 and p_error_code = any (lock_errors) then 2 else 1 end;
-  lock_failures integer := 0;
-  user_row jsonb;
-  i integer := 0;
-  error_code text;
-  failed_table text;
-  failed_column text;
-  failed_constraint text;
-  failed_context text;
-begin
-  if p_error_code = '57014' then
-    perform profiles_internal.record_events(ids, 'failed', 'trigger', p_error_code, p_error_message);
-    return;
-  end if;
-
-  foreach user_row in array p_users loop
-    i := i + 1;
-    for choice in first_choice .. 2 loop
-      error_code := null;
-      begin
-        perform profiles_internal.create_profiles(array[user_row], choice);
-      exception when query_canceled or assert_failure or others then
-        get stacked diagnostics
-          error_code = returned_sqlstate, failed_table = table_name,
-          failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
-      end;
-      exit when error_code is null or error_code <> all (lock_errors);
-      lock_failures := lock_failures + 1;
-    end loop;
-
-    if error_code = any (lock_errors || '57014'::text) then
-      perform set_config('profiles_internal.gave_up', 'yes', true);
-      perform profiles_internal.record_events(ids[i:], 'failed', 'trigger', error_code, 'waited for a lock in vain');
-      return;
-    elsif error_code is not null then
-      perform profiles_internal.record_events(
-        ids[i:i], 'failed', 'trigger', error_code, profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
-      );
-    end if;
-
-    -- After three names that somebody else was taking, the rest of the batch no longer competes for any.
-    if lock_failures >= 3 then
-      first_choice := 2;
-    end if;
-  end loop;
-end
-$rescue_sign_ups$;
-
-revoke all on function profiles_internal.rescue_sign_ups(jsonb[], text, text) from public, anon, authenticated, service_role;
-"""
-    )
-    op.execute(
-        r"""
--- Gives new users their profiles, and never raises: what fails is rescued row by row, and recorded.
--- The guard stands here and not around the whole import, so that one bad row costs its thousand a second try, no more.
--- Plain OTHERS would let a cancelled statement and a failed ASSERT through.
-create or replace function profiles_internal.sign_up(p_users jsonb[])
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $sign_up$
-declare
-  error_code text;
-  failed_table text;
-  failed_column text;
-  failed_constraint text;
-  failed_context text;
-begin
-  begin
-    perform profiles_internal.create_profiles(p_users);
-    return;
-  exception when query_canceled or assert_failure or others then
-    get stacked diagnostics
-      error_code = returned_sqlstate, failed_table = table_name,
-      failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
-  end;
-
-  begin
-    perform profiles_internal.rescue_sign_ups(
-      p_users, error_code,
-      profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
-    );
-  exception when query_canceled or assert_failure or others then
-    -- Not even the record could be written. The server's log is all that is left; backfill still finds the user.
-    perform set_config('profiles_internal.gave_up', 'mute', true);
-    raise warning 'profiles-schema: no profile for a new user (SQLSTATE %), and no record of it (SQLSTATE %)', error_code, sqlstate
-      using hint = 'Run: profiles-schema backfill';
-  end;
-end
-$sign_up$;
-
-revoke all on function profiles_internal.sign_up(jsonb[]) from public, anon, authenticated, service_role;
+select profiles_internal.adopt('0011_create_functions');
 """
     )
     op.execute(
@@ -1246,6 +960,7 @@ comment on function public.ensure_user_profile(uuid, text, text, text, text, tex
     op.execute(
         r"""
 -- get_my_profile_v2(): the caller's own row of user_profiles, made if it is missing.
+-- Columns of the application that users may not read are null in it.
 -- Errors: 42501 without a signed-in user, or for an erased or inactive one.
 create or replace function public.get_my_profile_v2()
 returns public.user_profiles
@@ -1255,11 +970,20 @@ as $get_my_profile_v2$
 declare
   profile public.user_profiles;
 begin
-  select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
-  if not found then
+  for attempt in 1 .. 2 loop
+    if has_table_privilege('public.user_profiles', 'select') then
+      select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
+    else
+      execute (
+        select format('select %s from public.user_profiles as p where p.user_id = auth.uid()', string_agg(
+          case when has_column_privilege(a.attrelid, a.attnum, 'select') then 'p.' || quote_ident(a.attname) else 'null' end, ', ' order by a.attnum))
+        from pg_attribute as a
+        where a.attrelid = 'public.user_profiles'::regclass and a.attnum > 0 and not a.attisdropped
+      ) into profile;
+    end if;
+    exit when profile.user_id is not null or attempt = 2;
     perform profiles_internal.ensure_profile(auth.uid());
-    select p.* into profile from public.user_profiles as p where p.user_id = auth.uid();
-  end if;
+  end loop;
   return profile;
 end
 $get_my_profile_v2$;
@@ -1548,9 +1272,9 @@ begin
           else p_changes -> 'notification_settings'
         end
       where p.user_id = auth.uid() and (p_if_updated_at is null or p.updated_at = p_if_updated_at)
-      returning p.* into profile;
+      returning p.user_id into profile.user_id;
       if found then
-        return profile;
+        return public.get_my_profile_v2();
       elsif exists (select from public.user_profiles as p where p.user_id = auth.uid() and p.updated_at <> p_if_updated_at) then
         raise exception 'the profile has changed since it was read'
           using errcode = 'PT409', hint = 'Read it again, and repeat the change with its present updated_at.';
@@ -1708,13 +1432,7 @@ drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
 drop function profiles_internal.left_columns(uuid);
 drop function profiles_internal.known_traits();
-drop function profiles_internal.sign_up(jsonb[]);
-drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
-drop function profiles_internal.describe_failure(text, text, text, text);
-drop function profiles_internal.record_events(uuid[], text, text, text, text, jsonb);
-drop function profiles_internal.create_profiles(jsonb[], integer);
-drop function profiles_internal.key_of(uuid, anyelement);
 
-select profiles_internal.put_back_adopted('0008_create_functions');
+select profiles_internal.put_back_adopted('0011_create_functions');
 """
     )

@@ -8,8 +8,8 @@ Back: nothing to do: they belong to the table, and go with it.
 
 from alembic import op
 
-revision = "0015_index_traits"
-down_revision = "0014_convert_traits"
+revision = "0018_index_traits"
+down_revision = "0017_convert_traits"
 branch_labels = None
 depends_on = None
 

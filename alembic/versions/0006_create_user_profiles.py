@@ -8,8 +8,8 @@ Back: drops the table; refuses while it holds rows.
 
 from alembic import op
 
-revision = "0003_create_user_profiles"
-down_revision = "0002_create_foundation"
+revision = "0006_create_user_profiles"
+down_revision = "0005_create_sign_up_functions"
 branch_labels = None
 depends_on = None
 downgrade_drops = ("public.user_profiles",)
@@ -114,7 +114,7 @@ $only_where$
     op.execute(
         r"""
 -- A table that is here already is taken over, with its rows; what follows then finds nothing left to make.
-select profiles_internal.adopt('0003_create_user_profiles');
+select profiles_internal.adopt('0006_create_user_profiles');
 """
     )
     op.execute(
@@ -391,10 +391,10 @@ begin
   if exists (
     select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profiles'
   ) then
-    perform profiles_internal.put_back_adopted('0003_create_user_profiles');
+    perform profiles_internal.put_back_adopted('0006_create_user_profiles');
   else
     drop table public.user_profiles;
-    perform profiles_internal.put_back_adopted('0003_create_user_profiles');
+    perform profiles_internal.put_back_adopted('0006_create_user_profiles');
   end if;
 end
 $go_back$;

@@ -8,8 +8,8 @@ Back: nothing to do: both hold the same.
 
 from alembic import op
 
-revision = "0014_convert_traits"
-down_revision = "0013_expand_traits"
+revision = "0017_convert_traits"
+down_revision = "0016_expand_traits"
 branch_labels = None
 depends_on = None
 
