@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -353,3 +354,11 @@ def in_terminal(url: str, *arguments: str, columns: int = 80, **environment: str
     os.close(parent)
     process.wait(60)
     return shown.decode().replace("\r\n", "\n")
+
+
+def wait_until(condition, seconds=20):
+    """Look again and again until something holds."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "it did not happen in time"
+        time.sleep(0.02)

@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from click.testing import CliRunner
+from support import wait_until
 
 from profiles_schema import local
 from profiles_schema.errors import EmbeddedServerFailed
@@ -76,13 +77,6 @@ def alive(pid):
     with contextlib.suppress(FileNotFoundError):
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     return sys.platform != "linux"
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def python(*arguments, program=sys.executable, path=REPOSITORY, environment=None, **options):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from services_support import Services
 from sqlalchemy.exc import DBAPIError
+from support import wait_until
 
 from profiles_schema.errors import (
     InvalidProfile,
@@ -230,6 +232,22 @@ def test_a_taken_name_is_refused(service, ada, bob, merge, events):
 def test_a_name_that_is_taken_in_the_same_moment_is_refused(service, ada, bob):
     found = service.together("update", (ada, {"username": "countess"}), (bob, {"username": "countess"}))
     assert sorted(type(each).__name__ for each in found) == ["ProfileSnapshot", "UsernameTaken"]
+
+
+def test_a_name_that_is_taken_while_it_is_looked_up_is_not_called_reserved(service, database, ada, bob):
+    database.administrator.script(
+        "alter function public.gen_available_username(text) rename to look_later;"
+        "create function public.gen_available_username(p_email text) returns text language plpgsql security definer as"
+        " 'begin perform pg_advisory_xact_lock_shared(17); return public.look_later(p_email); end';"
+    )
+    with ThreadPoolExecutor(1) as pool, database.engine.connect() as holder:
+        holder.exec_driver_sql("select pg_advisory_lock(17)")
+        refused = pool.submit(service.update, ada, {"username": "countess"})
+        wait_until(lambda: database.value("select count(*) from pg_locks where locktype = 'advisory' and not granted"))
+        database.run("update public.user_profiles set username = 'countess' where user_id = :bob", bob=bob)
+        holder.exec_driver_sql("select pg_advisory_unlock(17)")
+        with pytest.raises(UsernameTaken):
+            refused.result(10)
 
 
 @pytest.mark.parametrize("name", ["admin", "adm1n", "support", "user"])

@@ -23,7 +23,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, event, make_url
-from support import alembic, profiles_schema
+from support import alembic, profiles_schema, wait_until
 
 from profiles_schema import database, errors
 from profiles_schema.migrations import indexes, locking, paths, summary
@@ -134,13 +134,6 @@ def released_after(seconds, cursor):
 
 def versions(url):
     return [row[0] for row in rows(url, "select version_num from profiles_internal.alembic_version")]
-
-
-def wait_until(condition, seconds=20):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def finished(process, seconds=60):

@@ -24,7 +24,7 @@ from profiles_schema.services import queries, writes
 from profiles_schema.services.cache import ProfileCache
 from profiles_schema.services.changes import Broken, Changes, broken_rules
 from profiles_schema.services.events import Events
-from profiles_schema.services.flows import Call, Db, Flow, is_rolled_back, is_transient, retry
+from profiles_schema.services.flows import Call, Db, Flow, is_rolled_back, is_transient, retry, sqlstate
 from profiles_schema.services.profile_flows import ProfileFlows, UserId, as_uuid
 from profiles_schema.services.refusals import diagnosis, failure, is_from_database, refusal_to_create
 from profiles_schema.services.results import Outcome, SyncResult
@@ -179,8 +179,8 @@ class ChangeFlows(ProfileFlows):
             except ServiceError as error:
                 refused = error
             except Exception as error:
-                # Perhaps it is committed, and only the answer was lost.
-                self.cache.forget(user)
+                if sqlstate(error) is None or is_transient(error):
+                    self.cache.forget(user)  # perhaps it is committed, and only the answer was lost
                 if not is_from_database(error):
                     raise
                 constraint = diagnosis(error, "constraint_name")
