@@ -21,14 +21,18 @@ if TYPE_CHECKING:
         metadata,
     )
     from profiles_schema.services.acting import Actor, acting_as, current_actor, follow_actor, on_behalf_of
+    from profiles_schema.services.default import configure, get_or_create_profile, get_profile, update_profile
     from profiles_schema.services.engines import async_engine, async_require_rls, engine, require_rls
+    from profiles_schema.services.profiles import AsyncProfileService, ProfileService
 
 __all__ = [
     "Actor",
+    "AsyncProfileService",
     "AuthUser",
     "Base",
     "ExportHistory",
     "LearningSession",
+    "ProfileService",
     "UserApiKeys",
     "UserProfile",
     "UserProfileAuditLog",
@@ -37,28 +41,29 @@ __all__ = [
     "acting_as",
     "async_engine",
     "async_require_rls",
+    "configure",
     "current_actor",
     "engine",
     "follow_actor",
+    "get_or_create_profile",
+    "get_profile",
     "metadata",
     "on_behalf_of",
     "require_rls",
+    "update_profile",
 ]
 
-_ACTING = "profiles_schema.services.acting"
-_ENGINES = "profiles_schema.services.engines"
-_HOMES = {
-    "Actor": _ACTING,
-    "acting_as": _ACTING,
-    "async_engine": _ENGINES,
-    "async_require_rls": _ENGINES,
-    "current_actor": _ACTING,
-    "engine": _ENGINES,
-    "follow_actor": _ACTING,
-    "on_behalf_of": _ACTING,
-    "require_rls": _ENGINES,
-}
-"""The modules of what is no model."""
+_MODELS = (
+    "AuthUser",
+    "Base",
+    "ExportHistory",
+    "LearningSession",
+    "UserApiKeys",
+    "UserProfile",
+    "UserProfileAuditLog",
+    "UserProgress",
+    "metadata",
+)
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept every misspelt name
 
@@ -67,7 +72,7 @@ if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept every 
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        home = _HOMES.get(name, "profiles_schema.schema.models")
+        home = "profiles_schema.schema.models" if name in _MODELS else "profiles_schema.services"
         value = globals()[name] = getattr(import_module(home), name)
         return value
 

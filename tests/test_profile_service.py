@@ -10,11 +10,19 @@ from datetime import UTC
 
 import pytest
 from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
+import profiles_schema
 from profiles_schema import UserProfile
-from profiles_schema.errors import NotAllowed, ProfileNotCreated, ProfileNotFound, ReadOnlyProfile, ServiceFailed
-from profiles_schema.services import flows, profiles
+from profiles_schema.errors import (
+    NotAllowed,
+    NotConfigured,
+    ProfileNotCreated,
+    ProfileNotFound,
+    ReadOnlyProfile,
+    ServiceFailed,
+)
+from profiles_schema.services import default, flows, profiles
 from profiles_schema.services.acting import follow_actor, on_behalf_of
 
 NOBODY = uuid.UUID(int=0)
@@ -282,3 +290,36 @@ def test_sessions_that_act_for_users_share_nothing(services, database, ada):
         assert service.get(ada) is None
         assert service.get_many([ada, eve]).keys() == {eve}
     assert service.statistics().entries == 0
+
+
+# The default service
+
+
+def test_a_program_configures_one_service_and_calls_it_by_plain_functions(database, monkeypatch):
+    monkeypatch.setattr(default, "_service", None)
+    user = database.sign_up("ada@example.org")
+    with pytest.raises(NotConfigured, match=r"configure\(session_factory\)"):
+        profiles_schema.get_profile(user)
+    engine = create_engine(database.url)
+    try:
+        service = profiles_schema.configure(sessionmaker(engine), cache_ttl_seconds=60)
+        assert isinstance(service, profiles_schema.ProfileService)
+        database.run("delete from public.user_profiles where user_id = :user", user=user)
+        assert profiles_schema.get_profile(user) is None
+        assert profiles_schema.get_or_create_profile(user).user_id == user
+        assert profiles_schema.update_profile(user, {"bio": "Engineer"}).bio == "Engineer"
+        assert profiles_schema.get_profile(user).bio == "Engineer"
+    finally:
+        engine.dispose()
+
+
+def test_every_public_name_of_the_services_is_there():
+    for package in (profiles_schema, profiles_schema.services):
+        assert package.__all__ == sorted(package.__all__, key=lambda name: (name == name.lower(), name))
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+        with pytest.raises(AttributeError, match="no attribute 'misspelt'"):
+            package.misspelt  # noqa: B018
+    shared = {*profiles_schema.services.__all__} & {*profiles_schema.__all__}
+    assert "acting_as" in shared
+    assert all(getattr(profiles_schema.services, name) is getattr(profiles_schema, name) for name in shared)

@@ -1,1 +1,62 @@
-"""What application code calls. Each module imports what it needs; the names are at `profiles_schema`, too."""
+"""What application code calls. A name is loaded on first use; most of them are at ``profiles_schema``, too."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiles_schema.services.acting import Actor, acting_as, current_actor, follow_actor, on_behalf_of
+    from profiles_schema.services.cache import Statistics
+    from profiles_schema.services.default import configure, get_or_create_profile, get_profile, update_profile
+    from profiles_schema.services.engines import async_engine, async_require_rls, engine, require_rls
+    from profiles_schema.services.events import Event
+    from profiles_schema.services.profiles import AsyncProfileService, ProfileService
+    from profiles_schema.services.results import HistoryEntry, Outcome, Page, PublicProfile, SyncResult
+
+__all__ = [
+    "Actor",
+    "AsyncProfileService",
+    "Event",
+    "HistoryEntry",
+    "Outcome",
+    "Page",
+    "ProfileService",
+    "PublicProfile",
+    "Statistics",
+    "SyncResult",
+    "acting_as",
+    "async_engine",
+    "async_require_rls",
+    "configure",
+    "current_actor",
+    "engine",
+    "follow_actor",
+    "get_or_create_profile",
+    "get_profile",
+    "on_behalf_of",
+    "require_rls",
+    "update_profile",
+]
+
+_MODULES = {
+    "acting": ("Actor", "acting_as", "current_actor", "follow_actor", "on_behalf_of"),
+    "cache": ("Statistics",),
+    "default": ("configure", "get_or_create_profile", "get_profile", "update_profile"),
+    "engines": ("async_engine", "async_require_rls", "engine", "require_rls"),
+    "events": ("Event",),
+    "profiles": ("AsyncProfileService", "ProfileService"),
+    "results": ("HistoryEntry", "Outcome", "Page", "PublicProfile", "SyncResult"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept every misspelt name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
