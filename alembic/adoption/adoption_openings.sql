@@ -34,7 +34,7 @@ declare
       'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
       'notification_settings', 'timezone', 'language'
     ]
-    when 'user_progress' then array['total_points', 'mastered_words_count', 'learning_words_count', 'new_words_count']
+    when 'user_progress' then array['mastered_words_count', 'learning_words_count', 'new_words_count']
     when 'user_api_keys' then array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key']
     when 'export_history' then array['filters']
     else '{}'

@@ -38,7 +38,7 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 # A column that users may change in their own rows.
 _CHANGED = {
-    "user_profiles": "bio", "user_progress": "total_points", "user_api_keys": "openai_api_key",
+    "user_profiles": "bio", "user_progress": "new_words_count", "user_api_keys": "openai_api_key",
     "export_history": "filters",
 }  # fmt: skip
 
