@@ -49,7 +49,8 @@ class Bench:
 
     def users(self, count: int, domain: str) -> list[str]:
         self.cursor.execute(
-            "insert into auth.users (email) select g || %s from generate_series(1, %s) as g returning id", (f"@{domain}", count)
+            "insert into auth.users (email) select g || %s from generate_series(1, %s) as g returning id",
+            (f"@{domain}", count),
         )
         return [row[0] for row in self.cursor.fetchall()]
 
@@ -90,7 +91,8 @@ def main() -> int:
     bench.history(old, options.sessions)
     for user in bench.users(1_000, "many.example.org"):
         bench.run(
-            "insert into public.sessions (user_id, started_at) select %s, '2020-01-01' from generate_series(1, 10)", user
+            "insert into public.sessions (user_id, started_at) select %s, '2020-01-01' from generate_series(1, 10)",
+            user,
         )
     for table in ("public.sessions", "public.user_progress", "profiles_internal.active_days"):
         bench.run(f"vacuum analyze {table}")
@@ -102,9 +104,7 @@ def main() -> int:
             "new": bench.seconds((END, (new,)), times=100),
             "old": bench.seconds((END, (old,)), times=100),
             "many": bench.seconds((END_MANY, ())),
-            "recount": bench.seconds(
-                ("select profiles_internal.recount_progress(array[%s::uuid])", (old,)), times=1
-            ),
+            "recount": bench.seconds(("select profiles_internal.recount_progress(array[%s::uuid])", (old,)), times=1),
         }
         bench.switch("disable")
         found["bare"] = bench.seconds((END, (new,)), (BARE, (new,)), times=100)

@@ -188,7 +188,9 @@ stale_progress = Table(
     "stale_progress",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order in which they were noted"),
-    Column("user_id", UUID(as_uuid=True), references_user(), nullable=False, comment="Whose progress is to be counted anew"),
+    Column(
+        "user_id", UUID(as_uuid=True), references_user(), nullable=False, comment="Whose progress is to be counted anew"
+    ),
     Column("error_code", Text, nullable=False, comment="SQLSTATE of the failure"),
     Column("error_message", Text, comment="Names of the objects involved, never quoted values"),
     Column("created_at", TIME, nullable=False, server_default=NOW, comment="When it failed"),

@@ -19,6 +19,7 @@ begin
     ) into progress;
     exit when progress.user_id is not null or attempt = 2;
     perform profiles_internal.ensure_profile(auth.uid());
+    insert into public.user_progress (user_id) values (auth.uid()) on conflict do nothing;
   end loop;
   select (now() at time zone p.timezone)::date into today from public.user_profiles as p where p.user_id = auth.uid();
   if progress.last_active_on < coalesce(today, (now() at time zone 'UTC')::date) - 1 then
