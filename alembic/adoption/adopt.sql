@@ -24,7 +24,7 @@ begin
   -- Nobody signs up while the trigger of a sign-up changes.
   if p_revision in ('0005_create_sign_up_functions', '0014_create_sign_up_triggers') and exists (
     select from profiles_internal.adoption_of_objects(p_revision) as s
-    where s ->> 'revision' = p_revision and s ->> 'lock' like '%auth.users'
+    where s ->> 'revision' = p_revision and s ->> 'kind' in ('empty_function', 'drop_trigger')
   ) then
     begin
       lock table auth.users in share row exclusive mode;
@@ -75,8 +75,8 @@ begin
     end if;
     continue when refusals is not null or questions is not null;
     if step.undo is not null then
-      insert into profiles_internal.adopted (revision, object_type, object_name, definition)
-      values (p_revision, step.action, step.object, step.undo);
+      insert into profiles_internal.adopted (revision, object_type, object_name, data, definition)
+      values (p_revision, step.action, step.object, jsonb_build_object('kind', step.kind), step.undo);
     end if;
     begin
       execute coalesce(step.statement, 'select 1');

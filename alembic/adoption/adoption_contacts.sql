@@ -43,7 +43,7 @@ begin
     execute format('select count(*) from %s as t join auth.users as u on u.id = %s where %s',
       p_context ->> 'found', p_context ->> 'user', replace(contact.contradicted, '{value}', contact.found)) into hits;
     continue when hits = 0;
-    return next jsonb_build_object('seq', 86, 'action', 'note', 'object', format('%s.%s', target, contact.name),
+    return next jsonb_build_object('phase', 'keep_contacts', 'kind', 'keep_values', 'action', 'note', 'object', format('%s.%s', target, contact.name),
       'found', 'not what auth.users says', 'wanted', 'what auth.users says, from the next sign-in on', 'rows', hits,
       'remedy', format('%s %s: %s follows auth.users. What the application has is kept in profiles_internal.adopted '
         '(object_type ''kept value''), and comes back with a downgrade.',

@@ -12,7 +12,7 @@ declare
     'set search_path = pg_catalog, pg_temp as $default$' || E'\nbegin\n  return %s;\nend\n' || '$default$';
 begin
   return query
-  select jsonb_build_object('seq', 92, 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
+  select jsonb_build_object('phase', 'keep_defaults', 'kind', 'keep_default', 'action', 'note', 'object', format('%s.%s', target, c.value ->> 'name'),
     'found', concat_ws(' ', nullif(c.value ->> 'wanted_type', w.definition), 'default ' || (c.value ->> 'found_default')),
     'wanted', case when d.hides then 'default ' || (c.value ->> 'wanted_default') when k.stays then 'stays' else coalesce('default ' || w.default_value, 'no default') end,
     'remedy', case when d.hides then 'A new profile is shown to nobody until its user, or the application, makes it public.'

@@ -32,7 +32,7 @@ declare
   );
 begin
   return query
-  select jsonb_build_object('seq', 50, 'action', 'rename', 'object', format('%s.%s', target, c.value ->> 'found_name'),
+  select jsonb_build_object('phase', 'rename_columns', 'kind', 'rename_column', 'action', 'rename', 'object', format('%s.%s', target, c.value ->> 'found_name'),
     'found', c.value ->> 'found_type', 'wanted', c.value ->> 'name', 'lock', 'ACCESS EXCLUSIVE',
     'statement', format('alter table %s rename column %I to %I', target, c.value ->> 'found_name', c.value ->> 'name'),
     'undo', format('alter table %s rename column %I to %I', target, c.value ->> 'name', c.value ->> 'found_name'))
@@ -70,7 +70,7 @@ begin
   ) as n;
 
   return query
-  select jsonb_build_object('seq', 60, 'action', 'add', 'object', target, 'found', null,
+  select jsonb_build_object('phase', 'add_columns', 'kind', 'add_columns', 'action', 'add', 'object', target, 'found', null,
     'wanted', string_agg(n.value ->> 'name', ', '), 'lock', 'ACCESS EXCLUSIVE',
     'statement', format('alter table %s %s', target, string_agg(
       format('add column %I %s', n.value ->> 'name', n.value ->> 'type')
@@ -83,7 +83,7 @@ begin
 
   -- Users for the rows, where no auth server makes them.
   if (p_context ->> 'own')::boolean and p_context ->> 'table' <> 'user_profile_audit_logs' and staying > 0 then
-    return next jsonb_build_object('seq', case when makes_users then 71 else 65 end, 'action', 'create', 'object', 'auth.users',
+    return next jsonb_build_object('phase', case when makes_users then 'make_users_of_new_ids' else 'make_users' end, 'kind', 'make_users', 'action', 'create', 'object', 'auth.users',
       'found', format('rows of %s', target), 'wanted', 'a user for each', 'rows', staying, 'seconds', staying * 0.000005,
       'statement', format(
         'insert into auth.users (id%1$s) select distinct on (%2$s) %2$s%3$s from %4$s as t where not exists (select from auth.users as u where u.id = %2$s)',
@@ -101,7 +101,7 @@ begin
   select string_agg(format('%I = %s', n.value ->> 'name', n.value ->> 'fill'), ', ') into fills
   from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null;
   if fills is not null then
-    return next jsonb_build_object('seq', 70, 'action', 'convert', 'object', target, 'found', 'new columns, empty',
+    return next jsonb_build_object('phase', 'fill_columns', 'kind', 'fill_columns', 'action', 'convert', 'object', target, 'found', 'new columns, empty',
       'wanted', (select string_agg(n.value ->> 'name', ', ') from jsonb_array_elements(fresh) as n where n.value ->> 'fill' is not null),
       'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.000015 + bytes * 0.000000015,
       'statement', format('update %s as t set %s', target, fills) || case when fills like '%= v.%'
@@ -112,7 +112,7 @@ begin
   return query select profiles_internal.adoption_owner_steps(p_context);
 
   if is_open and of_users <> '{}' then
-    return next jsonb_build_object('seq', 71, 'action', 'note', 'object', target, 'found', 'new columns, empty',
+    return next jsonb_build_object('phase', 'fill_columns', 'kind', 'fill_later', 'action', 'note', 'object', target, 'found', 'new columns, empty',
       'wanted', array_to_string(of_users, ', '), 'remedy', 'Filled together with our policies: until then others may read the rows.',
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''fill'', %L, %L)',
@@ -120,7 +120,7 @@ begin
   end if;
 
   return query
-  select jsonb_build_object('seq', 72, 'action', 'convert', 'object', target,
+  select jsonb_build_object('phase', 'retype_columns', 'kind', 'retype_columns', 'action', 'convert', 'object', target,
     'found', string_agg(format('%s %s', c.value ->> 'name', c.value ->> 'found_type'), ', '),
     'wanted', string_agg(c.value ->> 'wanted_type', ', '), 'lock', 'ACCESS EXCLUSIVE', 'rows', staying, 'seconds', staying * 0.000015 + bytes * 0.000000015,
     'statement',
@@ -147,7 +147,7 @@ begin
 
   -- NOT NULL that ours are not, before values that break a rule become null; and that which a sign-up cannot keep.
   return query
-  select jsonb_build_object('seq', 75, 'action', 'relax', 'object', format('%s.%s', target, c.value ->> 'name'), 'found', 'not null',
+  select jsonb_build_object('phase', 'allow_nulls', 'kind', 'drop_not_null', 'action', 'relax', 'object', format('%s.%s', target, c.value ->> 'name'), 'found', 'not null',
     'wanted', 'nullable', 'lock', 'ACCESS EXCLUSIVE',
     'statement', format('alter table %s alter column %I drop not null', target, c.value ->> 'name'),
     'undo', format('select profiles_internal.require_values(%L, %L)', target, c.value ->> 'name'))
@@ -159,7 +159,7 @@ begin
   -- Values that break a rule: all of a row at once. One line per rule says what happens; the last one does it.
   if fits <> '[]' then
     return query
-    select jsonb_build_object('seq', 80, 'action', 'fit', 'object', format('%s.%s', target, f.value ->> 'column_name'),
+    select jsonb_build_object('phase', 'fit_values', 'kind', 'fit_value', 'action', 'fit', 'object', format('%s.%s', target, f.value ->> 'column_name'),
       'found', split_part(f.value ->> 'rule', ': ', 1), 'wanted', split_part(f.value ->> 'rule', ': ', 2), 'rows', f.value -> 'hits',
       -- Few are an accident; many are what the application writes.
       'remedy', case when (f.value ->> 'hits')::bigint > least(10, staying / 100) then format(
@@ -178,7 +178,7 @@ begin
       from rule as r
       group by r.name
     )
-    select jsonb_build_object('seq', 81, 'action', 'fit', 'object', target, 'found', 'values that break a rule', 'wanted', 'as said above',
+    select jsonb_build_object('phase', 'fit_values', 'kind', 'fit_values', 'action', 'fit', 'object', target, 'found', 'values that break a rule', 'wanted', 'as said above',
       'lock', 'ACCESS EXCLUSIVE', 'rows', (select max(r.hits) from rule as r), 'seconds', staying * 0.000005 + (select sum(r.hits) from rule as r) * 0.000015,
       'statement', format(
         -- Of a row, only what is wrong in it: the rest may be large.
@@ -200,7 +200,7 @@ begin
   end if;
 
   if (p_counts ->> 'names')::bigint > 0 then
-    return next jsonb_build_object('seq', 85, 'action', 'fit', 'object', target || '.username',
+    return next jsonb_build_object('phase', 'fit_usernames', 'kind', 'fit_usernames', 'action', 'fit', 'object', target || '.username',
       'found', case when by_name -> 'username' ->> 'found_name' is null then 'missing' else 'of another form, or not alone' end,
       'wanted', 'a username by the rule of sign-up', 'lock', 'ACCESS EXCLUSIVE', 'rows', p_counts -> 'names',
       'seconds', staying * 0.000005 + (p_counts ->> 'names')::bigint * 0.00003,
@@ -240,11 +240,11 @@ begin
     ) as x
     group by c.value ->> 'name'
   )
-  select jsonb_build_object('seq', 90, 'action', 'convert',
+  select jsonb_build_object('phase', 'set_defaults', 'kind', 'set_default', 'action', 'convert',
     'object', format('%s.%s', target, d.name), 'found', d.found, 'wanted', d.wanted, 'undo', d.undo)
   from changed as d
   union all
-  select jsonb_build_object('seq', 91, 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
+  select jsonb_build_object('phase', 'set_defaults', 'kind', 'set_defaults', 'action', 'convert', 'object', target, 'found', 'defaults and NOT NULL of theirs', 'wanted', 'as said above',
     'lock', 'ACCESS EXCLUSIVE', 'seconds', staying * 0.000001, 'statement', format('alter table %s %s', target, string_agg(d.statement, ', ' order by d.name)))
   from changed as d
   having count(*) > 0;

@@ -19,20 +19,20 @@ declare
   published record;
 begin
   if relation::text <> target then
-    return next jsonb_build_object('seq', 20, 'action', 'rename', 'object', relation, 'found', relation, 'wanted', target,
+    return next jsonb_build_object('phase', 'rename_table', 'kind', 'rename_table', 'action', 'rename', 'object', relation, 'found', relation, 'wanted', target,
       'lock', 'ACCESS EXCLUSIVE',
       'statement', format('alter table %s rename to %I', relation, p_context ->> 'table'),
       'undo', format('alter table %s rename to %I', target, old_name));
     -- Where user_id was an outside id, install_old_profiles makes another one, in schema profiles_compat.
     if p_context -> 'by_name' -> 'external_id' ->> 'found_name' is distinct from 'user_id' then
-      return next jsonb_build_object('seq', 990, 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
+      return next jsonb_build_object('phase', 'create_view', 'kind', 'create_view', 'action', 'create', 'object', relation, 'found', null, 'wanted', 'a view of the old name',
         'lock', 'ACCESS EXCLUSIVE', 'statement', 'select profiles_internal.install_profiles_view()');
     end if;
   end if;
 
   -- What only shows when it runs.
   return query
-  select jsonb_build_object('seq', 3, 'action', 'note', 'object', string_agg(r.name, ', ' order by r.name), 'found', 'reads ' || relation,
+  select jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note', 'object', string_agg(r.name, ', ' order by r.name), 'found', 'reads ' || relation,
     'wanted', 'not verified',
     'remedy', 'What it says in plpgsql is looked at only when it runs: try it on a copy, or install plpgsql_check, by which the upgrade looks.')
   from profiles_internal.table_readers(relation) as r
@@ -55,14 +55,14 @@ begin
   ) as s
   where t.tgrelid = relation and not t.tgisinternal and not profiles_internal.acts_beside_ours(t.tgfoid);
   if states is not null then
-    return next jsonb_build_object('seq', 37, 'action', 'set aside', 'object', target, 'found', 'triggers of the application',
+    return next jsonb_build_object('phase', 'disable_triggers', 'kind', 'disable_triggers', 'action', 'set aside', 'object', target, 'found', 'triggers of the application',
       'wanted', 'at rest while rows are converted', 'lock', 'SHARE ROW EXCLUSIVE',
       'statement', format('alter table %s disable trigger user', target), 'undo', guarded);
-    return next jsonb_build_object('seq', 981, 'action', 'create', 'object', target, 'found', 'triggers at rest', 'wanted', 'as they were',
+    return next jsonb_build_object('phase', 'enable_triggers', 'kind', 'enable_triggers', 'action', 'create', 'object', target, 'found', 'triggers at rest', 'wanted', 'as they were',
       'lock', 'SHARE ROW EXCLUSIVE', 'statement', states, 'undo', format('alter table %s disable trigger user', target));
   end if;
   return query
-  select jsonb_build_object('seq', 36, 'action', 'set aside', 'object', format('trigger %s on %s', t.tgname, target),
+  select jsonb_build_object('phase', 'drop_triggers', 'kind', 'drop_trigger', 'action', 'set aside', 'object', format('trigger %s on %s', t.tgname, target),
     'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
     'statement', format('drop trigger %I on %s', t.tgname, target), 'undo', profiles_internal.trigger_text(t.oid, target))
   from pg_trigger as t
@@ -88,18 +88,18 @@ begin
     identity := case (select c.relreplident from pg_class as c where c.oid = relation) when 'f' then 'full' when 'n' then 'nothing' else 'default' end;
     if published.is_part and not published.may_leave then
       -- While rows are converted it would refuse every change.
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', published.pubname),
+      return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', target, 'found', format('publication %s shows a part of it', published.pubname),
         'wanted', 'the whole table', 'remedy', format('As role %I: alter publication %I drop table %s; and add it again, adapted, after the upgrade.', published.owner, published.pubname, relation));
       continue;
     end if;
-    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', published.id, 'object', target,
+    return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', published.id, 'object', target,
       'found', concat_ws(' ', format('publication %s publishes it', published.pubname), nullif(published.part, '')),
       'answers', jsonb_strip_nulls(jsonb_build_object(
         'keep', case when not published.is_part then format(
           'it goes on publishing, as %s: the columns that the upgrade adds, too (%s), and each row that the upgrade changes; subscribers need these columns', target, added) end,
         'remove', case when published.may_leave then 'the table leaves the publication, until a downgrade or you add it again' end)));
     if profiles_internal.answer(published.id) = 'remove' then
-      return next jsonb_build_object('seq', 32, 'action', 'set aside', 'object', target, 'found', 'in publication ' || published.pubname, 'wanted', 'not published',
+      return next jsonb_build_object('phase', 'leave_publications', 'kind', 'leave_publication', 'action', 'set aside', 'object', target, 'found', 'in publication ' || published.pubname, 'wanted', 'not published',
         'statement', format('alter publication %I drop table %s', published.pubname, target),
         'undo', format('alter publication %I add table %s %s', published.pubname, target, published.part));
     end if;
@@ -110,14 +110,14 @@ begin
   from pg_index as x join pg_class as i on i.oid = x.indexrelid
   where x.indrelid = relation and x.indisreplident and (select c.relreplident from pg_class as c where c.oid = relation) = 'i';
   if by_index is not null then
-    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'replica:' || target, 'object', target, 'found', 'replica identity ' || by_index,
+    return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'replica:' || target, 'object', target, 'found', 'replica identity ' || by_index,
       'answers', jsonb_build_object('default', 'updates and deletes are published with the primary key instead; a downgrade restores the index'));
   end if;
   if by_index is not null or identity <> 'full' then
-    return next jsonb_build_object('seq', 33, 'action', 'convert', 'object', target, 'found', 'replica identity ' || coalesce(by_index, identity),
+    return next jsonb_build_object('phase', 'widen_replica_identity', 'kind', 'set_replica_identity', 'action', 'convert', 'object', target, 'found', 'replica identity ' || coalesce(by_index, identity),
       'wanted', 'full, while rows are converted', 'lock', 'ACCESS EXCLUSIVE',
       'statement', format('alter table %s replica identity full', target), 'undo', format('alter table %s replica identity %s', target, coalesce(by_index, identity)));
-    return next jsonb_build_object('seq', 980, 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', coalesce(identity, 'default'),
+    return next jsonb_build_object('phase', 'narrow_replica_identity', 'kind', 'set_replica_identity', 'action', 'convert', 'object', target, 'found', 'replica identity full', 'wanted', coalesce(identity, 'default'),
       'lock', 'ACCESS EXCLUSIVE',
       'statement', format('alter table %s replica identity %s', target, coalesce(identity, 'default')), 'undo', format('alter table %s replica identity full', target));
   end if;
@@ -140,7 +140,7 @@ begin
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
     group by r.who, b.is_grantable, a.attname
   )
-  select jsonb_build_object('seq', 34, 'action', 'set aside', 'object', target, 'found', 'rights and comments', 'wanted', 'ours',
+  select jsonb_build_object('phase', 'set_rights_aside', 'kind', 'set_rights_aside', 'action', 'set aside', 'object', target, 'found', 'rights and comments', 'wanted', 'ours',
     'statement', nullif(concat_ws('; ', (
       select string_agg(
         format('revoke %1$s on table %2$s from %3$s; grant %1$s (%4$s) on table %2$s to %3$s', k.kind, target, g.who,
@@ -176,12 +176,12 @@ begin
   from pg_class as c
   where c.oid = relation;
   if (select c.relforcerowsecurity from pg_class as c where c.oid = relation) then
-    return next jsonb_build_object('seq', 35, 'action', 'relax', 'object', target, 'found', 'row security forced on the owner', 'wanted', 'not forced',
+    return next jsonb_build_object('phase', 'relax_row_security', 'kind', 'relax_row_security', 'action', 'relax', 'object', target, 'found', 'row security forced on the owner', 'wanted', 'not forced',
       'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target));
   end if;
 
   return query
-  select jsonb_build_object('seq', 986, 'action', 'create', 'object', format('policy "%s" on %s', p.name, target), 'found', 'no row level security',
+  select jsonb_build_object('phase', 'create_policies', 'kind', 'create_policy', 'action', 'create', 'object', format('policy "%s" on %s', p.name, target), 'found', 'no row level security',
     'wanted', 'row level security that lets everybody read', 'lock', 'ACCESS EXCLUSIVE',
     'statement', format('create policy %I on %s for select using (true)', p.name, target),
     'undo', format('drop policy if exists %I on %s', p.name, target))
@@ -194,11 +194,11 @@ begin
   from profiles_internal.adoption_policies(p_context ->> 'table', relation) as p
   join pg_policy as y on y.oid = p.policy
   cross join lateral (
-    select jsonb_build_object('seq', 39, 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
+    select jsonb_build_object('phase', 'drop_policies', 'kind', 'drop_policy', 'action', 'set aside', 'object', format('policy "%s" on %s', y.polname, target),
       'found', 'reads a column that changes its type', 'wanted', case when p.fate in ('stays', 'restrict') then 'made anew' else 'ours' end, 'lock', 'ACCESS EXCLUSIVE',
       'statement', format('drop policy %I on %s', y.polname, target), 'undo', profiles_internal.policy_text(y.oid, target)) as step
     union all
-    select jsonb_build_object('seq', 985, 'action', 'create', 'object', format('policy "%s" on %s', y.polname, target),
+    select jsonb_build_object('phase', 'create_policies', 'kind', 'create_policy', 'action', 'create', 'object', format('policy "%s" on %s', y.polname, target),
       'found', 'reads a column that has changed its type', 'wanted', 'as it was', 'lock', 'ACCESS EXCLUSIVE',
       'statement', profiles_internal.policy_text(y.oid, target), 'undo', format('drop policy if exists %I on %s', y.polname, target))
     where p.fate in ('stays', 'restrict')
@@ -213,12 +213,12 @@ begin
 
   -- Rows that cannot stay.
   return query
-  select jsonb_build_object('seq', 44, 'action', 'quarantine', 'object', target, 'found', g.value ->> 'reason',
+  select jsonb_build_object('phase', 'quarantine_rows', 'kind', 'name_reason', 'action', 'quarantine', 'object', target, 'found', g.value ->> 'reason',
     'wanted', 'profiles_internal.quarantine', 'rows', g.value -> 'hits')
   from jsonb_array_elements(p_counts -> 'reasons') as g;
   if aside > 0 then
     return query
-    select jsonb_build_object('seq', 45, 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
+    select jsonb_build_object('phase', 'quarantine_rows', 'kind', 'quarantine_rows', 'action', 'quarantine', 'object', target, 'found', 'rows that cannot stay',
       'wanted', 'profiles_internal.quarantine', 'lock', 'ACCESS EXCLUSIVE', 'rows', aside, 'seconds', aside * 0.000025,
       'statement', format(
         'with gone as (delete from %1$s as t using (%2$s) as m where t.ctid = m.row_id and m.reason is not null returning to_jsonb(t.*)%4$s as row_data, m.reason) '

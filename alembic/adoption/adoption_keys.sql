@@ -71,7 +71,7 @@ begin
     if found and not (theirs.kind = 'f' and theirs.retyped) then
       taken := taken || our_name;
       if our_name <> theirs.name then
-        return next jsonb_build_object('seq', 51, 'action', 'rename', 'object', format('%s.%s', target, theirs.name),
+        return next jsonb_build_object('phase', 'rename_constraints', 'kind', 'rename_constraint', 'action', 'rename', 'object', format('%s.%s', target, theirs.name),
           'found', theirs.definition, 'wanted', our_name, 'lock', 'ACCESS EXCLUSIVE',
           'statement', format('alter table %s rename constraint %I to %I', target, theirs.name, our_name),
           'undo', format('alter table %s rename constraint %I to %I', target, our_name, theirs.name));
@@ -80,7 +80,7 @@ begin
       key_stays := true;
     elsif theirs.kind = 'u' and theirs.is_needed then
       if theirs.columns <> '{username}' and theirs.ours_alone then
-        return next jsonb_build_object('seq', 3, 'action', 'note', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
+        return next jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
           'wanted', 'stays: foreign keys refer to it', 'remedy', 'A new user with a value that somebody else has there gets no profile, and a change that it '
           'refuses does not reach the profile: profiles-schema health names both.');
       end if;
@@ -93,26 +93,26 @@ begin
     then
       gone := gone || theirs.name;
       return query
-      select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
+      select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
         'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and create it again after the upgrade.', w.ev_class::regclass))
       from pg_depend as d
       join pg_constraint as k on k.oid = d.refobjid and k.conrelid = relation and k.conname = theirs.name
       join pg_rewrite as w on w.oid = d.objid
       where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_constraint'::regclass;
-      return next jsonb_build_object('seq', case theirs.kind when 'f' then 40 else 42 end,
+      return next jsonb_build_object('phase', case theirs.kind when 'f' then 'drop_foreign_keys' else 'drop_constraints' end, 'kind', case theirs.kind when 'f' then 'drop_foreign_key' when 'p' then 'drop_primary_key' else 'drop_constraint' end,
         'action', case when theirs.kind in ('p', 'f') then 'replace' else 'set aside' end,
         'object', format('%s.%s', target, theirs.name), 'found', theirs.definition, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
         'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
         'remedy', case when theirs.is_strange then 'From now on the deletion of a user deletes the profile.' end);
       if theirs.is_needed and theirs.columns <> '{legacy_id}' then
-        return next jsonb_build_object('seq', 955, 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'foreign keys refer to it',
+        return next jsonb_build_object('phase', 'create_referenced_constraints', 'kind', 'create_constraint', 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'foreign keys refer to it',
           'wanted', replace(theirs.afterwards, 'PRIMARY KEY', 'UNIQUE'), 'lock', 'ACCESS EXCLUSIVE',
           'statement', format('alter table %s add constraint %I %s', target, theirs.name, replace(theirs.afterwards, 'PRIMARY KEY', 'UNIQUE')),
           'undo', format('alter table %s drop constraint if exists %I', target, theirs.name));
       end if;
       if theirs.unproved and not theirs.touches_ours and not theirs.is_strange then
-        return next jsonb_build_object('seq', 960, 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'set aside above',
+        return next jsonb_build_object('phase', 'create_foreign_keys', 'kind', 'create_constraint', 'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'set aside above',
           'wanted', theirs.definition, 'lock', 'ACCESS EXCLUSIVE',
           'statement', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
           'undo', format('alter table %s drop constraint if exists %I', target, theirs.name));
@@ -121,7 +121,7 @@ begin
       select from profiles_internal.wanted_shape() as w
       where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'check', 'foreign key') and w.name = theirs.name
     ) then
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
+      return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
         'wanted', 'that name, for ours', 'remedy', 'Rename it: that name is needed.');
     end if;
   end loop;
@@ -186,7 +186,7 @@ begin
     if found then
       taken := taken || our_name;
       if our_name <> theirs.name then
-        return next jsonb_build_object('seq', 52, 'action', 'rename', 'object', 'public.' || theirs.name, 'found', theirs.definition,
+        return next jsonb_build_object('phase', 'rename_indexes', 'kind', 'rename_index', 'action', 'rename', 'object', 'public.' || theirs.name, 'found', theirs.definition,
           'wanted', our_name, 'lock', 'SHARE UPDATE EXCLUSIVE',
           'statement', format('alter index public.%I rename to %I', theirs.name, our_name),
           'undo', format('alter index if exists public.%I rename to %I', our_name, theirs.name));
@@ -196,7 +196,7 @@ begin
       where w.table_name = p_context ->> 'table' and w.kind in ('index', 'unique') and w.name = theirs.name
     ) then
       gone := gone || theirs.name;
-      return next jsonb_build_object('seq', 43, 'action', 'set aside', 'object', 'public.' || theirs.name, 'found', theirs.definition,
+      return next jsonb_build_object('phase', 'drop_indexes', 'kind', 'drop_index', 'action', 'set aside', 'object', 'public.' || theirs.name, 'found', theirs.definition,
         'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE',
         'statement', format('drop index public.%I', theirs.name), 'undo', theirs.definition);
     end if;
@@ -204,7 +204,7 @@ begin
 
   -- Ours, where they are missing; all CHECKs in one statement, which reads the table once.
   return query
-  select jsonb_build_object('seq', case w.kind when 'primary key' then 73 when 'foreign key' then 960 else 950 end, 'action', 'create',
+  select jsonb_build_object('phase', case w.kind when 'primary key' then 'create_primary_key' when 'foreign key' then 'create_foreign_keys' else 'create_unique_constraints' end, 'kind', case w.kind when 'primary key' then 'create_primary_key' when 'foreign key' then 'create_foreign_key' else 'create_constraint' end, 'action', 'create',
     'object', format('%s.%s', target, w.name), 'found', null, 'wanted', d.definition,
     'lock', case w.kind when 'foreign key' then 'SHARE ROW EXCLUSIVE on auth.users, too' else 'ACCESS EXCLUSIVE' end,
     'seconds', (p_counts ->> 'total')::bigint * 0.0000015,
@@ -220,7 +220,7 @@ begin
   ) as d
   where w.table_name = p_context ->> 'table' and w.kind in ('primary key', 'unique', 'foreign key') and w.name <> all (taken);
   return query
-  select jsonb_build_object('seq', 949, 'action', 'create', 'object', target, 'found', null,
+  select jsonb_build_object('phase', 'create_checks', 'kind', 'create_checks', 'action', 'create', 'object', target, 'found', null,
     'wanted', format('%s CHECK constraints', count(*)), 'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.000005,
     'statement', format('alter table %s %s', target, string_agg(format('add constraint %I %s', w.name, w.definition), ', ')),
     'undo', format('alter table %s %s', target, string_agg(format('drop constraint %I', w.name), ', ')))
@@ -228,7 +228,7 @@ begin
   where w.table_name = p_context ->> 'table' and w.kind = 'check' and w.name <> all (taken)
   having count(*) > 0;
   return query
-  select jsonb_build_object('seq', 951, 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
+  select jsonb_build_object('phase', 'create_indexes', 'kind', 'create_index', 'action', 'create', 'object', 'public.' || w.name, 'found', null, 'wanted', w.definition,
     'lock', 'ACCESS EXCLUSIVE', 'seconds', (p_counts ->> 'total')::bigint * 0.00000125, 'statement', w.definition,
     'undo', format('drop index if exists public.%I', w.name))
   from profiles_internal.wanted_shape() as w
@@ -260,9 +260,9 @@ begin
     from comment as c
   ) as a
   cross join lateral (values
-    (a.all_of_them, jsonb_build_object('seq', 32, 'action', 'note', 'object', target, 'found', 'comments on constraints and indexes', 'wanted', 'kept',
+    (a.all_of_them, jsonb_build_object('phase', 'keep_comments', 'kind', 'keep_comments', 'action', 'note', 'object', target, 'found', 'comments on constraints and indexes', 'wanted', 'kept',
       'undo', a.all_of_them)),
-    (a.of_others, jsonb_build_object('seq', 985, 'action', 'note', 'object', target, 'found', 'comments on foreign keys of other tables',
+    (a.of_others, jsonb_build_object('phase', 'restore_comments', 'kind', 'restore_comments', 'action', 'note', 'object', target, 'found', 'comments on foreign keys of other tables',
       'wanted', 'as they were', 'statement', a.of_others))
   ) as s (statement, step)
   where s.statement is not null;
@@ -302,7 +302,7 @@ begin
         p_context -> 'by_name' -> 'username' ->> 'found_name', relation, '^[a-z0-9_.-]{3,32}$') into changes using changes;
     end if;
     if changes > 0 then
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name),
+      return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name),
         'found', format('refers to %s; values there that break our rules: %s', theirs.refers_to, changes), 'rows', changes, 'wanted', 'values that stay',
         'remedy', format('Change these values of %s first (docs/adopting.md, Values), or drop this foreign key and create it again after the upgrade.', relation));
       continue;
@@ -316,12 +316,12 @@ begin
     end if;
     continue when not theirs.key_goes and left_behind = 0 and (theirs.may_change or aside = 0);
     if not theirs.may_change then
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
+      return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
         'wanted', 'one that may be changed', 'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
       continue;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';
-    return next jsonb_build_object('seq', 38, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
+    return next jsonb_build_object('phase', 'drop_foreign_keys_of_others', 'kind', 'drop_foreign_key', 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
       'found', theirs.definition, 'wanted', 'made anew below', 'lock', 'ACCESS EXCLUSIVE on both tables',
       'statement', format('alter table %s drop constraint %I', theirs.table_name, theirs.name),
       'undo', format('alter table if exists %s add constraint %I %s', theirs.table_name, theirs.name,
@@ -330,14 +330,14 @@ begin
     if left_behind > 0 and theirs.afterwards !~ 'NOT VALID$' then
       theirs.afterwards := theirs.afterwards || ' NOT VALID';
     end if;
-    return next jsonb_build_object('seq', 970, 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
+    return next jsonb_build_object('phase', 'create_foreign_keys_of_others', 'kind', 'create_foreign_key', 'action', 'replace', 'object', format('%s.%s', theirs.table_name, theirs.name),
       'found', case when left_behind > 0 then left_behind || ' rows refer to quarantined ones' end, 'wanted', theirs.afterwards,
       'lock', 'SHARE ROW EXCLUSIVE on both tables', 'rows', nullif(left_behind, 0),
       'statement', format('alter table %s add constraint %I %s', theirs.table_name, theirs.name, theirs.afterwards),
       'undo', format('alter table if exists %s drop constraint if exists %I', theirs.table_name, theirs.name));
   end loop;
   if legacy then
-    return next jsonb_build_object('seq', 952, 'action', 'create', 'object', target || '.legacy_id', 'found', 'referred to', 'wanted', 'unique',
+    return next jsonb_build_object('phase', 'create_referenced_constraints', 'kind', 'create_constraint', 'action', 'create', 'object', target || '.legacy_id', 'found', 'referred to', 'wanted', 'unique',
       'lock', 'ACCESS EXCLUSIVE',
       'statement', format('alter table %s add constraint %I unique (legacy_id)', target, (p_context ->> 'table') || '_legacy_id_key'),
       'undo', format('alter table %s drop constraint %I', target, (p_context ->> 'table') || '_legacy_id_key'));

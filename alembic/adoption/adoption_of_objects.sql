@@ -84,12 +84,12 @@ begin
       f.oid::regprocedure, profiles_internal.function_text(f.oid)) as undo
   ) as p
   cross join lateral (
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
     union all
     -- What needs the profile finds it: ours runs first. While the upgrade runs there is none.
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
       'object', format('trigger %s on auth.users', t.tgname),
       'found', format('calls %s, which %s', f.oid::regprocedure, case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
       'answers', jsonb_build_object('accept', 'it stays, and runs after ours, so it finds the profile. From 0005 to 0014 there is none: if it fails '
@@ -97,7 +97,7 @@ begin
     where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D' and (b.names_ours or b.refers)
     union all
     -- What it puts into columns that ours leaves alone is lost to new users.
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
       'object', format('trigger %s on auth.users', t.tgname),
       'found', format('calls %s, which fills columns that our sign-up leaves at their default', f.oid::regprocedure),
       'answers', jsonb_build_object('drop', format('it goes, and a new user has only the default there: %s. To keep what it does, give the '
@@ -106,7 +106,7 @@ begin
     from (select profiles_internal.unfilled_columns(f.oid) as columns) as u
     where b.acts and d.remedy is null and not a.is_empty and t.tgtype & 4 <> 0 and t.tgenabled <> 'D' and u.columns <> '{}'
     union all
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'replace_objects', 'kind', 'empty_function', 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
@@ -114,7 +114,7 @@ begin
       'undo', p.undo)
     where b.acts and d.remedy is null and not a.is_empty
     union all
-    select jsonb_build_object('revision', '0014_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0014_create_sign_up_triggers', 'phase', 'replace_objects', 'kind', 'drop_trigger', 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
       'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
         || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
@@ -145,7 +145,7 @@ begin
     end as used_by
   ) as u
   cross join lateral (
-    select jsonb_build_object('revision', '0011_create_functions', 'seq', 2, 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0011_create_functions', 'phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
       'object', 'function ' || f.oid::regprocedure,
       'found', format('has a name of ours; %s%s', case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
         case when f.prosecdef then ', with the rights of its owner' else '' end
@@ -161,7 +161,7 @@ begin
     -- Ours, where only the internal schema was lost.
     where (u.used_by is null or not o.is_same) and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'))
     union all
-    select jsonb_build_object('revision', '0011_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
+    select jsonb_build_object('revision', '0011_create_functions', 'phase', case when u.used_by is null then 'replace_objects' else 'refuse' end, 'kind', case when u.used_by is null then 'drop_function' else 'refuse' end,
       'action', case when u.used_by is null then 'set aside' else 'stop' end,
       'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
       'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
@@ -185,7 +185,7 @@ begin
   -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
   if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
     return query
-    select jsonb_build_object('revision', '0012_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
+    select jsonb_build_object('revision', '0012_create_policies', 'phase', 'fill_columns', 'kind', 'fill_columns', 'action', 'convert', 'object', a.object_name,
       'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE', 'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
       'statement', format(
         'alter table %1$s disable trigger user; '
@@ -209,7 +209,7 @@ begin
 
   -- Triggers on sessions that count progress.
   return query
-  select jsonb_strip_nulls(jsonb_build_object('revision', '0013_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
+  select jsonb_strip_nulls(jsonb_build_object('revision', '0013_create_table_triggers', 'phase', case when a.remedy is null then 'replace_objects' else 'refuse' end, 'kind', case when a.remedy is null then 'drop_trigger' else 'refuse' end, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
     'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
     'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid),
     'remedy', a.remedy))

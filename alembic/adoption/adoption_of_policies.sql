@@ -63,7 +63,7 @@ begin
     order by p.name
   loop
     if policy.id is not null then
-      return next step || jsonb_build_object('seq', 5, 'action', 'question', 'id', policy.id, 'object', target,
+      return next step || jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', policy.id, 'object', target,
         'found', case when policy.policy is null then 'no row level security: everybody with rights on it reads and writes every row'
           else format('policy "%s" lets %s %s rows: %s', policy.name, policy.who, policy.verb, (
             select regexp_replace(concat_ws(' with check ', pg_get_expr(y.polqual, y.polrelid), pg_get_expr(y.polwithcheck, y.polrelid)), '\s+', ' ', 'g')
@@ -88,11 +88,11 @@ begin
     end if;
 
     if policy.fate = 'stays' and policy.id is null and policy.reads_itself then
-      return next step || jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('policy "%s" on %s', policy.name, p_found),
+      return next step || jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'reads its own table in a sub-select', 'wanted', 'no recursion',
         'remedy', 'Beside ours, which have sub-selects, every statement that it is for would fail (42P17). Move the sub-select into a function that is SECURITY DEFINER.');
     elsif policy.fate = 'stays' then
-      return next step || jsonb_build_object('seq', 10, 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
+      return next step || jsonb_build_object('phase', 'replace_objects', 'kind', 'keep_policy', 'action', 'keep', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', case when policy.id is null then 'stays: it only takes away' else 'stays, as answered' end,
         -- For health.
         'statement', case when policy.id is not null then format(
@@ -101,12 +101,12 @@ begin
         'undo', case when policy.id is not null then
           format('update profiles_internal.settings set value = value - %L where key = ''accepted_policies''', format('%s.%s', target, policy.name)) end);
     elsif policy.fate = 'restrict' then
-      return next step || jsonb_build_object('seq', 10, 'action', 'convert', 'object', format('policy "%s" on %s', policy.name, p_found),
+      return next step || jsonb_build_object('phase', 'replace_objects', 'kind', 'restrict_policy', 'action', 'convert', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'permissive', 'wanted', 'restrictive, as answered',
         'statement', format('drop policy %I on %s; %s', policy.name, p_found, profiles_internal.policy_text(policy.policy, null, true)),
         'undo', format('drop policy if exists %I on %s; %s', policy.name, p_found, profiles_internal.policy_text(policy.policy)));
     elsif policy.policy is not null then
-      return next step || jsonb_build_object('seq', 10, 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
+      return next step || jsonb_build_object('phase', 'replace_objects', 'kind', 'drop_policy', 'action', 'set aside', 'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'one of the application', 'wanted', 'ours',
         'statement', format('drop policy %I on %s', policy.name, p_found), 'undo', profiles_internal.policy_text(policy.policy),
         'remedy', case when policy.fate = 'unused' or p_table <> 'user_api_keys' and policy.command in ('d', '*') and policy.who ~ 'everybody|authenticated'
@@ -118,7 +118,7 @@ begin
     select from profiles_internal.adoption_policies(p_table, p_found) as p where p.command in ('r', '*') and p.answer = 'replace'
   ) then
     return query
-    select step || jsonb_build_object('seq', 6, 'action', 'question', 'id', 'reads:' || r.name, 'object', r.name,
+    select step || jsonb_build_object('phase', 'ask_about_readers', 'kind', 'ask', 'action', 'question', 'id', 'reads:' || r.name, 'object', r.name,
       'found', format('reads %s with the rights of whoever asks', target),
       'answers', jsonb_build_object('accept', format('it finds in %s only the row of whoever asks, where today an open policy shows it others'' rows; look at what it decides by that', target)))
     from profiles_internal.table_readers(p_found) as r

@@ -1,4 +1,4 @@
--- The steps that take one existing table over, in no particular order ("seq" says it), or what stands against it.
+-- The steps that take one existing table over, in no particular order (their phases say it), or what stands against it.
 -- Everything is asked of the catalog and of the rows; nothing is assumed about which system made the table.
 create or replace function profiles_internal.adoption_of_table(p_table text, p_found regclass)
 returns setof jsonb
@@ -18,10 +18,10 @@ declare
   unreadable boolean;
 begin
   return query select s || jsonb_build_object('revision', context -> 'by') from unnest(stops) as s;
-  select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'seq' = '0'), false) into stopped, unreadable
+  select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'phase' = 'look'), false) into stopped, unreadable
   from unnest(stops) as s where s ->> 'action' = 'stop';
   if context ->> 'asks' is not null then
-    return next jsonb_build_object('revision', context -> 'by', 'seq', 1, 'action', 'question', 'id', 'key:' || target, 'object', target,
+    return next jsonb_build_object('revision', context -> 'by', 'phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'key:' || target, 'object', target,
       'found', format('no column of %s leads to a user in auth.users', p_found), 'answers', context -> 'asks');
   end if;
   if unreadable or context ->> 'user' is null and context ->> 'asks' is not null then
@@ -35,7 +35,7 @@ begin
   pace := coalesce(measured, 1);
   seconds := pace * (total * 0.00005 + (counts ->> 'bytes')::bigint * 0.00000005);
   return query
-  select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'stop') || s.problem
+  select jsonb_build_object('revision', context -> 'by', 'phase', 'refuse', 'kind', 'refuse', 'action', 'stop') || s.problem
   from (
     select jsonb_build_object('object', format('%s.%s', target, b.value ->> 'column'),
       'found', context -> 'by_name' -> (b.value ->> 'column') ->> 'found_type',
@@ -68,7 +68,7 @@ begin
   -- Two forecasts differ. So the dry run asks from two seconds on, the upgrade from four, and the plan allows an answer that
   -- the forecast of now does not need.
   if seconds > (case when current_setting('profiles_schema.dry_run', true) = 'yes' then 2 else 4 end) then
-    return next jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', 'lock:' || target, 'object', target,
+    return next jsonb_build_object('revision', context -> 'by', 'phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'lock:' || target, 'object', target,
       'found', format('%s rows, locked for about %s seconds, by a forecast that may be wrong by a factor of %s', total, ceil(seconds),
         case when measured is null then '6: it was not timed on this server' else '3: a sample of them was timed on this server' end),
       'rows', total, 'seconds', seconds, 'lock', 'ACCESS EXCLUSIVE',
@@ -80,7 +80,7 @@ begin
   select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_openings(context) as s
   where s ->> 'action' = 'question';
   return query
-  select jsonb_build_object('revision', context -> 'by', 'seq', 2, 'action', 'question', 'id', format('required:%s.%s', target, r.name),
+  select jsonb_build_object('revision', context -> 'by', 'phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', format('required:%s.%s', target, r.name),
     'object', format('%s.%I', target, r.name), 'found', 'not null, without a default: a sign-up cannot fill it',
     'wanted', 'a value for every new user',
     'answers', jsonb_build_object('relax', format('it may be null, and is null for every new user. To keep it filled, give it a default before the upgrade: '
@@ -100,22 +100,8 @@ begin
   select s || jsonb_build_object('revision', context -> 'by')
     || case when s ? 'seconds' then jsonb_build_object('seconds', (s ->> 'seconds')::double precision * pace) else '{}' end
   from (
-    select profiles_internal.adoption_frame(context, counts)
-    union all
-    select profiles_internal.adoption_keys(context, counts)
-    union all
-    select profiles_internal.adoption_fields(context, counts)
-    union all
-    select profiles_internal.adoption_contacts(context)
-    union all
-    select profiles_internal.adoption_defaults(context)
-    union all
-    select profiles_internal.adoption_rights(context)
-    union all
-    select s from profiles_internal.adoption_openings(context) as s where s ->> 'action' <> 'question'
-    union all
     -- Kept for whoever wants to know what was here, and for downgrade.
-    select jsonb_build_object('seq', 10, 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
+    select jsonb_build_object('phase', 'record', 'kind', 'take_over', 'action', 'note', 'object', target, 'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE', 'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,
       'statement', format(
         'insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''table'', %L, %L::jsonb || jsonb_build_object(''at'', now()))', context ->> 'by', target,
@@ -133,7 +119,21 @@ begin
             group by f.column_name
           ) as r
         ))))
-  ) as x (s);
+    union all
+    select profiles_internal.adoption_frame(context, counts)
+    union all
+    select profiles_internal.adoption_keys(context, counts)
+    union all
+    select profiles_internal.adoption_fields(context, counts)
+    union all
+    select profiles_internal.adoption_contacts(context)
+    union all
+    select profiles_internal.adoption_defaults(context)
+    union all
+    select profiles_internal.adoption_rights(context)
+    union all
+    select s from profiles_internal.adoption_openings(context) as s where s ->> 'action' <> 'question'
+  ) as planned (s);
 end
 $adoption_of_table$;
 

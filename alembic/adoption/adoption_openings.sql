@@ -28,17 +28,7 @@ declare
   conditions text;
   verbs text;
   -- What our rights let users write (schema/sql/policies).
-  ours constant text[] := case p_context ->> 'table'
-    when 'user_profiles' then array[
-      'username', 'display_name', 'first_name', 'last_name', 'phone', 'bio', 'company_name', 'target_audience', 'business_context',
-      'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility', 'key_metrics', 'preferences',
-      'notification_settings', 'timezone', 'language'
-    ]
-    when 'user_progress' then array['total_points', 'mastered_words_count', 'learning_words_count', 'new_words_count']
-    when 'user_api_keys' then array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key']
-    when 'export_history' then array['filters']
-    else '{}'
-  end;
+  ours constant text[] := profiles_internal.writable_columns(p_context ->> 'table', 'update');
   hidden text[];
   can_hide boolean;
   closed text;
@@ -96,7 +86,7 @@ begin
   where c.value ->> 'found_name' is not null;
 
   if hidden is not null then
-    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'columns:' || target, 'object', target,
+    return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'columns:' || target, 'object', target,
       'found', case when conditions is null then 'users cannot read these columns: '
         else format('users cannot read these columns, or only those for whom a policy is true (%s): ', conditions) end
         || (select string_agg(quote_ident(h.name), ', ') from unnest(hidden) as h (name)),
@@ -104,7 +94,7 @@ begin
         'accept', 'a user reads them in the own row, and in every row that a policy shows',
         'keep', case when can_hide then 'they stay hidden: users read the other columns by name, and select * fails (42501)' end)));
     if can_hide and profiles_internal.answer('columns:' || target) = 'keep' then
-      return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target,
+      return next jsonb_build_object('phase', 'record', 'kind', 'hide_columns', 'action', 'note', 'object', target,
         'found', 'users cannot read these columns: ' || (select string_agg(quote_ident(h.name), ', ') from unnest(hidden) as h (name)),
         'wanted', 'hidden from users, as today', 'remedy', 'Users read the other columns by name; select * by authenticated fails (42501).',
         'statement', format('insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''hidden columns'', %L, %L)',
@@ -113,7 +103,7 @@ begin
   end if;
 
   return query
-  select jsonb_build_object('seq', 2, 'action', 'question', 'id', 'rows:' || r.name, 'object', r.name,
+  select jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'rows:' || r.name, 'object', r.name,
     'found', format('shows whole rows of %s with the rights of its owner', relation),
     'answers', jsonb_build_object('accept', format('it shows these columns, too: %s. To keep them hidden, let it name the columns that it means', (
       select string_agg(c.key, ', ' order by c.key) from jsonb_each(p_context -> 'by_name') as c where c.value ->> 'found_name' is null
@@ -139,7 +129,7 @@ begin
 
   if p_context ->> 'table' in ('user_profiles', 'user_progress', 'user_api_keys') then
     return query
-    select jsonb_build_object('seq', 2, 'action', 'question', 'id', 'one:' || target, 'object', target,
+    select jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'one:' || target, 'object', target,
       'found', 'unique: ' || string_agg(k.columns, '; ' order by k.columns),
       'answers', jsonb_build_object('accept', 'a user has one row from then on: a second INSERT fails (23505), and so does an ON CONFLICT over '
         'these columns (42P10). To keep several, give the table another name before the upgrade'))
@@ -157,7 +147,7 @@ begin
   end if;
 
   if closed is not null then
-    return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'writes:' || target, 'object', target,
+    return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'writes:' || target, 'object', target,
       'found', case when cardinality(writers) > 0 then format('only users for whom a policy is true (%s) can write these columns: ', array_to_string(writers, ', '))
         else 'users cannot write these columns: ' end || closed,
       'answers', jsonb_strip_nulls(jsonb_build_object(
@@ -166,7 +156,7 @@ begin
           then 'a restrictive policy lets only those users change rows for whom these policies are true, as today; for all others update_my_profile_v2 refuses'
           else 'a restrictive policy lets users change nothing, as today; update_my_profile_v2 refuses' end end)));
     if wrote_nothing and profiles_internal.answer('writes:' || target) = 'keep' then
-      return next jsonb_build_object('seq', 987, 'action', 'create', 'object', format('policy "Users change nothing, as before" on %s', target),
+      return next jsonb_build_object('phase', 'create_policies', 'kind', 'create_policy', 'action', 'create', 'object', format('policy "Users change nothing, as before" on %s', target),
         'found', null, 'wanted', 'users go on changing nothing', 'lock', 'ACCESS EXCLUSIVE',
         -- What those who may are, is read when types and names have changed.
         'statement', format(
@@ -183,7 +173,7 @@ begin
       and not ('a' = any (commands) and has_any_column_privilege(users, relation, 'insert')) then 'insert' end,
     case when p_context ->> 'table' = 'user_api_keys' and not ('d' = any (commands) and has_table_privilege(users, relation, 'delete')) then 'delete' end);
   if verbs <> '' then
-    return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target, 'found', format('users cannot %s rows', verbs), 'wanted', 'they can',
+    return next jsonb_build_object('phase', 'record', 'kind', 'tell', 'action', 'note', 'object', target, 'found', format('users cannot %s rows', verbs), 'wanted', 'they can',
       'remedy', format('Ours let users %s rows of their own. A restrictive policy that you make before the upgrade stays, and can refuse it.', verbs));
   end if;
 
@@ -192,13 +182,13 @@ begin
     execute format('select count(*) filter (where not %1$s), count(*) filter (where %1$s is null) from %2$s as t', moment, relation)
     into inactive, unknown;
     if lower(coalesce(active ->> 'found_default', 'null')) not in ('true', '1') or unknown > 0 then
-      return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'active:' || target, 'object', target || '.is_active',
+      return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'active:' || target, 'object', target || '.is_active',
         'found', format('%s, false in %s rows and null in %s', coalesce('default ' || (active ->> 'found_default'), 'no default'), inactive, unknown),
         'answers', jsonb_build_object('accept', format(
           'ours says who may use the account: whoever has false (%s) reads and writes nothing; null becomes true; a new user gets true. '
           'If it means something else, rename it before the upgrade: alter table %s rename column %I to ...', inactive, relation, active ->> 'found_name')));
     elsif inactive > 0 then
-      return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target || '.is_active', 'found', format('false in %s rows', inactive),
+      return next jsonb_build_object('phase', 'record', 'kind', 'tell', 'action', 'note', 'object', target || '.is_active', 'found', format('false in %s rows', inactive),
         'wanted', 'inactive users', 'remedy', 'These users read and write nothing of ours, whatever token they hold.');
     end if;
   end if;
@@ -208,7 +198,7 @@ begin
   ) then
     execute format('select count(*) from %2$s as t where t.%1$I::text = ''public''', visibility ->> 'found_name', relation) into shown;
     if shown > 0 or visibility ->> 'wanted_default' ~ '^''public''' then
-      return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'visible:' || target, 'object', target || '.profile_visibility',
+      return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'visible:' || target, 'object', target || '.profile_visibility',
         'found', format('%s, public in %s rows, and nobody reads rows of others', coalesce('default ' || (visibility ->> 'found_default'), 'no default'), shown),
         'answers', jsonb_build_object('accept', format(
           'get_public_profile shows the id, names, pictures and bio of these users to everybody, without an account, too%s. '

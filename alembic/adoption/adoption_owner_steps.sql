@@ -16,7 +16,7 @@ begin
   end if;
   -- A user_id that is there and says nothing.
   if found ->> 'found_name' is not null then
-    return next jsonb_build_object('seq', 74, 'action', 'convert', 'object', target || '.user_id', 'found', 'no user', 'wanted', 'the user of ' || owner,
+    return next jsonb_build_object('phase', 'fill_user_ids', 'kind', 'fill_columns', 'action', 'convert', 'object', target || '.user_id', 'found', 'no user', 'wanted', 'the user of ' || owner,
       'lock', 'ACCESS EXCLUSIVE',
       'statement', format(
         'with done as (update %1$s as t set user_id = %2$s where t.user_id is null returning t.id, t.user_id) '
@@ -25,7 +25,7 @@ begin
         target, p_context ->> 'user', p_context ->> 'by', target || '.user_id'),
       'undo', format('select profiles_internal.restore_values(%L, %L, ''value'')', p_context ->> 'by', target));
   end if;
-  return next jsonb_build_object('seq', 982, 'action', 'create', 'object', target, 'found', null, 'wanted', format('triggers that fill user_id from %s', owner),
+  return next jsonb_build_object('phase', 'create_triggers', 'kind', 'create_triggers', 'action', 'create', 'object', target, 'found', null, 'wanted', format('triggers that fill user_id from %s', owner),
     'lock', 'SHARE ROW EXCLUSIVE',
     'statement', format('select profiles_internal.install_carry_user_id(%L)', owner),
     'undo', format('drop trigger if exists carry_user_id on %1$s; drop trigger if exists carry_user_id_change on %1$s', target),

@@ -1,13 +1,14 @@
--- The plan by which an upgrade takes over tables that are there already: a row per step, in the order in which they are
--- done, the reasons against it first. `profiles-schema adopt --dry-run` prints it, 0002_look_at_what_exists refuses by it, and the
+-- The plan by which an upgrade takes over tables that are there already: a row per step, in the order of the phases in
+-- which they are done (adoption_phases), the reasons against it first. "kind" is what a step does, "data" the details for a
+-- program, and "seq" its place in the plan. `profiles-schema adopt --dry-run` prints it, 0002_look_at_what_exists refuses by it, and the
 -- revisions carry it out (profiles_internal.adopt).
 -- Tables that the revisions have made or taken over already are left out: they bear our comment.
 -- A question stands in the way until it is answered (profiles_internal.answer); then its action is 'answered', and its
 -- "wanted" the answer.
 create or replace function profiles_internal.adoption_plan(p_revision text default null)
 returns table (
-  seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
-  seconds double precision, statement text, undo text, remedy text, id text, answers jsonb
+  seq integer, revision text, phase text, kind text, object text, found text, wanted text, action text, lock text,
+  "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb, data jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -31,7 +32,7 @@ begin
       relation is null and obj_description(to_regclass('public.user_profiles'), 'pg_class') is distinct from planned.our_comment
       or relation is not null and relation is distinct from to_regclass('public.' || quote_ident(other_name))
     ) then
-      steps := steps || jsonb_build_object('seq', 0, 'revision', planned.revision, 'action', 'stop', 'object', 'public.' || other_name,
+      steps := steps || jsonb_build_object('phase', 'look', 'kind', 'refuse', 'revision', planned.revision, 'action', 'stop', 'object', 'public.' || other_name,
         'found', case when to_regclass('public.' || quote_ident(other_name)) is null then 'no such table' else 'public.user_profiles exists, too' end,
         'wanted', 'one table of profiles', 'remedy', 'Correct -x adopt-table, or leave it away.');
     elsif relation is not null then
@@ -61,7 +62,7 @@ begin
   -- depends on a forecast. So may one about a column that is still nullable after a way back.
   if p_revision is null then
     steps := steps || coalesce((
-      select jsonb_agg(jsonb_build_object('seq', 0, 'revision', '0005_create_sign_up_functions', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
+      select jsonb_agg(jsonb_build_object('phase', 'look', 'kind', 'refuse', 'revision', '0005_create_sign_up_functions', 'action', 'stop', 'id', g.id, 'object', format('answer %I', g.id),
         'found', g.answer, 'wanted', 'no answer', 'remedy', 'No question needs it. Remove it from the file of answers.') order by g.id)
       from jsonb_each_text(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g (id, answer)
       -- What stands in the way may hide a question.
@@ -71,7 +72,7 @@ begin
   end if;
   -- What has been done by an answer is done.
   steps := steps || coalesce((
-    select jsonb_agg(jsonb_build_object('seq', 0, 'revision', coalesce(p_revision, '0014_create_sign_up_triggers'), 'action', 'stop', 'id', g.id,
+    select jsonb_agg(jsonb_build_object('phase', 'look', 'kind', 'refuse', 'revision', coalesce(p_revision, '0014_create_sign_up_triggers'), 'action', 'stop', 'id', g.id,
       'object', format('answer %I', g.id), 'found', g.answer, 'wanted', profiles_internal.answer(g.id),
       'remedy', format('The upgrade began with the answer "%s". Give that one again, or go back first: profiles-schema downgrade base',
         profiles_internal.answer(g.id))) order by g.id)
@@ -80,15 +81,17 @@ begin
   ), '[]');
 
   return query
-  select (row_number() over (order by q.action not in ('stop', 'question'), x.revision, x.seq, x.ordinality))::integer, x.revision, x.object, x.found,
+  select (row_number() over (order by q.action not in ('stop', 'question'), x.revision,
+      array_position(profiles_internal.adoption_phases(), x.phase), x.ordinality))::integer,
+    x.revision, x.phase, x.kind, x.object, x.found,
     case q.action when 'question' then 'an answer' when 'answered' then q.given else x.wanted end, q.action, x.lock, x."rows", x.seconds, x.statement, x.undo,
     case q.action when 'question' then format('%sAnswer %I with %s.',
       case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
       x.id, (select string_agg(format('"%s" (%s)', a.key, split_part(a.value, E'\n', 1)), ' or ') from jsonb_each_text(x.answers) as a)) else x.remedy end,
-    x.id, x.answers
+    x.id, x.answers, x.data
   from rows from (jsonb_to_recordset(steps) as (
-    seq integer, revision text, object text, found text, wanted text, action text, lock text, "rows" bigint,
-    seconds double precision, statement text, undo text, remedy text, id text, answers jsonb
+    revision text, phase text, kind text, object text, found text, wanted text, action text, lock text, "rows" bigint,
+    seconds double precision, statement text, undo text, remedy text, id text, answers jsonb, data jsonb
   )) with ordinality as x
   cross join lateral (
     select g.given, case when x.action = 'question' and x.answers ? g.given then 'answered' else x.action end as action

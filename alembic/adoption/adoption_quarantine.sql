@@ -30,7 +30,7 @@ begin
       key_name, p_context ->> 'found', replace(p_counts ->> 'misplaced', '{table}', p_context ->> 'found')
     ) into examples;
   end if;
-  return next jsonb_build_object('seq', 2, 'action', 'question', 'id', 'quarantine:' || target, 'object', target, 'rows', aside,
+  return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'quarantine:' || target, 'object', target, 'rows', aside,
     'found', concat_ws('; ',
       format('%s of %s rows cannot stay: %s', aside, total, (
         select string_agg(format('%s (%s)', g.value ->> 'reason', g.value ->> 'hits'), ', ' order by (g.value ->> 'hits')::bigint desc, g.value ->> 'reason')

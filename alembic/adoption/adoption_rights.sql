@@ -20,6 +20,7 @@ declare
   allowed jsonb;
   rights jsonb;
   inserts boolean;
+  kept jsonb;
 begin
   -- The policies that let users do something, as all of them or as some of them who stay.
   select coalesce(jsonb_agg(jsonb_build_object('command', p.command, 'roles', array(
@@ -56,10 +57,11 @@ begin
       where y.polpermissive and p.command in ('a', '*') and y.polroles && array[0::oid, authenticated] and p.fate <> 'unused' and p.reach <> 'none'
     ))
   );
+  kept := jsonb_build_object('inserts', inserts, 'rights', coalesce(rights, '[]'));
   return query
-  select jsonb_build_object('seq', 11, 'action', 'note', 'object', target, 'found', 'rights of users', 'wanted', 'kept by name',
+  select jsonb_build_object('phase', 'record', 'kind', 'keep_rights', 'data', kept, 'action', 'note', 'object', target, 'found', 'rights of users', 'wanted', 'kept by name',
     'statement', format('insert into profiles_internal.adopted (revision, object_type, object_name, data) values (%L, ''rights'', %L, %L)',
-      p_context ->> 'by', target, jsonb_build_object('inserts', inserts, 'rights', coalesce(rights, '[]'))),
+      p_context ->> 'by', target, kept),
     'remedy', nullif(concat_ws(' ',
       'Users go on writing these columns: ' || string_agg(distinct quote_ident(x.name), ', ') filter (where x.who = 'authenticated' and (not x.is_ours or x.name = 'avatar_url')) || '.',
       case when inserts then 'They go on inserting their own row.' end), ''))
@@ -70,18 +72,18 @@ begin
   if has_table_privilege(authenticated, relation, 'delete') and p_context ->> 'table' <> 'user_api_keys' then
     -- A policy for this very purpose is no accident.
     return query
-    select jsonb_build_object('seq', 2, 'action', 'question', 'id', 'delete:' || target, 'object', target,
+    select jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'delete:' || target, 'object', target,
       'found', format('policy "%s" lets users delete rows', min(y.polname)),
       'answers', jsonb_build_object('refuse', 'a DELETE by users fails (42501): let a server delete the user, with whom the row goes, or the row'))
     from pg_policy as y
     where y.polrelid = relation and y.polcmd = 'd' and y.polpermissive and y.polroles && array[0::oid, authenticated]
       and (select c.relrowsecurity from pg_class as c where c.oid = relation)
     having count(*) > 0;
-    return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target, 'found', 'users have the right to delete rows', 'wanted', 'refused',
+    return next jsonb_build_object('phase', 'record', 'kind', 'tell', 'action', 'note', 'object', target, 'found', 'users have the right to delete rows', 'wanted', 'refused',
       'remedy', 'A DELETE by users fails (42501). What is to be deleted goes with its user, or a server deletes it.');
   end if;
   if exists (select from jsonb_array_elements(rights) as r where r ->> 'role' = 'anon') then
-    return next jsonb_build_object('seq', 11, 'action', 'note', 'object', target, 'found', 'rights of anon', 'wanted', 'on the columns of today',
+    return next jsonb_build_object('phase', 'record', 'kind', 'tell', 'action', 'note', 'object', target, 'found', 'rights of anon', 'wanted', 'on the columns of today',
       'remedy', format('anon (no account) keeps its rights on the columns of today by name: it reads the rows that a policy shows to it. '
         'Its other statements on %s fail (42501), select * too.', target));
   end if;

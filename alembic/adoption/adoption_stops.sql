@@ -13,7 +13,7 @@ declare
   refuses boolean;
 begin
   return query
-  select jsonb_build_object('seq', 0, 'action', 'stop', 'object', target, 'found', s.found, 'wanted', s.wanted, 'remedy', s.remedy)
+  select jsonb_build_object('phase', 'look', 'kind', 'refuse', 'action', 'stop', 'object', target, 'found', s.found, 'wanted', s.wanted, 'remedy', s.remedy)
   from pg_class as c
   cross join lateral (values
     (c.relkind <> 'r', 'no ordinary table', 'an ordinary table',
@@ -35,7 +35,7 @@ begin
   where c.oid = relation and s.applies;
 
   return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target || '.' || (c.value ->> 'name'),
+  select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', target || '.' || (c.value ->> 'name'),
     'found', c.value ->> 'found_type', 'wanted', c.value ->> 'wanted_type', 'remedy', s.remedy)
   from jsonb_array_elements(p_context -> 'columns') as c
   cross join lateral (
@@ -57,7 +57,7 @@ begin
 
   -- What would not survive other columns.
   return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
+  select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', target, 'found', format('%s.%s holds its rows as values', b.attrelid::regclass, b.attname),
     'wanted', 'a table of its own', 'remedy', format('Drop %s.%I, and create it again after the upgrade.', b.attrelid::regclass, b.attname))
   from pg_class as c
   join pg_type as y on y.oid = c.reltype
@@ -67,7 +67,7 @@ begin
 
   -- What takes or returns rows of a table that a view will stand for has other columns than the view.
   return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'function ' || f.oid::regprocedure, 'found', 'takes or returns rows of ' || relation,
+  select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', 'function ' || f.oid::regprocedure, 'found', 'takes or returns rows of ' || relation,
     'wanted', 'columns of its own', 'remedy', 'After the upgrade a view has this name, and its rows have other columns than those of the table. '
       'Declare the columns (returns table (...)), or drop the function, and create it again after the upgrade.')
   from pg_class as c
@@ -77,7 +77,7 @@ begin
 
   -- Rights that we could not take from the roles of the API: only who gave them can.
   return query
-  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('rights given by %s', pg_get_userbyid(a.grantor)),
+  select distinct jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', target, 'found', format('rights given by %s', pg_get_userbyid(a.grantor)),
     'wanted', 'rights given by the owner', 'remedy',
     format('They would outlast ours. Take them back: set role %I; revoke all on %s from %s; reset role;', pg_get_userbyid(a.grantor), relation,
       case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end))
@@ -91,7 +91,7 @@ begin
   where c.oid = relation and a.grantor <> c.relowner
     and (a.grantee = 0 or pg_get_userbyid(a.grantee) in ('anon', 'authenticated', 'service_role'));
   return query
-  select distinct jsonb_build_object('seq', 1, 'action', 'stop', 'object', target, 'found', format('%s has the rights of %s', m.rolname, pg_get_userbyid(a.grantee)),
+  select distinct jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', target, 'found', format('%s has the rights of %s', m.rolname, pg_get_userbyid(a.grantee)),
     'wanted', 'rights of its own', 'remedy',
     format('It could write columns that are not for users to write. Take one of the two away: revoke %1$I from %2$I; or: revoke insert, update, delete on %3$s from %1$I;',
       pg_get_userbyid(a.grantee), m.rolname, relation))
@@ -109,7 +109,7 @@ begin
 
   -- A name of ours that something else has.
   return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', 'public.' || w.name,
+  select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', 'public.' || w.name,
     'found', coalesce('an index of ' || x.indrelid::regclass, 'a relation of that name'), 'wanted', 'free, for ' || target,
     'remedy', 'Rename it: that name is needed.')
   from profiles_internal.wanted_shape() as w
@@ -119,7 +119,7 @@ begin
 
   -- Triggers that stay must not stumble over what changes.
   return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+  select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
     'found', format('reads %s', c.value ->> 'found_name'), 'wanted', 'nothing that changes',
     'remedy', format('%s reads a column whose name or type changes. Drop the trigger, and create it again, adapted, after the upgrade.', t.tgfoid::regprocedure))
   from pg_trigger as t
@@ -134,7 +134,7 @@ begin
 
   -- Triggers that go must do nothing that ours do not do.
   return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
+  select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('trigger %s on %s', t.tgname, target),
     'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
     'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', ')))
   from pg_trigger as t
@@ -150,7 +150,7 @@ begin
 
   -- Whoever reads the table past row level security today, and would not tomorrow.
   return query
-  select jsonb_build_object('seq', 3, 'action', 'note', 'object', format('role %s', r.rolname), 'found', format('uses %s', relation),
+  select jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note', 'object', format('role %s', r.rolname), 'found', format('uses %s', relation),
     'wanted', 'row level security',
     'remedy', format('From now on row level security hides the rows of %s from %I. To let it act as service_role: grant service_role to %I;', target, r.rolname, r.rolname))
   from pg_class as c
@@ -159,7 +159,7 @@ begin
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
   -- Without an auth server nobody but the application makes users.
   if p_context ->> 'table' = 'user_profiles' and (p_context ->> 'own')::boolean and p_context ->> 'owner' is not null then
-    return next jsonb_build_object('seq', 3, 'action', 'note', 'object', target, 'found', 'profiles without users', 'wanted', 'a user for every profile',
+    return next jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note', 'object', target, 'found', 'profiles without users', 'wanted', 'a user for every profile',
       'remedy', format('From now on an INSERT into %s fails for a person who is not in auth.users (SQLSTATE 23502 or 23503). To make a profile, call '
         'public.create_user(email => …), which makes the user and the profile and returns the id; then update the profile.', relation));
   end if;
@@ -177,13 +177,13 @@ begin
       execute format('select ((%s)::%s)::text is null', tested.default_value, tested.type) into refuses;
       -- Without a default, NOT NULL is relaxed.
       if refuses and tested.attnotnull and tested.has_default and p_context ->> 'table' in ('user_profiles', 'user_progress') then
-        return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname),
+        return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', target, tested.attname),
           'found', 'not null, default ' || tested.default_value, 'wanted', 'a default that is not null when nobody is signed in',
           'remedy', format('At a sign-up there are no claims, and the default is null: no new user would have a profile. '
             'Give it another default, or: alter table %s alter column %I drop not null;', relation, tested.attname));
       end if;
     exception when integrity_constraint_violation then
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
+      return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', target, tested.attname), 'found', tested.type,
         'wanted', 'a default that it allows', 'remedy', 'A sign-up leaves it at its default, which its type refuses. Give it another default, or another type.');
     when others then
       null; -- Trial sign-ups show it, see try_sign_ups.
@@ -205,12 +205,12 @@ begin
       refuses := false;
     end;
     if refuses then
-      return next jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, tested.conname), 'found', tested.definition,
+      return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', target, tested.conname), 'found', tested.definition,
         'wanted', 'one that the defaults keep', 'remedy', 'A sign-up leaves these columns at their defaults, which this refuses. Give them other defaults, or drop it.');
     end if;
   end loop;
   return query
-  select jsonb_build_object('seq', 1, 'action', 'stop', 'object', format('%s.%s', target, i.relname), 'found', pg_get_indexdef(i.oid),
+  select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', format('%s.%s', target, i.relname), 'found', pg_get_indexdef(i.oid),
     'wanted', 'room for more than one profile', 'remedy', 'Every sign-up leaves these columns at the same default. Drop the default, or make the index one that allows it.')
   from pg_index as x
   join pg_class as i on i.oid = x.indexrelid
@@ -229,7 +229,7 @@ begin
   ) as k
   where x.indrelid = relation and x.indisunique and x.indexprs is null and x.indpred is null and k.own and k.same;
   return query
-  select jsonb_build_object('seq', 3, 'action', 'note', 'object', format('trigger %s on %s', t.tgname, target), 'found', 'calls ' || t.tgfoid::regprocedure,
+  select jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note', 'object', format('trigger %s on %s', t.tgname, target), 'found', 'calls ' || t.tgfoid::regprocedure,
     'wanted', 'stays', 'remedy', 'It runs at every sign-up, too. What it refuses costs that user the profile until it is mended: see profiles-schema health.')
   from pg_trigger as t
   where t.tgrelid = relation and not t.tgisinternal and t.tgtype & 4 <> 0 and p_context ->> 'table' in ('user_profiles', 'user_progress')
