@@ -124,7 +124,7 @@ def adoption_phases():
     return re.findall(r"'(\w+)'", body)
 
 
-def test_the_phases_are_listed_once_and_used(old):
+def test_the_phases_are_listed_once_and_used():
     head = re.match(r"(?:--.*\n)+", (PLANNER / "adoption_phases.sql").read_text(encoding="utf-8"))[0]
     listed = "".join(head.partition("Before anything changes:")[2].splitlines(keepends=True))
     positions = [re.search(rf"\b{phase}\b", listed).start() for phase in adoption_phases()]
@@ -134,6 +134,13 @@ def test_the_phases_are_listed_once_and_used(old):
         for word in re.findall(r"'phase',\s*('\w+'|case.*?\bend\b)", path.read_text(encoding="utf-8"), re.DOTALL):
             used |= set(re.findall(r"(?:^|then |else )'(\w+)'", word))
     assert used == set(adoption_phases())
+
+
+def test_the_planner_has_no_line_that_is_too_long():
+    # That of the wanted shape is made from the models.
+    for path in PLANNER.glob("*.sql"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert path.stem == "wanted_shape" or not [line for line in lines if len(line) > 120], path
 
 
 def test_the_planner_knows_what_our_rights_let_users_write(hosted):
