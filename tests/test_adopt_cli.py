@@ -26,7 +26,7 @@ from profiles_schema.operations import adopt, health
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "adopt"
 FIELDS = {
     "seq", "revision", "phase", "kind", "object", "found", "wanted", "action", "lock", "rows", "seconds", "statement",
-    "undo", "remedy", "id", "answers", "data",
+    "undo", "remedy", "id", "answers", "asked", "data",
 }  # fmt: skip
 PARTITIONED = (
     "create table public.user_progress (id uuid, user_id uuid) partition by hash (user_id);"
@@ -231,7 +231,7 @@ def test_a_database_on_its_way_is_asked_by_its_own_function_in_a_read_only_trans
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
         " returns table (seq integer, revision text, phase text, kind text, object text, found text, wanted text, action text,"
         ' lock text, "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb,'
-        " data jsonb) language plpgsql"
+        " asked text, data jsonb) language plpgsql"
         " as $$ begin create table public.written (); return; end $$"
     )
     refused = shown(old)
@@ -581,7 +581,7 @@ def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
         " returns table (seq integer, revision text, phase text, kind text, object text, found text, wanted text, action text,"
         ' lock text, "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb,'
-        " data jsonb) language plpgsql"
+        " asked text, data jsonb) language plpgsql"
         " as $$ begin perform count(*) from public.user_profiles; perform pg_sleep(60); return; end $$"
     )
     process = subprocess.Popen(

@@ -57,6 +57,9 @@ begin
     select p_revision, 'answer', g.key, g.value
     from jsonb_each(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g
       where g.value <> '""';
+    insert into profiles_internal.adopted (revision, object_type, object_name, data)
+    select p_revision, 'asked', g.key, g.value
+    from jsonb_each(coalesce(nullif(current_setting('profiles_schema.asked', true), ''), '{}')::jsonb) as g;
   end if;
 
   -- Tried again at the end, by 0014. Triggers of the application can need only a table that is taken over.

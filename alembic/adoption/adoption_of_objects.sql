@@ -110,7 +110,7 @@ begin
     -- What needs the profile finds it: ours runs first. While the upgrade runs there is none.
     select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'ask', 'kind', 'ask',
       'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
-      'object', format('trigger %s on auth.users', t.tgname),
+      'object', format('trigger %s on auth.users', t.tgname), 'evidence', a.body,
       'found', format('calls %s, which %s', f.oid::regprocedure,
         case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
       'answers', jsonb_build_object('accept',
@@ -122,7 +122,7 @@ begin
     -- What it puts into columns that ours leaves alone is lost to new users.
     select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'ask', 'kind', 'ask',
       'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
-      'object', format('trigger %s on auth.users', t.tgname),
+      'object', format('trigger %s on auth.users', t.tgname), 'evidence', a.body,
       'found', format('calls %s, which fills columns that our sign-up leaves at their default', f.oid::regprocedure),
       'answers', jsonb_build_object('drop',
         format('it goes, and a new user has only the default there: %s. To keep what it does, give the '
@@ -181,6 +181,7 @@ begin
     select jsonb_build_object('revision', '0011_create_functions', 'phase', 'ask', 'kind', 'ask', 'action', 'question',
       'id', 'function:' || f.oid::regprocedure,
       'object', 'function ' || f.oid::regprocedure,
+      'evidence', case when f.prokind <> 'a' then pg_get_functiondef(f.oid) end,
       'found', format('has a name of ours; %s%s',
         case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
         case when f.prosecdef then ', with the rights of its owner' else '' end

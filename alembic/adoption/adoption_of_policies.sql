@@ -27,10 +27,19 @@ declare
     'email', 'phone', 'first_name', 'last_name', 'role', 'last_login', 'external_id', 'referral_code', 'preferences',
       'metadata', 'personality_traits'
   ];
+  -- Steps of an upgrade that has begun may have changed how its policies read.
+  has_changed boolean := false;
   unread text;
   readers text;
   policy record;
 begin
+  if to_regclass('profiles_internal.adopted') is not null then
+    has_changed := exists (
+      select from profiles_internal.adopted as a
+      join profiles_internal.adopting_revisions() as r on r.revision = a.revision and r.table_name = p_table
+      where a.data ->> 'kind' in ('rename_table', 'rename_column', 'retype_columns')
+    );
+  end if;
   if reads then
     -- What is personal comes first. The second line is for the file of answers alone.
     select format('%s columns that the upgrade adds, too%s%s', count(*),
@@ -65,7 +74,12 @@ begin
       coalesce((
         select string_agg(case when m.role = 0 then 'everybody' else pg_get_userbyid(m.role) end, ', ' order by m.role)
         from pg_policy as y cross join lateral unnest(y.polroles) as m (role) where y.oid = p.policy
-      ), 'everybody with rights') as who
+      ), 'everybody with rights') as who,
+      (
+        select regexp_replace(concat_ws(' with check ', pg_get_expr(y.polqual, y.polrelid),
+          pg_get_expr(y.polwithcheck, y.polrelid)), '\s+', ' ', 'g')
+        from pg_policy as y where y.oid = p.policy
+      ) as says
     from profiles_internal.adoption_policies(p_table, p_found) as p
     -- Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
     where not ((p.name like 'Owners can %' or p.name = 'Service role can do what its grants allow')
@@ -77,11 +91,8 @@ begin
         'object', target,
         'found', case when policy.policy is null
           then 'no row level security: everybody with rights on it reads and writes every row'
-          else format('policy "%s" lets %s %s rows: %s', policy.name, policy.who, policy.verb, (
-            select regexp_replace(concat_ws(' with check ', pg_get_expr(y.polqual, y.polrelid),
-              pg_get_expr(y.polwithcheck, y.polrelid)), '\s+', ' ', 'g')
-            from pg_policy as y where y.oid = policy.policy
-          )) end,
+          else format('policy "%s" lets %s %s rows: %s', policy.name, policy.who, policy.verb, policy.says) end,
+        'evidence', case when not has_changed then concat_ws(' ', policy.who, policy.verb, policy.says) end,
         'answers', jsonb_strip_nulls(jsonb_build_object(
           'keep', case when not policy.reads_itself and p_table <> 'user_api_keys'
             and policy.name not like 'Owners can %' and policy.name <> 'Service role can do what its grants allow'
@@ -163,7 +174,7 @@ begin
   ) then
     return query
     select step || jsonb_build_object('phase', 'ask_about_readers', 'kind', 'ask', 'action', 'question',
-      'id', 'reads:' || r.name, 'object', r.name,
+      'id', 'reads:' || r.name, 'object', r.name, 'evidence', profiles_internal.reader_text(r.object, r.name),
       'found', format('reads %s with the rights of whoever asks', target),
       'answers', jsonb_build_object('accept',
         format('it finds in %s only the row of whoever asks, where today an open policy shows it others'' rows; look '

@@ -114,7 +114,7 @@ begin
 
   return query
   select jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'rows:' || r.name,
-    'object', r.name,
+    'object', r.name, 'evidence', profiles_internal.reader_text(r.object, r.name),
     'found', format('shows whole rows of %s with the rights of its owner', relation),
     'answers', jsonb_build_object('accept',
       format('it shows these columns, too: %s. To keep them hidden, let it name the columns that it means', (

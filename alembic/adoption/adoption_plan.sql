@@ -4,11 +4,13 @@
 -- refuses by it, and the revisions carry it out (profiles_internal.adopt).
 -- Tables that the revisions have made or taken over already are left out: they bear our comment.
 -- A question stands in the way until it is answered (profiles_internal.answer); then its action is 'answered', and its
--- "wanted" the answer.
+-- "wanted" the answer. It is one to what was asked alone: "evidence" is the text of what the question is about, "asked"
+-- its fingerprint, and an answer that was given to another one is none (profiles_internal.asked).
 create or replace function profiles_internal.adoption_plan(p_revision text default null)
 returns table (
   seq integer, revision text, phase text, kind text, object text, found text, wanted text, action text, lock text,
-  "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb, data jsonb
+  "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb, asked text,
+    data jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -99,17 +101,26 @@ begin
     case q.action when 'question' then 'an answer' when 'answered' then q.given else x.wanted end, q.action, x.lock,
       x."rows", x.seconds, x.statement, x.undo,
     case q.action when 'question' then format('%sAnswer %I with %s.',
-      case when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
+      case when q.has_changed then format('What is asked about has changed since "%s" was written. ', q.given)
+        when q.given is not null then format('"%s" is no answer to it. ', q.given) end,
       x.id, (select string_agg(format('"%s" (%s)', a.key, split_part(a.value, E'\n', 1)), ' or ')
         from jsonb_each_text(x.answers) as a)) else x.remedy end,
-    x.id, x.answers, x.data
+    x.id, x.answers, q.asked, x.data
   from rows from (jsonb_to_recordset(steps) as (
     revision text, phase text, kind text, object text, found text, wanted text, action text, lock text, "rows" bigint,
-    seconds double precision, statement text, undo text, remedy text, id text, answers jsonb, data jsonb
+    seconds double precision, statement text, undo text, remedy text, id text, answers jsonb, evidence text, data jsonb
   )) with ordinality as x
   cross join lateral (
-    select g.given, case when x.action = 'question' and x.answers ? g.given then 'answered' else x.action end as action
-    from (select case when x.action = 'question' then profiles_internal.answer(x.id) end as given) as g
+    select g.given, g.asked, c.has_changed,
+      case when x.action = 'question' and x.answers ? g.given and not c.has_changed then 'answered'
+        else x.action end as action
+    from (
+      select case when x.action = 'question' then profiles_internal.answer(x.id) end as given,
+        case when x.action = 'question' then left(md5(x.evidence), 12) end as asked
+    ) as g
+    cross join lateral (
+      select coalesce(g.given is not null and g.asked <> profiles_internal.asked(x.id), false) as has_changed
+    ) as c
   ) as q
   order by 1;
 end

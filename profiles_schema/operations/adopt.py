@@ -76,6 +76,8 @@ class Step:
     """Of a question, answered or not: the name by which the file of answers gives its answer."""
     answers: dict[str, str] | None = None
     """Its possible answers, and what each leads to; lines after the first are for the file of answers."""
+    asked: str | None = None
+    """Of a question: a fingerprint of what is asked about, by which an answer to something else is known."""
     data: dict[str, Any] | None = None
     """The details of its kind, for programs: of ``keep_rights``, the rights."""
 
@@ -176,7 +178,13 @@ class Plan:
         }
 
 
-def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str, str] | None = None) -> Plan:
+def plan(
+    connection: Connection,
+    *,
+    x: Sequence[str] = (),
+    answers: Mapping[str, str] | None = None,
+    asked: Mapping[str, str] | None = None,
+) -> Plan:
     """What `upgrade` with the same options would do to the tables it finds.
 
     Everything happens in one transaction that is rolled back. Tables are read, under ACCESS SHARE locks.
@@ -185,6 +193,7 @@ def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str,
         connection: One of the role that would upgrade.
         x: ``KEY=VALUE`` options, as for the upgrade.
         answers: Instead of the file that ``x`` names; those that no question needs are passed over.
+        asked: Of these, the fingerprints of what was asked.
 
     Raises:
         UsageError: an option is unknown, or its value not of its form.
@@ -194,6 +203,7 @@ def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str,
     wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "profiles_schema.dry_run": "yes"}
     if answers is not None:
         wanted["profiles_schema.answers"] = json.dumps(answers)
+        wanted["profiles_schema.asked"] = json.dumps(dict(asked or {}))
     connection.rollback()
     with interruptible():
         found = _plan(connection, wanted)
@@ -241,7 +251,7 @@ def _note(about: Step, name: str, *, found: str, wanted: str, remedy: str) -> St
     """What people have to know of a step; it stands where that one stands."""
     return replace(
         about, kind="tell", object=name, action="note", found=found, wanted=wanted, remedy=remedy, lock=None, rows=None,
-        seconds=None, statement=None, undo=None, id=None, answers=None, data=None,
+        seconds=None, statement=None, undo=None, id=None, answers=None, asked=None, data=None,
     )  # fmt: skip
 
 
