@@ -40,7 +40,7 @@ OUR_TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history
 # Every so many kills one comes while a table is being taken over, or given back.
 INSIDE = 4
 AT_WORK = (
-    "select query ~ 'profiles_internal[.](adopt|put_back_adopted)[(]' from pg_stat_activity"
+    "select query ~ 'profiles_internal[.](adopt|undo_adoption)[(]' from pg_stat_activity"
     " where datname = %s and application_name like '%% migrate' and state = 'active'"
 )
 

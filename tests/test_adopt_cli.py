@@ -25,8 +25,8 @@ from profiles_schema.operations import adopt, health
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "adopt"
 FIELDS = {
-    "seq", "revision", "object", "found", "wanted", "action", "lock", "rows", "seconds", "statement", "undo", "remedy",
-    "id", "answers",
+    "seq", "revision", "phase", "kind", "object", "found", "wanted", "action", "lock", "rows", "seconds", "statement",
+    "undo", "remedy", "id", "answers", "asked", "data",
 }  # fmt: skip
 PARTITIONED = (
     "create table public.user_progress (id uuid, user_id uuid) partition by hash (user_id);"
@@ -35,6 +35,8 @@ PARTITIONED = (
 )
 
 
+PLANNER = Path(__file__).resolve().parent.parent / "alembic" / "adoption"
+ADOPTED = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
 QUARANTINE = "quarantine:public.user_profiles"
 VISIBLE = "visible:public.user_profiles"
 
@@ -100,6 +102,61 @@ def test_the_plan_says_what_becomes_of_everything_that_is_there(old):
     reasons = [step.found for step in of(plan.steps, action="quarantine", statement=None)]
     assert reasons == ["no user in auth.users"]
     assert [step.seq for step in plan.steps] == sorted(step.seq for step in plan.steps)
+
+
+def test_each_step_says_its_phase_and_its_kind_and_the_phases_have_one_order(old):
+    plan = planned(old)
+    phases = adoption_phases()
+    for revision in {step.revision for step in plan.steps}:
+        places = [phases.index(step.phase) for step in plan.steps if step.revision == revision]
+        assert places == sorted(places)
+    assert {step.kind for step in plan.steps if step.phase == "retype_columns"} <= {"retype_columns"}
+    assert {step.kind for step in of(plan.steps, action="set aside") if step.object.startswith("policy ")} == {
+        "drop_policy"
+    }
+    assert all(step.phase and step.kind for step in (*plan.steps, *plan.notes, *plan.answered))
+    (kept,) = [step for step in plan.notes if step.kind == "keep_rights"]
+    assert set(kept.data) == {"inserts", "rights"}
+
+
+def adoption_phases():
+    body = (PLANNER / "adoption_phases.sql").read_text(encoding="utf-8").partition("select array[")[2].partition("]")[0]
+    return re.findall(r"'(\w+)'", body)
+
+
+def test_the_phases_are_listed_once_and_used():
+    head = re.match(r"(?:--.*\n)+", (PLANNER / "adoption_phases.sql").read_text(encoding="utf-8"))[0]
+    listed = "".join(head.partition("Before anything changes:")[2].splitlines(keepends=True))
+    positions = [re.search(rf"\b{phase}\b", listed).start() for phase in adoption_phases()]
+    assert positions == sorted(positions)
+    used = set()
+    for path in PLANNER.glob("*.sql"):
+        for word in re.findall(r"'phase',\s*('\w+'|case.*?\bend\b)", path.read_text(encoding="utf-8"), re.DOTALL):
+            used |= set(re.findall(r"(?:^|then |else )'(\w+)'", word))
+    assert used == set(adoption_phases())
+
+
+def test_the_planner_has_no_line_that_is_too_long():
+    # That of the wanted shape is made from the models.
+    for path in PLANNER.glob("*.sql"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert path.stem == "wanted_shape" or not [line for line in lines if len(line) > 120], path
+
+
+def test_the_planner_knows_what_our_rights_let_users_write(hosted):
+    hosted.upgrade("0005_create_sign_up_functions")
+    known = {
+        (table, right): set(hosted.value("select profiles_internal.writable_columns(:table, :right)", table=table, right=right))
+        for table in ADOPTED for right in ("insert", "update")
+    }  # fmt: skip
+    hosted.upgrade()
+    granted = dict.fromkeys(known, frozenset())
+    for table, right, columns in hosted.run(
+        "select table_name, lower(privilege_type), array_agg(column_name::text) from information_schema.column_privileges"
+        " where table_schema = 'public' and grantee = 'authenticated' and privilege_type in ('INSERT', 'UPDATE') group by 1, 2"
+    ):
+        granted[table, right] = set(columns)
+    assert {key: granted[key] for key in known} == known
 
 
 def test_what_is_planned_is_what_is_done(old):
@@ -172,8 +229,9 @@ def test_a_database_on_its_way_is_asked_by_its_own_function_in_a_read_only_trans
 
     old.administrator.script(
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
-        " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"
-        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb) language plpgsql'
+        " returns table (seq integer, revision text, phase text, kind text, object text, found text, wanted text, action text,"
+        ' lock text, "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb,'
+        " asked text, data jsonb) language plpgsql"
         " as $$ begin create table public.written (); return; end $$"
     )
     refused = shown(old)
@@ -521,8 +579,9 @@ def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
     old.upgrade("0005_create_sign_up_functions")
     old.administrator.script(
         "create or replace function profiles_internal.adoption_plan(p_revision text default null)"
-        " returns table (seq integer, revision text, object text, found text, wanted text, action text, lock text,"
-        ' "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb) language plpgsql'
+        " returns table (seq integer, revision text, phase text, kind text, object text, found text, wanted text, action text,"
+        ' lock text, "rows" bigint, seconds double precision, statement text, undo text, remedy text, id text, answers jsonb,'
+        " asked text, data jsonb) language plpgsql"
         " as $$ begin perform count(*) from public.user_profiles; perform pg_sleep(60); return; end $$"
     )
     process = subprocess.Popen(

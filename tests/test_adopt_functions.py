@@ -20,11 +20,11 @@ create function public.get_my_referral_code() returns uuid language sql as $$ se
 
 
 def test_the_planner_knows_our_public_functions(database):
-    body = Path(script_location() / "adoption" / "replaced_functions.sql").read_text(encoding="utf-8")
+    body = Path(script_location() / "adoption" / "functions_we_replace.sql").read_text(encoding="utf-8")
     with database.engine.connect() as connection:
         connection.exec_driver_sql(body.replace("%", "%%"))
         known = connection.exec_driver_sql(
-            "select r.function_id::regprocedure::text from profiles_internal.replaced_functions() as r order by 1"
+            "select r.function_id::regprocedure::text from profiles_internal.functions_we_replace() as r order by 1"
         ).scalars()
         ours = connection.exec_driver_sql(
             "select p.oid::regprocedure::text from pg_proc as p where p.pronamespace = 'public'::regnamespace order by 1"

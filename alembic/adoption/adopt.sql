@@ -24,7 +24,7 @@ begin
   -- Nobody signs up while the trigger of a sign-up changes.
   if p_revision in ('0005_create_sign_up_functions', '0014_create_sign_up_triggers') and exists (
     select from profiles_internal.adoption_of_objects(p_revision) as s
-    where s ->> 'revision' = p_revision and s ->> 'lock' like '%auth.users'
+    where s ->> 'revision' = p_revision and s ->> 'kind' in ('empty_function', 'drop_trigger')
   ) then
     begin
       lock table auth.users in share row exclusive mode;
@@ -33,7 +33,8 @@ begin
     end;
   end if;
   if relation is not null then
-    -- What reads the table, or has values of its types, has to run afterwards. Looked up before the lock: it takes a while.
+    -- What reads the table, or has values of its types, has to run afterwards. Looked up before the lock: it takes a
+    -- while.
     objects := array(
       select r.object from profiles_internal.table_readers(relation) as r
       union
@@ -42,10 +43,11 @@ begin
       where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_type'::regclass and (
         t.typrelid = relation
         or exists (select from pg_type as e where e.typrelid = relation and e.typarray = t.oid)
-        or t.typtype <> 'b' and exists (select from pg_attribute as a where a.attrelid = relation and a.atttypid = t.oid)
+        or t.typtype <> 'b'
+          and exists (select from pg_attribute as a where a.attrelid = relation and a.atttypid = t.oid)
       )
     );
-    failing := array(select f.object from profiles_internal.failing_objects(objects) as f);
+    failing := array(select f.object from profiles_internal.find_failing_objects(objects) as f);
     execute format('lock table %s in access exclusive mode', relation);
   end if;
 
@@ -53,14 +55,20 @@ begin
   if p_revision = '0005_create_sign_up_functions' then
     insert into profiles_internal.adopted (revision, object_type, object_name, data)
     select p_revision, 'answer', g.key, g.value
-    from jsonb_each(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g where g.value <> '""';
+    from jsonb_each(coalesce(nullif(current_setting('profiles_schema.answers', true), ''), '{}')::jsonb) as g
+      where g.value <> '""';
+    insert into profiles_internal.adopted (revision, object_type, object_name, data)
+    select p_revision, 'asked', g.key, g.value
+    from jsonb_each(coalesce(nullif(current_setting('profiles_schema.asked', true), ''), '{}')::jsonb) as g;
   end if;
 
   -- Tried again at the end, by 0014. Triggers of the application can need only a table that is taken over.
   if p_revision = '0005_create_sign_up_functions' and exists (
-    select from profiles_internal.adopting_revisions() as r where profiles_internal.table_to_adopt(r.table_name) is not null
+    select from profiles_internal.adopting_revisions() as r
+      where profiles_internal.table_to_adopt(r.table_name) is not null
   ) and exists (
-    select from pg_trigger as t where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
+    select from pg_trigger as t where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
+      and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
   ) then
     insert into profiles_internal.adopted (revision, object_type, object_name, data)
     select p_revision, 'sign-up', 'auth.users', to_jsonb(f.form)
@@ -75,8 +83,8 @@ begin
     end if;
     continue when refusals is not null or questions is not null;
     if step.undo is not null then
-      insert into profiles_internal.adopted (revision, object_type, object_name, definition)
-      values (p_revision, step.action, step.object, step.undo);
+      insert into profiles_internal.adopted (revision, object_type, object_name, data, definition)
+      values (p_revision, step.action, step.object, jsonb_build_object('kind', step.kind), step.undo);
     end if;
     begin
       execute coalesce(step.statement, 'select 1');
@@ -84,22 +92,26 @@ begin
       if sqlstate in ('55P03', '40P01', '57014') then
         raise;
       end if;
-      raise exception 'adopting % failed at "%" (%): %', step.object, step.action, coalesce(step.wanted, step.found), sqlerrm
-        using errcode = sqlstate, hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
+      raise exception 'adopting % failed at "%" (%): %', step.object, step.action, coalesce(step.wanted, step.found),
+        sqlerrm
+        using errcode = sqlstate,
+          hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
     end;
   end loop;
   if refusals is not null then
-    raise exception 'this cannot be taken over as it is: %', concat_ws('; questions that are open, too: ', refusals, questions)
+    raise exception 'this cannot be taken over as it is: %',
+      concat_ws('; questions that are open, too: ', refusals, questions)
       using hint = 'Nothing of this revision was changed. The whole plan: profiles-schema adopt --dry-run';
   elsif questions is not null then
     raise exception 'questions are open: %', questions
       using hint = 'Nothing of this revision was changed. Write them to a file, and answer them there: '
-        'profiles-schema adopt --dry-run --write-answers adopt.toml; then go on with: profiles-schema upgrade -x answers=adopt.toml';
+        'profiles-schema adopt --dry-run --write-answers adopt.toml; then go on with: profiles-schema upgrade -x '
+          'answers=adopt.toml';
   end if;
 
   if relation is not null then
     select string_agg(format('%s (%s)', f.name, f.error), '; ' order by f.name) into refusals
-    from profiles_internal.failing_objects(objects) as f where f.object <> all (failing);
+    from profiles_internal.find_failing_objects(objects) as f where f.object <> all (failing);
     if refusals is not null then
       raise exception 'these would no longer run: %', refusals
         using hint = 'Nothing of this revision was changed. Adapt or drop them, then run the upgrade again.';
@@ -111,12 +123,14 @@ begin
 
   for step in
     select a.object_name as name, a.data -> 'rows' as found_rows,
-      (select count(*) from profiles_internal.adopted as v where v.revision = p_revision and v.object_type in ('value', 'found value')) as changed,
+      (select count(*) from profiles_internal.adopted as v where v.revision = p_revision
+        and v.object_type in ('value', 'found value')) as changed,
       (select count(*) from profiles_internal.quarantine as q where q.table_name = a.object_name) as aside
     from profiles_internal.adopted as a
     where a.revision = p_revision and a.object_type = 'table'
   loop
-    raise notice '%: % rows taken over, % values changed (the old ones are in profiles_internal.adopted), % rows in quarantine',
+    raise notice '%: % rows taken over, % values changed (the old ones are in profiles_internal.adopted), % rows in '
+      'quarantine',
       step.name, step.found_rows, step.changed, step.aside;
   end loop;
 end

@@ -3,9 +3,10 @@
 -- column that keeps its type. A wanted column that was not found has no found_name; one of the application's own has no
 -- wanted_type.
 --
--- The id of a profile keeps its type if that is uuid, with everything on it; so does a role of any kind of text or enum; and
--- so does a text by another name (varchar, citext, a domain without rules) that holds all that we write: a sign-up must not
--- lose its profile to a long name. is_theirs: only the application writes the column, so its own limits stay, too.
+-- The id of a profile keeps its type if that is uuid, with everything on it; so does a role of any kind of text or
+-- enum; and so does a text by another name (varchar, citext, a domain without rules) that holds all that we write: a
+-- sign-up must not lose its profile to a long name. is_theirs: only the application writes the column, so its own
+-- limits stay, too.
 -- Only these columns get another name, and take their foreign keys, views and policies along:
 --   a user_id that is no uuid is the id of an outside system, and becomes external_id;
 --   a key of another type than ours that something hangs on becomes legacy_id;
@@ -13,7 +14,8 @@
 create or replace function profiles_internal.adoption_columns(p_table text, p_found regclass)
 returns table (
   name text, found_name text, found_type text, found_not_null boolean, found_default text, found_generated boolean,
-  wanted_type text, wanted_not_null boolean, wanted_default text, source text, back text, found_position integer, is_theirs boolean
+  wanted_type text, wanted_not_null boolean, wanted_default text, source text, back text, found_position integer,
+    is_theirs boolean
 )
 language plpgsql
 stable
@@ -35,7 +37,8 @@ begin
   if p_table = 'user_profiles' then
     if user_type <> 'uuid' and not types ? 'external_id' then
       execute format(
-        'select coalesce(bool_and(t.user_id::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$''), false) from %s as t where t.user_id is not null',
+        'select coalesce(bool_and(t.user_id::text ~* ''^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$''), false) from '
+          '%s as t where t.user_id is not null',
         p_found
       ) into all_uuids;
       if not all_uuids then
@@ -62,16 +65,20 @@ begin
   return query
   with found as (
     select
-      a.attname::text as found_name, coalesce(renames ->> a.attname, a.attname) as name, a.attnum::integer as found_position,
+      a.attname::text as found_name, coalesce(renames ->> a.attname, a.attname) as name,
+        a.attnum::integer as found_position,
       format_type(a.atttypid, a.atttypmod) as found_type, a.attnotnull as not_null, a.attgenerated <> '' as generated,
       case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end as found_default,
       a.attidentity <> '' as has_identity, y.typcategory as category, y.typtype in ('e', 'd') as is_narrow,
-      (select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder limit 1) as first_label,
-      case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation else '' end as collated,
+      (select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder limit 1)
+        as first_label,
+      case when a.attcollation <> y.typcollation then ' collate ' || a.attcollation::regcollation
+        else '' end as collated,
       -- Our rules are regular expressions, which other collations do not allow.
       (b.oid in ('text'::regtype, 'varchar'::regtype) or b.typname = 'citext' and b.typcategory = 'S')
         and not exists (select from pg_collation as o where o.oid = a.attcollation and not o.collisdeterministic)
-        and not (y.typtype = 'd' and (y.typnotnull or exists (select from pg_constraint as k where k.contypid = y.oid))) as is_text,
+        and not (y.typtype = 'd'
+          and (y.typnotnull or exists (select from pg_constraint as k where k.contypid = y.oid))) as is_text,
       nullif(case when y.typtype = 'd' then y.typtypmod else a.atttypmod end, -1) - 4 as room
     from pg_attribute as a
     join pg_type as y on y.oid = a.atttypid
@@ -80,18 +87,21 @@ begin
     where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped
   ),
   wanted as (
-    select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null, k.keeps, t.is_theirs,
+    select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null, k.keeps,
+      t.is_theirs,
       case
         when k.keeps and w.default_value is not null then f.found_default
         -- Nobody has agreed to be shown where nobody was asked.
-        when p_table = 'user_profiles' and w.name = 'profile_visibility' and f.found_default is null then '''private''::text'
+        when p_table = 'user_profiles' and w.name = 'profile_visibility' and f.found_default is null
+          then '''private''::text'
         else w.default_value
       end as default_value
     from profiles_internal.wanted_shape() as w
     left join found as f on f.name = w.name
     cross join lateral (
       select p_table = 'user_profiles' and w.name in (
-        'avatar_emoji', 'bio', 'business_context', 'company_name', 'logo_url', 'master_system_prompt', 'profile_picture_url', 'role', 'target_audience'
+        'avatar_emoji', 'bio', 'business_context', 'company_name', 'logo_url', 'master_system_prompt',
+          'profile_picture_url', 'role', 'target_audience'
       ) as is_theirs
     ) as t
     -- The most that our CHECK of the column admits.
@@ -108,7 +118,8 @@ begin
         or w.name = 'role' and f.category in ('S', 'E') and f.found_default is not null
         or w.name <> 'id' and w.definition = 'text' and f.is_text and f.name = f.found_name
           and (f.room is null or t.is_theirs or f.room >= m.characters)
-          and (w.default_value is null or profiles_internal.kept_default(p_table, w.name, f.found_type, f.found_default) is not null),
+          and (w.default_value is null
+            or profiles_internal.kept_default(p_table, w.name, f.found_type, f.found_default) is not null),
         false
       ) as keeps
     ) as k
@@ -120,13 +131,16 @@ begin
     f.found_type || case when f.found_type <> w.wanted_type then f.collated else '' end, f.not_null,
     coalesce(f.found_default, case when f.has_identity then 'identity' end), f.generated,
     w.wanted_type, w.not_null,
-    case when w.keeps then w.default_value else coalesce(profiles_internal.kept_default(p_table, w.name, w.wanted_type, f.found_default), w.default_value) end,
+    case when w.keeps then w.default_value
+      else coalesce(profiles_internal.kept_default(p_table, w.name, w.wanted_type, f.found_default),
+      w.default_value) end,
     case
       when f.found_type = w.wanted_type or f.name is null then null
       when w.wanted_type = 'timestamp with time zone' then case
         when f.found_type = 'timestamp without time zone' then '{column} at time zone ''UTC'''
         when f.found_type = 'date' then '{column}::timestamp at time zone ''UTC'''
-        when f.category = 'N' then 'case when {column} > 9224318015999 then ''infinity'' when {column} < -210866803200 then ''-infinity'' '
+        when f.category = 'N'
+          then 'case when {column} > 9224318015999 then ''infinity'' when {column} < -210866803200 then ''-infinity'' '
           'else to_timestamp({column}::double precision) end'
         else '{column}::timestamp with time zone'
       end
@@ -140,13 +154,15 @@ begin
       when w.wanted_type = 'timestamp with time zone' then case
         when f.found_type = 'timestamp without time zone' then '{column} at time zone ''UTC'''
         when f.found_type = 'date' then '({column} at time zone ''UTC'')::date'
-        when f.category = 'N' then 'case when isfinite({column}) then extract(epoch from {column}) end::' || f.found_type
+        when f.category = 'N' then 'case when isfinite({column}) then extract(epoch from {column}) end::'
+          || f.found_type
         else '{column}::' || f.found_type
       end
       when w.wanted_type = 'boolean' and f.category = 'N' then '{column}::integer::' || f.found_type
       when w.wanted_type = 'jsonb' and f.category not in ('S', 'U') then null
-      when f.is_narrow then format('profiles_internal.narrowed({column}::text, %L, %s)::%s', f.found_type,
-        case when f.not_null then coalesce('(' || f.found_default || ')::text', quote_literal(f.first_label), 'null') else 'null' end, f.found_type)
+      when f.is_narrow then format('profiles_internal.fit_narrower_type({column}::text, %L, %s)::%s', f.found_type,
+        case when f.not_null then coalesce('(' || f.found_default || ')::text', quote_literal(f.first_label), 'null')
+          else 'null' end, f.found_type)
       else '{column}::text::' || f.found_type
     end,
     f.found_position, coalesce(w.is_theirs, false)
@@ -156,4 +172,5 @@ begin
 end
 $adoption_columns$;
 
-revoke all on function profiles_internal.adoption_columns(text, regclass) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.adoption_columns(text, regclass) from public, anon, authenticated,
+  service_role;

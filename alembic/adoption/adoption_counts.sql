@@ -33,14 +33,15 @@ declare
   names bigint;
   plain_keys bigint;
   tested record;
-  -- A key that nothing keeps unique.
-  key_name constant text := (
+  -- An id that nothing keeps unique.
+  id_column constant text := (
     select c ->> 'found_name'
     from (values (by_name -> 'id')) as v (c)
     where c ->> 'found_name' is not null and not exists (
       select from pg_index as x
       join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-      where x.indrelid = relation and x.indisunique and x.indisvalid and x.indimmediate and x.indpred is null and x.indnkeyatts = 1
+      where x.indrelid = relation and x.indisunique and x.indisvalid and x.indimmediate and x.indpred is null
+        and x.indnkeyatts = 1
         and a.attname = c ->> 'found_name' and (a.attnotnull or p_context ->> 'table' = 'user_profile_audit_logs')
     )
   );
@@ -52,9 +53,11 @@ begin
     where u.table_name = p_context ->> 'table' and by_name -> u.column_name ->> 'found_name' is not null
       and (u.column_name <> 'user_id' or to_regclass('auth.users') is not null)
       -- A key that cannot be null is text to encrypt, blank or not.
-      and not (u.table_name = 'user_api_keys' and u.fitted = 'null::text' and (by_name -> u.column_name ->> 'found_not_null')::boolean)
+      and not (u.table_name = 'user_api_keys' and u.fitted = 'null::text'
+        and (by_name -> u.column_name ->> 'found_not_null')::boolean)
     union all
-    select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default', 'null: ' || (c.value ->> 'wanted_default')
+    select 1000, c.key, format('%I is null', c.key), c.value ->> 'wanted_default',
+      'null: ' || (c.value ->> 'wanted_default')
     from jsonb_each(by_name) as c
     where (c.value ->> 'wanted_not_null')::boolean and c.value ->> 'wanted_default' is not null
       and c.value ->> 'found_name' is not null and c.key not in ('id', 'profile_visibility')
@@ -64,7 +67,8 @@ begin
     execute format(
       'with s as (select %s from %s) select array[count(*)%s%s] from s', as_wanted, relation,
       (
-        select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')), '' order by r.ordinality)
+        select string_agg(format(', count(*) filter (where %s)', replace(r.value ->> 'wrong', '{table}', 's')),
+          '' order by r.ordinality)
         from jsonb_array_elements(rules) with ordinality as r
       ),
       -- A column that nobody asks for would not be converted at all.
@@ -76,7 +80,8 @@ begin
   exception when data_exception or cannot_coerce or datatype_mismatch or undefined_function then
     -- Some column does not convert: which one, is found one by one.
     for tested in
-      select c.value ->> 'name' as name, replace(c.value ->> 'source', '{column}', quote_ident(c.value ->> 'found_name')) as source
+      select c.value ->> 'name' as name,
+        replace(c.value ->> 'source', '{column}', quote_ident(c.value ->> 'found_name')) as source
       from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null
     loop
       begin
@@ -94,7 +99,8 @@ begin
   if by_name -> 'username' ->> 'found_name' is not null then
     execute format(
       'with s as (select %s from %s) select count(*) from (select username ~ ''^[a-z0-9_.-]{3,32}$'' as fits, '
-        || 'row_number() over (partition by lower(username) order by username collate "C" desc) as nth from s) as n where fits is not true or nth > 1',
+        || 'row_number() over (partition by lower(username) order by username collate "C" desc) as nth from s) as n '
+          'where fits is not true or nth > 1',
       as_wanted, relation
     ) into names;
   elsif table_name = 'user_profiles' then
@@ -119,9 +125,13 @@ begin
     reasons := concat_ws(' ',
       case when user_id is not null then 'when "adopted user" is null then ''no user_id''' end,
       case when user_id is not null and not (p_context ->> 'own')::boolean
-        then 'when not exists (select from auth.users as x where x.id = "adopted user") then ''no user in auth.users''' end,
-      case when user_id is not null and table_name <> 'export_history' then 'when "adopted nth" > 1 then ''second row of the same user''' end,
-      case when key_name is not null then format('when r.%I is null then ''no id'' when "adopted nth id" > 1 then ''second row of the same id''', key_name) end,
+        then 'when not exists (select from auth.users as x where x.id = "adopted user") then ''no user in '
+          'auth.users''' end,
+      case when user_id is not null and table_name <> 'export_history'
+        then 'when "adopted nth" > 1 then ''second row of the same user''' end,
+      case when id_column is not null
+        then format('when r.%I is null then ''no id'' when "adopted nth id" > 1 then ''second row of the same id''',
+        id_column) end,
       (
         select string_agg(
           format('when r.%I is null then %L', c.value ->> 'found_name', 'no ' || c.key), ' '
@@ -135,17 +145,20 @@ begin
   end if;
   if reasons <> '' then
     misplaced := format(
-      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as "adopted user", row_number() over (partition by %s order by %s t.ctid) as "adopted nth", '
+      'select r.ctid as row_id, case %s end as reason from (select t.ctid, t.*, %s as "adopted user", row_number() '
+        'over (partition by %s order by %s t.ctid) as "adopted nth", '
         '%s as "adopted nth id" from {table} as t) as r',
       reasons, coalesce(user_id, 'null::uuid'), coalesce(user_id, 't.ctid'),
       (
         select string_agg(format('t.%I, ', c.value ->> 'found_name'), '' order by c.key)
         from jsonb_each(by_name) as c where c.key in ('created_at', 'id') and c.value ->> 'found_name' is not null
       ),
-      case when key_name is null then '1' else format('row_number() over (partition by t.%I order by t.ctid)', key_name) end
+      case when id_column is null then '1'
+        else format('row_number() over (partition by t.%I order by t.ctid)', id_column) end
     );
     execute format(
-      'select coalesce(jsonb_agg(to_jsonb(g)), ''[]'') from (select m.reason, count(*) as hits from (%s) as m where m.reason is not null group by m.reason order by m.reason) as g',
+      'select coalesce(jsonb_agg(to_jsonb(g)), ''[]'') from (select m.reason, count(*) as hits from (%s) as m where '
+        'm.reason is not null group by m.reason order by m.reason) as g',
       replace(misplaced, '{table}', relation::text)
     ) into aside;
   end if;
@@ -154,7 +167,8 @@ begin
     'total', hits[1],
     'bytes', pg_relation_size(relation),
     'fits', (
-      select coalesce(jsonb_agg(r.value || jsonb_build_object('hits', hits[1 + r.ordinality]) order by r.ordinality), '[]')
+      select coalesce(jsonb_agg(r.value || jsonb_build_object('hits', hits[1 + r.ordinality]) order by r.ordinality),
+        '[]')
       from jsonb_array_elements(rules) with ordinality as r where hits[1 + r.ordinality] > 0
     ),
     'names', coalesce(names, 0),

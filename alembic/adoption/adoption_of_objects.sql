@@ -1,6 +1,6 @@
 -- What acts beside ours, and is set aside when ours come: functions of our names, policies on our tables, triggers that
--- write our tables, and counters that sessions say better. Policies take long to look through: they are left out where the
--- steps of one revision are asked for, and it is not the one that brings ours.
+-- write our tables, and counters that sessions say better. Policies take long to look through: they are left out where
+-- the steps of one revision are asked for, and it is not the one that brings ours.
 create or replace function profiles_internal.adoption_of_objects(p_revision text)
 returns setof jsonb
 language plpgsql
@@ -13,7 +13,8 @@ declare
     to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs'),
     to_regclass('public.' || quote_ident(nullif(current_setting('profiles_schema.adopt_table', true), '')))
   ], null);
-  names constant text := concat_ws('|', 'user_profiles', 'user_progress', 'user_api_keys', 'export_history', 'user_profile_audit_logs',
+  names constant text := concat_ws('|', 'user_profiles', 'user_progress', 'user_api_keys', 'export_history',
+    'user_profile_audit_logs',
     nullif(regexp_replace(current_setting('profiles_schema.adopt_table', true), '(\W)', '\\\1', 'g'), ''));
   -- Columns that will have another name or type.
   changing constant text := coalesce((
@@ -23,8 +24,8 @@ declare
     where w.kind = 'comment' and c.found_name is not null and (c.found_name <> c.name or c.source is not null)
   ), '$^');
 begin
-  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there. One whose text leaves in
-  -- doubt what else it does, or would fail from then on, stands against it: a sign-up would pay for it.
+  -- Triggers on auth.users: empty from the moment the tables change, dropped when ours are there. One whose text leaves
+  -- in doubt what else it does, or would fail from then on, stands against it: a sign-up would pay for it.
   return query
   select jsonb_strip_nulls(s.step)
   from pg_trigger as t
@@ -33,30 +34,32 @@ begin
     select
       pg_has_role(f.proowner, 'usage') as may_change,
       exists (select from pg_trigger as o where o.tgfoid = f.oid and o.tgrelid <> t.tgrelid) as is_shared,
-      profiles_internal.written_tables(f.oid, true) as ours,
-      profiles_internal.written_tables(f.oid, false) as others,
+      profiles_internal.tables_written_by(f.oid, true) as ours,
+      profiles_internal.tables_written_by(f.oid, false) as others,
       f.prosrc like '%profiles_schema: set aside%' as is_empty,
       pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') as may_drop,
       (select count(*) from pg_trigger as o where o.tgfoid = f.oid) as uses,
-      (select string_agg(r.body, ' ') from profiles_internal.reached_functions(f.oid) as r) as body
+      (select string_agg(r.body, ' ') from profiles_internal.functions_called_by(f.oid) as r) as body
   ) as a
   cross join lateral (
     select
       cardinality(a.ours) > 0 or a.is_empty as acts,
       a.body ~* ('\m(' || names || ')\M') as names_ours,
       a.body ~* '\mexecute\M' as is_dynamic,
-      -- It stays, and does not write our tables; but what it reads of them changes, or a trigger of a table that it writes does.
+      -- It stays, and does not write our tables; but what it reads of them changes, or a trigger of a table that it
+      -- writes does.
       (
         select min(q.what)
         from (
           select 'reads columns that change' as what
-          where a.body ~* ('\m(' || names || ')\M') and regexp_replace(a.body, '\m(new|old)\M"?\s*\.\s*"?\w+', '', 'gi') ~* ('\m(' || changing || ')\M')
+          where a.body ~* ('\m(' || names || ')\M')
+            and regexp_replace(a.body, '\m(new|old)\M"?\s*\.\s*"?\w+', '', 'gi') ~* ('\m(' || changing || ')\M')
           union all
           select format('writes %s, whose trigger %s writes ours', o.tgrelid::regclass, o.tgname)
           from pg_trigger as o
           where not o.tgisinternal and o.tgrelid <> t.tgrelid and o.tgrelid <> all (our_tables)
             and lower(regexp_replace(replace(o.tgrelid::regclass::text, '"', ''), '^public\.', '')) = any (a.others)
-            and cardinality(profiles_internal.written_tables(o.tgfoid, true)) > 0
+            and cardinality(profiles_internal.tables_written_by(o.tgfoid, true)) > 0
         ) as q
       ) as stumbles,
       -- It writes rows that refer to a profile.
@@ -68,60 +71,90 @@ begin
   ) as b
   cross join lateral (
     select case
-      when b.acts and not a.may_change then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop the trigger.', pg_get_userbyid(f.proowner))
-      when b.acts and a.is_shared then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or drop the trigger.'
-      when b.acts and cardinality(a.others) > 0 then format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(a.others, ', '))
-      when b.acts and a.body ~* '\m(pg_notify|notify)\M' then 'It would act beside ours, but it also notifies. Move that into a trigger function of its own, which then stays.'
-      when b.acts and t.tgtype & 2 <> 0 and a.body ~* '\mnew"?\s*\.\s*"?\w+"?\s*:?=' then 'It would act beside ours, but it also changes the row of the user. Move that into a trigger function of its own, which then stays.'
-      when b.names_ours and b.is_dynamic then 'It names our tables and puts statements together as it runs, so what it does cannot be seen. Write the statements out, or drop the trigger.'
-      when not b.acts and b.stumbles is not null then format('It %s: sign-ups would fail. Drop it, and create it again, adapted, after the upgrade.', b.stumbles)
+      when b.acts and not a.may_change
+        then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop '
+        'the trigger.', pg_get_userbyid(f.proowner))
+      when b.acts and a.is_shared
+        then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or '
+        'drop the trigger.'
+      when b.acts and cardinality(a.others) > 0
+        then format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, '
+        'which then stays.', array_to_string(a.others, ', '))
+      when b.acts and a.body ~* '\m(pg_notify|notify)\M'
+        then 'It would act beside ours, but it also notifies. Move that into a trigger function of its own, which then '
+        'stays.'
+      when b.acts and t.tgtype & 2 <> 0 and a.body ~* '\mnew"?\s*\.\s*"?\w+"?\s*:?='
+        then 'It would act beside ours, but it also changes the row of the user. Move that into a trigger function of '
+        'its own, which then stays.'
+      when b.names_ours and b.is_dynamic
+        then 'It names our tables and puts statements together as it runs, so what it does cannot be seen. Write the '
+        'statements out, or drop the trigger.'
+      when not b.acts and b.stumbles is not null
+        then format('It %s: sign-ups would fail. Drop it, and create it again, adapted, after the upgrade.', b.stumbles)
     end as remedy
   ) as d
   cross join lateral (
     -- What the application has put in its place since stays.
-    select format('do $put_back$ begin if coalesce((select g.prosrc from pg_proc as g where g.oid = to_regprocedure(%1$L)), ''set aside'') like ''%%set aside%%'' '
-      'then execute %2$L; else raise warning ''function %% has changed since it was set aside; it stays as it is'', %1$L; end if; end $put_back$',
+    select format('do $put_back$ begin if coalesce((select g.prosrc from pg_proc as g where g.oid = '
+      'to_regprocedure(%1$L)), ''set aside'') like ''%%set aside%%'' '
+      'then execute %2$L; else raise warning ''function %% has changed since it was set aside; it stays as it is'', '
+        '%1$L; end if; end $put_back$',
       f.oid::regprocedure, profiles_internal.function_text(f.oid)) as undo
   ) as p
   cross join lateral (
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 1, 'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'refuse', 'kind', 'refuse',
+      'action', 'stop', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'remedy', d.remedy) as step
     where d.remedy is not null
     union all
     -- What needs the profile finds it: ours runs first. While the upgrade runs there is none.
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
-      'object', format('trigger %s on auth.users', t.tgname),
-      'found', format('calls %s, which %s', f.oid::regprocedure, case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
-      'answers', jsonb_build_object('accept', 'it stays, and runs after ours, so it finds the profile. From 0005 to 0014 there is none: if it fails '
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'ask', 'kind', 'ask',
+      'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+      'object', format('trigger %s on auth.users', t.tgname), 'evidence', a.body,
+      'found', format('calls %s, which %s', f.oid::regprocedure,
+        case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
+      'answers', jsonb_build_object('accept',
+        'it stays, and runs after ours, so it finds the profile. From 0005 to 0014 there is none: if it fails '
         'without one, so do the sign-ups of that time; let nobody sign up while the upgrade runs'))
-    where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D' and (b.names_ours or b.refers)
+    where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D'
+      and (b.names_ours or b.refers)
     union all
     -- What it puts into columns that ours leaves alone is lost to new users.
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 3, 'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
-      'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'ask', 'kind', 'ask',
+      'action', 'question', 'id', 'trigger:auth.users:' || t.tgname,
+      'object', format('trigger %s on auth.users', t.tgname), 'evidence', a.body,
       'found', format('calls %s, which fills columns that our sign-up leaves at their default', f.oid::regprocedure),
-      'answers', jsonb_build_object('drop', format('it goes, and a new user has only the default there: %s. To keep what it does, give the '
-        'columns a default before the upgrade, or fill them in a BEFORE INSERT trigger of the table itself, which stays',
+      'answers', jsonb_build_object('drop',
+        format('it goes, and a new user has only the default there: %s. To keep what it does, give the '
+        'columns a default before the upgrade, or fill them in a BEFORE INSERT trigger of the table itself, which '
+          'stays',
         array_to_string(u.columns, ', '))))
-    from (select profiles_internal.unfilled_columns(f.oid) as columns) as u
-    where b.acts and d.remedy is null and not a.is_empty and t.tgtype & 4 <> 0 and t.tgenabled <> 'D' and u.columns <> '{}'
+    from (select profiles_internal.columns_left_unfilled(f.oid) as columns) as u
+    where b.acts and d.remedy is null and not a.is_empty and t.tgtype & 4 <> 0 and t.tgenabled <> 'D'
+      and u.columns <> '{}'
     union all
-    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'seq', 5, 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
-      'found', format('trigger %s on auth.users', t.tgname), 'wanted', 'does nothing; who signs up gets a profile at the end',
+    select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'replace_objects',
+      'kind', 'empty_function', 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
+      'found', format('trigger %s on auth.users', t.tgname),
+      'wanted', 'does nothing; who signs up gets a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
         E'begin\n  /* profiles_schema: set aside */\n  return coalesce(new, old);\nend'),
       'undo', p.undo)
     where b.acts and d.remedy is null and not a.is_empty
     union all
-    select jsonb_build_object('revision', '0014_create_sign_up_triggers', 'seq', 10, 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
+    select jsonb_build_object('revision', '0014_create_sign_up_triggers', 'phase', 'replace_objects',
+      'kind', 'drop_trigger', 'action', 'set aside', 'object', format('trigger %s on auth.users', t.tgname),
       'found', 'calls ' || f.oid::regprocedure, 'wanted', 'ours', 'lock', 'ACCESS EXCLUSIVE on auth.users',
       'statement', case when a.may_drop then format('drop trigger if exists %I on auth.users; ', t.tgname) else '' end
-        || case when a.uses = 1 or not a.may_drop then format('drop function if exists %s%s', f.oid::regprocedure, case when a.may_drop then '' else ' cascade' end) else '' end,
+        || case when a.uses = 1 or not a.may_drop
+          then format('drop function if exists %s%s', f.oid::regprocedure,
+          case when a.may_drop then '' else ' cascade' end) else '' end,
       'undo', p.undo || '; ' || profiles_internal.trigger_text(t.oid))
     -- What only the owner of auth.users could give back (disabled, or with a comment) stays, emptied.
     where b.acts and d.remedy is null and (a.may_drop or not exists (
-      select from pg_trigger as o where o.tgfoid = f.oid and (o.tgenabled <> 'O' or obj_description(o.oid, 'pg_trigger') is not null)
+      select from pg_trigger as o where o.tgfoid = f.oid
+        and (o.tgenabled <> 'O' or obj_description(o.oid, 'pg_trigger') is not null)
     ))
   ) as s
   where t.tgrelid = to_regclass('auth.users') and not t.tgisinternal
@@ -131,7 +164,7 @@ begin
   -- Functions that ours replace, or may be taken for.
   return query
   select s.step
-  from profiles_internal.replaced_functions() as o
+  from profiles_internal.functions_we_replace() as o
   join pg_proc as f on f.oid = o.function_id
   cross join lateral (
     select case
@@ -145,23 +178,33 @@ begin
     end as used_by
   ) as u
   cross join lateral (
-    select jsonb_build_object('revision', '0011_create_functions', 'seq', 2, 'action', 'question', 'id', 'function:' || f.oid::regprocedure,
+    select jsonb_build_object('revision', '0011_create_functions', 'phase', 'ask', 'kind', 'ask', 'action', 'question',
+      'id', 'function:' || f.oid::regprocedure,
       'object', 'function ' || f.oid::regprocedure,
-      'found', format('has a name of ours; %s%s', case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
+      'evidence', case when f.prokind <> 'a' then pg_get_functiondef(f.oid) end,
+      'found', format('has a name of ours; %s%s',
+        case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
         case when f.prosecdef then ', with the rights of its owner' else '' end
           || coalesce('; may be called by ' || (
             select string_agg(r.rolname, ', ' order by r.rolname) from pg_roles as r
-            where r.rolname in ('anon', 'authenticated', 'service_role') and has_function_privilege(r.oid, f.oid, 'execute')
+            where r.rolname in ('anon', 'authenticated', 'service_role')
+              and has_function_privilege(r.oid, f.oid, 'execute')
           ), '')),
       'answers', jsonb_strip_nulls(jsonb_build_object('keep', case when not o.is_same then
-        'it stays beside ours, which takes other types: a call in SQL that leaves the types open (a literal) may find either, so name them there' end,
-        'replace', format('it is set aside, and its callers find ours, which returns %s and may be called by %s; a downgrade '
-        'brings it back. To keep it, rename it before the upgrade, here and where it is called: alter routine %s rename to ...',
+        'it stays beside ours, which takes other types: a call in SQL that leaves the types open (a literal) may find '
+          'either, so name them there' end,
+        'replace', format('it is set aside, and its callers find ours, which returns %s and may be called by %s; a '
+          'downgrade '
+        'brings it back. To keep it, rename it before the upgrade, here and where it is called: alter routine %s '
+          'rename to ...',
         o.result, o.callers, f.oid::regprocedure)))) as step
     -- Ours, where only the internal schema was lost.
-    where (u.used_by is null or not o.is_same) and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'))
+    where (u.used_by is null or not o.is_same)
+      and 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'))
     union all
-    select jsonb_build_object('revision', '0011_create_functions', 'seq', case when u.used_by is null then 10 else 1 end,
+    select jsonb_build_object('revision', '0011_create_functions',
+      'phase', case when u.used_by is null then 'replace_objects' else 'refuse' end,
+      'kind', case when u.used_by is null then 'drop_function' else 'refuse' end,
       'action', case when u.used_by is null then 'set aside' else 'stop' end,
       'object', 'function ' || f.oid::regprocedure, 'found', 'one of the application', 'wanted', 'ours',
       'statement', case when u.used_by is null then format('drop routine %s', f.oid::regprocedure) end,
@@ -171,7 +214,8 @@ begin
   ) as s
   where
     -- Ours, once they are there.
-    to_regproc('profiles_internal.ensure_profile') is null or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
+    to_regproc('profiles_internal.ensure_profile') is null
+      or 'search_path=pg_catalog, pg_temp' <> all (coalesce(f.proconfig, '{}'));
 
   return query
   select p.step
@@ -185,11 +229,14 @@ begin
   -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
   if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
     return query
-    select jsonb_build_object('revision', '0012_create_policies', 'seq', 20, 'action', 'convert', 'object', a.object_name,
-      'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE', 'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
+    select jsonb_build_object('revision', '0012_create_policies', 'phase', 'fill_columns', 'kind', 'fill_columns',
+      'action', 'convert', 'object', a.object_name,
+      'found', 'new columns, empty', 'wanted', w.listed, 'lock', 'ACCESS EXCLUSIVE',
+      'rows', (select c.reltuples::bigint from pg_class as c where c.oid = to_regclass(a.object_name)),
       'statement', format(
         'alter table %1$s disable trigger user; '
-        'update %1$s as t set %2$s from auth.users as u cross join lateral profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = t.user_id; '
+        'update %1$s as t set %2$s from auth.users as u cross join lateral '
+          'profiles_internal.profile_values(array[to_jsonb(u.*)]) as v where u.id = t.user_id; '
         'set constraints all immediate; %3$s',
         a.object_name, w.assigned, coalesce(x.states, '')))
     from profiles_internal.adopted as a
@@ -200,7 +247,8 @@ begin
     cross join lateral (
       select string_agg(
         format('alter table %s %s trigger %I', a.object_name,
-          case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname),
+          case t.tgenabled when 'O' then 'enable' when 'D' then 'disable' when 'A' then 'enable always'
+            else 'enable replica' end, t.tgname),
         '; ' order by t.tgname) as states
       from pg_trigger as t where t.tgrelid = to_regclass(a.object_name) and not t.tgisinternal
     ) as x
@@ -209,22 +257,30 @@ begin
 
   -- Triggers on sessions that count progress.
   return query
-  select jsonb_strip_nulls(jsonb_build_object('revision', '0013_create_table_triggers', 'seq', 10, 'action', case when a.remedy is null then 'set aside' else 'stop' end,
-    'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
-    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname), 'undo', profiles_internal.trigger_text(t.oid),
+  select jsonb_strip_nulls(jsonb_build_object('revision', '0013_create_table_triggers',
+    'phase', case when a.remedy is null then 'replace_objects' else 'refuse' end,
+    'kind', case when a.remedy is null then 'drop_trigger' else 'refuse' end,
+    'action', case when a.remedy is null then 'set aside' else 'stop' end,
+    'object', format('trigger %s on public.sessions', t.tgname), 'found', 'calls ' || t.tgfoid::regprocedure,
+    'wanted', 'ours',
+    'lock', 'ACCESS EXCLUSIVE', 'statement', format('drop trigger %I on public.sessions', t.tgname),
+    'undo', profiles_internal.trigger_text(t.oid),
     'remedy', a.remedy))
   from pg_trigger as t
   join pg_proc as f on f.oid = t.tgfoid
-  cross join lateral (select profiles_internal.written_tables(f.oid, false) as others) as w
+  cross join lateral (select profiles_internal.tables_written_by(f.oid, false) as others) as w
   cross join lateral (
     select case
-      when cardinality(w.others) > 0 then format('It would count beside ours, but it also writes %s. Move that into a trigger function of its own, which then stays.', array_to_string(w.others, ', '))
-      when not pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage') then 'It would count beside ours, and the table belongs to somebody else, who can drop it.'
+      when cardinality(w.others) > 0
+        then format('It would count beside ours, but it also writes %s. Move that into a trigger function of its own, '
+        'which then stays.', array_to_string(w.others, ', '))
+      when not pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage')
+        then 'It would count beside ours, and the table belongs to somebody else, who can drop it.'
     end as remedy
   ) as a
   where t.tgrelid = to_regclass('public.sessions') and not t.tgisinternal
     and f.pronamespace <> coalesce(to_regnamespace('profiles_internal'), 0)
-    and 'user_progress' = any (profiles_internal.written_tables(f.oid, true));
+    and 'user_progress' = any (profiles_internal.tables_written_by(f.oid, true));
 end
 $adoption_of_objects$;
 

@@ -1,4 +1,5 @@
--- Puts rows out of quarantine back into their table, which has its old columns again: those of p_columns that are still there.
+-- Puts rows out of quarantine back into their table, which has its old columns again: those of p_columns that are still
+-- there.
 -- A row whose key somebody has by now stays where it is.
 create or replace function profiles_internal.bring_back_rows(p_table text, p_columns text[])
 returns void
@@ -13,7 +14,8 @@ declare
   staying bigint := 0;
 begin
   select string_agg(quote_ident(a.attname), ', ' order by a.attnum), string_agg(
-    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype) then format('($1 -> %L)::%s', a.attname, a.atttypid::regtype)
+    case when a.atttypid in ('json'::regtype, 'jsonb'::regtype)
+      then format('($1 -> %L)::%s', a.attname, a.atttypid::regtype)
       else 'r.' || quote_ident(a.attname) end, ', ' order by a.attnum)
   into listed, given
   from pg_attribute as a
@@ -22,7 +24,8 @@ begin
     select q.id, q.row_data from profiles_internal.quarantine as q where q.table_name = p_table order by q.id
   loop
     execute format(
-      'insert into %1$s (%2$s) overriding system value select %3$s from jsonb_populate_record(null::%1$s, $1) as r on conflict do nothing',
+      'insert into %1$s (%2$s) overriding system value select %3$s from jsonb_populate_record(null::%1$s, $1) as r on '
+        'conflict do nothing',
       p_table, listed, given
     ) using gone.row_data;
     get diagnostics back = row_count;
@@ -32,7 +35,8 @@ begin
     staying := staying + 1 - back;
   end loop;
   if staying > 0 then
-    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their keys have come', p_table, staying;
+    raise warning '%: % rows stay in profiles_internal.quarantine, since rows with their keys have come', p_table,
+      staying;
   end if;
 end
 $bring_back_rows$;

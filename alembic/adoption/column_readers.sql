@@ -1,5 +1,6 @@
--- What hangs on a column besides its own table: views, policies of other tables, generated columns, triggers that name it,
--- functions with a parsed body, foreign keys that point to it. All of them follow a rename; none allows another type.
+-- What hangs on a column besides its own table: views, policies of other tables, generated columns, triggers that name
+-- it, functions with a parsed body, foreign keys that point to it. All of them follow a rename; none allows another
+-- type.
 create or replace function profiles_internal.column_readers(p_table regclass, p_column text)
 returns text[]
 language sql

@@ -19,16 +19,20 @@ begin
   from profiles_internal.adopted as a
   where a.object_type = 'table' and a.object_name = 'public.user_profiles'
   order by a.id desc limit 1;
-  if relation is null or old_name is null or old_name = 'public.user_profiles' or found @> '[{"name": "user_id", "now": "external_id"}]' then
+  if relation is null or old_name is null or old_name = 'public.user_profiles'
+    or found @> '[{"name": "user_id", "now": "external_id"}]' then
     return null;
   end if;
 
-  select string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'), ', ' order by (c.value ->> 'position')::integer)
+  select string_agg(format('p.%I as %I', a.attname, c.value ->> 'name'),
+    ', ' order by (c.value ->> 'position')::integer)
   into shown
   from jsonb_array_elements(found) as c
-  join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0 and not a.attisdropped;
+  join pg_attribute as a on a.attrelid = relation and a.attname = c.value ->> 'now' and a.attnum > 0
+    and not a.attisdropped;
 
-  execute format('create view %s with (security_invoker = true) as select %s from public.user_profiles as p', old_name, shown);
+  execute format('create view %s with (security_invoker = true) as select %s from public.user_profiles as p', old_name,
+    shown);
   execute format('comment on view %s is %L', old_name, 'profiles-schema: user_profiles under its old name');
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
   -- The view runs with the rights of whoever asks, so those on the table decide.
@@ -36,7 +40,8 @@ begin
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
   if exists (
     select from profiles_internal.adopted as a
-    where a.object_type = 'rights' and a.object_name = 'public.user_profiles' and a.data -> 'rights' @> '[{"role": "anon"}]'
+    where a.object_type = 'rights' and a.object_name = 'public.user_profiles'
+      and a.data -> 'rights' @> '[{"role": "anon"}]'
   ) then
     execute format('grant select, insert, update on table %s to anon', old_name);
   end if;

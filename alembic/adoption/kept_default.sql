@@ -1,4 +1,5 @@
--- The default of a column of ours that the application gave it, as it reads with our type, where our code can live with it:
+-- The default of a column of ours that the application gave it, as it reads with our type, where our code can live with
+-- it:
 -- a constant that keeps our rules. Null where ours takes its place.
 create or replace function profiles_internal.kept_default(p_table text, p_column text, p_type text, p_found text)
 returns text
@@ -7,13 +8,15 @@ stable
 set search_path = pg_catalog, pg_temp
 as $kept_default$
 declare
-  constant_value constant text := replace(substring(p_found from '^''((?:[^'']|'''')*)''(?:::[a-zA-Z0-9_."() ]+)?$'), '''''', '''');
+  constant_value constant text := replace(substring(p_found from '^''((?:[^'']|'''')*)''(?:::[a-zA-Z0-9_."() ]+)?$'),
+    '''''', '''');
   result constant text := format('%L::%s', constant_value, p_type);
   refused text;
   refuses boolean;
 begin
   if p_table <> 'user_profiles' or constant_value is null or p_column <> all (
-    array['role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings', 'key_metrics']
+    array['role', 'language', 'timezone', 'profile_visibility', 'avatar_emoji', 'preferences', 'notification_settings',
+      'key_metrics']
   ) then
     return null;
   end if;
@@ -26,4 +29,5 @@ exception when data_exception then
 end
 $kept_default$;
 
-revoke all on function profiles_internal.kept_default(text, text, text, text) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.kept_default(text, text, text, text) from public, anon, authenticated,
+  service_role;

@@ -21,7 +21,8 @@ begin
   ) then
     return 0;
   end if;
-  users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null and s.user_id is not null);
+  users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null
+    and s.user_id is not null);
   select jsonb_object_agg(p.id, to_jsonb(p)) into before from public.user_progress as p where p.user_id = any (users);
   -- Nobody has changed anything.
   alter table public.user_progress disable trigger keep_updated_at;
@@ -34,8 +35,10 @@ begin
   loop
     execute format(
       'insert into profiles_internal.adopted (revision, object_type, object_name, data) '
-      'select $1, ''value'', %1$L, jsonb_build_object(''key'', p.id, ''old'', (b.value ->> %2$L)::%3$s::text, ''new'', p.%2$I::text) '
-      'from public.user_progress as p join jsonb_each($2) as b on b.key = p.id::text where (b.value ->> %2$L)::%3$s is distinct from p.%2$I',
+      'select $1, ''value'', %1$L, jsonb_build_object(''key'', p.id, ''old'', (b.value ->> %2$L)::%3$s::text, ''new'', '
+        'p.%2$I::text) '
+      'from public.user_progress as p join jsonb_each($2) as b on b.key = p.id::text where (b.value ->> %2$L)::%3$s is '
+        'distinct from p.%2$I',
       'public.user_progress.' || figure.name, figure.name, figure.type
     ) using p_revision, before;
     get diagnostics hits = row_count;

@@ -1,6 +1,6 @@
--- Makes a column NOT NULL again on the way back. Rows that were written since may have left it empty: an outside id gets
--- the user's id instead, and a column with a default its default, as the application would have written it; for the rest
--- the column stays as it is, with a warning.
+-- Makes a column NOT NULL again on the way back. Rows that were written since may have left it empty: an outside id
+-- gets the user's id instead, and a column with a default its default, as the application would have written it; for
+-- the rest the column stays as it is, with a warning.
 create or replace function profiles_internal.require_values(p_table regclass, p_column text)
 returns void
 language plpgsql
@@ -9,7 +9,8 @@ as $require_values$
 declare
   missing bigint;
 begin
-  if not exists (select from pg_attribute as a where a.attrelid = p_table and a.attname = p_column and a.attnum > 0 and not a.attisdropped) then
+  if not exists (select from pg_attribute as a where a.attrelid = p_table and a.attname = p_column and a.attnum > 0
+    and not a.attisdropped) then
     -- The application has dropped it since.
     return;
   end if;

@@ -32,4 +32,5 @@ begin
 end
 $restore_values$;
 
-revoke all on function profiles_internal.restore_values(text, text, text) from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.restore_values(text, text, text) from public, anon, authenticated,
+  service_role;

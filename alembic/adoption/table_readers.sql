@@ -1,6 +1,6 @@
--- What reads a table: views, functions, rules, and policies of other tables, directly or through one another. The catalog
--- knows views, policies and SQL-standard bodies; of other functions there is only the text. as_owner: it reads with the
--- rights of an owner whom row level security does not bind, so no policy changes what it finds.
+-- What reads a table: views, functions, rules, and policies of other tables, directly or through one another. The
+-- catalog knows views, policies and SQL-standard bodies; of other functions there is only the text. as_owner: it reads
+-- with the rights of an owner whom row level security does not bind, so no policy changes what it finds.
 create or replace function profiles_internal.table_readers(p_table regclass)
 returns table (object oid, name text, as_owner boolean)
 language plpgsql
@@ -32,16 +32,19 @@ begin
     from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
     where c.oid = any (relations);
 
-    select array_agg(distinct c.oid), array_agg(distinct c.oid) filter (where c.relkind = 'v' and (s.by_asker or c.relowner <> all (unbound)))
+    select array_agg(distinct c.oid),
+      array_agg(distinct c.oid) filter (where c.relkind = 'v' and (s.by_asker or c.relowner <> all (unbound)))
     into bound_relations, next_relations
     from pg_depend as d
     join pg_rewrite as w on w.oid = d.objid
     join pg_class as c on c.oid = w.ev_class and c.relkind in ('v', 'm')
     cross join lateral (
-      select exists (select from pg_options_to_table(c.reloptions) as o where o.option_name = 'security_invoker' and o.option_value::boolean) as by_asker
+      select exists (select from pg_options_to_table(c.reloptions) as o where o.option_name = 'security_invoker'
+        and o.option_value::boolean) as by_asker
     ) as s
     where d.classid = 'pg_rewrite'::regclass and c.oid <> all (found_relations)
-      and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (functions));
+      and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations) or d.refclassid = 'pg_proc'::regclass
+        and d.refobjid = any (functions));
 
     select array_agg(f.oid), array_agg(f.oid) filter (where not f.prosecdef or f.proowner <> all (unbound))
     into bound_functions, functions
@@ -50,24 +53,28 @@ begin
     cross join lateral (
       select regexp_replace(regexp_replace(f.prosrc, '/\*.*?\*/', ' ', 'g'), '--[^\n]*', '', 'g') as body
     ) as t
-    where f.pronamespace <> all (array['pg_catalog', 'information_schema', coalesce(to_regnamespace('profiles_internal')::text, 'pg_catalog')]::regnamespace[])
+    where f.pronamespace <> all (array['pg_catalog', 'information_schema',
+      coalesce(to_regnamespace('profiles_internal')::text, 'pg_catalog')]::regnamespace[])
       and f.oid <> all (found_functions)
-      and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')
+      and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = f.oid
+        and d.deptype = 'e')
       -- What is set aside, because it does what ours do, reads nothing afterwards.
       and f.oid not in (
-        select r.function_id from profiles_internal.replaced_functions() as r
+        select r.function_id from profiles_internal.functions_we_replace() as r
         where r.is_same or profiles_internal.answer('function:' || r.function_id::regprocedure) = 'replace'
       )
-      and not (f.prorettype = 'trigger'::regtype and profiles_internal.acts_beside_ours(f.oid))
+      and not (f.prorettype = 'trigger'::regtype and profiles_internal.does_what_ours_do(f.oid))
       and (
         t.body ~* names
         or exists (
-          select from pg_proc as g where g.oid = any (functions) and t.body ~* ('(?<![\w"])"?' || regexp_replace(g.proname, '(\W)', '\\\1', 'g') || '"?\s*\(')
+          select from pg_proc as g where g.oid = any (functions)
+            and t.body ~* ('(?<![\w"])"?' || regexp_replace(g.proname, '(\W)', '\\\1', 'g') || '"?\s*\(')
         )
         or exists (
           select from pg_depend as d
           where d.classid = 'pg_proc'::regclass and d.objid = f.oid
-            and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (functions))
+            and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (relations)
+              or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (functions))
         )
       );
 
@@ -77,10 +84,12 @@ begin
     relations := coalesce(next_relations, '{}');
     functions := coalesce(functions, '{}');
     asking := asking || relations || functions;
-    return query select r::oid, format('view %s', r), r::oid <> all (relations) from unnest(bound_relations::regclass[]) as r
+    return query select r::oid, format('view %s', r), r::oid <> all (relations)
+      from unnest(bound_relations::regclass[]) as r
     -- Ours are followed, and not named.
     where coalesce(obj_description(r, 'pg_class'), '') not like 'profiles-schema:%';
-    return query select f::oid, format('function %s', f), f::oid <> all (functions) from unnest(bound_functions::regprocedure[]) as f;
+    return query select f::oid, format('function %s', f), f::oid <> all (functions)
+      from unnest(bound_functions::regprocedure[]) as f;
   end loop;
 
   return query
@@ -88,14 +97,16 @@ begin
   from pg_depend as d
   join pg_policy as y on y.oid = d.objid and y.polrelid <> p_table
   where d.classid = 'pg_policy'::regclass
-    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
+    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations)
+      or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
   group by y.oid
   union all
   select w.oid, format('rule %s on %s', w.rulename, w.ev_class::regclass), not bool_or(d.refobjid = any (asking))
   from pg_depend as d
   join pg_rewrite as w on w.oid = d.objid and w.rulename <> '_RETURN' and w.ev_class <> p_table
   where d.classid = 'pg_rewrite'::regclass
-    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations) or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
+    and (d.refclassid = 'pg_class'::regclass and d.refobjid = any (found_relations)
+      or d.refclassid = 'pg_proc'::regclass and d.refobjid = any (found_functions))
   group by w.oid;
 end
 $table_readers$;

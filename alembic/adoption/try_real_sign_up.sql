@@ -1,7 +1,7 @@
 -- Whether a user can still sign up where the application has triggers of its own on auth.users: inserts one as an auth
--- server does, takes it back, and returns why it failed (null where it did not). Without an address, or with one, or with
--- metadata, too: the first form that worked before the upgrade is noted, and has to work at its end; where none did,
--- nothing is tried.
+-- server does, takes it back, and returns why it failed (null where it did not). Without an address, or with one, or
+-- with metadata, too: the first form that worked before the upgrade is noted, and has to work at its end; where none
+-- did, nothing is tried.
 create or replace function profiles_internal.try_real_sign_up(p_form integer)
 returns text
 language plpgsql
@@ -18,14 +18,17 @@ begin
     form := form || jsonb_build_object('email', format('%s@profiles-schema.invalid', form ->> 'id'));
   end if;
   if p_form > 2 then
-    form := form || jsonb_build_object('aud', 'authenticated', 'role', 'authenticated', 'raw_app_meta_data', '{"provider": "email"}'::jsonb,
+    form := form || jsonb_build_object('aud', 'authenticated', 'role', 'authenticated', 'raw_app_meta_data',
+      '{"provider": "email"}'::jsonb,
       'raw_user_meta_data', '{"full_name": "Trial", "name": "Trial"}'::jsonb);
   end if;
   begin
-    perform set_config(c.name, '', true) from pg_settings as c where c.name in ('request.jwt.claims', 'request.jwt.claim.sub');
+    perform set_config(c.name, '', true) from pg_settings as c
+      where c.name in ('request.jwt.claims', 'request.jwt.claim.sub');
     perform set_config('search_path', 'auth', true);
     execute (
-      select format('insert into auth.users (%s) select %1$s from jsonb_populate_record(null::auth.users, $1)', string_agg(quote_ident(a.attname), ', '))
+      select format('insert into auth.users (%s) select %1$s from jsonb_populate_record(null::auth.users, $1)',
+        string_agg(quote_ident(a.attname), ', '))
       from pg_attribute as a
       where a.attrelid = 'auth.users'::regclass and a.attnum > 0 and not a.attisdropped and form ? a.attname
     ) using form;
@@ -33,7 +36,8 @@ begin
     set constraints all immediate;
     raise exception 'tried' using errcode = undo;
   exception when query_canceled or assert_failure or others then
-    get stacked diagnostics error_code = returned_sqlstate, error_message = message_text, error_context = pg_exception_context;
+    get stacked diagnostics error_code = returned_sqlstate, error_message = message_text,
+      error_context = pg_exception_context;
   end;
   if error_code in ('55P03', '40P01', '57014') then
     raise exception '%', error_message using errcode = error_code;

@@ -543,7 +543,7 @@ select profiles_internal.adopt('0005_create_sign_up_functions');
 def downgrade() -> None:
     op.execute(
         r"""
-select profiles_internal.put_back_adopted('0005_create_sign_up_functions');
+select profiles_internal.undo_adoption('0005_create_sign_up_functions');
 drop function profiles_internal.sign_up(jsonb[]);
 drop function profiles_internal.rescue_sign_ups(jsonb[], text, text);
 drop function profiles_internal.describe_failure(text, text, text, text);

@@ -391,10 +391,10 @@ begin
   if exists (
     select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profiles'
   ) then
-    perform profiles_internal.put_back_adopted('0006_create_user_profiles');
+    perform profiles_internal.undo_adoption('0006_create_user_profiles');
   else
     drop table public.user_profiles;
-    perform profiles_internal.put_back_adopted('0006_create_user_profiles');
+    perform profiles_internal.undo_adoption('0006_create_user_profiles');
   end if;
 end
 $go_back$;

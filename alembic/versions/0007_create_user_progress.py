@@ -210,7 +210,7 @@ begin
     drop table public.sessions;
   end if;
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_progress') then
-    perform profiles_internal.put_back_adopted('0007_create_user_progress');
+    perform profiles_internal.undo_adoption('0007_create_user_progress');
   else
     drop table public.user_progress;
   end if;

@@ -93,7 +93,7 @@ $keep_data$;
 do $go_back$
 begin
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_api_keys') then
-    perform profiles_internal.put_back_adopted('0008_create_user_api_keys');
+    perform profiles_internal.undo_adoption('0008_create_user_api_keys');
   else
     drop table public.user_api_keys;
   end if;

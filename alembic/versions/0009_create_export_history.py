@@ -114,7 +114,7 @@ $keep_data$;
 do $go_back$
 begin
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.export_history') then
-    perform profiles_internal.put_back_adopted('0009_create_export_history');
+    perform profiles_internal.undo_adoption('0009_create_export_history');
   else
     drop table public.export_history;
   end if;

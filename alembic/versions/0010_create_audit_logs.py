@@ -97,7 +97,7 @@ $keep_data$;
 do $go_back$
 begin
   if exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profile_audit_logs') then
-    perform profiles_internal.put_back_adopted('0010_create_audit_logs');
+    perform profiles_internal.undo_adoption('0010_create_audit_logs');
   else
     drop table public.user_profile_audit_logs;
   end if;

@@ -1605,6 +1605,6 @@ drop function profiles_internal.erase_profile(uuid);
 drop function profiles_internal.left_columns(uuid);
 drop function profiles_internal.known_traits();
 
-select profiles_internal.put_back_adopted('0011_create_functions');
+select profiles_internal.undo_adoption('0011_create_functions');
 """
     )

@@ -407,6 +407,6 @@ $close_sessions$;
 -- What the application's own statements need stays.
 select profiles_internal.grant_kept_rights();
 
-select profiles_internal.put_back_adopted('0012_create_policies');
+select profiles_internal.undo_adoption('0012_create_policies');
 """
     )

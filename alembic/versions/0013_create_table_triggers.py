@@ -773,6 +773,6 @@ drop function profiles_internal.require_known_timezone();
 drop trigger fill_missing_profile_id on public.user_profiles;
 drop function profiles_internal.fill_missing_profile_id();
 
-select profiles_internal.put_back_adopted('0013_create_table_triggers');
+select profiles_internal.undo_adoption('0013_create_table_triggers');
 """
     )

@@ -376,7 +376,7 @@ begin
 end
 $drop_sign_up_triggers$;
 
-select profiles_internal.put_back_adopted('0014_create_sign_up_triggers');
+select profiles_internal.undo_adoption('0014_create_sign_up_triggers');
 """
     )
 

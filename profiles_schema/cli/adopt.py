@@ -77,7 +77,7 @@ def adopt(
         raise UsageError("adopt only shows the plan (--dry-run); the work itself is: profiles-schema upgrade")
     if force and write_answers is None:
         raise UsageError("--force belongs to --write-answers FILE")
-    given = None
+    given, asked = None, None
     if write_answers is not None:
         if not write_answers or Path(write_answers).is_dir():
             raise UsageError(f"--write-answers needs the name of a file, not {write_answers or 'an empty text'}")
@@ -87,9 +87,9 @@ def adopt(
                 f"{write_answers} exists. With --force it is written anew, and its valid answers are kept."
             )
         source = options.values["answers"] or (write_answers if exists else "")
-        given = answers.read(source) if source else {}
+        given, asked = (answers.read(source), answers.read_asked(source)) if source else ({}, {})
     with database(local=local or options.local, writes=True) as connection:
-        result = plan(connection, x=x, answers=given)
+        result = plan(connection, x=x, answers=given, asked=asked)
     if write_answers is not None and given is not None:
         _write_answers(write_answers, result, given)
     if as_json:
@@ -106,10 +106,10 @@ def _write_answers(path: str, result: Plan, given: Mapping[str, str]) -> None:
     from profiles_schema.migrations import answers
 
     asked = [*result.questions, *result.answered]
-    # An upgrade that was interrupted remembers answers that no file may hold.
+    # An upgrade that was interrupted remembers answers that no file may hold; one to what has changed since is none.
     kept = {step.id or "": step.wanted or "" for step in result.answered}
     try:
-        Path(path).write_text(answers.written(asked, {**given, **kept}, name=path), encoding="utf-8")
+        Path(path).write_text(answers.written(asked, kept, name=path), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     click.echo(f"{path}: {_counted(len(asked), 'question')}, {len(result.questions)} open", err=True)

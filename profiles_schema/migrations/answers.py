@@ -1,4 +1,8 @@
-"""The file of answers to the questions of the plan: TOML, a line per question, ``"id" = "answer"``."""
+"""The file of answers to the questions of the plan: TOML, a line per question, ``"id" = "answer"``.
+
+At its end stands a table ``asked``: of each question a fingerprint of what was asked. Where a policy has the same name and
+another text by now, its answer is none, and it is asked again. Who writes a file by hand leaves the table away.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Protocol
 
 from profiles_schema.errors import UsageError
 
+ASKED = "asked"
 _WIDTH = 100
 
 
@@ -26,6 +31,8 @@ class Question(Protocol):
     def found(self) -> str | None: ...
     @property
     def answers(self) -> Mapping[str, str] | None: ...
+    @property
+    def asked(self) -> str | None: ...
 
 
 def read(path: str) -> dict[str, str]:
@@ -34,6 +41,20 @@ def read(path: str) -> dict[str, str]:
     Raises:
         UsageError: the file cannot be read, is no TOML, or says anything but texts.
     """
+    return {key: value for key, value in _loaded(path).items() if value and isinstance(value, str)}
+
+
+def read_asked(path: str) -> dict[str, str]:
+    """The fingerprints of what was asked when the file was written, by the id of the question.
+
+    Raises:
+        UsageError: as `read`.
+    """
+    found = _loaded(path).get(ASKED)
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _loaded(path: str) -> dict[str, str | dict[str, str]]:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -46,13 +67,19 @@ def read(path: str) -> dict[str, str]:
         raise UsageError(f"The file of answers {path} is not in UTF-8 (line {line}).") from error
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, 1000 brackets
         raise UsageError(f"The file of answers {path} is no TOML: {error}.") from error
+    asked = found.get(ASKED)
+    is_asked = isinstance(asked, dict) and all(
+        isinstance(each, str) and "\0" not in key + each for key, each in asked.items()
+    )
     for key, value in found.items():
+        if key == ASKED and is_asked:
+            continue
         if not isinstance(value, str) or "\0" in key + value:
             line = next((n for n, each in enumerate(text.splitlines(), start=1) if _begins(each, key)), 1)
             raise UsageError(
                 f'The file of answers {path} holds no answer in line {line}. Write the id in quotes: "ID" = "ANSWER".'
             )
-    return {key: value for key, value in found.items() if value}
+    return found
 
 
 def written(questions: Iterable[Question], given: Mapping[str, str], *, name: str) -> str:
@@ -70,7 +97,8 @@ def written(questions: Iterable[Question], given: Mapping[str, str], *, name: st
         ),
         f"#   profiles-schema upgrade -x {shlex.quote(f'answers={name}')}",
     ]
-    for question in sorted(questions, key=lambda each: each.id or ""):
+    ordered = sorted(questions, key=lambda each: each.id or "")
+    for question in ordered:
         possible = question.answers or {}
         lines += ["", *_comment(f"{question.object}: {question.found}")]
         for answer, consequence in possible.items():
@@ -80,6 +108,16 @@ def written(questions: Iterable[Question], given: Mapping[str, str], *, name: st
                 lines += _comment(f"    {detail}", indent="    ")
         answer = given.get(question.id or "", "")
         lines.append(f"{quoted(question.id or '')} = {quoted(answer if answer in possible else '')}")
+    asked = [f"{quoted(each.id or '')} = {quoted(each.asked)}" for each in ordered if each.asked]
+    if asked:
+        lines += [
+            "",
+            *_comment(
+                "What was asked, in short. Leave it as it is: a question whose object has changed since is asked again."
+            ),
+            f"[{ASKED}]",
+            *asked,
+        ]
     return "\n".join(lines) + "\n"
 
 

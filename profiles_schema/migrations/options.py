@@ -67,13 +67,14 @@ class Options:
     local: bool = False
     values: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(_KNOWN, ""))
     answers: str = ""
+    asked: str = ""
 
     def session_settings(self) -> dict[str, str]:
         """The options as the settings that the SQL of a revision reads: ``profiles_schema.app_role`` and so on.
 
-        Of ``answers`` what the file says, as a JSON object.
+        Of ``answers`` what the file says, as a JSON object; ``asked`` are the fingerprints in it.
         """
-        given = dict(self.values) | {"answers": self.answers}
+        given = dict(self.values) | {"answers": self.answers, "asked": self.asked}
         return {f"profiles_schema.{key.replace('-', '_')}": value for key, value in given.items()}
 
 
@@ -115,4 +116,5 @@ def parse(pairs: Iterable[str], *, known_x: Iterable[str] = ()) -> Options:
         local=values["local"] == "yes",
         values=values,
         answers=json.dumps(answers.read(values["answers"])) if values["answers"] else "",
+        asked=json.dumps(answers.read_asked(values["answers"])) if values["answers"] else "",
     )

@@ -56,7 +56,12 @@ class Step:
     """
 
     seq: int
+    """Its place in the plan."""
     revision: str
+    phase: str
+    """When it is done within its revision: `alembic/adoption/adoption_phases.sql` has them all, in their order."""
+    kind: str
+    """What it does: ``rename_column``, ``drop_policy``, ..."""
     object: str
     found: str | None
     wanted: str | None
@@ -71,6 +76,10 @@ class Step:
     """Of a question, answered or not: the name by which the file of answers gives its answer."""
     answers: dict[str, str] | None = None
     """Its possible answers, and what each leads to; lines after the first are for the file of answers."""
+    asked: str | None = None
+    """Of a question: a fingerprint of what is asked about, by which an answer to something else is known."""
+    data: dict[str, Any] | None = None
+    """The details of its kind, for programs: of ``keep_rights``, the rights."""
 
     @property
     def table(self) -> str | None:
@@ -81,7 +90,7 @@ class Step:
     @property
     def takes_over(self) -> bool:
         """Whether it only records that a table, of so many rows, is taken over."""
-        return self.action == "note" and self.wanted == "taken over"
+        return self.kind == "take_over"
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,13 @@ class Plan:
         }
 
 
-def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str, str] | None = None) -> Plan:
+def plan(
+    connection: Connection,
+    *,
+    x: Sequence[str] = (),
+    answers: Mapping[str, str] | None = None,
+    asked: Mapping[str, str] | None = None,
+) -> Plan:
     """What `upgrade` with the same options would do to the tables it finds.
 
     Everything happens in one transaction that is rolled back. Tables are read, under ACCESS SHARE locks.
@@ -178,6 +193,7 @@ def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str,
         connection: One of the role that would upgrade.
         x: ``KEY=VALUE`` options, as for the upgrade.
         answers: Instead of the file that ``x`` names; those that no question needs are passed over.
+        asked: Of these, the fingerprints of what was asked.
 
     Raises:
         UsageError: an option is unknown, or its value not of its form.
@@ -187,6 +203,7 @@ def plan(connection: Connection, *, x: Sequence[str] = (), answers: Mapping[str,
     wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "profiles_schema.dry_run": "yes"}
     if answers is not None:
         wanted["profiles_schema.answers"] = json.dumps(answers)
+        wanted["profiles_schema.asked"] = json.dumps(dict(asked or {}))
     connection.rollback()
     with interruptible():
         found = _plan(connection, wanted)
@@ -230,9 +247,12 @@ def _steps(rows: Any) -> Iterator[Step]:
         yield Step(**{name: values[name] for name in Step.__dataclass_fields__})
 
 
-def _note(seq: int, revision: str, name: str, **words: str) -> Step:
-    empty = dict.fromkeys(("lock", "rows", "seconds", "statement", "undo"))
-    return Step(seq=seq, revision=revision, object=name, action="note", **empty, **words)  # type: ignore[arg-type]
+def _note(about: Step, name: str, *, found: str, wanted: str, remedy: str) -> Step:
+    """What people have to know of a step; it stands where that one stands."""
+    return replace(
+        about, kind="tell", object=name, action="note", found=found, wanted=wanted, remedy=remedy, lock=None, rows=None,
+        seconds=None, statement=None, undo=None, id=None, answers=None, asked=None, data=None,
+    )  # fmt: skip
 
 
 def _candidates(connection: Connection, steps: Sequence[Step], done: frozenset[str]) -> Iterator[Step]:
@@ -248,14 +268,11 @@ def _candidates(connection: Connection, steps: Sequence[Step], done: frozenset[s
         )
     )
     for name, plain in names:
-        yield _note(
-            0,
-            _PROFILES,
-            f"public.{name}",
-            found="one row per user",
-            wanted="left alone",
+        yield Step(
+            seq=0, revision=_PROFILES, phase="look", kind="tell", object=f"public.{name}", action="note",
+            found="one row per user", wanted="left alone", lock=None, rows=None, seconds=None, statement=None, undo=None,
             remedy=f"If it is the table of profiles, it can be taken over: -x {shlex.quote(f'adopt-table={plain}')}",
-        )
+        )  # fmt: skip
 
 
 def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]:
@@ -263,12 +280,12 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
     yield from _other_columns(steps)
     yield from _unwritable(connection, steps)
     yield from _other_rules(steps)
-    policies = [step for step in steps if step.action == "set aside" and step.object.startswith("policy ")]
+    # Those that a change of type would trip over go earlier, for a while.
+    policies = [step for step in steps if step.kind == "drop_policy" and step.phase == "replace_objects"]
     if policies:
         tables = ", ".join(sorted({step.object.rpartition(" on ")[2] for step in policies}))
         yield _note(
-            policies[0].seq,
-            policies[0].revision,
+            policies[0],
             f"{len(policies)} {'policy' if len(policies) == 1 else 'policies'} on {tables}",
             found="of the application",
             wanted="set aside",
@@ -279,17 +296,16 @@ def _consequences(connection: Connection, steps: Sequence[Step]) -> Iterator[Ste
 
 def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
     """Columns that statements of the application know under another name, or as another type."""
-    renamed = {step.wanted for step in steps if re.match(r"alter table .+ rename to ", step.statement or "")}
-    outside_ids = any(step.action == "rename" and step.wanted == "external_id" for step in steps)
+    renamed = {step.wanted for step in steps if step.kind == "rename_table"}
+    outside_ids = any(step.kind == "rename_column" and step.wanted == "external_id" for step in steps)
     through_a_view = set() if outside_ids else renamed
     for step in steps:
         if step.table is None:
             continue
         column = step.object.rpartition(".")[2]
-        if step.action == "rename" and "rename column" in (step.statement or "") and step.table not in through_a_view:
+        if step.kind == "rename_column" and step.table not in through_a_view:
             yield _note(
-                step.seq,
-                step.revision,
+                step,
                 step.object,
                 found=f"{column} {step.found}",
                 wanted=f"{step.wanted} {step.found}",
@@ -298,10 +314,9 @@ def _other_columns(steps: Sequence[Step]) -> Iterator[Step]:
                 ).format(old=column, new=step.wanted),
             )
         # A view of the old name shows the new types, too.
-        elif step.action == "convert" and re.search(r"alter column .+ type ", step.statement or ""):
+        elif step.kind == "retype_columns":
             yield _note(
-                step.seq,
-                step.revision,
+                step,
                 step.object,
                 found=step.found or "",
                 wanted=step.wanted or "",
@@ -315,16 +330,18 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
     for step in steps:
         if not step.takes_over:
             continue
-        renamed = next((s.found for s in steps if s.action == "rename" and s.wanted == step.object), None)
-        rights = {right: _granted(right, step.object) for right in ("insert", "update")}
+        renamed = next((s.found for s in steps if s.kind == "rename_table" and s.wanted == step.object), None)
         # What is kept besides (adoption_rights).
-        kept = next(
-            (s.statement or "" for s in steps if s.object == step.object and "'rights'" in (s.statement or "")), ""
-        )
-        rights["update"] |= set(
-            re.findall(r'"ours": true, "role": "authenticated", "right": "update", "column": "(\w+)"', kept)
-        )
-        inserts = bool(rights["insert"]) or '"inserts": true' in kept
+        kept = next((s.data for s in steps if s.kind == "keep_rights" and s.object == step.object), None) or {}
+        updates = {
+            *_writable(connection, step.object, "update"),
+            *(
+                right["column"]
+                for right in kept.get("rights", ())
+                if right["ours"] and right["role"] == "authenticated" and right["right"] == "update"
+            ),
+        }
+        inserts = kept.get("inserts", False) or bool(_writable(connection, step.object, "insert"))
         columns = connection.execute(
             text(
                 "select quote_ident(a.attname) as name, has_column_privilege(r.oid, a.attrelid, a.attnum, 'insert') as insert,"
@@ -336,11 +353,10 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
             ),
             {"table": renamed or step.object, "ours": step.object},
         ).all()
-        lost = [c.name for c in columns if c.update and c.name not in rights["update"]]
+        lost = [c.name for c in columns if c.update and c.name not in updates]
         if lost:
             yield _note(
-                step.seq,
-                step.revision,
+                step,
                 step.object,
                 found=f"users write {', '.join(lost)}",
                 wanted="written by triggers and by servers",
@@ -349,8 +365,7 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
             )
         if not inserts and any(c.insert for c in columns):
             yield _note(
-                step.seq,
-                step.revision,
+                step,
                 step.object,
                 found="users insert rows",
                 wanted="made by triggers and by servers",
@@ -358,13 +373,13 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
             )
 
 
-def _granted(right: str, table: str) -> frozenset[str]:
-    """The columns that our policies let users write."""
-    declared = "\n".join(each.text for each in objects.POLICIES)
-    found = re.search(
-        rf"^grant {right} \(([^)]*)\)\s+on table {re.escape(table)} to authenticated", declared, re.MULTILINE
-    )
-    return frozenset(re.findall(r"\w+", found[1])) if found else frozenset()
+def _writable(connection: Connection, table: str, right: str) -> list[str]:
+    """The columns that our rights let users write."""
+    columns: list[str] = connection.execute(
+        text(f"select {INTERNAL_SCHEMA}.writable_columns(:table, :right)"),
+        {"table": table.removeprefix("public."), "right": right},
+    ).scalar_one()
+    return columns
 
 
 def _other_rules(steps: Sequence[Step]) -> Iterator[Step]:
@@ -373,8 +388,7 @@ def _other_rules(steps: Sequence[Step]) -> Iterator[Step]:
     if tables:
         first = next(iter(tables.values()))
         yield _note(
-            first.seq,
-            first.revision,
+            first,
             ", ".join(tables),
             found="prepared statements of open connections",
             wanted="prepared anew",
@@ -382,28 +396,23 @@ def _other_rules(steps: Sequence[Step]) -> Iterator[Step]:
             " restart the application, or its pool, after the upgrade.",
         )
     for step in steps:
-        if (
-            step.action == "set aside"
-            and step.object.startswith("function ")
-            and step.revision > _PROFILES
-            and _is_taken(tables, _PROFILES)
-        ):
+        if step.kind == "drop_function" and step.revision > _PROFILES and _is_taken(tables, _PROFILES):
             yield _note(
-                step.seq,
-                step.revision,
+                step,
                 step.object,
                 found="called while the upgrade runs",
                 wanted="ours, from this revision on",
                 remedy="Between the taking over of user_profiles and here it meets a table that it does not know: a call may fail"
                 " (23502, 42703, 42804), and works when it is tried again later.",
             )
-        if step.action == "rename" and step.object.endswith(".user_id") and step.wanted == "external_id":
-            was = next((s.found for s in steps if s.action == "rename" and s.wanted == "public.user_profiles"), None)
+        if step.kind == "rename_column" and step.object.endswith(".user_id") and step.wanted == "external_id":
+            was = next(
+                (s.found for s in steps if s.kind == "rename_table" and s.wanted == "public.user_profiles"), None
+            )
             view = f"profiles_compat.{(was or 'public.user_profiles').removeprefix('public.')}"
             gone = f"{was} is gone: it is public.user_profiles now. " if was else ""
             yield _note(
-                step.seq,
-                step.revision,
+                step,
                 view,
                 found="statements that mean the old user_id" + (f", or name {was}" if was else ""),
                 wanted="a view that they read and write unchanged",
@@ -414,8 +423,7 @@ def _other_rules(steps: Sequence[Step]) -> Iterator[Step]:
     if "public.export_history" in tables:
         step = tables["public.export_history"]
         yield _note(
-            step.seq,
-            step.revision,
+            step,
             step.object,
             found="any change of status",
             wanted="pending, processing, completed or failed, expired",

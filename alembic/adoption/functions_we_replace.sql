@@ -1,12 +1,12 @@
 -- The functions of the application in schema public that have a name of ours and can be called with as many arguments:
 -- with the same types ours replaces them (is_same); with others a call that leaves the types open may find either, and
 -- whether they stay is a question. Others of that name stay. Each with the result of ours, and who may call it.
-create or replace function profiles_internal.replaced_functions()
+create or replace function profiles_internal.functions_we_replace()
 returns table (function_id oid, is_same boolean, result text, callers text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
-as $replaced_functions$
+as $functions_we_replace$
   select distinct on (f.oid) f.oid, n.is_same, o.result, o.callers
   from pg_proc as f
   join (values
@@ -18,15 +18,18 @@ as $replaced_functions$
     ('get_my_profile_v2', '', 0, 'a row of user_profiles', 'authenticated'),
     ('get_my_progress', '', 0, 'a row of user_progress', 'authenticated'),
     ('get_my_referral_code', '', 0, 'text', 'authenticated'),
-    ('get_public_profile', 'text', 1, 'a table (id, username, display_name, pictures, bio)', 'anon, authenticated and service_role'),
-    ('get_public_profiles', 'uuid[]', 1, 'a table (id, user_id, username, display_name, pictures, bio)', 'anon, authenticated and service_role'),
+    ('get_public_profile', 'text', 1, 'a table (id, username, display_name, pictures, bio)',
+      'anon, authenticated and service_role'),
+    ('get_public_profiles', 'uuid[]', 1, 'a table (id, user_id, username, display_name, pictures, bio)',
+      'anon, authenticated and service_role'),
     ('get_user_profile_stats', '', 0, 'jsonb', 'service_role'),
     ('update_my_profile_v2', 'jsonb boolean timestamptz', 1, 'a row of user_profiles', 'authenticated')
   ) as o (name, arguments, least, result, callers) on o.name = f.proname
   cross join lateral (select string_to_array(o.arguments, ' ')::regtype[]::oid[] as types) as a
   cross join lateral (
     select bool_or(a.types[1 : g.given] = (f.proargtypes::oid[])[0 : g.given - 1]) as is_same
-    from generate_series(greatest(o.least, f.pronargs - f.pronargdefaults), least(cardinality(a.types), f.pronargs)) as g (given)
+    from generate_series(greatest(o.least, f.pronargs - f.pronargdefaults), least(cardinality(a.types), f.pronargs))
+      as g (given)
   ) as n
   where f.pronamespace = 'public'::regnamespace
     -- Where an auth server makes the users, there is no such function of ours.
@@ -34,6 +37,6 @@ as $replaced_functions$
       or coalesce(obj_description(to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%')
     and n.is_same is not null
   order by f.oid, n.is_same desc
-$replaced_functions$;
+$functions_we_replace$;
 
-revoke all on function profiles_internal.replaced_functions() from public, anon, authenticated, service_role;
+revoke all on function profiles_internal.functions_we_replace() from public, anon, authenticated, service_role;
