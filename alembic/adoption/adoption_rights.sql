@@ -66,8 +66,8 @@ begin
         and p.fate <> 'unused' and p.reach <> 'none'
     ))
   );
-  -- Points that somebody writes directly can be forged: ours are written by award_points alone. The owner of the table may
-  -- go on.
+  -- Points that somebody writes directly can be forged: ours are written by award_points alone. The owner of the table
+  -- may go on.
   select jsonb_agg(jsonb_build_object('role', r.rolname, 'right', k.name, 'column', 'total_points', 'ours', true)
     order by r.rolname, k.name)
   into points
