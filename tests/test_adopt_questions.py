@@ -196,7 +196,7 @@ def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_vali
 
     answers_file(path, {BOARD: "perhaps"})
     dry_run(asking, "--write-answers", str(path), "--force")
-    assert path.read_text().splitlines()[-1] == f'"{BOARD}" = ""'
+    assert f'"{BOARD}" = ""' in path.read_text().splitlines()
 
 
 def test_what_the_file_holds_of_the_application_is_quoted():
