@@ -242,7 +242,11 @@ COLUMNS = {
         "kept_at": NOW,
         "superseded_at": TIME,
     },
-    "profiles_internal.active_days": {"user_id": "uuid not null", "day": "date not null", "sessions": "bigint not null"},
+    "profiles_internal.active_days": {
+        "user_id": "uuid not null",
+        "day": "date not null",
+        "sessions": "bigint not null",
+    },
     "profiles_internal.stale_progress": {
         "id": NUMBER,
         "user_id": "uuid not null",
