@@ -1,4 +1,4 @@
-"""The rules as functions: how a profile comes into being, and what may be called.
+"""What may be called, and the rules behind it: reading, changing, erasing, counting.
 
 Why: triggers, the API and backfill share one rule, in one place.
 Locks: nothing.
