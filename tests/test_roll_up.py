@@ -297,3 +297,37 @@ def test_sums_beyond_their_type_come_back_when_sessions_go(database, users):
     database.run("delete from public.sessions where id in (select id from public.sessions limit 1)")
     assert database.value(questions, user=ada) == 2_000_000_000
     assert wrong(database) == []
+
+
+def test_a_table_of_sessions_with_a_history_of_its_own_is_rolled_up(hosted):
+    """Dropped, generated and numeric columns, a type without equality, and counters that are null."""
+    user, other = hosted.sign_up("ada@example.org"), hosted.sign_up("bob@example.org")
+    hosted.script(
+        "create table public.sessions (gone text, id uuid primary key default gen_random_uuid(), user_id uuid, started_at timestamptz,"
+        " ended_at timestamptz, duration_minutes numeric, descriptions_generated numeric, images_processed bigint,"
+        " qa_attempts smallint, vocabulary_learned integer, device json,"
+        " twice integer generated always as (vocabulary_learned * 2) stored);"
+        "alter table public.sessions drop column gone; alter table public.sessions add column late point"
+    )
+    hosted.upgrade()
+    insert = (
+        "insert into public.sessions (user_id, started_at, ended_at, duration_minutes, descriptions_generated, qa_attempts, device)"
+        " values (:user, now(), now(), 1.5, 0.5, null, '{}')"
+    )
+    for each in (user, user, user, other):
+        hosted.run(insert, user=each)
+    hosted.run("update public.sessions set device = '{\"a\": 1}', vocabulary_learned = 2")
+    hosted.run(
+        "update public.sessions set user_id = :other where user_id = :user and id in (select id from public.sessions limit 2)",
+        user=user,
+        other=other,
+    )
+    hosted.script("alter table public.sessions add column later text default 'x'")
+    hosted.run(insert, user=user)
+    hosted.run(
+        "delete from public.sessions where id = (select id from public.sessions where user_id = :user limit 1)",
+        user=user,
+    )
+    assert hosted.run("select * from profiles_internal.stale_progress") == []
+    assert wrong(hosted) == []
+    assert hosted.value("select sum(total_sessions) from public.user_progress") == 4

@@ -418,7 +418,8 @@ begin
   return query
   with ended as (
     select
-      s.user_id, s.ended_at, s.descriptions_generated, s.images_processed, s.qa_attempts, s.vocabulary_learned,
+      s.user_id, s.ended_at, s.descriptions_generated::bigint, s.images_processed::bigint, s.qa_attempts::bigint,
+      s.vocabulary_learned::bigint,
       coalesce(q.correct, 0) as correct, coalesce(q.seconds, 0) as seconds,
       greatest(0, coalesce(s.duration_minutes, floor(extract(epoch from s.ended_at - s.started_at) / 60)))::bigint as minutes,
       (s.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as local_day

@@ -167,18 +167,22 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
     else:
         users = connection.scalars(
             text(
-                "select s.user_id from (select p.user_id, p.total_sessions from public.user_progress as p"
-                " where p.user_id >= gen_random_uuid() order by p.user_id limit :rows) as s where s.total_sessions < :most"
+                # From a random point on, and the newest: ids that grow with time may all be below that point.
+                "select s.user_id from ("
+                "  (select p.user_id, p.total_sessions from public.user_progress as p"
+                "   where p.user_id >= gen_random_uuid() order by p.user_id limit :rows)"
+                "  union (select p.user_id, p.total_sessions from public.user_progress as p order by p.user_id desc limit :rows)"
+                ") as s where s.total_sessions < :most"
             ),
             {"rows": _SAMPLE, "most": _LONG_HISTORY},
         ).all()
         differing = len(connection.execute(text(_DIFFERING), {"users": list(users)}).all())
     if differing:
-        scope = "users is" if full else f"of {_SAMPLE} users looked at is"
+        scope = "users" if full else f"of {len(users)} users looked at"
         yield Finding(
             "progress",
             "problem",
-            f"The progress of {differing} {scope} not what their sessions say.",
+            f"The progress of {differing} {scope} is not what their sessions say.",
             REMEDY,
             differing,
         )

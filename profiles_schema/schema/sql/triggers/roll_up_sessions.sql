@@ -130,7 +130,7 @@ begin
         select
           c.user_id,
           sum(c.sign) as sessions,
-          sum(c.sign * greatest(0, coalesce(c.duration_minutes, floor(extract(epoch from c.ended_at - c.started_at) / 60)))) as minutes,
+          sum(c.sign * greatest(0, coalesce(c.duration_minutes, floor(extract(epoch from c.ended_at - c.started_at) / 60)))::bigint) as minutes,
           coalesce(sum(c.sign * c.descriptions_generated::bigint), 0) as descriptions,
           coalesce(sum(c.sign * c.images_processed::bigint), 0) as images,
           coalesce(sum(c.sign * c.qa_attempts::bigint), 0) as questions,
