@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy.exc import DBAPIError
-from support import drift, profiles_schema
+from support import drift, profiles_schema, snapshot
 
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import adopt, health, smoke
@@ -191,6 +191,30 @@ def test_what_shows_whole_rows_as_its_owner(hosted_open):
     is_well(hosted_open)
 
 
+def test_a_function_that_returns_an_id_of_another_type_stops_before_anything_is_changed(hosted_open):
+    hosted_open.script(
+        "create table public.user_profiles (id bigint generated always as identity primary key,"
+        " user_id uuid not null unique references auth.users on delete cascade, name text);"
+        "alter table public.user_profiles enable row level security;"
+        "create policy own on public.user_profiles for all to authenticated using (auth.uid() = user_id);"
+        "create function public.my_id() returns bigint language sql stable security definer set search_path = public"
+        " as $$ select id from user_profiles where user_id = auth.uid() $$;"
+        "create function public.my_name() returns text language sql stable as"
+        " $$ select name from public.user_profiles where user_id = auth.uid() $$"
+    )
+    found = snapshot(hosted_open)
+    with pytest.raises(MigrationFailed) as refused:
+        hosted_open.upgrade()
+    assert "public.user_profiles: these would no longer run: function public.my_id() (return type mismatch" in str(
+        refused.value
+    )
+    assert "my_name" not in str(refused.value)
+    assert hosted_open.value("select to_regclass('profiles_internal.adopted') is null")
+    assert snapshot(hosted_open) == found
+    hosted_open.script("drop function public.my_id()")
+    hosted_open.upgrade()
+
+
 def test_a_trigger_that_copies_whole_rows_stops_the_upgrade(hosted_open):
     hosted_open.script(
         TABLE.format(columns="nick text") + GUARDED + OWN
@@ -202,6 +226,8 @@ def test_a_trigger_that_copies_whole_rows_stops_the_upgrade(hosted_open):
     )  # fmt: skip
     with pytest.raises(MigrationFailed, match=r"would fail in function hist: INSERT has more expressions"):
         hosted_open.upgrade()
+    # Before the application's own sign-up trigger is emptied.
+    assert hosted_open.value("select to_regclass('profiles_internal.adopted') is null")
     hosted_open.script(
         "create or replace function public.hist() returns trigger language plpgsql security definer set search_path = public as $$"
         " begin insert into history (id, nick, op) values (old.id, old.nick, tg_op); return coalesce(new, old); end $$"
