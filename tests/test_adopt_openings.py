@@ -495,3 +495,24 @@ def test_many_values_that_break_a_rule_are_worth_knowing(hosted_open):
     assert (note.object, note.rows) == ("public.user_profiles.avatar_url", 2)
     assert "Of 2 rows, 2 change" in note.remedy
     assert "fails from then on" in note.remedy
+
+
+def test_columns_that_an_insert_of_the_own_row_may_not_name_are_told(hosted_open):
+    hosted_open.script(
+        "create table public.user_profiles (id uuid primary key references auth.users, email text, nick text, bio text);"
+        "grant select, insert, update on public.user_profiles to authenticated;"
+        "alter table public.user_profiles enable row level security;"
+        "create policy own on public.user_profiles for all to authenticated using (auth.uid() = id)"
+    )
+    with hosted_open.engine.connect() as connection:
+        notes = adopt.plan(connection).notes
+    (told,) = [note for note in notes if note.found.startswith("users insert ")]
+    assert (told.object, told.found) == ("public.user_profiles", "users insert email")
+    assert told.remedy == (
+        "An INSERT by authenticated that names one of these fails (42501), and so does an upsert: leave them out."
+    )
+    hosted_open.upgrade()
+    allowed = "select has_column_privilege('authenticated', 'public.user_profiles', :name, 'insert')"
+    assert {name: hosted_open.value(allowed, name=name) for name in ("id", "email", "nick", "bio")} == {
+        "id": True, "email": False, "nick": True, "bio": True,
+    }  # fmt: skip

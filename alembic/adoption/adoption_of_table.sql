@@ -118,7 +118,8 @@ begin
       else '{}' end
   from (
     -- Kept for whoever wants to know what was here, and for downgrade.
-    select jsonb_build_object('phase', 'record', 'kind', 'take_over', 'action', 'note', 'object', target,
+    select jsonb_build_object('phase', 'record', 'kind', 'take_over',
+      'data', jsonb_build_object('owner', context -> 'owner'), 'action', 'note', 'object', target,
       'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE',
       'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,
