@@ -516,3 +516,18 @@ def test_columns_that_an_insert_of_the_own_row_may_not_name_are_told(hosted_open
     assert {name: hosted_open.value(allowed, name=name) for name in ("id", "email", "nick", "bio")} == {
         "id": True, "email": False, "nick": True, "bio": True,
     }  # fmt: skip
+
+
+def test_row_security_that_is_no_longer_forced_is_told(hosted_open):
+    hosted_open.script(
+        "create table public.user_profiles (id uuid primary key references auth.users, nick text);"
+        "alter table public.user_profiles enable row level security;"
+        "alter table public.user_profiles force row level security;"
+        "create policy own on public.user_profiles for all to authenticated using (auth.uid() = id)"
+    )
+    with hosted_open.engine.connect() as connection:
+        told = [step for step in adopt.plan(connection).worth_knowing if step.kind == "relax_row_security"]
+    assert [step.remedy for step in told] == [
+        "The owner of the table, and what runs with its rights, see and write every row from then on;"
+        " a downgrade forces it again."
+    ]
