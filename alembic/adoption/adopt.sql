@@ -23,8 +23,8 @@ begin
   set constraints all immediate;
   -- Nobody signs up while the trigger of a sign-up changes.
   if p_revision in ('0005_create_sign_up_functions', '0014_create_sign_up_triggers') and exists (
-    select from profiles_internal.adoption_of_objects(p_revision) as s
-    where s ->> 'revision' = p_revision and s ->> 'kind' in ('empty_function', 'drop_trigger')
+    select from profiles_internal.adoption_of_objects(p_revision) as planned
+    where planned ->> 'revision' = p_revision and planned ->> 'kind' in ('empty_function', 'drop_trigger')
   ) then
     begin
       lock table auth.users in share row exclusive mode;
