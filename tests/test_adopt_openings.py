@@ -531,3 +531,13 @@ def test_row_security_that_is_no_longer_forced_is_told(hosted_open):
         "The owner of the table, and what runs with its rights, see and write every row from then on;"
         " a downgrade forces it again."
     ]
+
+
+@pytest.mark.parametrize("name", ["userId", "Id: x"])
+def test_the_policy_of_the_own_row_by_a_quoted_column_is_no_question(hosted_open, name):
+    hosted_open.script(
+        f'create table public.user_profiles ("{name}" uuid primary key references auth.users on delete cascade, nick text);'
+        "alter table public.user_profiles enable row level security;"
+        f'create policy own on public.user_profiles for all to authenticated using (auth.uid() = "{name}")'
+    )
+    assert "policy:public.user_profiles:own" not in questions(hosted_open)
