@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy.exc import DBAPIError
-from support import drift, profiles_schema
+from support import drift, profiles_schema, snapshot
 
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.operations import adopt, health, smoke
@@ -191,6 +191,30 @@ def test_what_shows_whole_rows_as_its_owner(hosted_open):
     is_well(hosted_open)
 
 
+def test_a_function_that_returns_an_id_of_another_type_stops_before_anything_is_changed(hosted_open):
+    hosted_open.script(
+        "create table public.user_profiles (id bigint generated always as identity primary key,"
+        " user_id uuid not null unique references auth.users on delete cascade, name text);"
+        "alter table public.user_profiles enable row level security;"
+        "create policy own on public.user_profiles for all to authenticated using (auth.uid() = user_id);"
+        "create function public.my_id() returns bigint language sql stable security definer set search_path = public"
+        " as $$ select id from user_profiles where user_id = auth.uid() $$;"
+        "create function public.my_name() returns text language sql stable as"
+        " $$ select name from public.user_profiles where user_id = auth.uid() $$"
+    )
+    found = snapshot(hosted_open)
+    with pytest.raises(MigrationFailed) as refused:
+        hosted_open.upgrade()
+    assert "public.user_profiles: these would no longer run: function public.my_id() (return type mismatch" in str(
+        refused.value
+    )
+    assert "my_name" not in str(refused.value)
+    assert hosted_open.value("select to_regclass('profiles_internal.adopted') is null")
+    assert snapshot(hosted_open) == found
+    hosted_open.script("drop function public.my_id()")
+    hosted_open.upgrade()
+
+
 def test_a_trigger_that_copies_whole_rows_stops_the_upgrade(hosted_open):
     hosted_open.script(
         TABLE.format(columns="nick text") + GUARDED + OWN
@@ -202,6 +226,8 @@ def test_a_trigger_that_copies_whole_rows_stops_the_upgrade(hosted_open):
     )  # fmt: skip
     with pytest.raises(MigrationFailed, match=r"would fail in function hist: INSERT has more expressions"):
         hosted_open.upgrade()
+    # Before the application's own sign-up trigger is emptied.
+    assert hosted_open.value("select to_regclass('profiles_internal.adopted') is null")
     hosted_open.script(
         "create or replace function public.hist() returns trigger language plpgsql security definer set search_path = public as $$"
         " begin insert into history (id, nick, op) values (old.id, old.nick, tg_op); return coalesce(new, old); end $$"
@@ -469,3 +495,49 @@ def test_many_values_that_break_a_rule_are_worth_knowing(hosted_open):
     assert (note.object, note.rows) == ("public.user_profiles.avatar_url", 2)
     assert "Of 2 rows, 2 change" in note.remedy
     assert "fails from then on" in note.remedy
+
+
+def test_columns_that_an_insert_of_the_own_row_may_not_name_are_told(hosted_open):
+    hosted_open.script(
+        "create table public.user_profiles (id uuid primary key references auth.users, email text, nick text, bio text);"
+        "grant select, insert, update on public.user_profiles to authenticated;"
+        "alter table public.user_profiles enable row level security;"
+        "create policy own on public.user_profiles for all to authenticated using (auth.uid() = id)"
+    )
+    with hosted_open.engine.connect() as connection:
+        notes = adopt.plan(connection).notes
+    (told,) = [note for note in notes if note.found.startswith("users insert ")]
+    assert (told.object, told.found) == ("public.user_profiles", "users insert email")
+    assert told.remedy == (
+        "An INSERT by authenticated that names one of these fails (42501), and so does an upsert: leave them out."
+    )
+    hosted_open.upgrade()
+    allowed = "select has_column_privilege('authenticated', 'public.user_profiles', :name, 'insert')"
+    assert {name: hosted_open.value(allowed, name=name) for name in ("id", "email", "nick", "bio")} == {
+        "id": True, "email": False, "nick": True, "bio": True,
+    }  # fmt: skip
+
+
+def test_row_security_that_is_no_longer_forced_is_told(hosted_open):
+    hosted_open.script(
+        "create table public.user_profiles (id uuid primary key references auth.users, nick text);"
+        "alter table public.user_profiles enable row level security;"
+        "alter table public.user_profiles force row level security;"
+        "create policy own on public.user_profiles for all to authenticated using (auth.uid() = id)"
+    )
+    with hosted_open.engine.connect() as connection:
+        told = [step for step in adopt.plan(connection).worth_knowing if step.kind == "relax_row_security"]
+    assert [step.remedy for step in told] == [
+        "The owner of the table, and what runs with its rights, see and write every row from then on;"
+        " a downgrade forces it again."
+    ]
+
+
+@pytest.mark.parametrize("name", ["userId", "Id: x"])
+def test_the_policy_of_the_own_row_by_a_quoted_column_is_no_question(hosted_open, name):
+    hosted_open.script(
+        f'create table public.user_profiles ("{name}" uuid primary key references auth.users on delete cascade, nick text);'
+        "alter table public.user_profiles enable row level security;"
+        f'create policy own on public.user_profiles for all to authenticated using (auth.uid() = "{name}")'
+    )
+    assert "policy:public.user_profiles:own" not in questions(hosted_open)

@@ -128,3 +128,19 @@ def test_a_policy_that_asks_for_a_second_factor_is_no_failure_and_another_is_nam
     (line,) = [line for line in done.stdout.splitlines() if "get_my_profile_v2 returns" in line]
     assert 'restrictive policies: "MFA needed" (' in line
     assert "\"Members only\" (((auth.jwt() ->> 'tenant'::text) = 'acme'::text))" in line
+
+
+def test_a_trigger_that_refuses_rows_of_others_is_no_failure(database):
+    database.script(
+        "create function public.not_you() returns trigger language plpgsql as $$ begin"
+        " if auth.uid() is distinct from new.user_id and auth.uid() is not null then raise exception 'not you'; end if;"
+        " return new; end $$;"
+        "create trigger not_you before insert on public.user_progress for each row execute function public.not_you()"
+    )
+    done = profiles_schema(database.url, "smoke")
+    assert done.returncode == 0, done.stdout
+    database.script(
+        'create policy "Anybody adds" on public.user_progress for insert to authenticated with check (true);'
+        "drop trigger not_you on public.user_progress"
+    )
+    assert "inserted into user_progress" in profiles_schema(database.url, "smoke").stdout

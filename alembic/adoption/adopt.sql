@@ -23,8 +23,8 @@ begin
   set constraints all immediate;
   -- Nobody signs up while the trigger of a sign-up changes.
   if p_revision in ('0005_create_sign_up_functions', '0014_create_sign_up_triggers') and exists (
-    select from profiles_internal.adoption_of_objects(p_revision) as s
-    where s ->> 'revision' = p_revision and s ->> 'kind' in ('empty_function', 'drop_trigger')
+    select from profiles_internal.adoption_of_objects(p_revision) as planned
+    where planned ->> 'revision' = p_revision and planned ->> 'kind' in ('empty_function', 'drop_trigger')
   ) then
     begin
       lock table auth.users in share row exclusive mode;
@@ -35,18 +35,7 @@ begin
   if relation is not null then
     -- What reads the table, or has values of its types, has to run afterwards. Looked up before the lock: it takes a
     -- while.
-    objects := array(
-      select r.object from profiles_internal.table_readers(relation) as r
-      union
-      select d.objid
-      from pg_depend as d join pg_type as t on t.oid = d.refobjid
-      where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_type'::regclass and (
-        t.typrelid = relation
-        or exists (select from pg_type as e where e.typrelid = relation and e.typarray = t.oid)
-        or t.typtype <> 'b'
-          and exists (select from pg_attribute as a where a.attrelid = relation and a.atttypid = t.oid)
-      )
-    );
+    objects := profiles_internal.objects_to_try(relation);
     failing := array(select f.object from profiles_internal.find_failing_objects(objects) as f);
     execute format('lock table %s in access exclusive mode', relation);
   end if;

@@ -35,14 +35,15 @@ declare
   tested record;
   -- An id that nothing keeps unique.
   id_column constant text := (
-    select c ->> 'found_name'
-    from (values (by_name -> 'id')) as v (c)
-    where c ->> 'found_name' is not null and not exists (
+    select column_of_id ->> 'found_name'
+    from (values (by_name -> 'id')) as v (column_of_id)
+    where column_of_id ->> 'found_name' is not null and not exists (
       select from pg_index as x
       join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
       where x.indrelid = relation and x.indisunique and x.indisvalid and x.indimmediate and x.indpred is null
         and x.indnkeyatts = 1
-        and a.attname = c ->> 'found_name' and (a.attnotnull or p_context ->> 'table' = 'user_profile_audit_logs')
+        and a.attname = column_of_id ->> 'found_name'
+          and (a.attnotnull or p_context ->> 'table' = 'user_profile_audit_logs')
     )
   );
 begin

@@ -8,7 +8,7 @@ as $adoption_of_table$
 declare
   context constant jsonb := profiles_internal.adoption_context(p_table, p_found);
   target constant text := context ->> 'target';
-  stops constant jsonb[] := array(select s from profiles_internal.adoption_stops(context) as s);
+  stops constant jsonb[] := array(select step from profiles_internal.adoption_stops(context) as step);
   counts jsonb;
   total bigint;
   seconds double precision;
@@ -17,9 +17,9 @@ declare
   stopped boolean;
   unreadable boolean;
 begin
-  return query select s || jsonb_build_object('revision', context -> 'by') from unnest(stops) as s;
-  select coalesce(bool_or(true), false), coalesce(bool_or(s ->> 'phase' = 'look'), false) into stopped, unreadable
-  from unnest(stops) as s where s ->> 'action' = 'stop';
+  return query select step || jsonb_build_object('revision', context -> 'by') from unnest(stops) as step;
+  select coalesce(bool_or(true), false), coalesce(bool_or(step ->> 'phase' = 'look'), false) into stopped, unreadable
+  from unnest(stops) as step where step ->> 'action' = 'stop';
   if context ->> 'asks' is not null then
     return next jsonb_build_object('revision', context -> 'by', 'phase', 'ask', 'kind', 'ask', 'action', 'question',
       'id', 'key:' || target, 'object', target,
@@ -88,11 +88,12 @@ begin
       'answers', jsonb_build_object('accept', 'it is taken over; who reads or writes it meanwhile waits'));
   end if;
   return query
-  select s || jsonb_build_object('revision', context -> 'by')
-    from profiles_internal.adoption_quarantine(context, counts) as s;
+  select step || jsonb_build_object('revision', context -> 'by')
+    from profiles_internal.adoption_quarantine(context, counts) as step;
   return query
-  select s || jsonb_build_object('revision', context -> 'by') from profiles_internal.adoption_openings(context) as s
-  where s ->> 'action' = 'question';
+  select step || jsonb_build_object('revision', context -> 'by')
+    from profiles_internal.adoption_openings(context) as step
+  where step ->> 'action' = 'question';
   return query
   select jsonb_build_object('revision', context -> 'by', 'phase', 'ask', 'kind', 'ask', 'action', 'question',
     'id', format('required:%s.%s', target, r.name),
@@ -106,19 +107,20 @@ begin
     -- All that stands against it, at once.
     if counts ? 'total' then
       return query
-      select s || jsonb_build_object('revision', context -> 'by')
-      from profiles_internal.adoption_constraints(context, counts) as s where s ->> 'action' = 'stop';
+      select step || jsonb_build_object('revision', context -> 'by')
+      from profiles_internal.adoption_constraints(context, counts) as step where step ->> 'action' = 'stop';
     end if;
     return;
   end if;
 
   return query
-  select s || jsonb_build_object('revision', context -> 'by')
-    || case when s ? 'seconds' then jsonb_build_object('seconds', (s ->> 'seconds')::double precision * pace)
+  select step || jsonb_build_object('revision', context -> 'by')
+    || case when step ? 'seconds' then jsonb_build_object('seconds', (step ->> 'seconds')::double precision * pace)
       else '{}' end
   from (
     -- Kept for whoever wants to know what was here, and for downgrade.
-    select jsonb_build_object('phase', 'record', 'kind', 'take_over', 'action', 'note', 'object', target,
+    select jsonb_build_object('phase', 'record', 'kind', 'take_over',
+      'data', jsonb_build_object('owner', context -> 'owner'), 'action', 'note', 'object', target,
       'found', format('%s rows', total), 'wanted', 'taken over',
       'rows', total, 'lock', 'ACCESS EXCLUSIVE',
       'seconds', total * 0.00002 + (counts ->> 'bytes')::bigint * 0.000000005,
@@ -154,8 +156,8 @@ begin
     union all
     select profiles_internal.adoption_rights(context)
     union all
-    select s from profiles_internal.adoption_openings(context) as s where s ->> 'action' <> 'question'
-  ) as planned (s);
+    select step from profiles_internal.adoption_openings(context) as step where step ->> 'action' <> 'question'
+  ) as planned (step);
 end
 $adoption_of_table$;
 

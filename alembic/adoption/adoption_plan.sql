@@ -45,12 +45,12 @@ begin
       steps := steps || coalesce(
         (
           -- What is to be mended now is called as it is called now.
-          select jsonb_agg(case when s ->> 'action' in ('stop', 'question') then s || (
+          select jsonb_agg(case when step ->> 'action' in ('stop', 'question') then step || (
             select jsonb_object_agg(t.key,
               regexp_replace(t.value, '\mpublic\.' || planned.table_name || '\M', relation::text, 'g'))
-            from jsonb_each_text(s) as t where t.key in ('object', 'found', 'remedy')
-          ) else s end)
-          from profiles_internal.adoption_of_table(planned.table_name, relation) as s
+            from jsonb_each_text(step) as t where t.key in ('object', 'found', 'remedy')
+          ) else step end)
+          from profiles_internal.adoption_of_table(planned.table_name, relation) as step
         ), '[]'
       );
     end if;
@@ -59,8 +59,8 @@ begin
   -- A revision that takes a table over has locked it, and has none of these.
   if p_revision is null or p_revision not in (select r.revision from profiles_internal.adopting_revisions() as r) then
     steps := steps || coalesce((
-      select jsonb_agg(s) from profiles_internal.adoption_of_objects(p_revision) as s
-      where p_revision is null or s ->> 'revision' = p_revision
+      select jsonb_agg(step) from profiles_internal.adoption_of_objects(p_revision) as step
+      where p_revision is null or step ->> 'revision' = p_revision
     ), '[]');
   end if;
 

@@ -102,7 +102,8 @@ as $adoption_policies$
           where (x.is_needed or x.expression is not null)
             and (e.plain is null
               or not exists (select from person as n
-              where e.plain in ('auth.uid=' || lower(n.name), lower(n.name) || '=auth.uid')))
+              cross join lateral (select regexp_replace(lower(n.name), '[\s()]', '', 'g')) as bare (name)
+              where e.plain in ('auth.uid=' || bare.name, bare.name || '=auth.uid')))
         ) then 'goes'
         when y.oid in (select r.oid from narrower as r) then 'open'
         when y.polroles <@ (select array_agg(r.oid) || 0::oid from pg_roles as r

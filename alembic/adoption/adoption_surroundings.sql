@@ -215,7 +215,10 @@ begin
   if (select c.relforcerowsecurity from pg_class as c where c.oid = relation) then
     return next jsonb_build_object('phase', 'relax_row_security', 'kind', 'relax_row_security', 'action', 'relax',
       'object', target, 'found', 'row security forced on the owner', 'wanted', 'not forced',
-      'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target));
+      'lock', 'ACCESS EXCLUSIVE', 'statement', format('alter table %s no force row level security', target),
+      'remedy', 'The owner of the table, and what runs with its rights, see and write every row from then on; a '
+        'downgrade '
+        'forces it again.');
   end if;
 
   return query

@@ -1,7 +1,8 @@
 """The roles of the API, and a look at what is here already.
 
 Why: all else hangs on the roles. What cannot be taken over, or is a question, ends the upgrade here, with nothing changed.
-Locks: nothing for longer than it takes to read the catalog, and to count the rows of tables that are taken over.
+Locks: nothing for longer than it takes to read the catalog, and to count the rows of tables that are taken over. Of each such
+       table all access for a moment, while functions and triggers are tried with the columns that it will have.
 Beside it: any code may run.
 Back: drops the functions that planned it. Roles stay: they belong to the whole server.
 """
@@ -93,7 +94,7 @@ end
 $memberships$;
 """
     )
-    # What takes over tables that are here already. It stays until 0011_create_sign_up_triggers; a body may name what only
+    # What takes over tables that are here already. It stays until 0014_create_sign_up_triggers; a body may name what only
     # later revisions make.
     op.execute("set local check_function_bodies = off")
     for function in planner():
@@ -120,6 +121,21 @@ begin
     raise exception 'questions about what exists already are open:%', questions
       using hint = 'Nothing was changed. Write them to a file, and answer them there: profiles-schema adopt --dry-run --write-answers '
         'adopt.toml; then: profiles-schema upgrade -x answers=adopt.toml';
+  end if;
+
+  -- What only shows when it runs, while the triggers of the application are what they are.
+  select string_agg(format(E'\n  %s: %s.', t.relation, t.refusal), '' order by t.place) into problems
+  from (
+    select r.place, f.relation, profiles_internal.try_adoption(r.table_name, f.relation) as refusal
+    from profiles_internal.adopting_revisions() as r
+    cross join lateral (select profiles_internal.table_to_adopt(r.table_name) as relation) as f
+    where f.relation is not null
+  ) as t
+  where t.refusal is not null;
+  if problems is not null then
+    raise exception 'what exists already cannot be taken over as it is:%', problems
+      using hint = 'Nothing was changed. The table has other columns from then on: adapt or drop what would fail, then run the '
+        'upgrade again.';
   end if;
 
   if not has_schema_privilege('public', 'create') then

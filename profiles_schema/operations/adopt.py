@@ -333,15 +333,15 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
         renamed = next((s.found for s in steps if s.kind == "rename_table" and s.wanted == step.object), None)
         # What is kept besides (adoption_rights).
         kept = next((s.data for s in steps if s.kind == "keep_rights" and s.object == step.object), None) or {}
-        updates = {
-            *_writable(connection, step.object, "update"),
-            *(
-                right["column"]
-                for right in kept.get("rights", ())
-                if right["ours"] and right["role"] == "authenticated" and right["right"] == "update"
-            ),
-        }
-        inserts = kept.get("inserts", False) or bool(_writable(connection, step.object, "insert"))
+        ours = [right for right in kept.get("rights", ()) if right["ours"] and right["role"] == "authenticated"]
+        updates, inserts = (
+            {*_writable(connection, step.object, name), *(each["column"] for each in ours if each["right"] == name)}
+            for name in ("update", "insert")
+        )
+        may_insert = kept.get("inserts", False) or bool(_writable(connection, step.object, "insert"))
+        if kept.get("inserts"):  # schema/sql/policies/user_profiles.sql
+            owner = (step.data or {}).get("owner")
+            inserts |= {*_writable(connection, step.object, "update"), "user_id", "updated_at", owner}
         columns = connection.execute(
             text(
                 "select quote_ident(a.attname) as name, has_column_privilege(r.oid, a.attrelid, a.attnum, 'insert') as insert,"
@@ -363,7 +363,16 @@ def _unwritable(connection: Connection, steps: Sequence[Step]) -> Iterator[Step]
                 remedy="An UPDATE by authenticated that sets one of these fails (42501), even to the value it has: leave them out."
                 " updated_at is kept by a trigger.",
             )
-        if not inserts and any(c.insert for c in columns):
+        uninserted = [c.name for c in columns if c.insert and c.name not in inserts]
+        if may_insert and uninserted:
+            yield _note(
+                step,
+                step.object,
+                found=f"users insert {', '.join(uninserted)}",
+                wanted="written by triggers and by servers",
+                remedy="An INSERT by authenticated that names one of these fails (42501), and so does an upsert: leave them out.",
+            )
+        if not may_insert and uninserted:
             yield _note(
                 step,
                 step.object,

@@ -24,6 +24,7 @@ from profiles_schema.schema.objects import Where
 from profiles_schema.settings import ENVELOPE_PREFIX
 
 DENIED = "42501"
+RAISED = "P0001"
 _NO_CHANGES = "Users change nothing, as before"
 """The policy of an adopted table whose users could change nothing (answer `keep` to `writes:TABLE`)."""
 # Signed in with a second factor: many applications ask for that in a restrictive policy.
@@ -393,13 +394,16 @@ class _Trial:
                 ):
                     if table in self.closed(command) and self._reaches(text(attempt), {"other": self.other}):
                         open_ones.append(f"{what} in {table}")
-                if table in self.closed("a") and self._reaches(_insert(table, row), row):
+                if table in self.closed("a") and self._reaches(_insert(table, row), row, RAISED):
                     open_ones.append(f"inserted into {table}")
         if open_ones:
             raise _Failed(f"rows of others can be {', '.join(open_ones)}")
 
-    def _reaches(self, statement: TextClause, values: dict[str, Any]) -> bool:
-        """Whether a statement gets at a row; undone at once. Another error than a denial comes from behind the policies."""
+    def _reaches(self, statement: TextClause, values: dict[str, Any], *refusals: str) -> bool:
+        """Whether a statement gets at a row; undone at once. Another error than a denial comes from behind the policies.
+
+        Only a trigger before an INSERT comes first: what it raises is a refusal, too.
+        """
         savepoint = self.connection.begin_nested()
         try:
             result = self.connection.execute(statement, values)
@@ -407,7 +411,7 @@ class _Trial:
             if error.connection_invalidated:
                 raise
             savepoint.rollback()
-            return sqlstate(error) != DENIED
+            return sqlstate(error) not in (DENIED, *refusals)
         savepoint.rollback()
         return result.rowcount > 0
 
