@@ -358,6 +358,10 @@ class NotAnObject(ProfilesSchemaError):
     """A value on the path is not a JSON object, so nothing can be written below it. Replace or remove that value first."""
 
 
+class NoSessions(ProfilesSchemaError):
+    """There is no table of learning sessions to count progress from (docs/tables.md says what makes one)."""
+
+
 class NotConfigured(ProfilesSchemaError):
     """There is no default service yet. Call profiles_schema.configure(session_factory) once, when the program starts."""
 

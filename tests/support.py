@@ -147,7 +147,7 @@ class Database:
         try:
             self._migrate(command.upgrade, revision, options)
         except MigrationFailed as refused:
-            asked = re.findall(r'Answer "((?:columns|writes|active|visible|one):[^"]+)"', str(refused))
+            asked = re.findall(r'Answer "((?:columns|writes|active|visible|one|points):[^"]+)"', str(refused))
             if not (asked and self.consents):
                 raise
             self._migrate(

@@ -247,11 +247,11 @@ def test_sql_and_json_together_are_a_usage_error():
 
 READING = [
     ["health"], ["health", "--full"], ["current"], ["history"], ["check"], ["jobs", "list"], ["settings", "get"], ["keys", "status"],
-    ["normalize", "status"], ["normalize", "verify"], ["stamp", "--verify"],
+    ["normalize", "status"], ["normalize", "verify"], ["stamp", "--verify"], ["progress", "recount", "--dry-run"],
 ]  # fmt: skip
 WRITING = [
     ["upgrade"], ["downgrade", "-1"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
-    ["repair"], ["repair", "--dry-run"], ["stamp"],
+    ["progress", "recount"], ["repair"], ["repair", "--dry-run"], ["stamp"],
     ["jobs", "pause", "1"], ["jobs", "resume", "1"], ["jobs", "cancel", "1"], ["settings", "set", "audit_level", "all"],
     ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["normalize", "run"], ["normalize", "run", "--dry-run"],
     ["normalize", "restore"], ["normalize", "contract"], ["adopt", "--dry-run"],

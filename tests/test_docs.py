@@ -17,7 +17,7 @@ from support import profiles_schema
 
 from profiles_schema import UserProfile, cli, errors, metadata
 from profiles_schema.migrations import options, paths
-from profiles_schema.operations import erasure, health, jobs, openings, settings, switches
+from profiles_schema.operations import erasure, health, jobs, openings, recount, settings, switches
 from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema import objects
 from profiles_schema.schema.models.typed_group import TypedGroup
@@ -151,7 +151,7 @@ def test_every_finding_of_health_is_documented():
     place = {"Finding": 0, "_opening": 2}
     codes = {
         node.args[place[node.func.id]].value
-        for module in (health, erasure, jobs, openings, settings, switches)
+        for module in (health, erasure, jobs, openings, recount, settings, switches)
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in place
         and isinstance(node.args[place[node.func.id]], ast.Constant)

@@ -52,7 +52,7 @@ def test_an_upsert_writes_nothing_either(refused):
     with refused.acting_as(OWNER, refused.ada) as connection:
         for table, column, value in (
             ("user_api_keys", "openai_api_key", f"'{ENVELOPE}'"),
-            ("user_progress", "total_points", "1"),
+            ("user_progress", "new_words_count", "1"),
         ):
             upsert = f"insert into public.{table} (user_id) values (:id) on conflict (user_id) do update set {column} = {value}"
             assert outcome(connection, upsert, id=refused.ada) == DENIED, table
@@ -60,7 +60,7 @@ def test_an_upsert_writes_nothing_either(refused):
 
 def test_every_function_refuses_with_a_plain_sentence(refused):
     calls = {name: call for name, call in CALLS.items() if "authenticated" in EXECUTABLE[name]}
-    assert len(calls) == 7
+    assert len(calls) == 8
     profiles = refused.database.administrator.value("select count(*) from public.user_profiles")
     for call in calls.values():
         with refused.acting_as(OWNER, refused.ada) as connection:

@@ -593,7 +593,7 @@ def test_what_can_be_called_says_what_it_does(database):
         " where p.pronamespace = 'public'::regnamespace"
         " and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')"
     )
-    assert len(found) == 10
+    assert len(found) == 12
     assert [row.name for row in found if not row.said or len(row.said) < 20] == []
 
 

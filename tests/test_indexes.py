@@ -210,3 +210,21 @@ def test_a_users_search_in_json_stays_on_the_users_own_row(full):
             clause: explain(connection, f"select user_id from public.user_profiles {clause}") for _, clause in SEARCHES
         }
     assert set(map(frozenset, used.values())) == {frozenset({"idx_user_profiles_user_id"})}, used
+
+
+@pytest.mark.parametrize(
+    ("call", "rows"),
+    [
+        ("public.get_public_profile('user2500')", 1),
+        (
+            "public.get_public_profiles(array(select lpad(to_hex(n), 32, '0')::uuid from generate_series(1, 100) as n))",
+            100,
+        ),
+    ],
+)
+def test_the_functions_that_everybody_may_call_read_no_more_profiles_than_they_return(full, call, rows):
+    with full.acting_as("anon", None) as connection:
+        assert len(connection.execute(text(f"select * from {call}")).all()) == rows
+        connection.exec_driver_sql("reset role")
+        read = "select seq_tup_read, idx_tup_fetch from pg_stat_xact_user_tables where relid = 'public.user_profiles'::regclass"
+        assert tuple(connection.exec_driver_sql(read).one()) == (0, rows)

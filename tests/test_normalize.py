@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psycopg
 import pytest
 from support import drift, profiles_schema
 from wide import NAMES, cells, documents, present, set_cells, some, widen
@@ -158,6 +159,18 @@ def test_upgrade_leaves_the_columns_and_says_when_and_how_they_go(wide, log):
     ) in log.text
     assert cells(wide) == wide.before
     assert reported(wide, "status")["due"][:16].replace("T", " ") == due[:16]
+
+
+def test_the_api_is_told_to_look_at_the_catalog_again_when_columns_go_or_come(database):
+    """PostgREST listens on the channel pgrst, and serves dropped columns until it is told."""
+    to_converted(database)
+    with psycopg.connect(database.url, autocommit=True) as listener:
+        listener.execute("listen pgrst")
+        for arguments in (("contract", "--now"), ("restore",)):
+            assert normalize(database, *arguments).returncode == 0
+            assert "reload schema" in [notify.payload for notify in listener.notifies(timeout=0.2)], arguments
+        assert normalize(database, "status").returncode == 0
+        assert list(listener.notifies(timeout=0.2)) == []
 
 
 def test_contract_waits_for_the_end_of_the_period(wide):

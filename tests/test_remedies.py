@@ -27,7 +27,7 @@ BROKEN = {
     "version_lost and its table": ["drop table profiles_internal.alembic_version"],
     "schema_renamed": ["alter schema profiles_internal rename to internal_old"],
     "table_missing because it was renamed": ["alter table public.user_progress rename to progress_old"],
-    "table_missing because it was dropped": ["drop table public.user_progress"],
+    "table_missing because it was dropped": ["drop table public.user_progress cascade"],
     "table_missing: a table of the internal schema": ["drop table profiles_internal.jobs"],
     "table_missing: the settings": ["drop table profiles_internal.settings"],
     "column_renamed": ["alter table public.user_profiles rename column bio to biography"],

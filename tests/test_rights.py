@@ -62,7 +62,7 @@ for commands in EXPECTED.values():
 
 UPDATES = {
     "user_profiles": "bio = 'x'",
-    "user_progress": "total_points = 1",
+    "user_progress": "new_words_count = 1",
     "user_api_keys": f"openai_api_key = '{ENVELOPE}'",
     "export_history": "filters = '{}'",
     "user_profile_audit_logs": "error_message = 'x'",
@@ -196,7 +196,7 @@ WRITABLE = {
     },
     "user_progress": {
         "insert": {"user_id"},
-        "update": {"total_points", "mastered_words_count", "learning_words_count", "new_words_count"},
+        "update": {"mastered_words_count", "learning_words_count", "new_words_count"},
     },
     "user_api_keys": {
         "insert": {"user_id", "openai_api_key", "unsplash_api_key", "anthropic_api_key"},
@@ -248,12 +248,12 @@ def test_every_column_by_insert_and_update_as_its_owner(cast):
     assert written == WRITABLE
 
 
-def test_service_role_writes_no_rolled_up_column(cast):
+def test_service_role_writes_no_rolled_up_column_and_no_points(cast):
     rolled_up = set(columns_of(cast.database, "user_progress")) - {
         "id", "user_id", "created_at", "updated_at",
-        "total_points", "mastered_words_count", "learning_words_count", "new_words_count",
+        "mastered_words_count", "learning_words_count", "new_words_count",
     }  # fmt: skip
-    assert len(rolled_up) == 17
+    assert len(rolled_up) == 18
     with cast.acting_as(SERVICE, cast.ada) as connection:
         for column in sorted(rolled_up):
             assert is_refused(connection, f"insert into public.user_progress ({column}) values (default)"), column
@@ -329,13 +329,16 @@ EXECUTABLE = {
     "ensure_user_profile(uuid)": USERS,
     "ensure_user_profile(uuid,text,text,text,text,text,text)": USERS,
     "gen_available_username(text)": USERS,
+    "award_points(uuid,integer,text,text)": {"service_role"},
     "get_my_profile_v2()": {"authenticated"},
+    "get_my_progress()": {"authenticated"},
     "get_my_referral_code()": {"authenticated"},
     "get_public_profile(text)": API,
     "get_public_profiles(uuid[])": API,
     "get_user_profile_stats()": {"service_role"},
     "update_my_profile_v2(jsonb,boolean,timestamp with time zone)": {"authenticated"},
     "profiles_internal.available_username(text)": USERS,
+    "profiles_internal.award_points(uuid,integer,text,text)": {"service_role"},
     "profiles_internal.ensure_profile(uuid,jsonb,boolean)": USERS,
     "profiles_internal.referral_code()": {"authenticated"},
     "profiles_internal.may_add_own_rows()": {"authenticated"},
@@ -378,7 +381,9 @@ CALLS = {
     "ensure_user_profile(uuid)": "public.ensure_user_profile()",
     "ensure_user_profile(uuid,text,text,text,text,text,text)": "public.ensure_user_profile('{ada}', '', '', '', '', '', '')",
     "gen_available_username(text)": "public.gen_available_username('ada@example.org')",
+    "award_points(uuid,integer,text,text)": "public.award_points('{ada}', 5, 'a gift', 'k1')",
     "get_my_profile_v2()": "public.get_my_profile_v2()",
+    "get_my_progress()": "public.get_my_progress()",
     "get_my_referral_code()": "public.get_my_referral_code()",
     "get_public_profile(text)": "public.get_public_profile('ada')",
     "get_user_profile_stats()": "public.get_user_profile_stats()",

@@ -287,7 +287,7 @@ def test_the_other_tables_keep_updated_at_too(database, table):
         "insert into public.export_history (user_id, export_type, export_format) values (:id, 'a', 'b')", id=user_id
     )
     change = {
-        "user_progress": "total_points = 1",
+        "user_progress": "new_words_count = 1",
         "user_api_keys": "is_active = false",
         "export_history": "filters = '{}'",
     }

@@ -18,7 +18,7 @@ declare
   writable constant text := case p_table
     when 'user_profiles'
       then 'names, bio, texts, pictures, emoji, visibility, metrics, preferences, notifications, time zone and language'
-    when 'user_progress' then 'total_points and the counts of words'
+    when 'user_progress' then 'the counts of words'
     when 'user_api_keys' then 'the keys'
     when 'export_history' then 'filters'
     else 'nothing' end;

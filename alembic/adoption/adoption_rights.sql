@@ -4,7 +4,8 @@
 --   anon reads the columns of today. Row level security shows it no row without a policy, but no statement fails;
 --   users write avatar_url, which is a picture of theirs; an UPDATE may name updated_at (a trigger sets it) and the
 --   column that says whose row it is (policies keep it);
---   users insert their own row, if a policy lets them today ("inserts": policies/user_profiles.sql).
+--   users insert their own row, if a policy lets them today ("inserts": policies/user_profiles.sql);
+--   total_points is written by whom it is today where the question about it is answered with keep.
 -- It is on record, for whatever takes rights away to give them again.
 create or replace function profiles_internal.adoption_rights(p_context jsonb)
 returns setof jsonb
@@ -19,6 +20,7 @@ declare
   guarded constant boolean := (select c.relrowsecurity from pg_class as c where c.oid = relation);
   allowed jsonb;
   rights jsonb;
+  points jsonb;
   inserts boolean;
   kept jsonb;
 begin
@@ -64,6 +66,35 @@ begin
         and p.fate <> 'unused' and p.reach <> 'none'
     ))
   );
+  -- Points that somebody writes directly can be forged: ours are written by award_points alone. The owner of the table
+  -- may go on.
+  select jsonb_agg(jsonb_build_object('role', r.rolname, 'right', k.name, 'column', 'total_points', 'ours', true)
+    order by r.rolname, k.name)
+  into points
+  from pg_roles as r
+  cross join unnest(array['insert', 'update']) as k (name)
+  where p_context ->> 'table' = 'user_progress' and r.rolname in ('authenticated', 'service_role')
+    and p_context #>> '{by_name,total_points,found_name}' is not null
+    and has_column_privilege(r.oid, relation, (p_context #>> '{by_name,total_points,found_position}')::smallint, k.name)
+    and (not guarded or r.rolbypassrls or exists (
+      select from jsonb_array_elements(allowed) as y
+      where y -> 'roles' @> to_jsonb(r.rolname)
+        and y ->> 'command' in ('*', case k.name when 'insert' then 'a' else 'w' end)
+    ));
+  if points is not null then
+    return query
+    select jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'points:' || target,
+      'object', target, 'found', format('%s may write total_points', string_agg(distinct p ->> 'role', ' and ')),
+      'answers', jsonb_build_object(
+        'accept', 'from then on award_points alone writes it, once per key; a direct write by these roles fails '
+          '(42501). The points of today are where its ledger begins',
+        'keep', 'they go on writing it, and so anybody who has their rights gives points at will; award_points adds '
+          'to what is there'))
+    from jsonb_array_elements(points) as p;
+    if profiles_internal.answer('points:' || target) = 'keep' then
+      rights := coalesce(rights, '[]') || points;
+    end if;
+  end if;
   kept := jsonb_build_object('inserts', inserts, 'rights', coalesce(rights, '[]'));
   return query
   select jsonb_build_object('phase', 'record', 'kind', 'keep_rights', 'data', kept, 'action', 'note', 'object', target,

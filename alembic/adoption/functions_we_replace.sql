@@ -10,11 +10,13 @@ as $functions_we_replace$
   select distinct on (f.oid) f.oid, n.is_same, o.result, o.callers
   from pg_proc as f
   join (values
+    ('award_points', 'uuid integer text text', 4, 'integer', 'service_role'),
     ('create_user', 'text text text text jsonb', 0, 'uuid', 'service_role'),
     ('ensure_user_profile', 'uuid', 0, 'jsonb', 'authenticated and service_role'),
     ('ensure_user_profile', 'uuid text text text text text text', 7, 'jsonb', 'authenticated and service_role'),
     ('gen_available_username', 'text', 1, 'text', 'authenticated and service_role'),
     ('get_my_profile_v2', '', 0, 'a row of user_profiles', 'authenticated'),
+    ('get_my_progress', '', 0, 'a row of user_progress', 'authenticated'),
     ('get_my_referral_code', '', 0, 'text', 'authenticated'),
     ('get_public_profile', 'text', 1, 'a table (id, username, display_name, pictures, bio)',
       'anon, authenticated and service_role'),

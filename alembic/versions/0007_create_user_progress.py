@@ -1,6 +1,6 @@
 """Progress per user, and the sessions it is rolled up from.
 
-Why: totals, accuracy and streaks are read on every screen; counting them there would be too dear.
+Why: totals, accuracy and streaks are read on every screen; counting them there would be too dear. Points have a ledger.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for the foreign keys: its writers wait for milliseconds, its readers not at all.
 Beside it: any code may run; until policies come the tables are closed to the API roles.
 Back: drops user_progress, and sessions only where it was made here; refuses while they hold rows.
@@ -69,7 +69,7 @@ comment on column public.user_progress.average_completion_time_seconds is 'Secon
 comment on column public.user_progress.last_activity_at is 'The end of the last ended session';
 comment on column public.user_progress.last_active_on is 'last_activity_at as a date in the user''s time zone';
 comment on column public.user_progress.current_streak_days is 'Consecutive local days that end on last_active_on; over once that is before yesterday';
-comment on column public.user_progress.total_points is 'Kept by the application';
+comment on column public.user_progress.total_points is 'The sum of what award_points gave';
 comment on column public.user_progress.mastered_words_count is 'Kept by the application';
 comment on column public.user_progress.learning_words_count is 'Kept by the application';
 comment on column public.user_progress.new_words_count is 'Kept by the application';
@@ -122,6 +122,68 @@ end
 $sessions$;
 """
     )
+    op.execute(
+        r"""
+create table if not exists profiles_internal.active_days (
+  user_id uuid not null,
+  day date not null,
+  sessions bigint not null,
+  constraint pk_active_days primary key (user_id, day),
+  constraint fk_active_days_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+);
+
+comment on table profiles_internal.active_days is 'The days on which users ended sessions, from which streaks are told';
+comment on column profiles_internal.active_days.user_id is 'Whose day';
+comment on column profiles_internal.active_days.day is 'The day in the user''s time zone';
+comment on column profiles_internal.active_days.sessions is 'Sessions that ended on it';
+
+create table if not exists profiles_internal.stale_progress (
+  id bigint generated always as identity,
+  user_id uuid not null,
+  error_code text not null,
+  error_message text,
+  created_at timestamp with time zone default now() not null,
+  constraint pk_stale_progress primary key (id),
+  constraint fk_stale_progress_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+);
+
+create index if not exists ix_stale_progress_user_id on profiles_internal.stale_progress (user_id);
+
+comment on table profiles_internal.stale_progress is 'Users whose sessions changed without their progress, because the roll-up failed';
+comment on column profiles_internal.stale_progress.id is 'Order in which they were noted';
+comment on column profiles_internal.stale_progress.user_id is 'Whose progress is to be counted anew';
+comment on column profiles_internal.stale_progress.error_code is 'SQLSTATE of the failure';
+comment on column profiles_internal.stale_progress.error_message is 'Names of the objects involved, never quoted values';
+comment on column profiles_internal.stale_progress.created_at is 'When it failed';
+
+create table if not exists profiles_internal.point_awards (
+  user_id uuid not null,
+  key text not null,
+  amount integer not null,
+  reason text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint pk_point_awards primary key (user_id, key),
+  constraint fk_point_awards_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+);
+
+comment on table profiles_internal.point_awards is 'The ledger of points: user_progress.total_points is its sum';
+comment on column profiles_internal.point_awards.user_id is 'Who got them';
+comment on column profiles_internal.point_awards.key is 'What makes a repeated award count once';
+comment on column profiles_internal.point_awards.amount is 'Points; negative where they were spent';
+comment on column profiles_internal.point_awards.reason is 'What for';
+comment on column profiles_internal.point_awards.created_at is 'When';
+
+revoke all on table profiles_internal.active_days, profiles_internal.stale_progress, profiles_internal.point_awards
+  from public, anon, authenticated, service_role;
+
+-- What a table that was here before has given is where the ledger begins.
+insert into profiles_internal.point_awards (user_id, key, amount, reason)
+select p.user_id, 'opening', p.total_points, 'what there was before the ledger'
+from public.user_progress as p
+where p.total_points <> 0
+on conflict (user_id, key) do nothing;
+"""
+    )
 
 
 def downgrade() -> None:
@@ -143,6 +205,7 @@ begin
     raise exception 'this downgrade would drop tables that hold rows: public.user_progress (% rows), public.sessions (% rows)', progress_rows, session_rows
       using hint = 'Save them first, then run it again with: -x allow-data-loss=yes';
   end if;
+  drop table profiles_internal.active_days, profiles_internal.stale_progress, profiles_internal.point_awards;
   if own_sessions then
     drop table public.sessions;
   end if;

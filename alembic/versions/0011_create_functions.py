@@ -396,30 +396,38 @@ revoke all on function profiles_internal.follow_user(jsonb, jsonb) from public, 
     )
     op.execute(
         r"""
--- Computes the rolled-up columns of user_progress anew from the ended sessions of the given users. Exact by
--- construction: nothing is added up that could be counted twice.
---
--- The rows are locked in order first and counted in the next statement: a count in the statement that takes the lock
--- would not see what the lock had to wait for (READ COMMITTED).
--- Only updates: inserting a missing row would make the deletion of a user fail on its foreign key.
--- A session's columns that older tables lack (qa_correct, qa_seconds) are read so that their absence counts as 0.
-create or replace function profiles_internal.recount_progress(p_user_ids uuid[])
-returns void
+-- What the rolled-up columns of user_progress should hold for these users, counted from all of their ended sessions: the law
+-- that the trigger on sessions keeps by differences. active_days is how many days profiles_internal.active_days should have.
+-- Older tables lack qa_correct and qa_seconds: a name that the inner table lacks is looked for outside, and is 0 there.
+create or replace function profiles_internal.computed_progress(p_user_ids uuid[])
+returns table (
+  user_id uuid, total_sessions integer, total_descriptions integer, total_images integer, total_questions_answered integer,
+  total_correct_answers integer, total_vocabulary_learned integer, total_answer_seconds integer, total_time_spent_minutes integer,
+  average_accuracy numeric, average_completion_time_seconds integer, last_activity_at timestamptz, last_active_on date,
+  last_description_at timestamptz, last_qa_session_at timestamptz, last_vocabulary_practice_at timestamptz,
+  current_streak_days integer, longest_streak_days integer, active_days bigint
+)
 language plpgsql
+stable
 set search_path = pg_catalog, pg_temp
-as $recount_progress$
+as $computed_progress$
+#variable_conflict use_column
+declare
+  most constant bigint := 2147483647;
 begin
-  perform from public.user_progress as p where p.user_id = any (p_user_ids) order by p.user_id for no key update;
-
+  return query
   with ended as (
     select
       s.user_id, s.ended_at, s.descriptions_generated, s.images_processed, s.qa_attempts, s.vocabulary_learned,
-      coalesce((to_jsonb(s) ->> 'qa_correct')::bigint, 0) as qa_correct,
-      coalesce((to_jsonb(s) ->> 'qa_seconds')::bigint, 0) as qa_seconds,
+      coalesce(q.correct, 0) as correct, coalesce(q.seconds, 0) as seconds,
       greatest(0, coalesce(s.duration_minutes, floor(extract(epoch from s.ended_at - s.started_at) / 60)))::bigint as minutes,
       (s.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as local_day
     from public.sessions as s
     left join public.user_profiles as profile on profile.user_id = s.user_id
+    cross join lateral (
+      select (select qa_correct from (select s.*) as own)::bigint as correct, (select qa_seconds from (select s.*) as own)::bigint as seconds
+      from (select 0 as qa_correct, 0 as qa_seconds) as absent
+    ) as q
     where s.user_id = any (p_user_ids) and s.ended_at is not null
   ),
   -- Consecutive days share the same difference between the day and its rank.
@@ -433,7 +441,7 @@ begin
     group by d.user_id, d.run
   ),
   streaks as (
-    select s.user_id, (array_agg(s.days order by s.last_day desc))[1] as current_days, max(s.days) as longest_days
+    select s.user_id, (array_agg(s.days order by s.last_day desc))[1] as current_days, max(s.days) as longest_days, sum(s.days) as days
     from streak as s
     group by s.user_id
   ),
@@ -445,8 +453,8 @@ begin
       sum(e.descriptions_generated) as descriptions,
       sum(e.images_processed) as images,
       sum(e.qa_attempts) as questions,
-      sum(e.qa_correct) as correct,
-      sum(e.qa_seconds) as answer_seconds,
+      sum(e.correct) as correct,
+      sum(e.seconds) as answer_seconds,
       sum(e.vocabulary_learned) as vocabulary,
       max(e.ended_at) as last_activity_at,
       (array_agg(e.local_day order by e.ended_at desc))[1] as last_active_on,
@@ -456,29 +464,94 @@ begin
     from ended as e
     group by e.user_id
   )
+  select
+    asked.user_id,
+    least(coalesce(t.sessions, 0), most)::integer,
+    least(coalesce(t.descriptions, 0), most)::integer,
+    least(coalesce(t.images, 0), most)::integer,
+    least(coalesce(t.questions, 0), most)::integer,
+    least(coalesce(t.correct, 0), most)::integer,
+    least(coalesce(t.vocabulary, 0), most)::integer,
+    least(coalesce(t.answer_seconds, 0), most)::integer,
+    least(coalesce(t.minutes, 0), most)::integer,
+    case when t.questions > 0 then least(round(100.0 * t.correct / t.questions, 2), 999.99) else 0 end,
+    case when t.questions > 0 then least(round(t.answer_seconds::numeric / t.questions), most) else 0 end::integer,
+    t.last_activity_at, t.last_active_on, t.last_description_at, t.last_qa_session_at, t.last_vocabulary_practice_at,
+    coalesce(s.current_days, 0)::integer,
+    coalesce(s.longest_days, 0)::integer,
+    coalesce(s.days, 0)::bigint
+  from (select distinct a.user_id from unnest(p_user_ids) as a (user_id)) as asked
+  left join total as t on t.user_id = asked.user_id
+  left join streaks as s on s.user_id = asked.user_id;
+end
+$computed_progress$;
+
+revoke all on function profiles_internal.computed_progress(uuid[]) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Counts the progress of these users anew from their ended sessions (computed_progress), and the days on which they were
+-- active. Returns how many rows of user_progress were not what they should be. Its cost grows with their history: for repair,
+-- another time zone, and sessions that were there before us. The trigger on sessions goes by differences.
+--
+-- The rows are locked in order first and counted in later statements: a count in the statement that takes the lock would not
+-- see what the lock had to wait for (READ COMMITTED). Marks of failed roll-ups go before the sessions are read: a mark that is
+-- seen is committed, and so is the session it stands for.
+-- Only updates: inserting a missing row would make the deletion of a user fail on its foreign key.
+create or replace function profiles_internal.recount_progress(p_user_ids uuid[])
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $recount_progress$
+declare
+  changed integer;
+begin
+  perform from public.user_progress as p where p.user_id = any (p_user_ids) order by p.user_id for no key update;
+  delete from profiles_internal.stale_progress as s where s.user_id = any (p_user_ids);
+
+  delete from profiles_internal.active_days as d where d.user_id = any (p_user_ids);
+  insert into profiles_internal.active_days (user_id, day, sessions)
+  select s.user_id, (s.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date, count(*)
+  from public.user_progress as p
+  join public.sessions as s on s.user_id = p.user_id
+  left join public.user_profiles as profile on profile.user_id = s.user_id
+  where p.user_id = any (p_user_ids) and s.ended_at is not null
+  group by 1, 2;
+
   update public.user_progress as p
   set
-    total_sessions = least(coalesce(t.sessions, 0), 2147483647),
-    total_descriptions = least(coalesce(t.descriptions, 0), 2147483647),
-    total_images = least(coalesce(t.images, 0), 2147483647),
-    total_questions_answered = least(coalesce(t.questions, 0), 2147483647),
-    total_correct_answers = least(coalesce(t.correct, 0), 2147483647),
-    total_vocabulary_learned = least(coalesce(t.vocabulary, 0), 2147483647),
-    total_answer_seconds = least(coalesce(t.answer_seconds, 0), 2147483647),
-    total_time_spent_minutes = least(coalesce(t.minutes, 0), 2147483647),
-    average_accuracy = case when t.questions > 0 then least(round(100.0 * t.correct / t.questions, 2), 999.99) else 0 end,
-    average_completion_time_seconds = case when t.questions > 0 then least(round(t.answer_seconds::numeric / t.questions), 2147483647) else 0 end,
-    last_activity_at = t.last_activity_at,
-    last_active_on = t.last_active_on,
-    last_description_at = t.last_description_at,
-    last_qa_session_at = t.last_qa_session_at,
-    last_vocabulary_practice_at = t.last_vocabulary_practice_at,
-    current_streak_days = coalesce(s.current_days, 0),
-    longest_streak_days = coalesce(s.longest_days, 0)
-  from unnest(p_user_ids) as asked (user_id)
-  left join total as t on t.user_id = asked.user_id
-  left join streaks as s on s.user_id = asked.user_id
-  where p.user_id = asked.user_id;
+    total_sessions = c.total_sessions,
+    total_descriptions = c.total_descriptions,
+    total_images = c.total_images,
+    total_questions_answered = c.total_questions_answered,
+    total_correct_answers = c.total_correct_answers,
+    total_vocabulary_learned = c.total_vocabulary_learned,
+    total_answer_seconds = c.total_answer_seconds,
+    total_time_spent_minutes = c.total_time_spent_minutes,
+    average_accuracy = c.average_accuracy,
+    average_completion_time_seconds = c.average_completion_time_seconds,
+    last_activity_at = c.last_activity_at,
+    last_active_on = c.last_active_on,
+    last_description_at = c.last_description_at,
+    last_qa_session_at = c.last_qa_session_at,
+    last_vocabulary_practice_at = c.last_vocabulary_practice_at,
+    current_streak_days = c.current_streak_days,
+    longest_streak_days = c.longest_streak_days
+  from profiles_internal.computed_progress(p_user_ids) as c
+  where p.user_id = c.user_id and (
+    p.total_sessions, p.total_descriptions, p.total_images, p.total_questions_answered, p.total_correct_answers,
+    p.total_vocabulary_learned, p.total_answer_seconds, p.total_time_spent_minutes, p.average_accuracy,
+    p.average_completion_time_seconds, p.last_activity_at, p.last_active_on, p.last_description_at, p.last_qa_session_at,
+    p.last_vocabulary_practice_at, p.current_streak_days, p.longest_streak_days
+  ) is distinct from (
+    c.total_sessions, c.total_descriptions, c.total_images, c.total_questions_answered, c.total_correct_answers,
+    c.total_vocabulary_learned, c.total_answer_seconds, c.total_time_spent_minutes, c.average_accuracy,
+    c.average_completion_time_seconds, c.last_activity_at, c.last_active_on, c.last_description_at, c.last_qa_session_at,
+    c.last_vocabulary_practice_at, c.current_streak_days, c.longest_streak_days
+  );
+  get diagnostics changed = row_count;
+  return changed;
 end
 $recount_progress$;
 
@@ -1050,6 +1123,101 @@ comment on function public.get_my_referral_code() is 'The caller''s referral cod
     )
     op.execute(
         r"""
+-- get_my_progress(): the caller's own row of user_progress, with the streak as it stands today: 0 once a day was missed.
+-- Today is that of the caller's time zone. Columns of the application that users may not read are null in it.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one.
+create or replace function public.get_my_progress()
+returns public.user_progress
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $get_my_progress$
+declare
+  progress public.user_progress;
+  today date;
+begin
+  for attempt in 1 .. 2 loop
+    execute (
+      select format('select %s from public.user_progress as p where p.user_id = auth.uid()', string_agg(
+        case when has_column_privilege(a.attrelid, a.attnum, 'select') then 'p.' || quote_ident(a.attname) else 'null' end, ', ' order by a.attnum))
+      from pg_attribute as a
+      where a.attrelid = 'public.user_progress'::regclass and a.attnum > 0 and not a.attisdropped
+    ) into progress;
+    exit when progress.user_id is not null or attempt = 2;
+    perform profiles_internal.ensure_profile(auth.uid());
+    insert into public.user_progress (user_id) values (auth.uid()) on conflict do nothing;
+  end loop;
+  select (now() at time zone p.timezone)::date into today from public.user_profiles as p where p.user_id = auth.uid();
+  if progress.last_active_on < coalesce(today, (now() at time zone 'UTC')::date) - 1 then
+    progress.current_streak_days := 0;
+  end if;
+  return progress;
+end
+$get_my_progress$;
+
+revoke all on function public.get_my_progress() from public, anon, authenticated, service_role;
+grant execute on function public.get_my_progress() to authenticated;
+comment on function public.get_my_progress() is 'The caller''s own row of user_progress, with the streak as it stands today: 0 once a day was missed';
+"""
+    )
+    op.execute(
+        r"""
+-- The work of award_points. The progress row is locked first, so that awards of a user come one after the other and the total is
+-- the sum of the ledger. Definer: nobody else may write either.
+create or replace function profiles_internal.award_points(p_user_id uuid, p_amount integer, p_reason text, p_key text)
+returns integer
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $award_points$
+declare
+  total bigint;
+begin
+  if p_amount is null or coalesce(btrim(p_reason), '') = '' or coalesce(btrim(p_key), '') = '' or length(p_reason) > 200 or length(p_key) > 200 then
+    raise exception 'an award needs a user, an amount, a reason and a key; reason and key have 1 to 200 characters'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  select p.total_points into total from public.user_progress as p where p.user_id = p_user_id for no key update;
+  if not found then
+    raise exception 'there is no progress of such a user' using errcode = 'no_data_found', hint = 'profiles-schema backfill makes what is missing.';
+  end if;
+  insert into profiles_internal.point_awards (user_id, key, amount, reason) values (p_user_id, p_key, p_amount, p_reason)
+  on conflict do nothing;
+  if not found then
+    return total;
+  end if;
+  total := total + p_amount;
+  if total < 0 then
+    raise exception 'there are not enough points' using errcode = 'check_violation', schema = 'public', table = 'user_progress', column = 'total_points';
+  end if;
+  update public.user_progress as p set total_points = total where p.user_id = p_user_id;
+  return total;
+end
+$award_points$;
+
+revoke all on function profiles_internal.award_points(uuid, integer, text, text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.award_points(uuid, integer, text, text) to service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- award_points(…): gives a user points, or takes some (a negative amount), and returns the new total.
+-- The same key counts once: a repeated call changes nothing, and returns the total as it is.
+-- Errors: 22023 without an amount, reason or key; P0002 no such user; 23514 the total would fall below zero; 22003 it is too high.
+create or replace function public.award_points(p_user_id uuid, p_amount integer, p_reason text, p_key text)
+returns integer
+language sql
+set search_path = pg_catalog, pg_temp
+as $award_points$
+  select profiles_internal.award_points(p_user_id, p_amount, p_reason, p_key)
+$award_points$;
+
+revoke all on function public.award_points(uuid, integer, text, text) from public, anon, authenticated, service_role;
+grant execute on function public.award_points(uuid, integer, text, text) to service_role;
+comment on function public.award_points(uuid, integer, text, text) is 'Gives a user points, or takes some (a negative amount), and returns the new total';
+"""
+    )
+    op.execute(
+        r"""
 -- Why the caller's own profile cannot be changed like this: each key that is wrong, its rule in words, and the rule itself.
 -- Asked only after a change was refused. The rules are read from the catalog, so that each is written once: a CHECK is
 -- evaluated on the row as it would be, and its name says what it allows. A value is never part of the answer.
@@ -1413,6 +1581,9 @@ drop function public.get_public_profile(text);
 drop function public.update_my_profile_v2(jsonb, boolean, timestamptz);
 drop function profiles_internal.merge_patch(jsonb, jsonb);
 drop function profiles_internal.refused_changes(jsonb);
+drop function public.award_points(uuid, integer, text, text);
+drop function profiles_internal.award_points(uuid, integer, text, text);
+drop function public.get_my_progress();
 drop function public.get_my_referral_code();
 drop function profiles_internal.referral_code();
 drop function public.get_my_profile_v2();
@@ -1428,6 +1599,7 @@ drop function profiles_internal.may_use_own_rows();
 drop function profiles_internal.may_act_for(uuid);
 drop function profiles_internal.repair_profile(uuid);
 drop function profiles_internal.recount_progress(uuid[]);
+drop function profiles_internal.computed_progress(uuid[]);
 drop function profiles_internal.follow_user(jsonb, jsonb);
 drop function profiles_internal.erase_profile(uuid);
 drop function profiles_internal.left_columns(uuid);

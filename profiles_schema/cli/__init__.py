@@ -37,6 +37,7 @@ _SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Repair": {
         "backfill": ("profiles_schema.cli.backfill:backfill", "Create the profiles that are missing."),
+        "progress": ("profiles_schema.cli.recount:progress", "Count progress anew where it is not what sessions say."),
         "repair": ("profiles_schema.cli.repair:repair", "Bring the database back to what this version declares."),
         "stamp": ("profiles_schema.cli.stamp:stamp", "Record the newest revision, if the catalog proves it."),
         "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),

@@ -19,7 +19,7 @@ from profiles_schema import settings
 from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.drift import REMEDY, sentence
 from profiles_schema.migrations.sql_objects import holds
-from profiles_schema.operations import normalize, openings
+from profiles_schema.operations import normalize, openings, recount
 from profiles_schema.operations.erasure import FOUND_DELETED, examine_erasure
 from profiles_schema.operations.findings import Finding
 from profiles_schema.operations.jobs import examine_jobs
@@ -176,6 +176,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += _normalization(connection) if not damaged else []
     findings += _identity(connection, full=full) if follows else _unseen_identity(connection)
     findings += _sessions(connection)
+    findings += recount.findings(connection, full=full)
     findings.sort(key=lambda finding: finding.code != "quarantine")
     return Health(revision, full, users, missing, triggers, _paused_first(findings))
 

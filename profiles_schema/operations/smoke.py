@@ -39,7 +39,7 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 # A column that users may change in their own rows.
 _CHANGED = {
-    "user_profiles": "bio", "user_progress": "total_points", "user_api_keys": "openai_api_key",
+    "user_profiles": "bio", "user_progress": "new_words_count", "user_api_keys": "openai_api_key",
     "export_history": "filters",
 }  # fmt: skip
 
@@ -187,6 +187,8 @@ class _Trial:
             yield "a sign-in is carried over", self.sign_in
         yield "get_my_profile_v2 returns the own profile", self.get_my_profile
         yield "get_my_referral_code makes a code that stays", self.referral_code
+        yield "get_my_progress returns the own progress", self.get_my_progress
+        yield "award_points counts a key once", self.award_points
         if self.value("select exists (select from pg_policy where polname = :name)", name=_NO_CHANGES):
             yield "users change nothing, as before", self.change_nothing
         else:
@@ -302,6 +304,18 @@ class _Trial:
         with self.acting_as("authenticated", self.user):
             code = self.value("select public.get_my_referral_code()")
             self.expect(self.value("select public.get_my_referral_code()"), code, "the second answer")
+
+    def get_my_progress(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect(self.value("select (public.get_my_progress()).user_id"), self.user, "user_id")
+
+    def award_points(self) -> None:
+        award = "select public.award_points(:id, 5, 'smoke', 'smoke')"
+        with self.acting_as("service_role", None):
+            totals = [self.value(award, id=self.user) for _ in range(2)]
+        self.expect(totals[1], totals[0], "the total")
+        with self.acting_as("authenticated", self.user):
+            self.expect_denied("select public.award_points(auth.uid(), 5, 'smoke', 'another')")
 
     def update_my_profile(self) -> None:
         with self.acting_as("authenticated", self.user):

@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    Date,
     DateTime,
     Double,
     Identity,
@@ -171,4 +172,41 @@ migration_log = Table(
     is_one_of("outcome", "running", "done", "failed"),
     schema=INTERNAL_SCHEMA,
     comment="Every run of a revision: when, by whom, how long, and the users it left without a profile",
+)
+
+active_days = Table(
+    "active_days",
+    metadata,
+    Column("user_id", UUID(as_uuid=True), references_user(), primary_key=True, comment="Whose day"),
+    Column("day", Date, primary_key=True, comment="The day in the user's time zone"),
+    Column("sessions", BigInteger, nullable=False, comment="Sessions that ended on it"),
+    schema=INTERNAL_SCHEMA,
+    comment="The days on which users ended sessions, from which streaks are told",
+)
+
+stale_progress = Table(
+    "stale_progress",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order in which they were noted"),
+    Column(
+        "user_id", UUID(as_uuid=True), references_user(), nullable=False, comment="Whose progress is to be counted anew"
+    ),
+    Column("error_code", Text, nullable=False, comment="SQLSTATE of the failure"),
+    Column("error_message", Text, comment="Names of the objects involved, never quoted values"),
+    Column("created_at", TIME, nullable=False, server_default=NOW, comment="When it failed"),
+    Index("ix_stale_progress_user_id", "user_id"),
+    schema=INTERNAL_SCHEMA,
+    comment="Users whose sessions changed without their progress, because the roll-up failed",
+)
+
+point_awards = Table(
+    "point_awards",
+    metadata,
+    Column("user_id", UUID(as_uuid=True), references_user(), primary_key=True, comment="Who got them"),
+    Column("key", Text, primary_key=True, comment="What makes a repeated award count once"),
+    Column("amount", Integer, nullable=False, comment="Points; negative where they were spent"),
+    Column("reason", Text, nullable=False, comment="What for"),
+    Column("created_at", TIME, nullable=False, server_default=NOW, comment="When"),
+    schema=INTERNAL_SCHEMA,
+    comment="The ledger of points: user_progress.total_points is its sum",
 )

@@ -27,7 +27,7 @@ ROLLED_UP = (
 
 
 class UserProgress(Timestamps, Base):
-    """The totals of a user. Only the four counters of points and words belong to the application."""
+    """The totals of a user. Only the three counters of words belong to the application; award_points keeps the points."""
 
     __tablename__ = "user_progress"
 
@@ -57,7 +57,7 @@ class UserProgress(Timestamps, Base):
         comment="Consecutive local days that end on last_active_on; over once that is before yesterday",
     )
     longest_streak_days: Mapped[int] = mapped_column(server_default=ZERO)
-    total_points: Mapped[int] = mapped_column(server_default=ZERO, comment="Kept by the application")
+    total_points: Mapped[int] = mapped_column(server_default=ZERO, comment="The sum of what award_points gave")
     mastered_words_count: Mapped[int] = mapped_column(server_default=ZERO, comment="Kept by the application")
     learning_words_count: Mapped[int] = mapped_column(server_default=ZERO, comment="Kept by the application")
     new_words_count: Mapped[int] = mapped_column(server_default=ZERO, comment="Kept by the application")

@@ -1,15 +1,14 @@
--- Who may do what with user_progress. The rolled-up columns are nobody's: only the trigger on sessions writes them.
+-- Who may do what with user_progress. The rolled-up columns are nobody's: only the trigger on sessions writes them. Points are
+-- written by award_points alone.
 revoke all on table public.user_progress from public, anon, authenticated, service_role;
 
 grant select on table public.user_progress to authenticated;
 grant insert (user_id) on table public.user_progress to authenticated;
-grant update (total_points, mastered_words_count, learning_words_count, new_words_count)
-  on table public.user_progress to authenticated;
+grant update (mastered_words_count, learning_words_count, new_words_count) on table public.user_progress to authenticated;
 grant select, delete on table public.user_progress to service_role;
-grant insert (id, user_id, total_points, mastered_words_count, learning_words_count, new_words_count, created_at, updated_at)
+grant insert (id, user_id, mastered_words_count, learning_words_count, new_words_count, created_at, updated_at)
   on table public.user_progress to service_role;
-grant update (total_points, mastered_words_count, learning_words_count, new_words_count)
-  on table public.user_progress to service_role;
+grant update (mastered_words_count, learning_words_count, new_words_count) on table public.user_progress to service_role;
 
 alter table public.user_progress enable row level security;
 

@@ -1,72 +1,264 @@
--- After sessions were inserted, changed or deleted: the progress of the users concerned is counted anew.
--- Statement-level with transition tables, so that ten thousand sessions ended at once are one count per user.
--- Only ended sessions count, so a statement that touches none of them does nothing.
--- Not guarded: a progress that silently stops counting would be worse than a statement that fails. A transaction of
--- several such statements can deadlock with another one (40P01); it is to be retried like any deadlock.
--- Definer: nobody else may write the rolled-up columns.
+-- After a statement on sessions: the progress of the users concerned moves by the difference that the statement makes, so
+-- that its cost does not depend on how many sessions they had. Statement-level, with transition tables: ten thousand sessions
+-- ended at once are one update.
+--
+--   Sums: what was added less what was removed. Differences commute; the progress rows are locked in order first, and read in
+--   the next statement, which sees what the lock had to wait for.
+--   Latest times: move forward by comparison; looked up (idx_sessions_user_id) when the session that set one has changed.
+--   Streaks: from profiles_internal.active_days. A day behind all others continues the streak or begins one; a day that appears
+--   or vanishes elsewhere makes that user's days be walked through.
+--   A sum at the limit of its type has lost its difference, and a day with fewer sessions than none is wrong: such users are
+--   counted anew, and so are users with a mark in stale_progress.
+--
+-- It never fails the statement. What goes wrong (a lock, a deadlock, a cancel) leaves a mark in profiles_internal.stale_progress:
+-- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells.
+-- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
+-- Definer: nobody else may write the rolled-up columns. Generic plans: planning would cost more than the work.
 create or replace function profiles_internal.roll_up_sessions()
 returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $roll_up_sessions$
 declare
-  concerned uuid[];
+  most constant bigint := 2147483647;
+  removed public.sessions[];
+  added public.sessions[];
+  users uuid[];
+  recounted uuid[];
+  wrong uuid[];
+  emptied uuid[];
+  walked uuid[];
+  appended jsonb;
+  error_code text;
+  failed_table text;
+  failed_column text;
+  failed_constraint text;
+  failed_context text;
 begin
-  if tg_op = 'INSERT' then
-    concerned := array(
-      select distinct n.user_id from new_sessions as n where n.ended_at is not null and n.user_id is not null order by 1
-    );
+  if tg_level = 'ROW' then
+    if (select 1 from public.sessions as s where s.user_id = new.user_id and s.ended_at is not null limit 1) is null then
+      return null;
+    end if;
+    recounted := array[new.user_id];
+  elsif tg_op = 'INSERT' then
+    select array_agg(n::public.sessions) into added from new_sessions as n where n.ended_at is not null and n.user_id is not null;
   elsif tg_op = 'DELETE' then
-    concerned := array(
-      select distinct o.user_id from old_sessions as o where o.ended_at is not null and o.user_id is not null order by 1
-    );
+    select array_agg(o::public.sessions) into removed from old_sessions as o where o.ended_at is not null and o.user_id is not null;
   else
-    concerned := array(
-      select changed.user_id
-      from (
-        (
-          select o.id, o.user_id, to_jsonb(o) as session from old_sessions as o where o.ended_at is not null
-          except
-          select n.id, n.user_id, to_jsonb(n) from new_sessions as n where n.ended_at is not null
-        )
-        union
-        (
-          select n.id, n.user_id, to_jsonb(n) from new_sessions as n where n.ended_at is not null
-          except
-          select o.id, o.user_id, to_jsonb(o) from old_sessions as o where o.ended_at is not null
-        )
-      ) as changed
-      where changed.user_id is not null
-      group by changed.user_id
-      order by changed.user_id
-    );
+    select
+      array_agg(o::public.sessions) filter (where o.ended_at is not null and o.user_id is not null),
+      array_agg(n::public.sessions) filter (where n.ended_at is not null and n.user_id is not null)
+    into removed, added
+    from old_sessions as o
+    full join new_sessions as n on n.id = o.id
+    -- As bytes: some types of the application's columns have no equality.
+    where coalesce(o.ended_at, n.ended_at) is not null and (o.id is null or n.id is null or o *<> n);
   end if;
 
-  if cardinality(concerned) > 0 then
-    perform profiles_internal.recount_progress(concerned);
+  if recounted is null and added is null and removed is null then
+    return null;
   end if;
+
+  begin
+    if recounted is null then
+      -- A user without a row is counted when it is made. One with a mark is counted anew.
+      select array_agg(p.user_id) filter (where not p.is_stale), coalesce(array_agg(p.user_id) filter (where p.is_stale), '{}')
+      into users, recounted
+      from (
+        select p.user_id, exists (select from profiles_internal.stale_progress as s where s.user_id = p.user_id) as is_stale
+        from public.user_progress as p
+        where p.user_id = any (array(select s.user_id from unnest(added) as s union all select s.user_id from unnest(removed) as s))
+        order by p.user_id
+        for no key update of p
+      ) as p;
+    end if;
+    if users is not null then
+      with change as (
+        select s.user_id, s.ended_at, 1 as sign from unnest(added) as s
+        union all
+        select s.user_id, s.ended_at, -1 from unnest(removed) as s
+      ),
+      difference as (
+        select c.user_id, (c.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as day, sum(c.sign) as sessions
+        from change as c
+        left join public.user_profiles as profile on profile.user_id = c.user_id
+        where c.user_id = any (users)
+        group by 1, 2
+        having sum(c.sign) <> 0
+      ),
+      written as (
+        insert into profiles_internal.active_days as d (user_id, day, sessions)
+        select f.user_id, f.day, f.sessions from difference as f order by f.user_id, f.day
+        on conflict (user_id, day) do update set sessions = d.sessions + excluded.sessions
+        returning d.user_id, d.day, d.sessions
+      ),
+      -- What the day had before.
+      shift as (
+        select w.user_id,
+          array_agg(w.day) filter (where w.sessions = f.sessions) as appeared,
+          bool_or(w.sessions = 0) as vanished, bool_or(least(w.sessions, w.sessions - f.sessions) < 0) as is_wrong
+        from written as w
+        join difference as f on f.user_id = w.user_id and f.day = w.day
+        group by w.user_id
+      ),
+      -- The snapshot of this statement has none of the days that it writes.
+      latest as (
+        select s.*, (select max(d.day) from profiles_internal.active_days as d where d.user_id = s.user_id) as last_day
+        from shift as s
+      )
+      select
+        array_agg(l.user_id) filter (where l.is_wrong),
+        array_agg(l.user_id) filter (where l.vanished),
+        array_agg(l.user_id) filter (where l.vanished or cardinality(l.appeared) > 1 or l.appeared[1] < l.last_day),
+        jsonb_object_agg(l.user_id, l.appeared[1] = l.last_day + 1)
+          filter (where not l.vanished and cardinality(l.appeared) = 1 and coalesce(l.appeared[1] > l.last_day, true))
+      into wrong, emptied, walked, appended
+      from latest as l;
+
+      if emptied is not null then
+        delete from profiles_internal.active_days as d where d.user_id = any (emptied) and d.sessions = 0;
+      end if;
+
+      with change as (
+        select s.*, 1 as sign from unnest(added) as s
+        union all
+        select s.*, -1 from unnest(removed) as s
+      ),
+      difference as (
+        select
+          c.user_id,
+          sum(c.sign) as sessions,
+          sum(c.sign * greatest(0, coalesce(c.duration_minutes, floor(extract(epoch from c.ended_at - c.started_at) / 60)))) as minutes,
+          coalesce(sum(c.sign * c.descriptions_generated::bigint), 0) as descriptions,
+          coalesce(sum(c.sign * c.images_processed::bigint), 0) as images,
+          coalesce(sum(c.sign * c.qa_attempts::bigint), 0) as questions,
+          coalesce(sum(c.sign * q.correct), 0) as correct,
+          coalesce(sum(c.sign * q.seconds), 0) as answer_seconds,
+          coalesce(sum(c.sign * c.vocabulary_learned::bigint), 0) as vocabulary,
+          max(c.ended_at) filter (where c.sign > 0) as ended_at,
+          max(c.ended_at) filter (where c.sign > 0 and c.descriptions_generated > 0) as described_at,
+          max(c.ended_at) filter (where c.sign > 0 and c.qa_attempts > 0) as answered_at,
+          max(c.ended_at) filter (where c.sign > 0 and c.vocabulary_learned > 0) as practised_at,
+          max(c.ended_at) filter (where c.sign < 0) as lost_at
+        from change as c
+        -- A name that the inner table lacks is looked for outside: an older table may have no such columns.
+        cross join lateral (
+          select (select qa_correct from (select c.*) as own)::bigint as correct, (select qa_seconds from (select c.*) as own)::bigint as seconds
+          from (select 0 as qa_correct, 0 as qa_seconds) as absent
+        ) as q
+        where c.user_id = any (users)
+        group by c.user_id
+      ),
+      moved as (
+        update public.user_progress as p
+        set
+          total_sessions = least(v.sessions, most),
+          total_descriptions = least(v.descriptions, most),
+          total_images = least(v.images, most),
+          total_questions_answered = least(v.questions, most),
+          total_correct_answers = least(v.correct, most),
+          total_vocabulary_learned = least(v.vocabulary, most),
+          total_answer_seconds = least(v.answer_seconds, most),
+          total_time_spent_minutes = least(v.minutes, most),
+          average_accuracy = case when v.questions > 0 then least(round(100.0 * v.correct / v.questions, 2), 999.99) else 0 end,
+          average_completion_time_seconds = case when v.questions > 0 then least(round(v.answer_seconds::numeric / v.questions), most) else 0 end,
+          last_activity_at = v.last_activity_at,
+          last_active_on = (v.last_activity_at at time zone v.timezone)::date,
+          last_description_at = v.last_description_at,
+          last_qa_session_at = v.last_qa_session_at,
+          last_vocabulary_practice_at = v.last_vocabulary_practice_at,
+          current_streak_days = v.current_days,
+          longest_streak_days = greatest(p.longest_streak_days, v.current_days)
+        from (
+          select
+            o.user_id, coalesce(profile.timezone, 'UTC') as timezone,
+            o.total_sessions + d.sessions as sessions,
+            o.total_descriptions + d.descriptions as descriptions,
+            o.total_images + d.images as images,
+            o.total_questions_answered + d.questions as questions,
+            o.total_correct_answers + d.correct as correct,
+            o.total_vocabulary_learned + d.vocabulary as vocabulary,
+            o.total_answer_seconds + d.answer_seconds as answer_seconds,
+            o.total_time_spent_minutes + d.minutes as minutes,
+            greatest(
+              o.total_sessions, o.total_descriptions, o.total_images, o.total_questions_answered, o.total_correct_answers,
+              o.total_vocabulary_learned, o.total_answer_seconds, o.total_time_spent_minutes
+            ) = most as was_full,
+            case when d.lost_at >= o.last_activity_at then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id
+            ) else greatest(o.last_activity_at, d.ended_at) end as last_activity_at,
+            case when d.lost_at >= o.last_description_at then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.descriptions_generated > 0
+            ) else greatest(o.last_description_at, d.described_at) end as last_description_at,
+            case when d.lost_at >= o.last_qa_session_at then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.qa_attempts > 0
+            ) else greatest(o.last_qa_session_at, d.answered_at) end as last_qa_session_at,
+            case when d.lost_at >= o.last_vocabulary_practice_at then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.vocabulary_learned > 0
+            ) else greatest(o.last_vocabulary_practice_at, d.practised_at) end as last_vocabulary_practice_at,
+            case
+              when (appended -> o.user_id::text) = 'true' then o.current_streak_days + 1
+              when appended ? o.user_id::text then 1
+              else o.current_streak_days
+            end as current_days
+          from difference as d
+          join public.user_progress as o on o.user_id = d.user_id
+          left join public.user_profiles as profile on profile.user_id = d.user_id
+        ) as v
+        where p.user_id = v.user_id
+        returning p.user_id, v.was_full or greatest(
+          p.total_sessions, p.total_descriptions, p.total_images, p.total_questions_answered, p.total_correct_answers,
+          p.total_vocabulary_learned, p.total_answer_seconds, p.total_time_spent_minutes
+        ) = most as is_full
+      )
+      select recounted || wrong || array_agg(m.user_id) into recounted from moved as m where m.is_full;
+    end if;
+    if walked is not null then
+      with run as (
+        select d.user_id, max(d.day) as last_day, count(*) as days
+        from (
+          select a.user_id, a.day, a.day - (row_number() over (partition by a.user_id order by a.day))::integer as run
+          from profiles_internal.active_days as a
+          where a.user_id = any (walked)
+        ) as d
+        group by d.user_id, d.run
+      ),
+      streak as (
+        select u.id as user_id, coalesce((array_agg(r.days order by r.last_day desc))[1], 0) as current_days, coalesce(max(r.days), 0) as longest_days
+        from unnest(walked) as u (id)
+        left join run as r on r.user_id = u.id
+        group by u.id
+      )
+      update public.user_progress as p
+      set current_streak_days = k.current_days, longest_streak_days = k.longest_days
+      from streak as k
+      where p.user_id = k.user_id;
+    end if;
+    if recounted <> '{}' then
+      perform profiles_internal.recount_progress(recounted);
+    end if;
+  exception when query_canceled or assert_failure or others then
+    get stacked diagnostics
+      error_code = returned_sqlstate, failed_table = table_name,
+      failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
+    begin
+      insert into profiles_internal.stale_progress (user_id, error_code, error_message)
+      select u.id, error_code, profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
+      from auth.users as u
+      where u.id = any (
+        recounted || array(select s.user_id from unnest(added) as s union all select s.user_id from unnest(removed) as s)
+      );
+    exception when query_canceled or assert_failure or others then
+      raise warning 'profiles-schema: progress was not counted (SQLSTATE %), and there is no record of it (SQLSTATE %)', error_code, sqlstate
+        using hint = 'Run: profiles-schema progress recount';
+    end;
+  end;
   return null;
 end
 $roll_up_sessions$;
 
--- Recounts one user whose sessions were there before: after a change of the time zone, and after a progress row was made, by
--- backfill, say. At sign-up nobody has any.
-create or replace function profiles_internal.roll_up_user()
-returns trigger
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-as $roll_up_user$
-begin
-  if (select 1 from public.sessions as s where s.user_id = new.user_id and s.ended_at is not null limit 1) is not null then
-    perform profiles_internal.recount_progress(array[new.user_id]);
-  end if;
-  return null;
-end
-$roll_up_user$;
-
-revoke all on function profiles_internal.roll_up_user() from public, anon, authenticated, service_role;
 revoke all on function profiles_internal.roll_up_sessions() from public, anon, authenticated, service_role;
 
 create or replace trigger roll_up_inserted_sessions
@@ -91,10 +283,10 @@ create or replace trigger roll_up_in_new_timezone
   after update on public.user_profiles
   for each row
   when (old.timezone is distinct from new.timezone)
-  execute function profiles_internal.roll_up_user();
+  execute function profiles_internal.roll_up_sessions();
 
 create or replace trigger roll_up_new_progress
   after insert on public.user_progress
   for each row
   when (current_setting('profiles_internal.signing_up', true) is distinct from 'yes')
-  execute function profiles_internal.roll_up_user();
+  execute function profiles_internal.roll_up_sessions();

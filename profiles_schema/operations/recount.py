@@ -1,0 +1,226 @@
+"""Compare user_progress with what the ended sessions say, and count anew what differs.
+
+The law is ``profiles_internal.computed_progress``; the trigger on sessions keeps it by differences. On the engine of
+``batches``: interrupted at any point it can simply be run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from profiles_schema.database import connect
+from profiles_schema.errors import NoSessions
+from profiles_schema.operations import batches
+from profiles_schema.operations.batches import FIRST_ROWS, TARGET_MS, Limits, Progress, run
+from profiles_schema.operations.findings import Finding
+from profiles_schema.schema.objects import Where
+
+REMEDY = "profiles-schema progress recount"
+LOCKS = "ROW EXCLUSIVE on user_progress; a batch at a time, committed each"
+_FIRST_ID = "00000000-0000-0000-0000-000000000000"
+_WINDOW = 200
+_SAMPLE = 50
+_LONG_HISTORY = 2_000
+_COLUMNS = (
+    "total_sessions", "total_descriptions", "total_images", "total_questions_answered", "total_correct_answers",
+    "total_vocabulary_learned", "total_answer_seconds", "total_time_spent_minutes", "average_accuracy",
+    "average_completion_time_seconds", "last_activity_at", "last_active_on", "last_description_at", "last_qa_session_at",
+    "last_vocabulary_practice_at", "current_streak_days", "longest_streak_days",
+)  # fmt: skip
+# A row that no session speaks for keeps what it has: sums of an adopted table may come from elsewhere.
+_DIFFERING = f"""
+select p.user_id
+from profiles_internal.computed_progress(cast(:users as uuid[])) as c
+join public.user_progress as p on p.user_id = c.user_id
+where (({", ".join(f"p.{name}" for name in _COLUMNS)}) is distinct from ({", ".join(f"c.{name}" for name in _COLUMNS)})
+  or c.active_days <> (select count(*) from profiles_internal.active_days as d where d.user_id = p.user_id))
+and (c.total_sessions > 0 or exists (select from profiles_internal.active_days as d where d.user_id = p.user_id)
+  or not exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_progress'))
+order by p.user_id
+"""
+
+
+class _Recount:
+    """The job: progress that is not what the sessions say, by user."""
+
+    kind = "progress"
+
+    def count(self, connection: Connection) -> int:
+        return sum(len(found) for found in _differing(connection))
+
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        users, reached = _window(connection, after, min(window, _WINDOW))
+        keys = [str(row.user_id) for row in connection.execute(text(_DIFFERING), {"users": users})][:rows]
+        return keys, keys[-1] if len(keys) == rows else reached
+
+    def do(self, connection: Connection, keys: list[str]) -> int:
+        connection.execute(text("select profiles_internal.recount_progress(cast(:users as uuid[]))"), {"users": keys})
+        return len(keys)
+
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        connection.execute(
+            text(
+                "insert into profiles_internal.stale_progress (user_id, error_code, error_message)"
+                " values (cast(:user as uuid), :code, :what)"
+            ),
+            {"user": key, "code": code, "what": what},
+        )
+
+
+def recount(
+    connection: Connection,
+    *,
+    batch_users: int = FIRST_ROWS,
+    target_ms: int = TARGET_MS,
+    max_rate: float | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Count anew the progress that is not what the sessions say, yielding after every batch, at least once.
+
+    Args:
+        connection: A connection outside a transaction, as the role that owns the tables; more are opened like it.
+        batch_users: Users in the first batch; later ones follow the target.
+        target_ms: How long a batch should take.
+        max_rate: Most users per second.
+        stopped: Asked between batches; True ends the work, which goes on where it was the next time.
+
+    Raises:
+        NoSessions: there is no table of learning sessions.
+        AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
+    """
+    with connection.begin():
+        require_sessions(connection)
+    limits = Limits(batch_rows=batch_users, target_ms=target_ms, max_rate=max_rate)
+    progress = batches.Progress(0, 0, state="completed")
+    for progress in run(lambda: connect(connection.engine), _Recount(), limits, stopped=stopped):
+        if progress.state != "completed":
+            yield progress
+    if progress.state == "completed":
+        # Marks of users whose progress is right all the same: the failed statement was undone, or changed nothing.
+        with connect(connection.engine) as fresh, fresh.begin():
+            for users in _windows(fresh):
+                differing = {row.user_id for row in fresh.execute(text(_DIFFERING), {"users": users})}
+                fresh.execute(
+                    text(
+                        "delete from profiles_internal.stale_progress where user_id = any (cast(:users as uuid[]))"
+                        " and user_id <> all (cast(:differing as uuid[]))"
+                    ),
+                    {"users": users, "differing": list(differing)},
+                )
+    yield progress
+
+
+def plan(connection: Connection) -> dict[str, Any]:
+    """What a recount would do: differing (users), sample (user id, columns that differ)."""
+    require_sessions(connection)
+    differing = 0
+    sample: list[list[Any]] = []
+    for users in _differing(connection):
+        differing += len(users)
+        sample += _differences(connection, users[: 5 - len(sample)])
+    return {"differing": differing, "sample": sample, "locks": LOCKS}
+
+
+def require_sessions(connection: Connection) -> None:
+    """Raise NoSessions where there is nothing to count from."""
+    if not connection.scalar(text(f"select {Where.USABLE_SESSIONS.value}")):
+        raise NoSessions
+
+
+def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
+    """What ``health`` says: marks of failed roll-ups, and progress that differs, of a sample of users or of all."""
+    if connection.scalar(
+        text(
+            "select not coalesce(has_table_privilege(to_regclass('profiles_internal.stale_progress'), 'select'), false)"
+            f" or not {Where.USABLE_SESSIONS.value}"
+        )
+    ):
+        return
+    stale = connection.execute(
+        text(
+            "select count(distinct s.user_id) as users, string_agg(distinct s.error_code, ', ') as codes"
+            " from profiles_internal.stale_progress as s"
+        )
+    ).one()
+    if stale.users:
+        yield Finding(
+            "stale_progress",
+            "problem",
+            f"Sessions of {stale.users} users changed and their progress did not, because the roll-up failed (SQLSTATE"
+            f" {stale.codes}). The next session of each counts anew.",
+            REMEDY,
+            stale.users,
+        )
+        return
+    if not connection.scalar(
+        text("select has_function_privilege(to_regprocedure('profiles_internal.computed_progress(uuid[])'), 'execute')")
+    ):
+        return
+    if full:
+        differing = sum(len(found) for found in _differing(connection))
+    else:
+        users = connection.scalars(
+            text(
+                "select s.user_id from (select p.user_id, p.total_sessions from public.user_progress as p"
+                " where p.user_id >= gen_random_uuid() order by p.user_id limit :rows) as s where s.total_sessions < :most"
+            ),
+            {"rows": _SAMPLE, "most": _LONG_HISTORY},
+        ).all()
+        differing = len(connection.execute(text(_DIFFERING), {"users": list(users)}).all())
+    if differing:
+        scope = "users is" if full else f"of {_SAMPLE} users looked at is"
+        yield Finding(
+            "progress",
+            "problem",
+            f"The progress of {differing} {scope} not what their sessions say.",
+            REMEDY,
+            differing,
+        )
+
+
+def _differing(connection: Connection) -> Iterator[list[Any]]:
+    for users in _windows(connection):
+        yield list(connection.scalars(text(_DIFFERING), {"users": users}))
+
+
+def _windows(connection: Connection) -> Iterator[list[str]]:
+    after: str | None = None
+    while True:
+        users, after = _window(connection, after, _WINDOW)
+        if users:
+            yield users
+        if after is None:
+            return
+
+
+def _window(connection: Connection, after: str | None, rows: int) -> tuple[list[str], str | None]:
+    users = [
+        str(user)
+        for user in connection.scalars(
+            text(
+                "select p.user_id from public.user_progress as p where p.user_id > cast(:after as uuid)"
+                " order by p.user_id limit :rows"
+            ),
+            {"after": after or _FIRST_ID, "rows": rows},
+        )
+    ]
+    return users, users[-1] if len(users) == rows else None
+
+
+def _differences(connection: Connection, users: list[Any]) -> list[list[Any]]:
+    pairs = ", ".join(f"case when p.{name} is distinct from c.{name} then '{name}' end" for name in _COLUMNS)
+    rows = connection.execute(
+        text(
+            f"select p.user_id, array_remove(array[{pairs}], null) as columns"
+            " from profiles_internal.computed_progress(cast(:users as uuid[])) as c"
+            " join public.user_progress as p on p.user_id = c.user_id order by p.user_id"
+        ),
+        {"users": [str(user) for user in users]},
+    )
+    return [[str(row.user_id), row.columns or ["days"]] for row in rows]
