@@ -541,3 +541,15 @@ def test_the_policy_of_the_own_row_by_a_quoted_column_is_no_question(hosted_open
         f'create policy own on public.user_profiles for all to authenticated using (auth.uid() = "{name}")'
     )
     assert "policy:public.user_profiles:own" not in questions(hosted_open)
+
+
+def test_a_trigger_of_a_column_that_gets_another_name_is_not_refused_for_that(hosted_open):
+    hosted_open.script(
+        "create table public.profiles (id uuid primary key references auth.users on delete cascade, full_name text);"
+        "alter table public.profiles enable row level security;"
+        "create policy own on public.profiles for all to authenticated using (auth.uid() = id);"
+        "create function public.nothing() returns trigger language plpgsql as $$ begin return new; end $$;"
+        "create trigger renamed before update of full_name on public.profiles for each row execute function public.nothing()"
+    )
+    hosted_open.upgrade(adopt_table="profiles")
+    assert "display_name" in hosted_open.value("select pg_get_triggerdef(oid) from pg_trigger where tgname = 'renamed'")

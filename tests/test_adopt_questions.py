@@ -361,3 +361,23 @@ def test_fingerprints_that_are_none_are_refused_and_no_answers(tmp_path):
     path.write_text('"a:b" = "keep"\n[asked]\n"a:b" = 3\n')
     with pytest.raises(UsageError, match="holds no answer in line"):
         answers.read(str(path))
+
+
+def test_a_policy_that_reads_otherwise_after_our_renames_is_the_one_that_was_asked_about(hosted_open, tmp_path):
+    hosted_open.script(
+        "create table public.profiles (id uuid primary key references auth.users on delete cascade, full_name text);"
+        "alter table public.profiles enable row level security;"
+        "create policy \"Named\" on public.profiles for select using (full_name like 'A%');"
+        "create table public.user_progress (id uuid primary key default gen_random_uuid(), user_id uuid);"
+        "alter table public.user_progress enable row level security;"
+        'create policy "Board" on public.user_progress for select'
+        " using (exists (select from public.profiles as p where p.id = user_id and p.full_name like 'A%'))"
+    )
+    path = tmp_path / "adopt.toml"
+    with hosted_open.engine.connect() as connection:
+        asked = adopt.plan(connection, x=["adopt-table=profiles"]).questions
+    given = {each.id: next(iter(each.answers)) for each in asked}
+    path.write_text(answers.written(asked, given, name=path.name), encoding="utf-8")
+    assert answers.read_asked(str(path))
+    with hosted_open.engine.connect() as connection:
+        command.upgrade(alembic_config(connection, {"answers": str(path), "adopt-table": "profiles"}), "head")

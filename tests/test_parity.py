@@ -170,11 +170,30 @@ def test_adoption_compares_with_the_tables_as_they_are(database, request):
             return {None: "null", True: "true", False: "false"}[value]
         return "'" + value.replace("'", "''") + "'"
 
+    def line(row):
+        """A row; one that is too long a value a line, and a text that is too long in pieces, which SQL joins again."""
+        values = [literal(value) for value in row]
+        if len(whole := f"    ({', '.join(values)})") <= 119:
+            return whole
+        pieces = ["'\n        '".join(wrapped(value)) for value in values]
+        return f"    ({', '.join(pieces[:3])},\n      {', '.join(pieces[3:])})"
+
+    def wrapped(value):
+        return textwrap.wrap(
+            value,
+            90,
+            expand_tabs=False,
+            replace_whitespace=False,
+            drop_whitespace=False,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+
     with database.engine.connect() as connection:
         connection.exec_driver_sql("set search_path = pg_catalog, pg_temp")
         rows = connection.execute(text(SHAPE), {"tables": ADOPTED}).all()
     path = script_location() / "adoption" / "wanted_shape.sql"
-    lines = ",\n".join(f"    ({', '.join(literal(value) for value in row)})" for row in rows)
+    lines = ",\n".join(line(row) for row in rows)
     found = path.read_text(encoding="utf-8")
     wanted = re.sub(r"(?s)(?<=  values\n).*?(?=\n\$wanted_shape)", lambda _: lines, found)
     if request.config.getoption("--update-catalog"):

@@ -181,7 +181,8 @@ begin
     select jsonb_build_object('revision', '0011_create_functions', 'phase', 'ask', 'kind', 'ask', 'action', 'question',
       'id', 'function:' || f.oid::regprocedure,
       'object', 'function ' || f.oid::regprocedure,
-      'evidence', case when f.prokind <> 'a' then pg_get_functiondef(f.oid) end,
+      -- A body that is stored parsed reads otherwise after a rename.
+      'evidence', case when f.prokind <> 'a' and f.prosqlbody is null then pg_get_functiondef(f.oid) end,
       'found', format('has a name of ours; %s%s',
         case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
         case when f.prosecdef then ', with the rights of its owner' else '' end

@@ -36,8 +36,7 @@ begin
   if to_regclass('profiles_internal.adopted') is not null then
     has_changed := exists (
       select from profiles_internal.adopted as a
-      join profiles_internal.adopting_revisions() as r on r.revision = a.revision and r.table_name = p_table
-      where a.data ->> 'kind' in ('rename_table', 'rename_column', 'retype_columns')
+        where a.data ->> 'kind' in ('rename_table', 'rename_column', 'retype_columns')
     );
   end if;
   if reads then

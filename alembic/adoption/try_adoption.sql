@@ -23,6 +23,7 @@ declare
   key_columns text;
   definition record;
   refusal text;
+  trying boolean := false;
   error_code text;
   error_message text;
 begin
@@ -60,6 +61,7 @@ begin
       loop
         execute definition.text;
       end loop;
+      trying := true;
       perform profiles_internal.try_sign_ups(p_table);
     end if;
     raise exception 'tried' using errcode = undo;
@@ -69,8 +71,9 @@ begin
   if error_code in ('55P03', '40P01', '57014') then
     raise exception '%', error_message using errcode = error_code;
   end if;
-  -- What is refused for its value, or for want of a right, may be allowed with rows and rules.
-  return coalesce(refusal, case when error_code like '42%' and error_code <> '42501' then error_message end);
+  -- A trigger of a column that gets another name cannot be made here, and follows it there. What is refused for its
+  -- value, or for want of a right, may be allowed with rows and rules.
+  return coalesce(refusal, case when trying and error_code like '42%' and error_code <> '42501' then error_message end);
 end
 $try_adoption$;
 

@@ -8,8 +8,8 @@ as $writable_columns$
   select case p_right || ' ' || p_table
     when 'update user_profiles' then array[
       'username', 'display_name', 'first_name', 'last_name', 'phone', 'bio', 'company_name', 'target_audience',
-      'business_context', 'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url', 'profile_visibility',
-      'key_metrics', 'preferences', 'notification_settings', 'timezone', 'language'
+      'business_context', 'master_system_prompt', 'avatar_emoji', 'profile_picture_url', 'logo_url',
+      'profile_visibility', 'key_metrics', 'preferences', 'notification_settings', 'timezone', 'language'
     ]
     when 'insert user_progress' then array['user_id']
     when 'update user_progress' then array['mastered_words_count', 'learning_words_count', 'new_words_count']

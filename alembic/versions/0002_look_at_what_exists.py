@@ -1,8 +1,7 @@
 """The roles of the API, and a look at what is here already.
 
 Why: all else hangs on the roles. What cannot be taken over, or is a question, ends the upgrade here, with nothing changed.
-Locks: nothing for longer than it takes to read the catalog, and to count the rows of tables that are taken over. Of each such
-       table all access for a moment, while functions and triggers are tried with the columns that it will have.
+Locks: each table that is taken over, for a moment: functions and triggers are tried with its new columns. Else nothing.
 Beside it: any code may run.
 Back: drops the functions that planned it. Roles stay: they belong to the whole server.
 """
