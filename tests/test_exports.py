@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from services_support import DRIVERS, Blocking, Services
 from sqlalchemy.exc import DBAPIError
+from support import wait_until
 
 from profiles_schema.errors import (
     ExportLost,
@@ -34,7 +35,7 @@ def exports(request, database, storage):
     made = Services(database, request.param)
     factory = made.factory()
     kind = AsyncExportService if factory.is_async else ExportService
-    yield Blocking(kind(factory.sessions, storage, backoff_seconds=0.01, most_retries=2), made.runner)
+    yield Blocking(kind(factory.sessions, storage, backoff_seconds=0.5, most_retries=2), made.runner)
     made.close()
 
 
@@ -47,6 +48,13 @@ def publish(storage, claim, content=b"content"):
 def read(storage, key):
     with storage.open(key) as file:
         return file.read()
+
+
+def next_start(exports):
+    """The next claim, after the pause before a retry."""
+    found = []
+    wait_until(lambda: found or found.extend(filter(None, [exports.start()])) or found)
+    return found[0]
 
 
 def lapse(database, export_id):
@@ -102,8 +110,7 @@ def test_a_dead_worker_loses_its_export_and_nothing_else(exports, storage, datab
     dead = exports.start()
     lapse(database, asked.id)
     assert exports.start() is None  # taken back just now: the pause before the retry
-    database.run("select pg_sleep(0.05)")
-    successor = exports.start()
+    successor = next_start(exports)
     assert (successor.id, successor.attempt) == (asked.id, 1)
     late = storage.upload(dead.key)
     late.file.write(b"late")
@@ -124,10 +131,9 @@ def test_failures_are_retried_up_to_the_limit_with_their_reason(exports, databas
     asked = exports.request(ada, "progress", "json")
     statuses = []
     for _ in range(3):
-        statuses.append(exports.fail(exports.start(), "The storage failed."))
-        database.run("select pg_sleep(0.1)")
+        statuses.append(exports.fail(next_start(exports), "The storage failed."))
+        assert exports.start() is None
     assert statuses == ["pending", "pending", "failed"]
-    assert exports.start() is None
     failed = exports.get(asked.id)
     assert (failed.status, failed.error_message, failed.retry_count) == ("failed", "The storage failed.", 2)
     assert audited(database, asked.id) == ["failed"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 ExportId = uuid.UUID | str
+T = TypeVar("T")
 
 
 class ExportFlows:
@@ -55,7 +56,11 @@ class ExportFlows:
         return (yield from _again(lambda session: queries.get(session, as_uuid(export_id))))
 
     def start(self, export_id: ExportId | None) -> Flow[Claim | None]:
-        yield from _once(lambda session: queries.take_back(session, self.lease_seconds, self.most_retries))
+        lapsed = yield from _once(lambda session: queries.take_back(session, self.lease_seconds, self.most_retries))
+        for row in lapsed:
+            # Its worker may have died between publishing and committing.
+            if row.status == "failed":
+                self.storage.delete(export_key(row.user_id, row.id))
         wanted = None if export_id is None else as_uuid(export_id)
         return (yield from _once(lambda session: queries.claim(session, wanted, self.backoff_seconds)))
 
@@ -70,7 +75,11 @@ class ExportFlows:
             raise _typed(error) from error
 
     def fail(self, claim: Claim, reason: str, final: bool) -> Flow[str]:
-        return (yield from _once(lambda session: queries.fail(session, claim, reason, self.most_retries, final=final)))
+        status = yield from _once(lambda session: queries.fail(session, claim, reason, self.most_retries, final=final))
+        if status == "failed":
+            # Its publishing may have succeeded although the commit behind it failed.
+            self.storage.delete(claim.key)
+        return status
 
     def retry(self, export_id: ExportId) -> Flow[ExportHistory]:
         return (yield from _once(lambda session: queries.retry(session, as_uuid(export_id))))
@@ -85,21 +94,22 @@ class ExportFlows:
         return self.storage.link(export_key(export.user_id, export.id), seconds)
 
 
-def _once(work: Callable[[Session], Any]) -> Flow[Any]:
+def _once(work: Callable[[Session], T]) -> Flow[T]:
     """Work that must not be done twice: again only where it is proved that nothing was committed."""
     return (yield from _guarded(work, is_rolled_back))
 
 
-def _again(work: Callable[[Session], Any]) -> Flow[Any]:
+def _again(work: Callable[[Session], T]) -> Flow[T]:
     """Work that may be done twice."""
     return (yield from _guarded(work, is_transient))
 
 
-def _guarded(work: Callable[[Session], Any], may_retry: Callable[[BaseException], bool]) -> Flow[Any]:
+def _guarded(work: Callable[[Session], T], may_retry: Callable[[BaseException], bool]) -> Flow[T]:
     try:
-        return (yield from retry(Db(work), may_retry))
+        result: T = yield from retry(Db(work), may_retry)
     except Exception as error:
         raise _typed(error) from error
+    return result
 
 
 def _typed(error: Exception) -> Exception:
