@@ -8,12 +8,13 @@ import time
 import tracemalloc
 from collections import Counter
 
+import openpyxl
 import pytest
 from services_support import Services
 from sqlalchemy import text
 from support import wait_until
 
-from profiles_schema.services import export_contents
+from profiles_schema.services import export_contents, export_queries
 from profiles_schema.services.export_worker import ExportWorker
 from profiles_schema.services.exports import ExportService
 from profiles_schema.storage import DirectoryStorage
@@ -105,6 +106,34 @@ def test_ndjson_has_an_object_per_line(service, worker, storage, database, ada):
     assert [json.loads(line)["section"] for line in lines] == ["profile", "progress", *["sessions"] * 3]
     lines = content(storage, export(service, worker, ada, "sessions", "ndjson")).splitlines()
     assert [json.loads(line)["qa_attempts"] for line in lines] == [1, 2, 3]
+
+
+def test_xlsx_has_a_sheet_per_table_and_texts_stay_texts(service, worker, storage, database, ada):
+    add_sessions(database, ada, 3)
+    database.run("update public.user_profiles set bio = '=1+1' || chr(11) where user_id = :user", user=ada)
+    done = export(service, worker, ada, "everything", "xlsx")
+    with storage.open(done.file_url) as file:
+        book = openpyxl.load_workbook(file)
+    assert book.sheetnames == ["profile", "progress", "sessions"]
+    cells = dict(zip(*(list(row) for row in book["profile"].iter_rows()), strict=True))
+    bio = next(cell for name, cell in cells.items() if name.value == "bio")
+    assert (bio.value, bio.data_type) == ("=1+1\ufffd", "s")
+    assert book["sessions"].max_row == 4
+    assert done.records_count == 5
+
+
+def test_a_full_sheet_goes_on_in_another(service, worker, storage, database, ada, monkeypatch):
+    monkeypatch.setattr(export_contents, "_XLSX_ROWS", 3)
+    add_sessions(database, ada, 5)
+    done = export(service, worker, ada, "sessions", "xlsx")
+    with storage.open(done.file_url) as file:
+        book = openpyxl.load_workbook(file)
+    assert [(sheet.title, sheet.max_row) for sheet in book] == [("sessions", 3), ("sessions 2", 3), ("sessions 3", 2)]
+
+
+def test_without_the_extra_xlsx_waits_for_another_worker(service, worker, ada, monkeypatch):
+    monkeypatch.setattr(export_queries, "find_spec", lambda _: None)
+    assert export(service, worker, ada, "progress", "xlsx").status == "pending"
 
 
 def test_columns_of_the_application_stay_out(service, worker, storage, database, ada):
@@ -211,7 +240,7 @@ def test_several_at_a_time_do_each_export_once(service, worker, storage, ada):
     assert len(list(storage.keys())) == 20
 
 
-@pytest.mark.parametrize("export_format", ["csv", "json", "ndjson"])
+@pytest.mark.parametrize("export_format", ["csv", "json", "ndjson", "xlsx"])
 def test_memory_does_not_grow_with_the_number_of_sessions(service, factory, storage, database, ada, export_format):
     def peak():
         service.request(ada, "sessions", export_format)
@@ -231,7 +260,7 @@ def test_memory_does_not_grow_with_the_number_of_sessions(service, factory, stor
     with database.engine.begin() as connection:
         connection.execute(text("set local session_replication_role = replica"))
         connection.execute(
-            text("insert into public.sessions (user_id, ended_at) select :user, now() from generate_series(1, 40000)"),
+            text("insert into public.sessions (user_id, ended_at) select :user, now() from generate_series(1, 12000)"),
             {"user": ada},
         )
     assert peak() < 1.5 * small

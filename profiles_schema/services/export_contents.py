@@ -25,6 +25,8 @@ _MODELS: Final[Mapping[str, type[Base]]] = {
     "progress": UserProgress,
     "sessions": LearningSession,
 }
+_XLSX_ROWS: Final = 1_048_576
+_XLSX_CHARACTERS: Final = 32_767
 _FILTERS: Final = ("since", "until")
 
 
@@ -181,4 +183,44 @@ def _write_ndjson(file: BinaryIO, sections: Iterator[Section], *, several: bool)
     return written
 
 
-_WRITERS: Final = {"csv": _write_csv, "json": _write_json, "ndjson": _write_ndjson}
+def _write_xlsx(file: BinaryIO, sections: Iterator[Section], *, several: bool) -> int:
+    """A sheet per table, and another one where a sheet is full. Every text is a text, also one that begins with "="."""
+    del several
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    # Rows go to a temporary file each as they come.
+    book = Workbook(write_only=True)
+
+    def cell(sheet: Any, value: Any) -> Any:
+        if isinstance(value, (dict, list)):
+            value = _json(value)
+        if not isinstance(value, str):
+            return value
+        if len(value) > _XLSX_CHARACTERS:
+            raise InvalidExport("A text is longer than a cell of xlsx can hold. Ask for another format.")
+        # Control characters that XML cannot hold.
+        made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("\ufffd", value))
+        made.data_type = "s"
+        return made
+
+    written = 0
+    for section in sections:
+        sheet, rows_in_sheet, sheets = None, 0, 0
+        for row in section.rows:
+            if sheet is None or rows_in_sheet == _XLSX_ROWS:
+                sheets += 1
+                sheet = book.create_sheet(section.name if sheets == 1 else f"{section.name} {sheets}")
+                sheet.append(section.columns)
+                rows_in_sheet = 1
+            sheet.append([cell(sheet, value) for value in row])
+            rows_in_sheet += 1
+            written += 1
+        if sheet is None:
+            book.create_sheet(section.name).append(section.columns)
+    book.save(file)
+    return written
+
+
+_WRITERS: Final = {"csv": _write_csv, "json": _write_json, "ndjson": _write_ndjson, "xlsx": _write_xlsx}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -19,7 +20,7 @@ from profiles_schema.schema.models import ExportHistory
 from profiles_schema.storage import export_key
 
 TYPES: Final = ("profile", "progress", "sessions", "everything")
-FORMATS: Final = ("csv", "json", "ndjson")
+FORMATS: Final = ("csv", "json", "ndjson", "xlsx")
 LONGEST_BACKOFF_SECONDS: Final = 3600
 
 
@@ -83,6 +84,11 @@ _HELD: Final = text(
 )
 
 
+def _writable() -> list[str]:
+    """The formats that this process can write; xlsx needs an extra, and waits for a worker that has it."""
+    return [name for name in FORMATS if name != "xlsx" or find_spec("openpyxl")]
+
+
 def request(
     session: Session, user_id: uuid.UUID, export_type: str, export_format: str, filters: dict[str, Any] | None
 ) -> ExportHistory:
@@ -108,7 +114,7 @@ def take_back(session: Session, lease_seconds: float, most_retries: int) -> list
     """Take exports back whose lease ran out: to pending, or to failed after the last retry."""
     rows = session.execute(
         _TAKE_BACK,
-        {"types": list(TYPES), "formats": list(FORMATS), "lease": lease_seconds, "most_retries": most_retries},
+        {"types": list(TYPES), "formats": _writable(), "lease": lease_seconds, "most_retries": most_retries},
     ).all()
     for row in rows:
         if row.status == "failed":
@@ -121,7 +127,7 @@ def claim(session: Session, export_id: uuid.UUID | None, backoff_seconds: float)
     row = session.execute(
         _CLAIM,
         {
-            "types": list(TYPES), "formats": list(FORMATS), "id": export_id, "backoff": backoff_seconds,
+            "types": list(TYPES), "formats": _writable(), "id": export_id, "backoff": backoff_seconds,
             "longest": LONGEST_BACKOFF_SECONDS,
         },
     ).one_or_none()  # fmt: skip

@@ -45,7 +45,7 @@ class ExportFlows:
         if export_format not in FORMATS:
             fields["export_format"] = [f"is one of {', '.join(FORMATS)}"]
         elif (export_type, export_format) == ("everything", "csv"):
-            fields["export_format"] = ["is json or ndjson for everything: a table has one kind of rows"]
+            fields["export_format"] = ["is json, ndjson or xlsx for everything: a table has one kind of rows"]
         if fields:
             raise InvalidExport(fields=fields)
         given = None if filters is None else dict(filters)
@@ -156,7 +156,7 @@ class ExportService:
     def request(
         self, user_id: UserId, export_type: str, export_format: str, filters: Mapping[str, Any] | None = None
     ) -> ExportHistory:
-        """Queue an export of a user's ``profile``, ``progress``, ``sessions`` or ``everything``, as csv, json or ndjson.
+        """Queue an export of a user's ``profile``, ``progress``, ``sessions`` or ``everything``, as csv, json, ndjson or xlsx.
 
         Raises:
             InvalidExport: there is no such type or format.
