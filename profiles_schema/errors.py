@@ -372,3 +372,31 @@ class ActingRefused(ProfilesSchemaError):
 
 class RowSecurityBypassed(ProfilesSchemaError):
     """Row level security does not bind the role of this engine. Connect as a role without rights of its own."""
+
+
+class ExportNotFound(ServiceError):
+    """There is no such export."""
+
+    status = 404
+
+
+class InvalidExport(FieldsRefused):
+    """There is no export like this."""
+
+
+class ExportStepRefused(ServiceError):
+    """An export cannot take this step from where it is now."""
+
+    status = 409
+
+
+class ExportLost(ServiceError):
+    """This worker does not hold the export any more: its lease ran out, or the export was erased or taken back."""
+
+    status = 409
+
+
+class StorageFailed(ServiceError):
+    """The storage of exports failed."""
+
+    status = 503

@@ -32,6 +32,8 @@ DEADLINE_SECONDS = 600.0
 LOCK_WAIT_SECONDS = 3600.0
 """How long a migrator waits for another one to finish."""
 
+EXPORT_STORAGE = "PROFILES_EXPORT_STORAGE"
+"""The environment variable that says where the files of exports are: a directory."""
 
 ENCRYPTION_KEYS = "PROFILES_ENCRYPTION_KEYS"
 """The environment variable with the key ring: ``id:base64key,...``; the first encrypts, all decrypt."""

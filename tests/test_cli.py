@@ -57,7 +57,7 @@ def test_help_lists_every_verb_once_in_sections():
     page = help_of()
     titles = re.findall(r"^(\S.*):$", page, flags=re.MULTILINE)
     assert titles == [
-        "Options", "Migrate", "Watch", "Repair", "Take over", "Keys and settings", "Server", "Examples",
+        "Options", "Migrate", "Watch", "Repair", "Exports", "Take over", "Keys and settings", "Server", "Examples",
     ]  # fmt: skip
     for verb in cli.VERBS:
         assert len(re.findall(rf"^  {verb} ", page, flags=re.MULTILINE)) == 1, verb
@@ -247,7 +247,7 @@ def test_sql_and_json_together_are_a_usage_error():
 
 READING = [
     ["health"], ["health", "--full"], ["current"], ["history"], ["check"], ["jobs", "list"], ["settings", "get"], ["keys", "status"],
-    ["normalize", "status"], ["normalize", "verify"], ["stamp", "--verify"], ["progress", "recount", "--dry-run"],
+    ["normalize", "status"], ["normalize", "verify"], ["stamp", "--verify"], ["progress", "recount", "--dry-run"], ["exports", "list"],
 ]  # fmt: skip
 WRITING = [
     ["upgrade"], ["downgrade", "-1"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
@@ -255,6 +255,7 @@ WRITING = [
     ["jobs", "pause", "1"], ["jobs", "resume", "1"], ["jobs", "cancel", "1"], ["settings", "set", "audit_level", "all"],
     ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["normalize", "run"], ["normalize", "run", "--dry-run"],
     ["normalize", "restore"], ["normalize", "contract"], ["adopt", "--dry-run"],
+    ["exports", "work", "--once", "--storage", "files"], ["exports", "purge", "--storage", "files"],
 ]  # fmt: skip
 KEY = "test:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 

@@ -81,7 +81,13 @@ def examine_jobs(connection: Connection) -> Iterator[Finding]:
         yield Finding("job", "problem" if problem else "notice", fact, remedy)
 
 
-_COMMANDS = {"normalize": "normalize run", "restore": "normalize restore", "identity": "backfill"}
+_COMMANDS = {
+    "normalize": "normalize run",
+    "restore": "normalize restore",
+    "identity": "backfill",
+    "purge_exports": "exports purge",
+    "progress": "progress recount",
+}
 
 
 def command_of(kind: str) -> str:

@@ -8,13 +8,18 @@ if TYPE_CHECKING:
     from profiles_schema.services.default import configure, get_or_create_profile, get_profile, update_profile
     from profiles_schema.services.engines import async_engine, async_require_rls, engine, require_rls
     from profiles_schema.services.events import Event
+    from profiles_schema.services.export_queries import Claim
+    from profiles_schema.services.exports import AsyncExportService, ExportService
     from profiles_schema.services.profiles import AsyncProfileService, ProfileService
     from profiles_schema.services.results import HistoryEntry, Outcome, Page, PublicProfile, SyncResult
 
 __all__ = [
     "Actor",
+    "AsyncExportService",
     "AsyncProfileService",
+    "Claim",
     "Event",
+    "ExportService",
     "HistoryEntry",
     "Outcome",
     "Page",
@@ -42,6 +47,8 @@ _MODULES = {
     "default": ("configure", "get_or_create_profile", "get_profile", "update_profile"),
     "engines": ("async_engine", "async_require_rls", "engine", "require_rls"),
     "events": ("Event",),
+    "export_queries": ("Claim",),
+    "exports": ("AsyncExportService", "ExportService"),
     "profiles": ("AsyncProfileService", "ProfileService"),
     "results": ("HistoryEntry", "Outcome", "Page", "PublicProfile", "SyncResult"),
 }

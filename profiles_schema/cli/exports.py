@@ -1,0 +1,252 @@
+"""exports: write what users asked for, list it, remove what has expired."""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from profiles_schema.cli.help import Verbs, examples
+from profiles_schema.cli.options import (
+    batch_options,
+    database,
+    json_option,
+    local_option,
+    log_to_stderr,
+    print_json,
+    require_migrated,
+)
+from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
+from profiles_schema.cli.style import counted
+from profiles_schema.settings import EXPORT_STORAGE
+
+if TYPE_CHECKING:
+    from profiles_schema.operations.exports import ExportRow, Purged
+    from profiles_schema.services.export_worker import ExportWorker
+
+_STATUSES = ("pending", "processing", "completed", "failed", "expired")
+
+_storage_option = click.option(
+    "--storage",
+    envvar=EXPORT_STORAGE,
+    required=True,
+    metavar="DIRECTORY",
+    show_envvar=True,
+    help="Where the files are.",
+)
+
+
+@click.group(
+    cls=Verbs,
+    epilog=examples(
+        "profiles-schema exports work --storage /srv/exports",
+        "profiles-schema exports list --status failed",
+        "profiles-schema exports purge --storage /srv/exports",
+    ),
+)
+def exports() -> None:
+    """Write the exports that users asked for, list them, and remove those that have expired."""
+
+
+@exports.command(
+    "work",
+    epilog=examples(
+        "profiles-schema exports work --storage /srv/exports",
+        "profiles-schema exports work --storage /srv/exports --once",
+    ),
+)
+@_storage_option
+@click.option("--once", is_flag=True, help="End when no export is due.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 32), default=1, show_default=True, help="Write so many exports at a time."
+)
+@click.option(
+    "--lease-seconds", type=click.IntRange(1, 3600), default=60, show_default=True, metavar="SECONDS",
+    help="An export whose worker gives no sign of life for so long is taken back.",
+)  # fmt: skip
+@click.option(
+    "--poll-seconds", type=click.FloatRange(0.1, 600), default=5.0, show_default=True, metavar="SECONDS",
+    help="How often to look for exports where there are none.",
+)  # fmt: skip
+@click.option(
+    "--keep-days", type=click.FloatRange(min=0, min_open=True), default=7.0, show_default=True, metavar="DAYS",
+    help="When a completed export expires.",
+)  # fmt: skip
+@local_option
+@json_option
+def work(  # noqa: PLR0917 - click passes them by name
+    storage: str,
+    once: bool,
+    concurrency: int,
+    lease_seconds: int,
+    poll_seconds: float,
+    keep_days: float,
+    local: bool,
+    as_json: bool,
+) -> int:
+    """Write exports until SIGTERM or Ctrl-C, which let those at work end first; exit 1 with --once if one failed."""
+    from sqlalchemy.orm import sessionmaker
+
+    from profiles_schema.services.export_worker import ExportWorker
+    from profiles_schema.services.exports import ExportService
+    from profiles_schema.storage import DirectoryStorage
+
+    log_to_stderr()
+    with database(local=local, writes=True) as connection:
+        require_migrated(connection)
+        factory = sessionmaker(connection.engine)
+    files = DirectoryStorage(storage)
+    # What a killed worker left is removed long after its lease has run out.
+    files.remove_unfinished(86_400)
+    service = ExportService(factory, files, lease_seconds=lease_seconds, keep_days=keep_days)
+    worker = ExportWorker(service, factory)
+    with _draining(worker):
+        outcomes = worker.work(once=once, concurrency=concurrency, poll_seconds=poll_seconds)
+    if as_json:
+        print_json(dict(outcomes))
+    else:
+        click.echo(", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items())) or "no exports")
+    return int(once and outcomes["failed"] > 0)
+
+
+@contextmanager
+def _draining(worker: ExportWorker) -> Iterator[None]:
+    """SIGTERM and SIGINT let the worker end what it is at; a second SIGINT ends it at once."""
+
+    def drain(number: int, _frame: Any) -> None:
+        if worker.stopped.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        worker.stopped.set()
+
+    before: dict[int, Callable[..., Any] | int | None] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, drain)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@exports.command(
+    "list", epilog=examples("profiles-schema exports list", "profiles-schema exports list --status failed --json")
+)
+@click.option("--status", type=click.Choice(_STATUSES), help="Only those.")
+@click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Only those of one user.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@local_option
+@json_option
+def list_them(status: str | None, user_id: uuid.UUID | None, limit: int, local: bool, as_json: bool) -> None:
+    """Exports, newest first."""
+    from profiles_schema.operations.exports import list_exports
+
+    with database(local=local) as connection:
+        require_migrated(connection)
+        found = list_exports(connection, status=status, user_id=user_id, limit=limit)
+    if as_json:
+        print_json([asdict(row) for row in found])
+        return
+    if not found:
+        click.echo("no exports")
+        return
+    lines = [_HEADER, *map(_cells, found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row, cells in zip([None, *found], lines, strict=True):
+        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+        if row and row.error_message:
+            click.echo(f"    {row.error_message}")
+
+
+_HEADER = ("id", "user", "type", "format", "status", "rows", "bytes", "retries", "asked")
+
+
+def _cells(row: ExportRow) -> tuple[str, ...]:
+    return (
+        str(row.id),
+        str(row.user_id),
+        row.export_type,
+        row.export_format,
+        row.status,
+        str(row.records_count),
+        "-" if row.file_size_bytes is None else str(row.file_size_bytes),
+        str(row.retry_count),
+        f"{row.created_at.astimezone():%Y-%m-%d %H:%M}",
+    )
+
+
+@exports.command(
+    "purge",
+    epilog=examples(
+        "profiles-schema exports purge --storage /srv/exports",
+        "profiles-schema exports purge --storage /srv/exports --archive-to /srv/archive",
+    ),
+)
+@_storage_option
+@click.option("--archive-to", metavar="DIRECTORY", help="Copy every file there before it is removed.")
+@click.option(
+    "--keep-days", type=click.FloatRange(min=0), default=90.0, show_default=True, metavar="DAYS",
+    help="Delete the rows of exports that expired so long ago.",
+)  # fmt: skip
+@click.option("--orphans", is_flag=True, help="Also remove files whose export is gone, for example with its user.")
+@click.option("--all-orphans", is_flag=True, help="The same, even if most files belong to no export of this database.")
+@batch_options("exports", "a worker waits for it")
+@local_option
+@json_option
+def purge(  # noqa: PLR0917 - click passes them by name
+    storage: str,
+    archive_to: str | None,
+    keep_days: float,
+    orphans: bool,
+    all_orphans: bool,
+    batch_size: int,
+    target_ms: int,
+    max_rate: float | None,
+    local: bool,
+    as_json: bool,
+) -> int:
+    """Remove the files of expired exports; exit 1 if one could not be removed. Can be interrupted and run again."""
+    from profiles_schema.operations import exports as operation
+    from profiles_schema.operations.batches import Limits
+    from profiles_schema.storage import DirectoryStorage
+
+    files = DirectoryStorage(storage)
+    archive = DirectoryStorage(archive_to) if archive_to else None
+    with database(local=local, writes=True) as connection:
+        require_migrated(connection)
+        with at_work("purge", "exports", _step) as working:
+            last: Purged | None = None
+            for last in operation.purge(
+                connection,
+                files,
+                archive=archive,
+                keep_days=keep_days,
+                limits=Limits(batch_size, target_ms, max_rate),
+                stopped=working.stopped,
+            ):
+                working.show(last.progress)
+        if last is None or last.progress.state == "stopped":
+            click.echo("stopped; go on with: profiles-schema exports purge", err=True)
+            return INTERRUPTED
+        removed = operation.remove_orphans(connection, files, all_of_them=all_orphans) if orphans or all_orphans else 0
+    if as_json:
+        print_json({"purged": last.progress.changed, "orphans": removed, "unreachable": last.unreachable})
+    else:
+        click.echo(f"purged {counted(last.progress.changed, 'export')}")
+        if removed:
+            click.echo(f"removed {counted(removed, 'file')} without an export")
+        if last.unreachable:
+            click.echo(f"{counted(last.unreachable, 'file')} could not be removed; run this again")
+    return int(last.unreachable > 0 or bool(last.progress.failed))
+
+
+def _step(progress: Any) -> Step:
+    return Step(progress.done, progress.total, progress.rows_per_second, progress.eta_seconds, progress.state)

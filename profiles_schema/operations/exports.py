@@ -1,0 +1,230 @@
+"""Exports as operators see them: which there are, and what is removed once it has expired."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from profiles_schema.database import connect
+from profiles_schema.errors import StorageFailed, UsageError
+from profiles_schema.operations import batches
+from profiles_schema.storage import Storage, copy_object, export_key
+
+KEEP_DAYS: Final = 90
+KIND: Final = "purge_exports"
+_FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
+_FEW_ORPHANS: Final = 10
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """An export as ``exports list`` shows it."""
+
+    id: uuid.UUID
+    user_id: uuid.UUID
+    export_type: str
+    export_format: str
+    status: str
+    records_count: int
+    file_size_bytes: int | None
+    retry_count: int
+    error_message: str | None
+    created_at: datetime
+    expires_at: datetime | None
+
+
+def list_exports(
+    connection: Connection, *, status: str | None = None, user_id: uuid.UUID | None = None, limit: int = 50
+) -> list[ExportRow]:
+    """Exports, newest first."""
+    rows = connection.execute(
+        text(
+            "select e.id, e.user_id, e.export_type, e.export_format, e.status, e.records_count, e.file_size_bytes,"
+            " e.retry_count, e.error_message, e.created_at, e.expires_at from public.export_history as e"
+            " where (cast(:status as text) is null or e.status = :status)"
+            " and (cast(:user_id as uuid) is null or e.user_id = cast(:user_id as uuid))"
+            " order by e.created_at desc, e.id limit :limit"
+        ),
+        {"status": status, "user_id": user_id and str(user_id), "limit": limit},
+    )
+    return [ExportRow(*row) for row in rows]
+
+
+# An export that was erased or failed may still have its object; file_size_bytes is cleared when the object is removed.
+_HAS_OBJECT: Final = (
+    "(e.status = 'completed' and e.expires_at <= now()"
+    " or e.status in ('expired', 'failed') and e.file_size_bytes is not null)"
+)
+_IS_OLD: Final = (
+    "(e.status = 'expired' and e.file_size_bytes is null"
+    " and coalesce(e.expires_at, e.updated_at) < now() - make_interval(secs => :keep))"
+)
+
+
+class _Purge:
+    """The job: objects of expired exports go first, their rows after ``keep_days``."""
+
+    kind = KIND
+
+    def __init__(self, storage: Storage, archive: Storage | None, keep_days: float) -> None:
+        self._storage = storage
+        self._archive = archive
+        self._keep = {"keep": keep_days * 86_400}
+        self.unreachable: set[str] = set()
+        """Exports whose object could not be archived or removed; the next run tries them again."""
+
+    def count(self, connection: Connection) -> int:
+        return int(
+            connection.scalar(
+                text(f"select count(*) from public.export_history as e where {_HAS_OBJECT} or {_IS_OLD}"), self._keep
+            )
+            or 0
+        )
+
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        found = connection.execute(
+            text(
+                f"select e.id::text, {_HAS_OBJECT} or {_IS_OLD} as due from public.export_history as e"
+                " where e.id > cast(:after as uuid) order by e.id limit :window"
+            ),
+            {**self._keep, "after": after or _FIRST_ID, "window": window},
+        ).all()
+        keys: list[str] = []
+        for key, due in found:
+            if due and key not in self.unreachable:
+                keys.append(key)
+                if len(keys) == rows:
+                    return keys, key
+        return keys, found[-1][0] if len(found) == window else None
+
+    def do(self, connection: Connection, keys: list[str]) -> int:
+        # Locked in the order of their ids, and looked at again: a retry may have come in between.
+        due = connection.execute(
+            text(
+                f"select e.id, e.user_id, {_HAS_OBJECT} as has_object from public.export_history as e"
+                f" where e.id = any (cast(:ids as uuid[])) and ({_HAS_OBJECT} or {_IS_OLD}) order by e.id for update"
+            ),
+            {**self._keep, "ids": keys},
+        ).all()
+        gone = [row.id for row in due if not row.has_object]
+        removed = [row for row in due if row.has_object and self._remove(row.user_id, row.id)]
+        if gone:
+            connection.execute(
+                text("delete from public.export_history where id = any (cast(:ids as uuid[]))"),
+                {"ids": list(map(str, gone))},
+            )
+        if removed:
+            connection.execute(
+                text(
+                    "update public.export_history as e set file_url = null, data = null, file_size_bytes = null,"
+                    " status = case e.status when 'completed' then 'expired' else e.status end"
+                    " where e.id = any (cast(:ids as uuid[]))"
+                ),
+                {"ids": [str(row.id) for row in removed]},
+            )
+            for row in removed:
+                connection.execute(
+                    text(
+                        "select profiles_internal.record_events(array[cast(:user as uuid)], 'deleted', 'manual',"
+                        " p_metadata => jsonb_build_object('export', cast(:id as text), 'status', 'expired'))"
+                    ),
+                    {"user": str(row.user_id), "id": str(row.id)},
+                )
+        return len(gone) + len(removed)
+
+    def _remove(self, user_id: uuid.UUID, export_id: uuid.UUID) -> bool:
+        """Archive and remove an object. Its key is made of the two ids: nothing that a user writes leads to another's."""
+        key = export_key(user_id, export_id)
+        try:
+            if self._archive is not None:
+                copy_object(self._storage, self._archive, key)
+            self._storage.delete(key)
+        except (OSError, StorageFailed):
+            self.unreachable.add(str(export_id))
+            return False
+        return True
+
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        """Nothing to record: the row stays as it is, and the next run tries it again."""
+        del connection, key, code, what
+
+
+@dataclass
+class Purged:
+    """The end of a purge."""
+
+    progress: batches.Progress
+    unreachable: int
+
+
+def purge(
+    connection: Connection,
+    storage: Storage,
+    *,
+    archive: Storage | None = None,
+    keep_days: float = KEEP_DAYS,
+    limits: batches.Limits | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Purged]:
+    """Remove the objects of expired exports and the references to them, and rows that expired ``keep_days`` ago.
+
+    Args:
+        connection: Says which database; the work has a connection of its own.
+        storage: Where the objects are.
+        archive: Where a copy of every object goes first.
+        keep_days: For so long an expired row stays.
+        limits: Sizes and rates.
+        stopped: Asked between batches.
+    """
+    job = _Purge(storage, archive, keep_days)
+    for progress in batches.run(lambda: connect(connection.engine), job, limits, stopped=stopped):
+        yield Purged(progress, len(job.unreachable))
+
+
+def remove_orphans(connection: Connection, storage: Storage, *, all_of_them: bool = False) -> int:
+    """Remove objects whose export is not completed, or is gone along with its user; returns how many.
+
+    Raises:
+        UsageError: most objects belong to no export of this database, which is rather the wrong one.
+    """
+    known, orphans = 0, []
+    for key in storage.keys():  # noqa: SIM118 - not a dict
+        if _is_orphan(connection, key):
+            orphans.append(key)
+        else:
+            known += 1
+    connection.rollback()
+    if len(orphans) > _FEW_ORPHANS and len(orphans) > known and not all_of_them:
+        raise UsageError(
+            f"{len(orphans)} of {len(orphans) + known} objects belong to no export of this database. If the database and the"
+            " storage are the right ones, run this again with --all-orphans."
+        )
+    removed = 0
+    for key in orphans:
+        with connection.begin():
+            # Again, with its row locked: a worker may have started it since.
+            if _is_orphan(connection, key):
+                removed += storage.delete(key)
+    return removed
+
+
+def _is_orphan(connection: Connection, key: str) -> bool:
+    try:
+        _, user_id, export_id = (
+            part if not index else str(uuid.UUID(part)) for index, part in enumerate(key.split("/"))
+        )
+    except ValueError:
+        return False  # nothing of ours
+    status = connection.scalar(
+        text("select e.status from public.export_history as e where e.id = :id and e.user_id = :user_id for update"),
+        {"id": export_id, "user_id": user_id},
+    )
+    return status not in {"processing", "completed"}
