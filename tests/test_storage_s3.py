@@ -8,7 +8,7 @@ import urllib.request
 import uuid
 
 import pytest
-from support import wait_until
+from support import profiles_schema, wait_until
 
 from profiles_schema.errors import StorageFailed
 from profiles_schema.storage import DirectoryStorage, copy_object, export_key
@@ -99,6 +99,25 @@ def test_objects_can_be_archived(storage, key, tmp_path):
     archive = DirectoryStorage(tmp_path)
     assert copy_object(storage, archive, key) is True
     assert read(archive, key) == b"content"
+
+
+def test_the_command_line_works_on_a_bucket(database, storage, endpoint):
+    user = database.sign_up("ada@example.org")
+    export = database.run(
+        "insert into public.export_history (user_id, export_type, export_format) values (:user, 'profile', 'json')"
+        " returning id",
+        user=user,
+    )[0][0]
+    variables = {
+        "PROFILES_EXPORT_STORAGE": "s3://exports/app", "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    done = profiles_schema(database.url, "exports", "work", "--once", environment=variables)
+    assert (done.returncode, done.stdout) == (0, "1 completed\n")
+    assert str(user).encode() in read(storage, export_key(user, export))
+    database.run("update public.export_history set expires_at = now()")
+    assert profiles_schema(database.url, "exports", "purge", environment=variables).stdout == "purged 1 export\n"
+    assert export_key(user, export) not in list(storage.keys())
 
 
 def test_a_storage_that_does_not_answer_is_an_error_without_addresses(key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from profiles_schema.settings import EXPORT_STORAGE
 if TYPE_CHECKING:
     from profiles_schema.operations.exports import ExportRow, Purged
     from profiles_schema.services.export_worker import ExportWorker
+    from profiles_schema.storage import Storage
 
 _STATUSES = ("pending", "processing", "completed", "failed", "expired")
 
@@ -37,8 +39,24 @@ _storage_option = click.option(
     required=True,
     metavar="DIRECTORY",
     show_envvar=True,
-    help="Where the files are.",
+    help="Where the files are; s3://BUCKET/PREFIX with the extra s3 and the variables of AWS, AWS_ENDPOINT_URL among them.",
 )
+
+
+def _opened(place: str) -> Storage:
+    """The storage that a text names."""
+    from profiles_schema.storage import DirectoryStorage
+
+    if not place.startswith("s3://"):
+        return DirectoryStorage(place)
+    try:
+        from profiles_schema.storage_s3 import S3Storage
+
+        bucket, _, prefix = place.removeprefix("s3://").partition("/")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return S3Storage(bucket, prefix=prefix, **({"endpoint_url": endpoint} if endpoint else {}))
+    except ModuleNotFoundError as error:
+        raise click.UsageError('s3:// needs boto3. Install it with: pip install "profiles-schema[s3]"') from error
 
 
 @click.group(
@@ -100,9 +118,10 @@ def work(  # noqa: PLR0917 - click passes them by name
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         factory = sessionmaker(connection.engine)
-    files = DirectoryStorage(storage)
-    # What a killed worker left is removed long after its lease has run out.
-    files.remove_unfinished(86_400)
+    files = _opened(storage)
+    if isinstance(files, DirectoryStorage):
+        # What a killed worker left is removed long after its lease has run out.
+        files.remove_unfinished(86_400)
     service = ExportService(factory, files, lease_seconds=lease_seconds, keep_days=keep_days)
     worker = ExportWorker(service, factory)
     with _draining(worker):
@@ -216,10 +235,9 @@ def purge(  # noqa: PLR0917 - click passes them by name
     """Remove the files of expired exports; exit 1 if one could not be removed. Can be interrupted and run again."""
     from profiles_schema.operations import exports as operation
     from profiles_schema.operations.batches import Limits
-    from profiles_schema.storage import DirectoryStorage
 
-    files = DirectoryStorage(storage)
-    archive = DirectoryStorage(archive_to) if archive_to else None
+    files = _opened(storage)
+    archive = _opened(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with at_work("purge", "exports", _step) as working:
