@@ -593,7 +593,7 @@ def test_what_can_be_called_says_what_it_does(database):
         " where p.pronamespace = 'public'::regnamespace"
         " and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')"
     )
-    assert len(found) == 12
+    assert len(found) == 13
     assert [row.name for row in found if not row.said or len(row.said) < 20] == []
 
 
@@ -726,3 +726,41 @@ def test_create_user_is_for_service_role_alone(database):
 
 def test_a_hosted_project_has_no_create_user(supabase):
     assert supabase.value("select to_regproc('public.create_user')") is None
+
+
+# export_my_data -------------------------------------------------------------------------------------------------------
+
+
+def exported(database, user):
+    with database.acting_as("authenticated", user) as connection:
+        export = connection.scalar(text("select public.export_my_data()"))
+        connection.commit()
+    return export
+
+
+def test_export_my_data_queues_one_export_of_everything_at_a_time(project):
+    ada, bob = project.sign_up("ada.exports@example.org"), project.sign_up("bob.exports@example.org")
+    first = exported(project, ada)
+    assert exported(project, ada) == first
+    other = exported(project, bob)
+    assert other != first
+    (row,) = project.run("select * from public.export_history where user_id = :ada", ada=ada)
+    assert (row.id, row.export_type, row.export_format, row.status) == (first, "everything", "json", "pending")
+    (logged,) = project.run(
+        "select * from public.user_profile_audit_logs where user_id = :ada and metadata ->> 'export' is not null",
+        ada=ada,
+    )
+    assert logged.metadata == {"export": str(first), "status": "pending"}
+    project.run("update public.export_history set status = 'processing' where id = :id", id=first)
+    assert exported(project, ada) == first
+    project.run("update public.export_history set status = 'completed' where id = :id", id=first)
+    assert exported(project, ada) != first
+    for role, user in (("anon", None), ("authenticated", None), ("service_role", ada)):
+        assert error_of(project, role, user, "public.export_my_data()")[0] == FORBIDDEN
+
+
+def test_requests_for_an_export_at_once_give_one(project):
+    ada = project.sign_up("ada.at.once@example.org")
+    with ThreadPoolExecutor(6) as pool:
+        ids = set(pool.map(lambda _: exported(project, ada), range(6)))
+    assert len(ids) == 1

@@ -14,6 +14,7 @@ as $functions_we_replace$
     ('create_user', 'text text text text jsonb', 0, 'uuid', 'service_role'),
     ('ensure_user_profile', 'uuid', 0, 'jsonb', 'authenticated and service_role'),
     ('ensure_user_profile', 'uuid text text text text text text', 7, 'jsonb', 'authenticated and service_role'),
+    ('export_my_data', '', 0, 'uuid', 'authenticated'),
     ('gen_available_username', 'text', 1, 'text', 'authenticated and service_role'),
     ('get_my_profile_v2', '', 0, 'a row of user_profiles', 'authenticated'),
     ('get_my_progress', '', 0, 'a row of user_progress', 'authenticated'),

@@ -1162,6 +1162,60 @@ comment on function public.get_my_progress() is 'The caller''s own row of user_p
     )
     op.execute(
         r"""
+-- The work of export_my_data. Definer: the request leaves a row in the audit log, which users cannot write; it acts for the
+-- signed-in user only. The profile row is locked, so that two requests at once give one export.
+create or replace function profiles_internal.export_my_data()
+returns uuid
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $export_my_data$
+declare
+  caller constant uuid := auth.uid();
+  export_id uuid;
+begin
+  perform profiles_internal.ensure_profile(caller);
+  perform from public.user_profiles as p where p.user_id = caller for no key update;
+  select e.id into export_id
+  from public.export_history as e
+  where e.user_id = caller and e.export_type = 'everything' and e.status in ('pending', 'processing')
+  order by e.created_at
+  limit 1;
+  if export_id is null then
+    insert into public.export_history (user_id, export_type, export_format) values (caller, 'everything', 'json')
+    returning id into export_id;
+    perform profiles_internal.record_events(
+      array[caller], 'updated', 'manual', p_metadata => jsonb_build_object('export', export_id, 'status', 'pending')
+    );
+  end if;
+  return export_id;
+end
+$export_my_data$;
+
+revoke all on function profiles_internal.export_my_data() from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.export_my_data() to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- export_my_data(): queues an export of everything that the caller has here, and returns its id. While one is waiting or being
+-- written, it is that one.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one.
+create or replace function public.export_my_data()
+returns uuid
+language sql
+set search_path = pg_catalog, pg_temp
+as $export_my_data$
+  select profiles_internal.export_my_data()
+$export_my_data$;
+
+revoke all on function public.export_my_data() from public, anon, authenticated, service_role;
+grant execute on function public.export_my_data() to authenticated;
+comment on function public.export_my_data() is 'Queues an export of everything that the caller has here, and returns its id';
+"""
+    )
+    op.execute(
+        r"""
 -- The work of award_points. The progress row is locked first, so that awards of a user come one after the other and the total is
 -- the sum of the ledger. Definer: nobody else may write either.
 create or replace function profiles_internal.award_points(p_user_id uuid, p_amount integer, p_reason text, p_key text)
@@ -1584,6 +1638,8 @@ drop function profiles_internal.merge_patch(jsonb, jsonb);
 drop function profiles_internal.refused_changes(jsonb);
 drop function public.award_points(uuid, integer, text, text);
 drop function profiles_internal.award_points(uuid, integer, text, text);
+drop function public.export_my_data();
+drop function profiles_internal.export_my_data();
 drop function public.get_my_progress();
 drop function public.get_my_referral_code();
 drop function profiles_internal.referral_code();

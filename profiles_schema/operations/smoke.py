@@ -189,6 +189,7 @@ class _Trial:
         yield "get_my_referral_code makes a code that stays", self.referral_code
         yield "get_my_progress returns the own progress", self.get_my_progress
         yield "award_points counts a key once", self.award_points
+        yield "export_my_data queues one export", self.export_my_data
         if self.value("select exists (select from pg_policy where polname = :name)", name=_NO_CHANGES):
             yield "users change nothing, as before", self.change_nothing
         else:
@@ -308,6 +309,11 @@ class _Trial:
     def get_my_progress(self) -> None:
         with self.acting_as("authenticated", self.user):
             self.expect(self.value("select (public.get_my_progress()).user_id"), self.user, "user_id")
+
+    def export_my_data(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            queued = self.value("select public.export_my_data()")
+            self.expect(self.value("select public.export_my_data()"), queued, "the second export")
 
     def award_points(self) -> None:
         award = "select public.award_points(:id, 5, 'smoke', 'smoke')"

@@ -135,6 +135,8 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.referral_code"),
     SqlObject("functions", "public.get_my_referral_code"),
     SqlObject("functions", "public.get_my_progress"),
+    SqlObject("functions", "profiles_internal.export_my_data"),
+    SqlObject("functions", "public.export_my_data"),
     SqlObject("functions", "profiles_internal.award_points"),
     SqlObject("functions", "public.award_points"),
     SqlObject("functions", "profiles_internal.refused_changes"),
