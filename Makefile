@@ -43,7 +43,9 @@ down: $(READY) ## Stop the embedded PostgreSQL; its data stay
 demo-adopt: $(READY) ## Show how tables that are there already are taken over: before, the plan, after
 	@$(BIN)/python examples/adopt/demo.py
 
-PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# Three workers for two cores: a third of the time the tests wait for servers and programs.
+WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3 // 2 or 1)')
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # What a part of the tests covers says nothing, so ARGS are run without the floor.
 COVERAGE := $(if $(ARGS),,--cov --cov-report=term:skip-covered --cov-fail-under=90)
 
