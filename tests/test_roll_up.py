@@ -181,10 +181,11 @@ def test_the_test_sees_what_a_naive_counter_does(database, users):
 
 
 def test_no_statement_reads_the_history_of_a_user(database):
+    # At noon: a session that is the only one of its day would make the days be walked through when it goes.
     user = database.sign_up("ada@example.org")
     database.run(
-        "insert into public.sessions (user_id, started_at, ended_at, qa_attempts) select :user, now() - make_interval(hours => g + 1),"
-        " now() - make_interval(hours => g), 1 from generate_series(1, 5000) as g",
+        "insert into public.sessions (user_id, started_at, ended_at, qa_attempts) select :user, timestamptz '2025-06-15 12:00Z' - make_interval(hours => g + 1),"
+        " timestamptz '2025-06-15 12:00Z' - make_interval(hours => g), 1 from generate_series(1, 5000) as g",
         user=user,
     )
     database.administrator.script("analyze public.sessions; analyze profiles_internal.active_days")
@@ -193,7 +194,7 @@ def test_no_statement_reads_the_history_of_a_user(database):
         " where relname in ('sessions', 'active_days')"
     )
     for sql in (
-        "insert into public.sessions (user_id, ended_at) values (:user, now())",
+        "insert into public.sessions (user_id, ended_at) values (:user, '2025-06-15 13:00Z')",
         "update public.sessions set qa_attempts = 2 where id = (select id from public.sessions where user_id = :user order by ended_at desc limit 1)",
         "delete from public.sessions where id = (select id from public.sessions where user_id = :user order by ended_at desc limit 1)",
     ):
