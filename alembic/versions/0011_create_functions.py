@@ -493,20 +493,20 @@ revoke all on function profiles_internal.computed_progress(uuid[]) from public, 
     op.execute(
         r"""
 -- Counts the progress of these users anew from their ended sessions (computed_progress), and the days on which they were
--- active. Returns how many rows of user_progress were not what they should be. Its cost grows with their history: for repair,
+-- active. Its cost grows with their history: for repair,
 -- another time zone, and sessions that were there before us. The trigger on sessions goes by differences.
 --
 -- The rows are locked in order first and counted in later statements: a count in the statement that takes the lock would not
 -- see what the lock had to wait for (READ COMMITTED). Marks of failed roll-ups go before the sessions are read: a mark that is
 -- seen is committed, and so is the session it stands for.
+-- Every row is written, also one that is right: a transaction with an older snapshot (REPEATABLE READ) has to notice, by the
+-- row, that days or time zone have changed since.
 -- Only updates: inserting a missing row would make the deletion of a user fail on its foreign key.
 create or replace function profiles_internal.recount_progress(p_user_ids uuid[])
-returns integer
+returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $recount_progress$
-declare
-  changed integer;
 begin
   perform from public.user_progress as p where p.user_id = any (p_user_ids) order by p.user_id for no key update;
   delete from profiles_internal.stale_progress as s where s.user_id = any (p_user_ids);
@@ -540,19 +540,7 @@ begin
     current_streak_days = c.current_streak_days,
     longest_streak_days = c.longest_streak_days
   from profiles_internal.computed_progress(p_user_ids) as c
-  where p.user_id = c.user_id and (
-    p.total_sessions, p.total_descriptions, p.total_images, p.total_questions_answered, p.total_correct_answers,
-    p.total_vocabulary_learned, p.total_answer_seconds, p.total_time_spent_minutes, p.average_accuracy,
-    p.average_completion_time_seconds, p.last_activity_at, p.last_active_on, p.last_description_at, p.last_qa_session_at,
-    p.last_vocabulary_practice_at, p.current_streak_days, p.longest_streak_days
-  ) is distinct from (
-    c.total_sessions, c.total_descriptions, c.total_images, c.total_questions_answered, c.total_correct_answers,
-    c.total_vocabulary_learned, c.total_answer_seconds, c.total_time_spent_minutes, c.average_accuracy,
-    c.average_completion_time_seconds, c.last_activity_at, c.last_active_on, c.last_description_at, c.last_qa_session_at,
-    c.last_vocabulary_practice_at, c.current_streak_days, c.longest_streak_days
-  );
-  get diagnostics changed = row_count;
-  return changed;
+  where p.user_id = c.user_id;
 end
 $recount_progress$;
 

@@ -690,9 +690,12 @@ begin
       where u.id = any (
         recounted || array(select s.user_id from unnest(added) as s union all select s.user_id from unnest(removed) as s)
       );
-    exception when query_canceled or assert_failure or others then
-      raise warning 'profiles-schema: progress was not counted (SQLSTATE %), and there is no record of it (SQLSTATE %)', error_code, sqlstate
-        using hint = 'Run: profiles-schema progress recount';
+    exception
+      when serialization_failure then
+        raise; -- without a mark nobody would know; and whoever asks for such an isolation runs the transaction again
+      when query_canceled or assert_failure or others then
+        raise warning 'profiles-schema: progress was not counted (SQLSTATE %), and there is no record of it (SQLSTATE %)', error_code, sqlstate
+          using hint = 'Run: profiles-schema progress recount';
     end;
   end;
   return null;

@@ -123,7 +123,7 @@ def plan(connection: Connection) -> dict[str, Any]:
     sample: list[list[Any]] = []
     for users in _differing(connection):
         differing += len(users)
-        sample += _differences(connection, users[: 5 - len(sample)])
+        sample += differences(connection, users[: 5 - len(sample)])
     return {"differing": differing, "sample": sample, "locks": LOCKS}
 
 
@@ -217,7 +217,8 @@ def _window(connection: Connection, after: str | None, rows: int) -> tuple[list[
     return users, users[-1] if len(users) == rows else None
 
 
-def _differences(connection: Connection, users: list[Any]) -> list[list[Any]]:
+def differences(connection: Connection, users: list[Any]) -> list[list[Any]]:
+    """Of each user the columns that differ; ``days`` where only the days do."""
     pairs = ", ".join(f"case when p.{name} is distinct from c.{name} then '{name}' end" for name in _COLUMNS)
     rows = connection.execute(
         text(
