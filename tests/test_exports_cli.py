@@ -226,3 +226,10 @@ def test_a_file_that_cannot_be_removed_is_said_and_tried_again(database, storage
     assert (done.returncode, json.loads(done.stdout)) == (1, {"purged": 0, "orphans": 0, "unreachable": 2})
     assert statuses(database) == {"completed": 2}
     assert json.loads(exports(database, storage, "purge", "--json").stdout)["purged"] == 2
+
+
+def test_a_bucket_without_a_name_is_wrong_usage(database):
+    for verb in (("work", "--once"), ("purge",)):
+        done = profiles_schema(database.url, "exports", *verb, "--storage", "s3:///prefix")
+        assert done.returncode == 2
+        assert "s3:// needs a bucket. Write it as s3://BUCKET/PREFIX." in done.stderr

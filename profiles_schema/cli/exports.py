@@ -49,6 +49,8 @@ def _opened(place: str) -> Storage:
 
     if not place.startswith("s3://"):
         return DirectoryStorage(place)
+    if not place.removeprefix("s3://").partition("/")[0]:
+        raise click.UsageError("s3:// needs a bucket. Write it as s3://BUCKET/PREFIX.")
     try:
         from profiles_schema.storage_s3 import S3Storage
 

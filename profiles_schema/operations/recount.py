@@ -152,7 +152,7 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield Finding(
             "stale_progress",
             "problem",
-            f"Sessions of {stale.users} users changed and their progress did not, because the roll-up failed (SQLSTATE"
+            f"Sessions of {stale.users} user{'s' if stale.users > 1 else ''} changed and the progress did not, because the roll-up failed (SQLSTATE"
             f" {stale.codes}). The next session of each counts anew.",
             REMEDY,
             stale.users,
@@ -178,7 +178,7 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         ).all()
         differing = len(connection.execute(text(_DIFFERING), {"users": list(users)}).all())
     if differing:
-        scope = "users" if full else f"of {len(users)} users looked at"
+        scope = ("user" if differing == 1 else "users") if full else f"of {len(users)} users looked at"
         yield Finding(
             "progress",
             "problem",
