@@ -157,6 +157,23 @@ def test_eight_connections_at_once_lose_nothing_and_count_nothing_twice(database
     assert database.value("select count(*) from profiles_internal.stale_progress") == 0
 
 
+def test_a_transaction_with_an_older_snapshot_notices_that_the_days_were_counted_anew(database, users):
+    """Another time zone that leaves every total as it is, behind the back of REPEATABLE READ."""
+    ada = users[0]
+    session = "insert into public.sessions (user_id, ended_at) values (:user, cast(:at as timestamptz))"
+    database.run(session, user=ada, at="2025-06-10 12:00Z")
+    repeatable = database.engine.connect().execution_options(isolation_level="REPEATABLE READ")
+    with repeatable as connection, connection.begin():
+        connection.exec_driver_sql("select count(*) from public.sessions")
+        database.run("update public.user_profiles set timezone = 'Europe/Berlin' where user_id = :user", user=ada)
+        connection.execute(text(session), {"user": ada, "at": "2025-06-20 23:00Z"})  # the 21st in Berlin
+    assert [row.error_code for row in database.run("select error_code from profiles_internal.stale_progress")] == [
+        "40001"
+    ]
+    database.run(session, user=ada, at="2025-06-10 13:00Z")
+    assert wrong(database) == []
+
+
 NAIVE = """
 drop trigger roll_up_inserted_sessions on public.sessions;
 drop trigger roll_up_changed_sessions on public.sessions;
