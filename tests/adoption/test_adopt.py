@@ -61,9 +61,9 @@ def as_found(shape, rows=ROWS):
         server = Server(host=host, port=port, user=user, options="", dbname=dbname)
         database = Database(server, dbname, None if shape == "e" else "project_owner")
         if shape != "e":
-            from conftest import _open_by_default
+            from support.hosted import open_by_default
 
-            _open_by_default(host, port, user, dbname, password, autocommit)
+            open_by_default(host, port, user, dbname, password, autocommit)
         database.answering = ANSWERING
         shapes.create(database, shape)
         shapes.fill(database, shape, rows)
