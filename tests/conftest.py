@@ -43,40 +43,19 @@ def pytest_addoption(parser):
     parser.addoption("--update-docs", action="store_true", help="write docs/reference.md from the --help of every verb")
 
 
-def _start(programs, directory):
-    """Start another PostgreSQL than the embedded one, laid out alike."""
-    place = local._Place(directory)
-    account = local._prepare(place)
-    local._private_directory(place.server, account)
-    settings = {
-        "listen_addresses": "",
-        "unix_socket_directories": place.server,
-        "shared_buffers": "64MB",
-        "timezone": "UTC",
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    for command in (
-        # The built-in locales came with PostgreSQL 17.
-        ["initdb", "-D", "data", "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"],
-        ["pg_ctl", "start", "-D", "data", "-l", "log", "-w", "-o", options],
-    ):
-        done = local._run(place, account, programs, command)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return local.status(directory)
-
-
 @pytest.fixture(scope="session")
 def server():
     # Not below pytest's own temporary directory: it is closed to the account that serves root.
     base = Path(tempfile.mkdtemp(prefix="profiles-tests-"))
     base.chmod(0o755)
     programs = os.environ.get("PROFILES_TEST_POSTGRES")
-    running = _start(Path(programs), base / "postgres") if programs else local.start(base / "postgres")
+    running = local.start(base / "postgres", programs=Path(programs) if programs else None)
     try:
         executor = Server(
             host=str(running.socket_directory), port=running.port, user="postgres", dbname="empty", options=""
         )
         with psycopg.connect(executor.url("postgres"), autocommit=True) as connection:
+            connection.execute("alter system set timezone = 'UTC'")
             # Nothing here needs to survive a power failure.
             connection.execute("alter system set fsync = off")
             connection.execute("alter system set synchronous_commit = off")

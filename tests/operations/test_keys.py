@@ -131,7 +131,6 @@ def test_generate_refuses_an_id_that_is_taken_or_none(monkeypatch):
     assert profiles_schema(None, "keys", "generate").returncode == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the hint is for a POSIX shell")
 def test_the_hint_of_generate_puts_a_new_key_first(tmp_path):
     hint = profiles_schema(None, "keys", "generate").stderr
     command = next(line.strip() for line in hint.splitlines() if "export" in line)

@@ -18,11 +18,12 @@ from click.testing import CliRunner
 
 from profiles_schema import local
 from profiles_schema.errors import EmbeddedServerFailed
+from profiles_schema.local.account import make_private
+from profiles_schema.local.layout import Place
+from profiles_schema.local.processes import hold_lock
 from support import REPOSITORY, wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests read POSIX modes, signals and sockets")
-
-ROOT = sys.platform != "win32" and os.geteuid() == 0
+ROOT = os.geteuid() == 0
 NOBODY = 65534
 only_root = pytest.mark.skipif(not ROOT, reason="only root can become another user")
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -225,7 +226,7 @@ def test_a_child_of_a_killed_initdb_that_still_writes_keeps_nothing_back(directo
 def test_what_a_living_starter_makes_is_left_alone(directory):
     server = local.start(directory)
     made = server.data_directory.with_name("data.new-0123abcd")
-    with local._locked(local._Place(directory.resolve())):
+    with hold_lock(Place.at(directory)):
         made.mkdir()
         other = python("-c", START, str(directory))
         with pytest.raises(subprocess.TimeoutExpired):
@@ -294,11 +295,11 @@ def test_a_socket_directory_planted_by_others_is_refused(base):
     planted = base / "planted"
     planted.symlink_to("/tmp")
     with pytest.raises(EmbeddedServerFailed, match="planted"):
-        local._private_directory(planted, None)
+        make_private(planted, None)
     open_to_all = base / "open"
     open_to_all.mkdir(mode=0o755)
     with pytest.raises(EmbeddedServerFailed, match="0700"):
-        local._private_directory(open_to_all, None)
+        make_private(open_to_all, None)
 
 
 def test_no_character_of_a_path_reaches_a_shell(base):
