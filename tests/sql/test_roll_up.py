@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import sqlstate
+from profiles_schema.driver import sqlstate
 from profiles_schema.operations.recount import differences
 from support import wait_until
 from support.progress import TOTALS, wrong
