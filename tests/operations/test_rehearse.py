@@ -391,7 +391,7 @@ def test_tables_that_may_not_be_read_are_named_with_the_right(empty, place):
     assert done.returncode == 1
     assert done.stderr.count("error: ") == 1
     assert "public.posts, " in done.stderr
-    assert 'grant select on public.posts, public.votes to stranger' in done.stderr
+    assert "grant select on public.posts, public.votes to stranger" in done.stderr
     assert left(place) == []
 
 
