@@ -19,7 +19,7 @@ from profiles_schema.cli.style import styled
 from profiles_schema.migrations.answers import one_line
 
 if TYPE_CHECKING:
-    from profiles_schema.operations.adopt import Plan, Step
+    from profiles_schema.operations.adopt import Plan, PlanStep
 
 _NARROWEST, _UNKNOWN, _WIDEST = 80, 100, 132
 _HEADS = ("action", "object", "found", "wanted", "lock", "rows", "about")
@@ -147,7 +147,7 @@ def _told(result: Plan, width: int, x: Sequence[str], *, local: bool, file: str 
     yield from [result.verdict] if result.stoppers or result.questions else _wrapped(result.verdict, width)
 
 
-def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:
+def _stopper(number: int, stopper: PlanStep, width: int) -> Iterator[str]:
     rows = f", {_counted(stopper.rows, 'row')}" if stopper.rows else ""
     yield from _wrapped(
         f"{number:2}. {stopper.object}: {stopper.found}{rows}; wanted: {stopper.wanted}.", width, indent="    "
@@ -155,7 +155,7 @@ def _stopper(number: int, stopper: Step, width: int) -> Iterator[str]:
     yield from _advice(stopper.remedy or "", width, indent="    ")
 
 
-def _question(number: int, question: Step, width: int) -> Iterator[str]:
+def _question(number: int, question: PlanStep, width: int) -> Iterator[str]:
     yield from _wrapped(f"{number:2}. {question.object}: {question.found}.", width, indent="    ")
     yield f"    id: {one_line(question.id or '')}"
     for answer, consequence in (question.answers or {}).items():
@@ -196,7 +196,7 @@ def _sections(result: Plan, width: int) -> Iterator[str]:
     yield ""
 
 
-def _title(result: Plan, revision: str, table: Step | None) -> str:
+def _title(result: Plan, revision: str, table: PlanStep | None) -> str:
     if table is None:
         taking = [step.revision for step in result.steps if step.takes_over]
         when = "Afterwards, in" if any(each < revision for each in taking) else "First, in" if taking else "In"
@@ -207,10 +207,10 @@ def _title(result: Plan, revision: str, table: Step | None) -> str:
     )
 
 
-def _summaries_left_out(steps: Iterable[Step]) -> list[Step]:
+def _summaries_left_out(steps: Iterable[PlanStep]) -> list[PlanStep]:
     """Without the steps that carry out what those right before them say one by one; these get the lock instead."""
-    result: list[Step] = []
-    said: list[Step] = []
+    result: list[PlanStep] = []
+    said: list[PlanStep] = []
     for step in steps:
         if step.statement is None:
             said.append(step)
@@ -222,9 +222,9 @@ def _summaries_left_out(steps: Iterable[Step]) -> list[Step]:
     return [*result, *said]
 
 
-def _merged(steps: Iterable[Step], table: str) -> list[Step]:
+def _merged(steps: Iterable[PlanStep], table: str) -> list[PlanStep]:
     """Steps that differ only in the object become one."""
-    groups: dict[tuple[str | None, ...], list[Step]] = {}
+    groups: dict[tuple[str | None, ...], list[PlanStep]] = {}
     for step in steps:
         kind = step.wanted
         if step.action == "create" and step.found is None and kind:
@@ -260,7 +260,7 @@ def _named(name: str, table: str) -> str:
     return name.removeprefix(f"{table}.").removesuffix(f" on {table}").replace("public.", "")
 
 
-def _cells(step: Step, table: str) -> list[str]:
+def _cells(step: PlanStep, table: str) -> list[str]:
     short, where = "", ""
     for lock, (word, _) in _LOCKS.items():
         if (step.lock or "").startswith(lock):
