@@ -187,18 +187,3 @@ def test_a_server_that_is_busy_is_asked_again(message, empty_database, monkeypat
     monkeypatch.setattr(database, "_RETRY_PAUSE_SECONDS", 0.01)
     database.connect(engine).close()
     assert len(calls) == 2
-
-
-def test_a_lost_connection_is_told_from_a_failed_statement(empty_database):
-    from sqlalchemy.exc import DBAPIError
-
-    engine = database.create_engine(database.normalize_url(empty_database))
-    with database.connect(engine) as connection:
-        with pytest.raises(DBAPIError) as failed:
-            connection.exec_driver_sql("select 1/0")
-        assert not database.is_disconnect(failed.value)
-        assert database.sqlstate(failed.value) == "22012"
-        connection.rollback()
-        with pytest.raises(DBAPIError) as lost:
-            connection.exec_driver_sql("select pg_terminate_backend(pg_backend_pid())")
-        assert database.is_disconnect(lost.value)

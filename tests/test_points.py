@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import sqlstate
+from profiles_schema.driver import sqlstate
 
 AWARD = "select public.award_points(cast(:user as uuid), :amount, :reason, :key)"
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from support import wait_until
 
-from profiles_schema.database import sqlstate
+from profiles_schema.driver import sqlstate
 from profiles_schema.operations.recount import differences
 
 COLUMNS = (

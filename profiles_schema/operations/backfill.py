@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.database import connect
+from profiles_schema.driver import quote_name
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, ListedJob, Progress, run, trial
 from profiles_schema.operations.erasure import FOUND_DELETED, PERSONAL
@@ -147,7 +148,7 @@ class _Identity(Job):
         table = _followed_table(connection)
         if table is None:
             return 0
-        key = connection.dialect.identifier_preparer.quote(table.key_name)
+        key = quote_name(table.key_name)
         return int(
             connection.scalar(
                 text(
@@ -215,7 +216,7 @@ class _Release(ListedJob):
         table = _followed_table(connection)
         if table is None:
             return {}
-        key = connection.dialect.identifier_preparer.quote(table.key_name)
+        key = quote_name(table.key_name)
         released = connection.scalar(
             text(
                 # The row may have come back since we looked.
@@ -310,7 +311,9 @@ class _Repair(ListedJob):
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
         _begin(connection)
         connection.execute(
-            text("select profiles_internal.repair_profile(k.user_id) from unnest(cast(:users as uuid[])) as k (user_id)"),
+            text(
+                "select profiles_internal.repair_profile(k.user_id) from unnest(cast(:users as uuid[])) as k (user_id)"
+            ),
             {"users": keys},
         )
         erased = len(self.deleted.intersection(keys))

@@ -21,13 +21,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import count
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import failed_objects, is_disconnect, sqlstate
+from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, retry_on_lock, sqlstate
 from profiles_schema.operations.ledger import JobTable, Ledger, Position
 
 TARGET_MS = 100
@@ -40,7 +39,6 @@ _ROW_LOCK_SECONDS = 60.0
 _MOST_LOCKED = 10
 _MOST_LOSSES = 10
 _MOST_PASSES_IN_VAIN = 3
-_LOCK_ERRORS = frozenset({"55P03", "40P01", "40001"})
 _CANCELLED = "57014"
 _IN_TRANSACTION_SECONDS = 5
 _HEARTBEAT_SECONDS = 1.0
@@ -156,7 +154,8 @@ class Progress:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; the counts stand among the rest."""
         values = asdict(self)
-        return values | values.pop("counts")
+        values.update(values.pop("counts"))
+        return values
 
 
 @dataclass(frozen=True)
@@ -294,31 +293,25 @@ class _Session:
             work: What to do; its transaction is rolled back if it fails.
             wait: Called before another attempt at a lock.
         """
-        give_up = time.monotonic() + LOCK_SECONDS
+
+        def wait_for_lock(_error: DBAPIError, _remaining: float) -> None:
+            if self.stopped():
+                raise Stopped
+            wait()
+
         losses = 0
-        for attempt in count():
+        while True:
+            if self.connection.invalidated:
+                self.reconnect()
             try:
-                if self.connection.invalidated:
-                    self.reconnect()
-                try:
-                    return work()
-                finally:
-                    if not self.connection.closed and self.connection.in_transaction():
-                        self.connection.rollback()
+                return retry_on_lock(self.connection, work, LOCK_SECONDS, on_failure=wait_for_lock)
             except DBAPIError as error:
-                if self.stopped() and (sqlstate(error) in {_CANCELLED, *_LOCK_ERRORS} or is_disconnect(error)):
+                if self.stopped() and (sqlstate(error) == _CANCELLED or is_disconnect(error)):
                     raise Stopped from None
-                if is_disconnect(error):
-                    losses += 1
-                    if losses > _MOST_LOSSES:  # it is this work that ends the session
-                        raise
-                    self.reconnect()
-                elif sqlstate(error) in _LOCK_ERRORS and time.monotonic() < give_up:
-                    wait()
-                    time.sleep(min(0.05 * 2 ** min(attempt, 5), 1.0))
-                else:
+                losses += 1
+                if not is_disconnect(error) or losses > _MOST_LOSSES:  # it may be this work that ends the session
                     raise
-        raise AssertionError
+            self.reconnect()
 
 
 @dataclass
@@ -535,10 +528,10 @@ class _Runner:
         """Whether the error is to be waited out, and not narrowed down."""
         if is_disconnect(error) or (code == _CANCELLED and self.session.stopped()):
             return True
-        if code not in _LOCK_ERRORS:
+        if code not in LOCK_FAILURES:
             return False
         # Where a few rows are locked for long, the others need not wait for them; a table that is locked, all have to.
-        locked = sum(each in _LOCK_ERRORS for each in failures.values())
+        locked = sum(each in LOCK_FAILURES for each in failures.values())
         patience = self.locked_since is None or time.monotonic() - self.locked_since < _ROW_LOCK_SECONDS
         return patience or locked >= _MOST_LOCKED
 

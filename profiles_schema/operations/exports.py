@@ -120,9 +120,7 @@ class _Purge(Job):
         ).all()
         gone = [row.id for row in due if not row.has_object]
         # Storage may be slow: what is not removed when somebody asks for an end is found by the next run.
-        removed = [
-            row for row in due if row.has_object and not self._stopped() and self._remove(row.user_id, row.id)
-        ]
+        removed = [row for row in due if row.has_object and not self._stopped() and self._remove(row.user_id, row.id)]
         if gone:
             connection.execute(
                 text("delete from public.export_history where id = any (cast(:ids as uuid[]))"),

@@ -73,7 +73,14 @@ class Ledger:
         """Write down how many rows there are to do."""
 
     def save(
-        self, connection: Connection, *, after: str | None, rows: int, failed: int, left_out: Mapping[str, str], size: int
+        self,
+        connection: Connection,
+        *,
+        after: str | None,
+        rows: int,
+        failed: int,
+        left_out: Mapping[str, str],
+        size: int,
     ) -> None:
         """Write down a batch: the new cursor, rows done and failed, which of them to leave out, and the size wanted next."""
 
@@ -126,7 +133,9 @@ class JobTable(Ledger):
         ).one_or_none()
         if row is not None and row.state != "pending" and row.alive:
             stale = time.monotonic() - self._watched_since > STALE_SECONDS
-            if (self._heartbeat_seen is not None and row.heartbeat_at != self._heartbeat_seen) or (stale and row.active):
+            if (self._heartbeat_seen is not None and row.heartbeat_at != self._heartbeat_seen) or (
+                stale and row.active
+            ):
                 raise AnotherRunner(
                     f"Job {row.id} ({row.kind}) is being worked on by {row.runner.split(' ')[0]}. Let it finish, or end"
                     f" that process; to hold it: profiles-schema jobs pause {row.id}"
@@ -179,7 +188,14 @@ class JobTable(Ledger):
         self._update(connection, "rows_total = rows_done + :total", total=total)
 
     def save(
-        self, connection: Connection, *, after: str | None, rows: int, failed: int, left_out: Mapping[str, str], size: int
+        self,
+        connection: Connection,
+        *,
+        after: str | None,
+        rows: int,
+        failed: int,
+        left_out: Mapping[str, str],
+        size: int,
     ) -> None:
         self._update(
             connection,

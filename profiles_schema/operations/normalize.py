@@ -6,8 +6,6 @@ revisions call; what is done here is to call them in batches, and to say where t
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,11 +18,12 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, sqlstate
+from profiles_schema.database import connect
+from profiles_schema.driver import diagnosis, retry_on_lock, server_message, sqlstate
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.migrations import packs
 from profiles_schema.migrations.drift import dual_write_is_broken
-from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, run, trial
+from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, Stopped, run, trial
 from profiles_schema.operations.settings import VERIFICATION_DAYS
 from profiles_schema.schema.objects import Where
 from profiles_schema.schema.traits import trait_columns
@@ -34,7 +33,6 @@ LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _NAMED = 1_000
 _LOCK_SECONDS = 60.0
-_LOCK_ERRORS = frozenset({"55P03", "40P01"})
 _REFUSALS = {"55000", "2BP01", "42701", "0A000"}
 _KEPT = "profiles_internal.kept_json as k where k.superseded_at is null"
 
@@ -180,7 +178,9 @@ def convert(
         return
     if phase == "converted":
         with connection.begin():
-            sound = connection.scalar(text("select profiles_internal.dual_write_is_whole()")) and not _differs(connection)
+            sound = connection.scalar(text("select profiles_internal.dual_write_is_whole()")) and not _differs(
+                connection
+            )
         if sound:
             return
         _alter(connection, _begin_again, stopped)
@@ -413,6 +413,9 @@ class _Comparison(Job):
     def __init__(self, differences: Differences, *, anything: bool) -> None:
         self.differences = differences
         self.anything = anything
+        self.after: str | None = None
+        self.found: list[Difference] = []
+        """Of the last batch, which may be done again: after a lost connection, say."""
 
     def count(self, connection: Connection) -> int:
         return connection.scalar(text("select count(*) from public.user_profiles")) or 0
@@ -422,6 +425,9 @@ class _Comparison(Job):
     ) -> tuple[list[str], str | None]:
         if not self.anything:
             return [], None
+        if after != self.after:
+            self._keep()
+        self.after, self.found = after, []
         users = connection.scalars(
             text(
                 "select p.user_id::text from public.user_profiles as p where p.user_id > cast(:after as uuid)"
@@ -439,12 +445,18 @@ class _Comparison(Job):
             ),
             {"after": str(UUID(int=max(UUID(keys[0]).int - 1, 0))), "up_to": keys[-1]},
         ).all()
-        for row in found:
-            columns, named = self.differences.columns, self.differences.named
-            columns[row.column_name] = columns.get(row.column_name, 0) + 1
-            if len(named) < _NAMED:
-                named.append(Difference(*row))
+        self.found += [Difference(*row) for row in found]
         return {"different": len(found)}
+
+    def finish(self, connection: Connection, failed: Mapping[str, int]) -> None:  # noqa: ARG002
+        self._keep()
+
+    def _keep(self) -> None:
+        columns, named = self.differences.columns, self.differences.named
+        for each in self.found:
+            columns[each.column] = columns.get(each.column, 0) + 1
+        named += self.found[: max(0, _NAMED - len(named))]
+        self.found = []
 
 
 def _window(connection: Connection, after: str, rows: int) -> tuple[int, str | None]:
@@ -498,20 +510,21 @@ def _alter(connection: Connection, change: Callable[[Connection], None], stopped
 
     Raises:
         DBAPIError: the lock could not be had within a minute (55P03).
+        Stopped: somebody asked for an end.
         NormalizationRefused: a function of ours refused, in its words.
     """
-    give_up = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            with _own_words(), connection.begin():
-                connection.exec_driver_sql("set local lock_timeout = '100ms'")
-                change(connection)
-        except DBAPIError as error:
-            if sqlstate(error) not in _LOCK_ERRORS or time.monotonic() > give_up or stopped():
-                raise
-            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter, no secret
-        else:
-            return
+
+    def attempt() -> None:
+        with connection.begin():
+            connection.exec_driver_sql("set local lock_timeout = '100ms'")
+            change(connection)
+
+    def heed_stop(_error: DBAPIError, _remaining: float) -> None:
+        if stopped():
+            raise Stopped
+
+    with _own_words():
+        retry_on_lock(connection, attempt, _LOCK_SECONDS, on_failure=heed_stop)
 
 
 @contextmanager
@@ -522,9 +535,7 @@ def _own_words() -> Iterator[None]:
     except DBAPIError as error:
         if sqlstate(error) not in _REFUSALS:
             raise
-        diagnosis = getattr(error.orig, "diag", None)
-        message = str(getattr(diagnosis, "message_primary", "") or error.orig).strip()
-        hint = str(getattr(diagnosis, "message_hint", "") or "").strip()
+        message, hint = server_message(error).strip(), (diagnosis(error, "message_hint") or "").strip()
         if message.partition(" ")[0].isalpha():  # not the name of a table
             message = f"{message[:1].upper()}{message[1:]}"
         raise NormalizationRefused(f"{message}. {hint}".strip()) from error
