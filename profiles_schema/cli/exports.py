@@ -20,6 +20,7 @@ from profiles_schema.cli.options import (
     local_option,
     log_to_stderr,
     print_json,
+    print_table,
     require_migrated,
 )
 from profiles_schema.cli.progress import at_work, say_stopped
@@ -179,12 +180,10 @@ def list_them(status: str | None, user_id: uuid.UUID | None, limit: int, local: 
     if not found:
         click.echo("no exports")
         return
-    lines = [_HEADER, *map(_cells, found)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for row, cells in zip([None, *found], lines, strict=True):
-        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
-        if row and row.error_message:
-            click.echo(f"    {row.error_message}")
+    print_table(_HEADER, map(_cells, found))
+    for row in found:
+        if row.error_message:
+            click.echo(f"{row.id}: {row.error_message}")
 
 
 _HEADER = ("id", "user", "type", "format", "status", "rows", "bytes", "retries", "asked")
