@@ -170,6 +170,7 @@ def verify(local: bool, as_json: bool) -> int:
             {
                 "total": done.total, "profiles": done.done, "different": different, "failed": done.failed,
                 "differences": [asdict(each) for each in found.named], "columns": found.columns, "phase": phase,
+                "state": done.state,
             }
         )  # fmt: skip
         return wrong

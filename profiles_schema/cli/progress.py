@@ -90,9 +90,11 @@ class Work:
 
 def say_stopped(progress: Progress, command: str, remark: str = "") -> int:
     """Say how far stopped work got, and how it goes on; the exit code."""
+    done = ", ".join(f"{number} {name}" for name, number in progress.counts.items() if number)
+    if done:
+        click.echo(f"done so far: {done}", err=True)
     far = f" after {progress.done} of {progress.total} {progress.unit}" if progress.total else ""
-    what = f" ({progress.job})" if progress.total else ""
-    click.echo(f"stopped{far}{what}{remark}; go on with: {command}", err=True)
+    click.echo(f"stopped{far}{remark}; go on with: {command}", err=True)
     return INTERRUPTED
 
 

@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -200,14 +201,15 @@ def run(
             runner = _Runner(session, job, limits or Limits(), progress)
             progress = runner.progress
             try:
-                yield from runner.run()
+                for _ in runner.run():
+                    yield deepcopy(progress)
             except Stopped:
                 runner.let_go()
                 progress.state = "stopped"
                 break
         else:
             progress.state, progress.eta_seconds = "completed", 0.0
-        yield progress
+        yield deepcopy(progress)
     finally:
         session.close()
 
@@ -372,8 +374,8 @@ class _Runner:
         """Do something in a transaction of its own, again after a lost connection and while a lock cannot be had."""
         return self.session.retry(lambda: self._in_transaction(work), wait)
 
-    def run(self) -> Iterator[Progress]:
-        """All batches of all passes.
+    def run(self) -> Iterator[None]:
+        """All batches of all passes; yields where there is progress to show.
 
         Raises:
             Stopped: somebody asked for an end.
@@ -382,7 +384,7 @@ class _Runner:
         self._retry(self._count)
         self.mark = self.moved = told = time.monotonic()
         found = int(self.after is not None)  # a pass that somebody else began counts as unfinished
-        fewest, in_vain = None, 0
+        before = in_vain = 0
         while True:
             if self.session.stopped():
                 raise Stopped
@@ -390,7 +392,7 @@ class _Runner:
             if batch is None:
                 if self.progress.state != "paused":
                     self.progress.state = "paused"
-                    yield self.progress
+                    yield
                 time.sleep(_PAUSE_SECONDS)
                 self.mark = time.monotonic()  # such a time tells nothing about the rest
                 continue
@@ -398,7 +400,7 @@ class _Runner:
             self.progress.state = "running"
             if batch.rows or time.monotonic() - told > _QUIET_SECONDS:
                 told = time.monotonic()
-                yield self.progress
+                yield
             if batch.rows:
                 found += batch.rows
                 self.moved = time.monotonic()
@@ -406,8 +408,8 @@ class _Runner:
             if batch.cursor is not None:
                 continue
             # Rows that come back as soon as they are done would be done for ever.
-            in_vain = in_vain + 1 if fewest is not None and found >= fewest else 0
-            fewest = found
+            in_vain = in_vain + 1 if before and found >= before else 0
+            before = found
             if in_vain >= _MOST_PASSES_IN_VAIN or not self._needs_another_pass(found):
                 break
             found = 0

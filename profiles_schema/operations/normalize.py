@@ -283,6 +283,17 @@ def contract(
             f" dropped.\n{named}\n"
             "See all: profiles-schema normalize verify. Let the columns count: profiles-schema normalize run"
         )
+    # The comparison outlives a lost connection; so has what follows.
+    with connect(connection.engine) as fresh:
+        _contract(fresh, found, progress, now=now, stopped=stopped)
+    progress.state = "contracted"
+    yield progress
+
+
+def _contract(
+    connection: Connection, found: Status, progress: Progress, *, now: bool, stopped: Callable[[], bool]
+) -> None:
+    """Drop the columns, if the verification period is over."""
     with connection.begin():
         ripe = now or found.due is None or bool(connection.scalar(text("select :due <= now()"), {"due": found.due}))
     if not ripe:
@@ -292,8 +303,6 @@ def contract(
             " profiles-schema normalize contract --now"
         )
     _alter(connection, partial(_change_columns, "contract_traits"), stopped)
-    progress.state = "contracted"
-    yield progress
 
 
 class _Differing(Job):
