@@ -180,25 +180,29 @@ def _cancel(connection: Any) -> None:
 
 @contextmanager
 def _bars(label: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar for each job, the present one moving."""
+    """A bar for each job that has something to do, the present one moving."""
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[words]}", justify="right"),
+        TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True)),
     )
     with Bars(*columns, console=console(), expand=True) as bars:
         task = bars.add_task(label, total=None, words="counting")
-        shown = ""
+        last: Progress | None = None
 
         def show(progress: Progress) -> None:
-            nonlocal task, shown
-            if shown and progress.job != shown:
-                bars.update(task, total=1, completed=1)
-                task = bars.add_task(progress.job, total=None)
-            shown = progress.job
+            nonlocal task, last
+            if last is not None and progress.job != last.job:
+                last.state = "completed"
+                bars.update(task, total=1, completed=1, words=words(last))
+                if not progress.total:
+                    return
+                task = bars.add_task(progress.job, words="")
+            last = progress
             bars.update(
                 task, description=progress.job, total=progress.total or 1, words=words(progress),
                 completed=progress.done if progress.total else 1,
