@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import click
 
@@ -36,3 +37,9 @@ def print_error(message: str) -> None:
 def counted(number: int, one: str) -> str:
     """A number and its noun: 1 profile, 2 profiles."""
     return f"{number} {one}" if number == 1 else f"{number} {one}s"
+
+
+def print_failures(failed: Mapping[str, int], one: str) -> None:
+    """What was left out, by SQLSTATE."""
+    for code, number in failed.items():
+        click.echo(f"{styled('failed', 'problem')} for {counted(number, one)}: SQLSTATE {code}")
