@@ -23,7 +23,7 @@ from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.locking import LOCK_CLASS, LOCK_OBJECT
 from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.paths import config, script_location
-from profiles_schema.migrations.session import notice_a_dead_client, settings
+from profiles_schema.migrations.session import notice_a_dead_client, session_settings
 from profiles_schema.operations.health import current_revision
 from profiles_schema.schema import objects
 from profiles_schema.settings import INTERNAL_SCHEMA
@@ -200,7 +200,7 @@ def plan(
         InsufficientPrivilege: the role may not create what the plan needs.
         MigrationLockTimeout: a migration runs.
     """
-    wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "profiles_schema.dry_run": "yes"}
+    wanted = session_settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "profiles_schema.dry_run": "yes"}
     if answers is not None:
         wanted["profiles_schema.answers"] = json.dumps(answers)
         wanted["profiles_schema.asked"] = json.dumps(dict(asked or {}))

@@ -198,7 +198,7 @@ def look(source: str) -> Source:
             return _looked(connection)
     except DBAPIError as error:
         if driver.is_disconnect(error):
-            raise database.lost(url) from error
+            raise database.lost_connection(url) from error
         message = str(error.orig).strip().partition("\n")[0]
         raise SourceUnreadable(f"The source cannot be looked at: {message}. Connect as another role.") from error
     except ProfilesSchemaError as error:

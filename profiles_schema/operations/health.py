@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from profiles_schema import settings
 from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.drift import REMEDY, sentence
-from profiles_schema.migrations.sql_objects import holds
+from profiles_schema.migrations.sql_objects import applies
 from profiles_schema.operations import normalize, openings, recount
 from profiles_schema.operations.erasure import FOUND_DELETED, examine_erasure
 from profiles_schema.operations.findings import Finding
@@ -129,7 +129,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
         findings += _foreign_keys(connection, full=full)
         findings += _drift(snapshot, differences, triggers)
     findings += _invalid_indexes(connection, snapshot)
-    declared = expected.declared(connection)
+    declared = expected.declared_fingerprints(connection)
     findings += openings.look(connection, declared, accepted(connection))
     findings += examine_switches(connection, declared)
     findings += _service_role(connection)
@@ -213,7 +213,7 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def _not_migrated(connection: Connection) -> Finding:
-    obstacle = standing.without_version(connection)
+    obstacle = standing.lost_version(connection)
     if obstacle is not None and obstacle.code == "version_lost":
         return Finding("version_lost", "problem", obstacle.message, obstacle.remedy)
     if obstacle is not None:
@@ -633,7 +633,7 @@ def _gone(connection: Connection, *, full: bool) -> int:
 
 
 def _sessions(connection: Connection) -> Iterator[Finding]:
-    if not holds(connection, Where.USABLE_SESSIONS):
+    if not applies(connection, Where.USABLE_SESSIONS):
         yield Finding(
             "sessions", "notice", "The table sessions is not one of learning sessions: user_progress is not rolled up."
         )

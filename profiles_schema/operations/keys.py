@@ -22,7 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import lost
+from profiles_schema.database import lost_connection
 from profiles_schema.driver import is_disconnect, sqlstate
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, new_entry
 from profiles_schema.errors import (
@@ -668,7 +668,7 @@ def _quietly(connection: Connection, table: str, work: Callable[[], _T], *, comm
     except DBAPIError as error:
         code = sqlstate(error) or "unknown"
         if code == _FROZEN or is_disconnect(error):
-            problem = lost(connection.engine.url)
+            problem = lost_connection(connection.engine.url)
         elif code in _LOCK_ERRORS:
             raise
         elif code == "42501":
