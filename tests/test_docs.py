@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from support import profiles_schema
 
 from profiles_schema import UserProfile, cli, errors, metadata
 from profiles_schema.migrations import options, paths
@@ -22,22 +21,22 @@ from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema import objects
 from profiles_schema.schema.models.typed_group import TypedGroup
 from profiles_schema.schema.trait_models import GROUPS
+from support import REPOSITORY, profiles_schema
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
-        *ROOT.glob("benchmarks/*.md"),
-        *ROOT.glob("examples/*/*.md"),
+        *REPOSITORY.glob("*.md"),
+        *REPOSITORY.glob("docs/*.md"),
+        *REPOSITORY.glob("benchmarks/*.md"),
+        *REPOSITORY.glob("examples/*/*.md"),
     ]
 )
-REFERENCE = ROOT / "docs" / "reference.md"
-EXAMPLE = ROOT / "examples" / "downstream"
+REFERENCE = REPOSITORY / "docs" / "reference.md"
+EXAMPLE = REPOSITORY / "examples" / "downstream"
 
 
 def text(name):
-    return (ROOT / name).read_text(encoding="utf-8")
+    return (REPOSITORY / name).read_text(encoding="utf-8")
 
 
 def code_blocks(page):
@@ -122,7 +121,7 @@ def anchors(path):
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_relative_links_lead_somewhere(page):
     prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
