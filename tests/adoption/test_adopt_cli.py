@@ -621,7 +621,7 @@ def test_health_says_what_adoption_left_and_calls_none_of_it_a_problem(old, full
     assert quarantine.message == (
         "1 row of public.user_profiles in profiles_internal.quarantine: no user in auth.users (1)."
     )
-    assert "docs/adopting.md" in quarantine.remedy
+    assert "docs/how-to/adopt-existing-tables.md" in quarantine.remedy
     assert foreign_key.message.startswith("The foreign key posts_author_fkey of posts is NOT VALID")
     assert "public.user_profiles" in adopted.message
 
