@@ -645,9 +645,9 @@ def test_health_counts_quarantined_rows_by_reason_and_no_more_of_them_than_it_sa
 
 
 def section(heading):
-    page = (DEMO.parent.parent / "docs" / "adopting.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "how-to" / "adopt-existing-tables.md").read_text(encoding="utf-8")
     return re.findall(
-        r"^```sql\n(.*?)^```",
+        r"^ *```sql\n(.*?)^ *```",
         page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0],
         flags=re.DOTALL | re.MULTILINE,
     )

@@ -120,7 +120,7 @@ insert into public.sessions (id, user_id, ended_at)
 """
 
 
-TABLES = (REPOSITORY / "docs" / "tables.md").read_text(encoding="utf-8")
+TABLES = (REPOSITORY / "docs" / "reference" / "tables.md").read_text(encoding="utf-8")
 # [(GIN index, WHERE clause)], as docs/reference/tables.md names them.
 SEARCHES = [
     (index, clause)
