@@ -22,7 +22,7 @@ from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.operations import batches
 from profiles_schema.operations.batches import FIRST_ROWS, MOST_WINDOW_ROWS, TARGET_MS, Limits, run
 from profiles_schema.operations.erasure import FOUND_DELETED, PERSONAL
-from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
+from profiles_schema.operations.health.users import ALIVE, INCOMPLETE, UNREPAIRED
 
 _LOCK_ERRORS = {"55P03", "40P01"}
 _ATTEMPTS = 50

@@ -16,7 +16,7 @@ from profiles_schema.database import connect
 from profiles_schema.errors import NoSessions
 from profiles_schema.operations import batches
 from profiles_schema.operations.batches import FIRST_ROWS, TARGET_MS, Limits, Progress, run
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, problem
 from profiles_schema.schema.objects import Where
 
 REMEDY = "profiles-schema progress recount"
@@ -133,7 +133,7 @@ def require_sessions(connection: Connection) -> None:
         raise NoSessions
 
 
-def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
+def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]:
     """What ``health`` says: marks of failed roll-ups, and progress that differs, of a sample of users or of all."""
     if connection.scalar(
         text(
@@ -149,9 +149,8 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         )
     ).one()
     if stale.users:
-        yield Finding(
+        yield problem(
             "stale_progress",
-            "problem",
             f"Sessions of {stale.users} user{'s' if stale.users > 1 else ''} changed and the progress did not, because the roll-up failed (SQLSTATE"
             f" {stale.codes}). The next session of each counts anew.",
             REMEDY,
@@ -179,9 +178,8 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         differing = len(connection.execute(text(_DIFFERING), {"users": list(users)}).all())
     if differing:
         scope = ("user" if differing == 1 else "users") if full else f"of {len(users)} users looked at"
-        yield Finding(
+        yield problem(
             "progress",
-            "problem",
             f"The progress of {differing} {scope} is not what their sessions say.",
             REMEDY,
             differing,
