@@ -13,7 +13,7 @@ def look(database, **options) -> Health:
 
 @contextmanager
 def monitored(database, role="bypassrls"):
-    """The database as the role that docs/at-night.md makes for monitoring, and as if it were a standby."""
+    """The database as the role that docs/how-to/monitor-a-database.md makes for monitoring, and as if it were a standby."""
     administrator = database.administrator
     administrator.script(
         f"set transaction read write; create role monitor_of_health login {role}; grant pg_read_all_data to monitor_of_health"
