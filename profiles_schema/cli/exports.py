@@ -20,11 +20,11 @@ from profiles_schema.cli.options import (
     local_option,
     log_to_stderr,
     print_json,
-    print_table,
     require_migrated,
 )
 from profiles_schema.cli.progress import at_work, say_stopped
 from profiles_schema.cli.style import counted, print_failures
+from profiles_schema.cli.tables import print_table
 from profiles_schema.settings import EXPORT_STORAGE
 
 if TYPE_CHECKING:

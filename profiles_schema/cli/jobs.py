@@ -14,9 +14,9 @@ from profiles_schema.cli.options import (
     json_option,
     local_option,
     print_json,
-    print_table,
     require_migrated,
 )
+from profiles_schema.cli.tables import print_table
 
 if TYPE_CHECKING:
     from profiles_schema.operations.jobs import JobRow

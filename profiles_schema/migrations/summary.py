@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from profiles_schema._version import __version__
+from profiles_schema.driver import is_disconnect
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def count(connection: Connection) -> Counts:
             "pg_catalog.set_config('row_security', 'off', true)"
         )
         return _counted(connection)
-    except DBAPIError:
+    except DBAPIError as error:
+        if is_disconnect(error):
+            raise
         return Counts()
     finally:
         if not (connection.closed or connection.invalidated):

@@ -18,7 +18,7 @@ from profiles_schema.driver import quote_name
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, ListedJob, Progress, run, trial
 from profiles_schema.operations.erasure import FOUND_DELETED, PERSONAL
-from profiles_schema.operations.health import ALIVE, INCOMPLETE, UNREPAIRED
+from profiles_schema.operations.health.users import ALIVE, INCOMPLETE, UNREPAIRED
 
 _GONE_WINDOW = 10_000
 _FEW_GONE = 100

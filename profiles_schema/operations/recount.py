@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from profiles_schema.database import connect
 from profiles_schema.errors import NoSessions
 from profiles_schema.operations.batches import Job, Limits, Progress, run
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, problem
 from profiles_schema.schema.objects import Where
 
 REMEDY = "profiles-schema progress recount"
@@ -137,7 +137,7 @@ def require_sessions(connection: Connection) -> None:
         raise NoSessions
 
 
-def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
+def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]:
     """What ``health`` says: marks of failed roll-ups, and progress that differs, of a sample of users or of all."""
     if connection.scalar(
         text(
@@ -153,9 +153,8 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         )
     ).one()
     if stale.users:
-        yield Finding(
+        yield problem(
             "stale_progress",
-            "problem",
             f"Sessions of {stale.users} user{'s' if stale.users > 1 else ''} changed and the progress did not, because the roll-up failed (SQLSTATE"
             f" {stale.codes}). The next session of each counts anew.",
             REMEDY,
@@ -183,9 +182,8 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         differing = len(connection.execute(text(_DIFFERING), {"users": list(users)}).all())
     if differing:
         scope = ("user" if differing == 1 else "users") if full else f"of {len(users)} users looked at"
-        yield Finding(
+        yield problem(
             "progress",
-            "problem",
             f"The progress of {differing} {scope} is not what their sessions say.",
             REMEDY,
             differing,

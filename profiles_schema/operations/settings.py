@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from profiles_schema.errors import UsageError
 from profiles_schema.migrations import expected
 from profiles_schema.operations import openings
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, problem
 
 _CHOICES: Mapping[str, Sequence[Any]] = {
     "auto_create_profiles": (True, False),
@@ -80,7 +80,7 @@ def examine_settings(connection: Connection) -> Iterator[Finding]:
             fact = f"The setting {key} has a value that means nothing; {_allowed(key)}."
         else:
             continue
-        yield Finding("setting", "problem", fact, f"profiles-schema settings set {key} {usual}")
+        yield problem("setting", fact, f"profiles-schema settings set {key} {usual}")
 
 
 def _choice(key: str, value: str) -> Any:

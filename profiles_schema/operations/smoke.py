@@ -45,7 +45,7 @@ _CHANGED = {
 
 
 @dataclass(frozen=True)
-class Step:
+class SmokeStep:
     """One thing tried: ``passed``, and what happened instead where it did not."""
 
     name: str
@@ -57,7 +57,7 @@ class _Failed(Exception):
     """A step's expectation was not met."""
 
 
-def smoke(connection: Connection) -> Iterator[Step]:
+def smoke(connection: Connection) -> Iterator[SmokeStep]:
     """Try everything once, yielding each step as it is done.
 
     Args:
@@ -74,21 +74,21 @@ def smoke(connection: Connection) -> Iterator[Step]:
         transaction.rollback()
 
 
-def _try(connection: Connection, name: str, attempt: Callable[[], None]) -> Step:
+def _try(connection: Connection, name: str, attempt: Callable[[], None]) -> SmokeStep:
     savepoint = connection.begin_nested()
     try:
         attempt()
     except _Failed as failure:
         savepoint.rollback()
-        return Step(name, passed=False, detail=str(failure))
+        return SmokeStep(name, passed=False, detail=str(failure))
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
         savepoint.rollback()
         message = str(error.orig).strip().partition("\n")[0]
-        return Step(name, passed=False, detail=f"{message} (SQLSTATE {sqlstate(error)})")
+        return SmokeStep(name, passed=False, detail=f"{message} (SQLSTATE {sqlstate(error)})")
     savepoint.commit()
-    return Step(name, passed=True)
+    return SmokeStep(name, passed=True)
 
 
 def user_columns(connection: Connection) -> frozenset[str]:

@@ -200,7 +200,7 @@ def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_vali
 
 
 def test_what_the_file_holds_of_the_application_is_quoted():
-    nasty = adopt.Step(**dict.fromkeys(adopt.Step.__dataclass_fields__))
+    nasty = adopt.PlanStep(**dict.fromkeys(adopt.PlanStep.__dataclass_fields__))
     nasty = replace(
         nasty,
         id='policy:public."a\\b":say "no"\n\x7f',

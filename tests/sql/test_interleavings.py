@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import text
 
 from profiles_schema.operations import backfill
-from profiles_schema.operations.health import UNREPAIRED, examine
+from profiles_schema.operations.health import examine
+from profiles_schema.operations.health.users import UNREPAIRED
 from support import ENVELOPE
 from support.two_sessions import End, Scheduler, orders
 

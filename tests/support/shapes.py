@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from profiles_schema.operations import contents
-from profiles_schema.operations.contents import Contents, RowChange
+from profiles_schema.operations.rehearse import contents
+from profiles_schema.operations.rehearse.contents import Contents, RowChange
 from profiles_schema.schema.traits import trait_columns
 from support import REPOSITORY, Database
 from support.wide_profiles import HELD
@@ -308,7 +308,7 @@ class Found:
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-# What profiles_schema.operations.contents does not ask for, and what must come back nevertheless.
+# What profiles_schema.operations.rehearse.contents does not ask for, and what must come back nevertheless.
 _MORE = """
 select format('comment on %s', pg_describe_object(d.classoid, d.objoid, d.objsubid)) as key, d.description as value
 from pg_description as d

@@ -1,189 +1,53 @@
-"""Rehearse an upgrade on a copy: how long it takes, what it says, whether the way back is open, and what that loses.
-
-The source is only read. The copy lives in a server of its own, which is removed afterwards.
-"""
+"""The steps of a rehearsal."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
-import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from io import StringIO
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema import local
-from profiles_schema.driver import sqlstate
-from profiles_schema.errors import CopyFailed, DataLossRefused, ProfilesSchemaError, SchemaDrift, UsageError
+from profiles_schema.driver import execute_literally, server_message, sqlstate
+from profiles_schema.errors import CopyFailed, DataLossRefused, ProfilesSchemaError, SchemaDrift
 from profiles_schema.migrations import paths, summary
-from profiles_schema.migrations.interrupts import interruptible
-from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.runner import COMMAND
-from profiles_schema.operations import adopt, backfill, contents, copies, normalize, probes
+from profiles_schema.operations import adopt, backfill, normalize
 from profiles_schema.operations.health import current_revision, examine
+from profiles_schema.operations.rehearse import contents, probes
+from profiles_schema.operations.rehearse.copy import Copy, make_copy
+from profiles_schema.operations.rehearse.messages import MessageRecorder
+from profiles_schema.operations.rehearse.result import Rehearsal, RehearsalFinding, RehearsalStep
+from profiles_schema.operations.rehearse.source import SCHEMAS, Source, summarize_source
 from profiles_schema.operations.smoke import insert_user, smoke
 from profiles_schema.schema.catalog import differences
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 logger = logging.getLogger("profiles_schema.rehearse")
 
-LEFTOVER: Final = "rehearsal"
-"""How the directories of rehearsals begin, below that of the embedded server."""
-
-_MIGRATIONS = "profiles_schema.migrations"
 # Tables in which a migration writes down what it did: rows more are no surprise there.
-_RECORDS = frozenset(
-    {"profiles_internal.migration_log", "profiles_internal.jobs",
-     "public.user_profile_audit_logs"}
-)  # fmt: skip
+_RECORDS = frozenset({"profiles_internal.migration_log", "profiles_internal.jobs", "public.user_profile_audit_logs"})
 _COPYING = frozenset({"copy", "before"})
 _ALLOW_LOSS = "allow-data-loss=yes"
-
-
-@dataclass
-class Step:
-    """One step: ``outcome`` is done, failed or skipped; ``data`` depends on the step."""
-
-    name: str
-    seconds: float = 0.0
-    outcome: str = "done"
-    detail: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that needs attention before the real upgrade: in which step, and what."""
-
-    step: str
-    message: str
-
-
-@dataclass
-class Rehearsal:
-    """All that was seen. ``notes`` are worth knowing and no reason to hesitate."""
-
-    source: dict[str, Any] = field(default_factory=dict)
-    role: str = ""
-    revision: str | None = None
-    not_copied: list[str] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    differences: list[probes.Difference] = field(default_factory=list)
-    """Probes that mean something else after the upgrade, with what they returned: values of the application's rows."""
-    questions: list[str] = field(default_factory=list)
-    """The questions of the plan that stopped the upgrade, by their ids."""
-    kept: dict[str, str] | None = None
-
-    @property
-    def verdict(self) -> str:
-        """One line; also what adoption would change in rows of the application, and which rows it would move away."""
-        if self.questions:
-            number = len(self.questions)
-            return f"rehearsal: would need {'an answer' if number == 1 else f'{number} answers'}: {', '.join(self.questions)}"
-        number = len(self.findings)
-        verdict = f"rehearsal: would need attention: {number}" if number else "rehearsal: would go well"
-        return "; ".join([verdict, *(f"{table}: {what}" for table, what in self._taken_over())])
-
-    def _taken_over(self) -> Iterator[tuple[str, str]]:
-        upgrade = self.step("upgrade")
-        for table in upgrade.data.get("adopted", ()) if upgrade else ():
-            parts = [
-                f"{table[key]} {word if table[key] == 1 else word + 's'} {what}"
-                for key, word, what in (("quarantined", "row", "to quarantine"), ("changed", "value", "changed"))
-                if table[key]
-            ]
-            if parts:
-                yield table["table"], ", ".join(parts)
-
-    def step(self, name: str) -> Step | None:
-        """The last step of a name."""
-        return next((step for step in reversed(self.steps) if step.name == name), None)
 
 
 class _StepFailed(Exception):
     """A step ended early; its findings are recorded."""
 
 
-def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False, probe: Sequence[Path] = ()) -> Rehearsal:
-    """Copy a database, upgrade the copy, verify, downgrade, compare, upgrade again.
+class Stages:
+    """Runs the steps of one rehearsal, one after the other, and keeps what each has found."""
 
-    Args:
-        source: The URL of the database to copy, or ``local``. It is only read.
-        x: ``KEY=VALUE`` migration options for the upgrades and the downgrade.
-        keep: Leave the copy, upgraded, for a look; ``kept`` of the result says where it is.
-        probe: Files of statements that run before and after the upgrade; what differs is a finding.
-
-    Returns:
-        What was seen; whatever the upgrade refuses is a finding, not an exception.
-
-    Raises:
-        NoDatabase: (a subclass) the source cannot be reached, or the embedded server is not installed.
-        SourceUnreadable: the role may not read what is to be copied.
-        NotEnoughSpace: the disk has no room for a copy.
-        UsageError: an option is unknown, or a file of probes malformed.
-    """
-    parse(x)
-    wanted = probes.read(probe)
-    if any(pair.startswith("local=") for pair in x):
-        raise UsageError("-x local has no meaning here: a rehearsal always works on a copy in the embedded PostgreSQL.")
-    local.binaries()
-    found = copies.look(source)
-    copies.refuse_without_room(found)
-    logger.info("Source: database %s %s, %d MB.", found.database, found.where, found.size_bytes // 1_000_000)
-    with interruptible(), _interruptions() as interrupted, local.temporary(LEFTOVER) as place:
-        result = _Rehearsing(found, place, list(x), wanted, interrupted).run()
-        if keep:
-            place.keep = True
-            engine = copies.Copy(place.server, "", 0, [], []).url()
-            result.kept = {"url": engine.render_as_string(hide_password=False), "directory": str(place.directory)}
-    return result
-
-
-@contextlib.contextmanager
-def _interruptions() -> Iterator[Callable[[], None]]:
-    """Yields what raises an interruption again that came as the error of a cancelled statement, or was swallowed with it."""
-    received: list[int] = []
-
-    def again() -> None:
-        if received:
-            raise SystemExit(128 + signal.SIGTERM) if received[0] == signal.SIGTERM else KeyboardInterrupt
-
-    def receive(number: int, _frame: Any) -> None:
-        received.append(number)
-        again()
-
-    before: dict[int, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, receive)
-    except ValueError:  # not the main thread: signals do not arrive here
-        yield again
-        return
-    try:
-        yield again
-    except Exception:
-        again()
-        raise
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
-
-
-class _Rehearsing:
     def __init__(
         self,
-        source: copies.Source,
+        source: Source,
         place: local.TemporaryServer,
         x: list[str],
         wanted: list[probes.Probe],
@@ -195,13 +59,14 @@ class _Rehearsing:
         self.source = source
         self.place = place
         self.x = x
-        self.schemas = list(dict.fromkeys([*copies.SCHEMAS, *source.further]))
-        self.result = Rehearsal(source=copies.summary(source))
-        self.copy: copies.Copy
+        self.schemas = list(dict.fromkeys([*SCHEMAS, *source.further]))
+        self.result = Rehearsal(source=summarize_source(source))
+        self.copy: Copy
         self.before: contents.Contents
         self.counts: summary.Counts
 
     def run(self) -> Rehearsal:
+        """Run all of them; what an upgrade refuses is in the result."""
         self._do("copy", self._copy)
         self._do("before", self._look)
         probed = bool(self.probes) and self._do("probe before", self._probe)
@@ -222,8 +87,8 @@ class _Rehearsing:
 
     # Bookkeeping
 
-    def _do(self, name: str, work: Callable[[Step], None]) -> bool:
-        step = Step(name)
+    def _do(self, name: str, work: Callable[[RehearsalStep], None]) -> bool:
+        step = RehearsalStep(name)
         started = time.monotonic()
         logger.info("%s ...", name)
         try:
@@ -232,7 +97,7 @@ class _Rehearsing:
             step.outcome = "failed"
         except DBAPIError as error:
             self.interrupted()
-            message = f"{str(error.orig).strip().partition(chr(10))[0]} (SQLSTATE {sqlstate(error) or 'none'})"
+            message = f"{server_message(error)} (SQLSTATE {sqlstate(error) or 'none'})"
             if name in _COPYING:
                 raise CopyFailed(f"The copy could not be made: {message}. Nothing of it is left.") from error
             self._find(name, message)
@@ -250,7 +115,7 @@ class _Rehearsing:
         return step.outcome == "done"
 
     def _find(self, step: str, message: str) -> None:
-        self.result.findings.append(Finding(step, message))
+        self.result.findings.append(RehearsalFinding(step, message))
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Connection]:
@@ -260,7 +125,7 @@ class _Rehearsing:
 
     @contextlib.contextmanager
     def _deployer(self) -> Iterator[Connection]:
-        """A connection as whoever would deploy."""
+        """A connection as the role that would deploy."""
         with self.copy.engine(self.copy.role).connect() as connection:
             yield connection
 
@@ -270,8 +135,8 @@ class _Rehearsing:
 
     # The steps
 
-    def _copy(self, step: Step) -> None:
-        self.copy = copies.make(self.source, self.place.server, self.place.private)
+    def _copy(self, step: RehearsalStep) -> None:
+        self.copy = make_copy(self.source, self.place.server, self.place.private)
         self.result.role = self.copy.role
         self.result.not_copied = self.copy.not_copied
         for failed in self.copy.failed_tables:
@@ -283,7 +148,7 @@ class _Rehearsing:
             )
         step.data["archive_bytes"] = self.copy.archive_bytes
 
-    def _look(self, step: Step) -> None:
+    def _look(self, step: RehearsalStep) -> None:
         with self._worker() as connection:
             self.result.revision = current_revision(connection)
             size = connection.scalar(text("select pg_database_size(current_database())"))
@@ -307,14 +172,14 @@ class _Rehearsing:
     def _counted(counts: summary.Counts) -> dict[str, Any]:
         return {"users": counts.users, "profiles": counts.profiles, "missing": counts.missing}
 
-    def _migrate(self, step: Step, verb: str, revision: str, *more: str) -> None:
+    def _migrate(self, step: RehearsalStep, verb: str, revision: str, *more: str) -> None:
         """Run a migration as the deploying role; its own message is the finding."""
         from alembic import command
         from alembic.util import CommandError
 
-        said = _Said()
+        recorder = MessageRecorder()
         try:
-            with said.listening(), self._deployer() as connection:
+            with recorder.recording(), self._deployer() as connection:
                 config = paths.config(x=[*self.x, *more])
                 config.attributes["connection"] = connection
                 getattr(command, verb)(config, revision)
@@ -324,12 +189,12 @@ class _Rehearsing:
             self._find(step.name, str(error))
             raise _StepFailed from error
         finally:
-            step.data["messages"] = said.lines
-            step.data["revisions"] = said.revisions
-            step.data["adopted"] = said.adopted
-        self.result.notes += [f"{step.name} says: {line}" for line in said.warnings]
+            step.data["messages"] = recorder.lines
+            step.data["revisions"] = recorder.revisions
+            step.data["adopted"] = recorder.adopted
+        self.result.notes += [f"{step.name} says: {line}" for line in recorder.warnings]
 
-    def _upgrade(self, step: Step) -> None:
+    def _upgrade(self, step: RehearsalStep) -> None:
         with self._deployer() as connection:
             planned = adopt.plan(connection, x=self.x)
         if planned.questions and not planned.stoppers:
@@ -345,7 +210,7 @@ class _Rehearsing:
         slowest = max(revisions, key=lambda row: row["seconds"])
         step.detail = f"{len(revisions)} revisions; the longest {slowest['revision']}, {slowest['seconds']:.2f} s"
 
-    def _finish(self, step: Step) -> None:
+    def _finish(self, step: RehearsalStep) -> None:
         """What an upgrade leaves to commands of its own, because there is much of it."""
         with self._deployer() as connection:
             missing = backfill.count_missing(connection)
@@ -373,10 +238,10 @@ class _Rehearsing:
                 step.data["normalize"] = {"seconds": round(seconds, 3)}
         step.detail = "done here: " + ", ".join(step.data) if step.data else "nothing is left to later commands"
 
-    def _probe(self, step: Step) -> None:
+    def _probe(self, step: RehearsalStep) -> None:
         self.probed = self._run_probes(step)
 
-    def _probe_again(self, step: Step) -> None:
+    def _probe_again(self, step: RehearsalStep) -> None:
         """What differs goes to the result alone: it holds values, and a step's detail is logged."""
         after = self._run_probes(step)
         self.result.differences = probes.differences(self.probed, after)
@@ -389,7 +254,7 @@ class _Rehearsing:
             step.outcome = "failed"
         step.detail = f"{number} of {len(after)} probes differ" if number else f"{step.detail}; all as before"
 
-    def _run_probes(self, step: Step) -> list[probes.Outcome]:
+    def _run_probes(self, step: RehearsalStep) -> list[probes.Outcome]:
         outcomes = []
         with self.copy.engine().connect() as connection:
             for probe in self.probes:
@@ -400,7 +265,7 @@ class _Rehearsing:
         step.detail = f"{len(outcomes)} probes, {refused} of them refused"
         return outcomes
 
-    def _verify(self, step: Step) -> None:
+    def _verify(self, step: RehearsalStep) -> None:
         with self._deployer() as connection:
             health = examine(connection, full=True)
             connection.rollback()
@@ -453,7 +318,7 @@ class _Rehearsing:
                 return [str(error)]
         return []
 
-    def _sign_up(self, step: Step) -> None:
+    def _sign_up(self, step: RehearsalStep) -> None:
         """A user who stays for a moment: what deferred triggers refuse shows only at a commit."""
         user = uuid.uuid4()
         with self._worker() as connection:
@@ -464,7 +329,7 @@ class _Rehearsing:
         try:
             with self._worker() as connection:
                 # As an auth server does: as the owner of the table, with its search path.
-                connection.exec_driver_sql(f"set local role {owner.replace('%', '%%')}")
+                execute_literally(connection, f"set local role {owner}")
                 connection.exec_driver_sql("set local search_path = auth")
                 insert_user(connection, user, f"rehearsal@{user.hex}.invalid", "Rehearsal")
             with self._worker() as connection:
@@ -485,7 +350,7 @@ class _Rehearsing:
             raise _StepFailed
         step.detail = "a sign-up made its profile"
 
-    def _downgrade(self, step: Step) -> None:
+    def _downgrade(self, step: RehearsalStep) -> None:
         target = self.result.revision or "base"
         try:
             self._migrate(step, "downgrade", target)
@@ -500,7 +365,7 @@ class _Rehearsing:
                 raise _StepFailed from error
         step.detail = f"to {target}" + (" with -x allow-data-loss=yes" if "refused" in step.data else "")
 
-    def _compare(self, step: Step) -> None:
+    def _compare(self, step: RehearsalStep) -> None:
         with self._worker() as connection:
             lines = differences(self.before.catalog, contents.catalog(connection, self.schemas))
             rows = contents.row_changes(connection, self.before, self.schemas)
@@ -532,49 +397,6 @@ class _Rehearsing:
             else f"{len(self.before.catalog)} catalog entries and {self.before.rows} rows as they were"
         )
 
-    def _upgrade_again(self, step: Step) -> None:
+    def _upgrade_again(self, step: RehearsalStep) -> None:
         self._migrate(step, "upgrade", "head")
         step.detail = f"{len(step.data['revisions'])} revisions"
-
-
-class _Said(logging.Handler):
-    """What the runner and the revisions say.
-
-    The seconds of a revision come from here, too: migration_log has no seconds for what came before it was made, and none at all
-    once it is dropped.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
-        self.revisions: list[dict[str, Any]] = []
-        self.adopted: list[dict[str, Any]] = []
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        heard = logging.getLogger(_MIGRATIONS)
-        level = heard.level
-        heard.addHandler(self)
-        if not heard.isEnabledFor(logging.INFO):
-            heard.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            heard.setLevel(level)
-            heard.removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if done := re.fullmatch(r"(?:up|down)grade (\w+)(?::.*)?: (\d+\.\d+) s", message):
-            self.revisions.append({"revision": done[1], "seconds": float(done[2])})
-        else:
-            self.lines.append(message)
-        if taken := re.fullmatch(
-            r"(.+): (\d+) rows taken over, (\d+) values changed .*, (\d+) rows in quarantine", message
-        ):
-            self.adopted.append(
-                {"table": taken[1], "rows": int(taken[2]), "changed": int(taken[3]), "quarantined": int(taken[4])}
-            )
-        if record.levelno >= logging.WARNING:
-            self.warnings.append(message)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from profiles_schema.driver import execute_literally, quote_name
 from profiles_schema.schema.catalog import Key, Snapshot, take_snapshot
 
 KEPT: Final = "profiles_rehearsal_rows"
@@ -144,9 +145,8 @@ def remember(connection: Connection, schemas: list[str], without_rows: list[str]
         if row.relkind != "r" or row.name in without_rows:
             continue
         kept_as = f"{KEPT}.t{len(tables)}"
-        connection.exec_driver_sql(
-            _literally(f"create unlogged table {kept_as} as {_hashes(row.name, row.columns or [], row.key or [])}")
-        )
+        hashes = _hashes(row.name, row.columns or [], row.key or [])
+        execute_literally(connection, f"create unlogged table {kept_as} as {hashes}")
         rows, checksum = connection.exec_driver_sql(
             f"select count(*), md5(coalesce(sum(hash), 0)::text) from {kept_as}"
         ).one()
@@ -181,11 +181,11 @@ def row_changes(connection: Connection, before: Contents, schemas: list[str]) ->
         if columns != table.columns:
             gone, come = sorted({*table.columns} - {*columns}), sorted({*columns} - {*table.columns})
             words = [f"column {c} is gone" for c in gone] + [f"column {c} is new" for c in come]
-            rows = connection.exec_driver_sql(_literally(f"select count(*) from only {name}")).scalar_one()
+            rows = execute_literally(connection, f"select count(*) from only {name}").scalar_one()
             more = rows - table.rows
             found.append(RowChange(name, missing=max(-more, 0), added=max(more, 0), columns="; ".join(words)))
             continue
-        row = connection.exec_driver_sql(_literally(_difference(table))).one()
+        row = execute_literally(connection, _difference(table)).one()
         if any(row):
             found.append(RowChange(name, *row))
     return found
@@ -214,8 +214,8 @@ def _tables(connection: Connection, schemas: list[str]) -> list[Any]:
 
 def _hashes(table: str, columns: list[str], key: list[str]) -> str:
     # By name, for a column that comes back comes back last.
-    row = ", ".join(f"t.{_ident(name)}" for name in columns)
-    identity = f"row({', '.join(f't.{_ident(name)}' for name in key)})::text" if key else "null::text"
+    row = ", ".join(f"t.{quote_name(name)}" for name in columns)
+    identity = f"row({', '.join(f't.{quote_name(name)}' for name in key)})::text" if key else "null::text"
     return f"select {identity} as id, hashtextextended(row({row})::text, 0) as hash from only {table} as t"
 
 
@@ -233,11 +233,3 @@ def _difference(table: Table) -> str:
         f" from (select hash, count(*) as number from {table.kept_as} group by 1) as o"
         f" full join (select hash, count(*) as number from ({now}) as x group by 1) as n on n.hash = o.hash"
     )
-
-
-def _ident(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literally(sql: str) -> str:
-    return sql.replace("%", "%%")
