@@ -135,14 +135,6 @@ class _Purge(Job):
                 ),
                 {"ids": [str(row.id) for row in removed]},
             )
-            for row in removed:
-                connection.execute(
-                    text(
-                        "select profiles_internal.record_events(array[cast(:user as uuid)], 'deleted', 'manual',"
-                        " p_metadata => jsonb_build_object('export', cast(:id as text), 'status', 'expired'))"
-                    ),
-                    {"user": str(row.user_id), "id": str(row.id)},
-                )
         return {"purged": len(gone) + len(removed)}
 
     def _remove(self, user_id: uuid.UUID, export_id: uuid.UUID) -> bool:

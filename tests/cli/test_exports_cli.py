@@ -160,9 +160,10 @@ def test_purge_removes_what_has_expired_and_nothing_else(database, storage, tmp_
     )
     assert set(map(tuple, rows)) == {("expired", None, None)}
     assert database.run(
-        "select count(*) from public.user_profile_audit_logs where metadata ->> 'status' = 'expired' and user_id = :user",
-        user=ada,
-    ) == [(2,)]
+        "select action, count(*) from public.user_profile_audit_logs where metadata ->> 'status' = 'expired'"
+        " and user_id = :user and metadata ->> 'export' = any(:ids) group by 1",
+        user=ada, ids=[str(each) for each in mine[:2]],
+    ) == [("deleted", 2)]  # fmt: skip
     assert json.loads(exports(database, storage, "purge", "--json").stdout)["purged"] == 0
 
 
