@@ -44,7 +44,7 @@ _storage_option = click.option(
 )
 
 
-def _opened(place: str) -> Storage:
+def _open_storage(place: str) -> Storage:
     """The storage that a text names."""
     from profiles_schema.storage import DirectoryStorage
 
@@ -121,13 +121,13 @@ def work(  # noqa: PLR0917 - click passes them by name
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         factory = sessionmaker(connection.engine)
-    files = _opened(storage)
+    files = _open_storage(storage)
     if isinstance(files, DirectoryStorage):
         # What a killed worker left is removed long after its lease has run out.
         files.remove_unfinished(86_400)
     service = ExportService(factory, files, lease_seconds=lease_seconds, keep_days=keep_days)
     worker = ExportWorker(service, factory)
-    with _draining(worker):
+    with _end_gently(worker):
         outcomes = worker.work(once=once, concurrency=concurrency, poll_seconds=poll_seconds)
     if as_json:
         print_json(dict(outcomes))
@@ -137,7 +137,7 @@ def work(  # noqa: PLR0917 - click passes them by name
 
 
 @contextmanager
-def _draining(worker: ExportWorker) -> Iterator[None]:
+def _end_gently(worker: ExportWorker) -> Iterator[None]:
     """SIGTERM and SIGINT let the worker end what it is at; a second SIGINT ends it at once."""
 
     def drain(number: int, _frame: Any) -> None:
@@ -237,8 +237,8 @@ def purge(  # noqa: PLR0917 - click passes them by name
     from profiles_schema.operations import exports as operation
     from profiles_schema.operations.batches import Limits, Progress
 
-    files = _opened(storage)
-    archive = _opened(archive_to) if archive_to else None
+    files = _open_storage(storage)
+    archive = _open_storage(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with at_work("exports purge", as_json=as_json) as work:

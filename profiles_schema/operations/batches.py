@@ -23,7 +23,9 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
+from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -128,6 +130,12 @@ class ListedJob(Job):
         start = 0 if after is None else bisect_right(self.keys, after)
         keys = list(self.keys[start : start + rows])
         return keys, keys[-1] if start + rows < len(self.keys) else None
+
+
+def next_page(connection: Connection, statement: str, after: str | None, rows: int) -> tuple[list[str], str | None]:
+    """The next uuids of a statement with the parameters :after and :rows, and how far they reach; None for the end."""
+    keys = [str(key) for key in connection.scalars(text(statement), {"after": after or str(UUID(int=0)), "rows": rows})]
+    return keys, keys[-1] if len(keys) == rows else None
 
 
 @dataclass
@@ -492,7 +500,7 @@ class _Runner:
             self.connection, after=cursor, rows=len(keys), failed=len(failures), left_out=failures if room else {},
             size=self.rows,
         )  # fmt: skip
-        harmed = bool(keys) and self._waited_for()
+        harmed = bool(keys) and self._blocks_others()
         return _Batch(len(found), len(keys), counts, failures, cursor, harmed, looked, started)
 
     def _note(self, batch: _Batch) -> None:
@@ -564,7 +572,7 @@ class _Runner:
 
     # Others
 
-    def _waited_for(self) -> bool:
+    def _blocks_others(self) -> bool:
         """Whether a session waits for a lock that the present transaction holds.
 
         pg_locks, for pg_stat_activity hides what the sessions of other roles wait for from most roles.

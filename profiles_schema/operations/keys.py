@@ -379,19 +379,19 @@ class _Rewrite(Job):
         self.refused: set[str] = set()
 
     @abstractmethod
-    def wanted(self, column: _Column) -> str:
+    def condition(self, column: _Column) -> str:
         """SQL for whether a value is to be done."""
 
     @abstractmethod
-    def rewritten(self, user_id: UUID, column: _Column, value: str) -> str | None:
+    def rewrite(self, user_id: UUID, column: _Column, value: str) -> str | None:
         """The new value."""
 
     @abstractmethod
-    def kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
+    def is_kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
         """Whether what stands in the row now means what was read before."""
 
     def count(self, connection: Connection) -> int:
-        wanted = " or ".join(self.wanted(column) for column in self.table.columns)
+        wanted = " or ".join(self.condition(column) for column in self.table.columns)
         return int(
             connection.scalar(
                 text(f"select count(*) from {self.table.sql} as t where t.user_id is not null and ({wanted})")
@@ -412,7 +412,7 @@ class _Rewrite(Job):
             slots = ", ".join(f"cast(:k{i} as {kind})" for i, (_, kind) in enumerate(keys))
             behind = f" and ({', '.join(f't.{name}' for name, _ in keys)}) > ({slots})"
             values |= {f"k{i}": part for i, part in enumerate(json.loads(after))}
-        wanted = [self.wanted(column) for column in self.table.columns]
+        wanted = [self.condition(column) for column in self.table.columns]
         # A value that is not to be done is not even read.
         read = [
             f"case when {each} then t.{column.quoted}::text end"
@@ -449,7 +449,7 @@ class _Rewrite(Job):
         slots = ["cast(:version as text[])"]
         for i, column in enumerate(columns):
             new = [
-                self.rewritten(row.user_id, column, row.values[column.name]) if column.name in row.values else None
+                self.rewrite(row.user_id, column, row.values[column.name]) if column.name in row.values else None
                 for row in rows
             ]
             flags = [column.name in row.values for row in rows]
@@ -493,7 +493,7 @@ class _Rewrite(Job):
         for place, values in found:
             row = rows[place - 1]
             kept += all(
-                self.kept(row.user_id, column, row.values[column.name], value)
+                self.is_kept(row.user_id, column, row.values[column.name], value)
                 for column, value in zip(columns, values, strict=True)
                 if column.name in row.values
             )
@@ -520,15 +520,15 @@ class _Encryption(_Rewrite):
         super().__init__(table)
         self.ring = ring
 
-    def wanted(self, column: _Column) -> str:
+    def condition(self, column: _Column) -> str:
         return f"{_kind(column)} in ('plain', 'blank')"
 
-    def rewritten(self, user_id: UUID, column: _Column, value: str) -> str | None:
+    def rewrite(self, user_id: UUID, column: _Column, value: str) -> str | None:
         if column.nullable and not value.strip(_BLANKS):
             return None
         return self.ring.encrypt(value, user_id=user_id, column=column.name)
 
-    def kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
+    def is_kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
         if found is None:
             return column.nullable and not value.strip(_BLANKS)
         try:
