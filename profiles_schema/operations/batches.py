@@ -532,7 +532,9 @@ class _Runner:
             failures[keys[0]] = code
             return Counter()
         middle = len(keys) // 2
-        return self._do(keys[:middle], failures) + self._do(keys[middle:], failures)
+        counts = self._do(keys[:middle], failures)
+        counts.update(self._do(keys[middle:], failures))
+        return counts
 
     def _is_passing(self, error: DBAPIError, code: str, failures: Mapping[str, str]) -> bool:
         """Whether the error is to be waited out, and not narrowed down."""

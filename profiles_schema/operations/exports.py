@@ -20,6 +20,7 @@ KEEP_DAYS: Final = 90
 KIND: Final = "purge_exports"
 _FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
 _FEW_ORPHANS: Final = 10
+_STORAGE_MINUTES: Final = 30
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class _Purge(Job):
         return keys, found[-1][0] if len(found) == window else None
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        _wait_for_storage(connection)
         # Locked in the order of their ids, and looked at again: a retry may have come in between.
         due = connection.execute(
             text(
@@ -170,6 +172,7 @@ class _Orphans(ListedJob):
         self._stopped = stopped
 
     def find(self, connection: Connection) -> list[str]:
+        _wait_for_storage(connection)
         known, orphans = 0, []
         for key in self._storage.keys():  # noqa: SIM118 - not a dict
             if self._stopped():
@@ -186,6 +189,7 @@ class _Orphans(ListedJob):
         return orphans
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        _wait_for_storage(connection)
         removed = 0
         for key in keys:
             if self._stopped():
@@ -232,6 +236,11 @@ def purge(
     for progress in run(lambda: connect(connection.engine), jobs, limits, stopped=stopped):
         progress.counts["unreachable"] = len(expired.unreachable)
         yield progress
+
+
+def _wait_for_storage(connection: Connection) -> None:
+    """Let the present transaction be idle for long: a large file takes its time to be copied or removed."""
+    connection.exec_driver_sql(f"set local idle_in_transaction_session_timeout = '{_STORAGE_MINUTES}min'")
 
 
 def _is_orphan(connection: Connection, key: str, *, lock: bool = False) -> bool:
