@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from profiles_schema import cli
 from profiles_schema.cli import style
 from profiles_schema.migrations import options, paths
-from support import REPOSITORY, in_terminal
+from support import in_terminal
 
 HEAD = max(path.stem for path in paths.versions().glob("[0-9]*.py"))
 
