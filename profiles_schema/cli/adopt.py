@@ -88,7 +88,7 @@ def _write_answers(path: str, result: Plan, given: Mapping[str, str]) -> None:
     # An upgrade that was interrupted remembers answers that no file may hold; one to what has changed since is none.
     kept = {step.id or "": step.wanted or "" for step in result.answered}
     try:
-        Path(path).write_text(answers.written(asked, kept, name=path), encoding="utf-8")
+        Path(path).write_text(answers.render(asked, kept, name=path), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     click.echo(f"{path}: {counted(len(asked), 'question')}, {len(result.questions)} open", err=True)

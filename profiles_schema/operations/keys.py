@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, lost
+from profiles_schema.database import connect, lost_connection
 from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, sqlstate
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, new_entry
 from profiles_schema.errors import (
@@ -565,7 +565,7 @@ def _without_values(error: DBAPIError | UnicodeDecodeError, connection: Connecti
         )
     code = sqlstate(error) or "unknown"
     if is_disconnect(error):
-        return lost(connection.engine.url)
+        return lost_connection(connection.engine.url)
     if code in LOCK_FAILURES:
         return TableLocked()
     if code == _NO_RIGHT:

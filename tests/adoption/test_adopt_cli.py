@@ -622,7 +622,7 @@ def test_health_says_what_adoption_left_and_calls_none_of_it_a_problem(old, full
     assert quarantine.message == (
         "1 row of public.user_profiles in profiles_internal.quarantine: no user in auth.users (1)."
     )
-    assert "docs/adopting.md" in quarantine.remedy
+    assert "docs/how-to/adopt-existing-tables.md" in quarantine.remedy
     assert foreign_key.message.startswith("The foreign key posts_author_fkey of posts is NOT VALID")
     assert "public.user_profiles" in adopted.message
 
@@ -646,9 +646,9 @@ def test_health_counts_quarantined_rows_by_reason_and_no_more_of_them_than_it_sa
 
 
 def section(heading):
-    page = (DEMO.parent.parent / "docs" / "adopting.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "how-to" / "adopt-existing-tables.md").read_text(encoding="utf-8")
     return re.findall(
-        r"^```sql\n(.*?)^```",
+        r"^ *```sql\n(.*?)^ *```",
         page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0],
         flags=re.DOTALL | re.MULTILINE,
     )

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.migrations.interrupts import interruptible
 from profiles_schema.migrations.options import parse
-from profiles_schema.migrations.session import notice_a_dead_client, settings
+from profiles_schema.migrations.session import notice_a_dead_client, session_settings
 from profiles_schema.operations.adopt.consequences import find_candidates, find_consequences
 from profiles_schema.operations.adopt.planner import (
     LOCK_TIMEOUT_MS,
@@ -55,7 +55,7 @@ def plan(
         InsufficientPrivilege: the role may not create what the plan needs.
         MigrationLockTimeout: a migration runs.
     """
-    wanted = settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "profiles_schema.dry_run": "yes"}
+    wanted = session_settings(parse(x)) | {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "profiles_schema.dry_run": "yes"}
     if answers is not None:
         wanted["profiles_schema.answers"] = json.dumps(answers)
         wanted["profiles_schema.asked"] = json.dumps(dict(asked or {}))

@@ -18,7 +18,7 @@ PROFILES: Final = "0006_create_user_profiles"
 _SHAPE: Final = f"{INTERNAL_SCHEMA}.wanted_shape"
 _OUTSIDE_ID: Final = (
     "The new user_id is the uuid of a user in auth.users. Statements that mean the old one have to name {new}, or to use"
-    " schema profiles_compat (all but INSERT ... ON CONFLICT, which Prisma's upsert sends: docs/old-statements.md, Prisma)."
+    " schema profiles_compat (all but INSERT ... ON CONFLICT, which Prisma's upsert sends: docs/how-to/keep-old-statements-working.md, Prisma)."
 )
 
 

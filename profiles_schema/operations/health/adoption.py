@@ -30,7 +30,7 @@ def examine_adoption(connection: Connection, *, full: bool) -> Iterator[Finding]
         yield notice(
             "quarantine",
             f"{row.rows}{more} {'row' if row.rows == 1 else 'rows'} of {row.table_name} in profiles_internal.quarantine: {row.reasons}.",
-            "bring them back, or delete them: docs/adopting.md, Rows in quarantine",
+            "bring them back, or delete them: docs/how-to/adopt-existing-tables.md, Rows in quarantine",
             row.rows,
         )
     for row in connection.execute(
@@ -60,7 +60,7 @@ def examine_adoption(connection: Connection, *, full: bool) -> Iterator[Finding]
             "adopted",
             f"Values of {row.table_name} were changed when it was taken over, {row.hits}{' or more' if row.hits == most else ''};"
             " the old ones are in profiles_internal.adopted.",
-            "have a look: docs/adopting.md, What was changed",
+            "have a look: docs/how-to/adopt-existing-tables.md, What was changed",
             row.hits,
         )
 
