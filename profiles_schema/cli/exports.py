@@ -44,7 +44,7 @@ _storage_option = click.option(
 )
 
 
-def _open_storage(place: str) -> Storage:
+def _opened(place: str) -> Storage:
     """The storage that a text names."""
     from profiles_schema.storage import DirectoryStorage
 
@@ -121,7 +121,7 @@ def work(  # noqa: PLR0917 - click passes them by name
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         factory = sessionmaker(connection.engine)
-    files = _open_storage(storage)
+    files = _opened(storage)
     if isinstance(files, DirectoryStorage):
         # What a killed worker left is removed long after its lease has run out.
         files.remove_unfinished(86_400)
@@ -237,8 +237,8 @@ def purge(  # noqa: PLR0917 - click passes them by name
     from profiles_schema.operations import exports as operation
     from profiles_schema.operations.batches import Limits, Progress
 
-    files = _open_storage(storage)
-    archive = _open_storage(archive_to) if archive_to else None
+    files = _opened(storage)
+    archive = _opened(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with at_work("exports purge", as_json=as_json) as work:

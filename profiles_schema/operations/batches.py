@@ -22,13 +22,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from profiles_schema.database import connect
 from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, retry_on_lock, sqlstate
 from profiles_schema.operations.ledger import JobTable, Ledger, Position
 
@@ -73,6 +75,9 @@ class Job(ABC):
 
     repeats: bool = True
     """Whether another pass follows one that found something: rows may have come in behind the cursor."""
+
+    session: Mapping[str, str] = MappingProxyType({})
+    """Settings of the server that the session needs."""
 
     @abstractmethod
     def count(self, connection: Connection) -> int:
@@ -181,7 +186,7 @@ class Stopped(Exception):
 
 
 def run(
-    connect: Callable[[], Connection],
+    engine: Engine,
     jobs: Sequence[Job],
     limits: Limits | None = None,
     *,
@@ -192,7 +197,7 @@ def run(
     The last report is completed, or stopped.
 
     Args:
-        connect: Opens a connection; called again when the connection is lost.
+        engine: Opens the connection that the jobs share, and another one when it is lost.
         jobs: What to do.
         limits: Sizes and rates.
         stopped: Asked between batches and while something is waited for; True ends the run, which can be taken up later.
@@ -203,7 +208,7 @@ def run(
         JobCancelled: somebody cancelled a job.
     """
     progress = Progress(jobs[0].kind, jobs[0].unit)
-    session = _Session(connect, stopped)
+    session = _Session(engine, jobs, stopped)
     try:
         for job in jobs:
             runner = _Runner(session, job, limits or Limits(), progress)
@@ -258,21 +263,23 @@ def trial(connection: Connection, job: Job, rows: int = FIRST_ROWS) -> Iterator[
 class _Session:
     """One connection for all jobs of a run, made again when it is lost."""
 
-    def __init__(self, connect: Callable[[], Connection], stopped: Callable[[], bool]) -> None:
-        self.connect = connect
+    def __init__(self, engine: Engine, jobs: Sequence[Job], stopped: Callable[[], bool]) -> None:
+        self.engine = engine
         self.stopped = stopped
         self.number = 0
-        self.connection = self._open()
-
-    def _open(self) -> Connection:
-        connection = self.connect()
-        connection.exec_driver_sql(
+        self.settings = {
             # A runner that is frozen inside a batch must not hold its rows for longer than this.
-            f"set idle_in_transaction_session_timeout = '{_IN_TRANSACTION_SECONDS}s';"
-            " set lock_timeout = '100ms';"
+            "idle_in_transaction_session_timeout": f"{_IN_TRANSACTION_SECONDS}s",
+            "lock_timeout": "100ms",
             # Compiling would take longer than the batch.
-            " set jit = off"
-        )
+            "jit": "off",
+        }
+        for job in jobs:
+            self.settings |= job.session
+        self.connection = self._prepare(connect(engine))
+
+    def _prepare(self, connection: Connection) -> Connection:
+        connection.exec_driver_sql("; ".join(f"set {name} = '{value}'" for name, value in self.settings.items()))
         connection.commit()
         return connection
 
@@ -286,7 +293,7 @@ class _Session:
             self.close()
             self.number += 1
             try:
-                self.connection = self._open()
+                self.connection = self._prepare(connect(self.engine, patience_seconds=0.0))
             except Exception:
                 if self.stopped():
                     raise Stopped from None

@@ -11,7 +11,6 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.errors import StorageFailed, UsageError
 from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, Stopped, run
 from profiles_schema.storage import Storage, copy_object, export_key
@@ -233,7 +232,7 @@ def purge(
     jobs: list[Job] = [expired]
     if orphans or all_orphans:
         jobs.append(_Orphans(storage, even_many=all_orphans, stopped=stopped))
-    for progress in run(lambda: connect(connection.engine), jobs, limits, stopped=stopped):
+    for progress in run(connection.engine, jobs, limits, stopped=stopped):
         progress.counts["unreachable"] = len(expired.unreachable)
         yield progress
 

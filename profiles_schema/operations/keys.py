@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, lost_connection
+from profiles_schema.database import lost_connection
 from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, sqlstate
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, new_entry
 from profiles_schema.errors import (
@@ -198,13 +199,7 @@ def encrypt(
     """
     job = _Encryption(_fit(connection, table), ring)
 
-    def open_connection() -> Connection:
-        fresh = connect(connection.engine)
-        fresh.exec_driver_sql("set row_security = off")
-        fresh.commit()
-        return fresh
-
-    reports = run(open_connection, [job], limits, stopped=stopped)
+    reports = run(connection.engine, [job], limits, stopped=stopped)
     while True:
         problem: Exception
         try:
@@ -371,6 +366,8 @@ class _Rewrite(Job):
 
     unit = "rows"
     recorded = False
+    # Row level security that hid rows would make a table look encrypted that is not.
+    session = MappingProxyType({"row_security": "off"})
 
     def __init__(self, table: _Table) -> None:
         self.table = table
@@ -546,7 +543,6 @@ def _quietly(connection: Connection, table: str, work: Callable[[], _T]) -> _T:
     """
     try:
         with connection.begin():
-            # Row level security that hid rows would make a table look encrypted that is not.
             connection.exec_driver_sql(
                 "set local row_security = off; set local lock_timeout = '100ms'; set local jit = off"
             )

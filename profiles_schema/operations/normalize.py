@@ -187,7 +187,7 @@ def convert(
             return
         _alter(connection, _begin_again, stopped)
     with _own_words():
-        yield from run(lambda: connect(connection.engine), [_Kept(), _Conversion()], limits, stopped=stopped)
+        yield from run(connection.engine, [_Kept(), _Conversion()], limits, stopped=stopped)
 
 
 def restore(
@@ -213,7 +213,7 @@ def restore(
     if not whole:
         _alter(connection, partial(_call, "install_dual_write"), stopped)
     with _own_words():
-        yield from run(lambda: connect(connection.engine), [_Restoration()], limits, stopped=stopped)
+        yield from run(connection.engine, [_Restoration()], limits, stopped=stopped)
 
 
 def verify(
@@ -238,7 +238,7 @@ def verify(
             text("select exists (select from profiles_internal.traits_in_place())")
         )
     comparison = _Comparison(differences or Differences(), anything=bool(anything))
-    yield from run(lambda: connect(connection.engine), [comparison], limits, stopped=stopped)
+    yield from run(connection.engine, [comparison], limits, stopped=stopped)
 
 
 def contract(

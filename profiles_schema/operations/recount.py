@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.errors import NoSessions
 from profiles_schema.operations.batches import Job, Limits, Progress, next_page, run
 from profiles_schema.operations.findings import Finding, problem
@@ -116,7 +115,7 @@ def recount(
     """
     with connection.begin():
         require_sessions(connection)
-    yield from run(lambda: connect(connection.engine), [_Recount(), _Marks()], limits, stopped=stopped)
+    yield from run(connection.engine, [_Recount(), _Marks()], limits, stopped=stopped)
 
 
 def forecast(connection: Connection) -> dict[str, Any]:
