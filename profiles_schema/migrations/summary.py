@@ -93,7 +93,7 @@ def count(connection: Connection) -> Counts:
             # A policy that hides rows must make this fail, not lie.
             "pg_catalog.set_config('row_security', 'off', true)"
         )
-        return _counted(connection)
+        return _count_rows(connection)
     except DBAPIError as error:
         if is_disconnect(error):
             raise
@@ -103,7 +103,7 @@ def count(connection: Connection) -> Counts:
             connection.rollback()
 
 
-def _counted(connection: Connection) -> Counts:
+def _count_rows(connection: Connection) -> Counts:
     tables = connection.exec_driver_sql(
         "select t.name, pg_catalog.has_table_privilege(c.oid, 'SELECT'), "
         f"case when c.reltuples >= 0 then c.reltuples else pg_catalog.pg_relation_size(c.oid) / {_BYTES_PER_ROW} end::int8, "

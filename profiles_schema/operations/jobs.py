@@ -10,8 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import UsageError
-from profiles_schema.operations.batches import RUNNER_SESSION, STALE_SECONDS
 from profiles_schema.operations.findings import Finding, notice, problem
+from profiles_schema.operations.ledger import RUNNER_SESSION, STALE_SECONDS
 
 QUIET_SECONDS = 300
 """A runner whose session is there, but that has given no sign of life for so long, is a problem."""

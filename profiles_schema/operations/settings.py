@@ -119,7 +119,7 @@ def _names(connection: Connection, key: str, value: str) -> list[str]:
             raise UsageError(f'{key} takes one name, which is added, or the whole list: ["NAME", "NAME"] or [].')
     else:
         before = accepted(connection).get(key, [])
-    known = [each.name for each in openings.acceptable(connection, expected.declared(connection))[key]]
+    known = [each.name for each in openings.acceptable(connection, expected.declared_fingerprints(connection))[key]]
     for name in wanted:
         if name not in known:
             there = f"There are: {'; '.join(known)}." if known else "There is nothing to accept."

@@ -81,7 +81,7 @@ def test_an_open_policy_that_others_read_through_is_a_question(application):
     assert {"email", "timezone"} <= set(all_of_them.split(", "))
     assert re.search(
         r"\n#     All of them: \w+, .*(\n#     .*)*timezone",
-        answers.written([question], {}, name="adopt.toml"),
+        answers.render([question], {}, name="adopt.toml"),
     )
     shown = profiles_schema(application.url, "adopt", "--dry-run").stdout
     question_shown = shown.partition("1 question is open:")[2].partition("\nFirst, in")[0]

@@ -148,7 +148,7 @@ def test_check_waits_for_nobody_who_writes_and_keeps_nobody_waiting(project):
         writer.exec_driver_sql(f"lock table {tables}, public.user_profile_audit_logs, auth.users in row exclusive mode")
         assert drift(project) == []
     with project.engine.connect() as connection:
-        assert list(expected.described(connection)) == []
+        assert list(expected.sentences(connection)) == []
         assert locks(connection) == {"AccessShareLock"}
 
 

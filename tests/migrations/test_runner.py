@@ -757,7 +757,7 @@ def test_a_connection_lost_while_rows_are_counted_is_one_sentence(history, url, 
     def lose(connection):
         connection.exec_driver_sql("select pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid())")
 
-    monkeypatch.setattr(summary, "_counted", lose)
+    monkeypatch.setattr(summary, "_count_rows", lose)
     with pytest.raises(errors.DatabaseUnreachable, match="was lost during the migration"):
         history.upgrade()
 

@@ -14,7 +14,7 @@ from support import drift
 def repaired(database):
     with database.engine.connect() as connection:
         progress = list(backfill(connection))[-1]
-        return progress.repaired + progress.erased
+        return progress.counts.get("repaired", 0) + progress.counts.get("erased", 0)
 
 
 def codes(database, **options):

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema import settings
 from profiles_schema.migrations import expected, standing
-from profiles_schema.migrations.sql_objects import holds
+from profiles_schema.migrations.sql_objects import applies
 from profiles_schema.operations.findings import Finding, notice, problem
 from profiles_schema.operations.health import catalog
 from profiles_schema.operations.health.adoption import examine_adoption, examine_normalization
@@ -92,7 +92,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
         triggers = dict(sorted((triggers | identity_triggers(connection)).items()))
     if not findings:  # at another revision the differences are no news
         findings += catalog.examine_catalog(connection, snapshot, differences, triggers, full=full)
-    declared = expected.declared(connection)
+    declared = expected.declared_fingerprints(connection)
     findings += catalog.examine_indexes(snapshot)
     findings += examine_openings(connection, declared, accepted(connection))
     findings += examine_switches(connection, declared)
@@ -146,7 +146,7 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def _not_migrated(connection: Connection) -> Finding:
-    obstacle = standing.without_version(connection)
+    obstacle = standing.lost_version(connection)
     if obstacle is not None:
         return problem(obstacle.code, obstacle.message, obstacle.remedy)
     return problem("not_migrated", "This database is not migrated.", "profiles-schema upgrade")
@@ -163,5 +163,5 @@ def _revisions(revision: str) -> Iterator[Finding]:
 
 
 def _examine_sessions(connection: Connection) -> Iterator[Finding]:
-    if not holds(connection, Where.USABLE_SESSIONS):
+    if not applies(connection, Where.USABLE_SESSIONS):
         yield notice("sessions", "The table sessions is not one of learning sessions: user_progress is not rolled up.")

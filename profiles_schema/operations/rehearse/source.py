@@ -159,7 +159,7 @@ def inspect_source(source: str) -> Source:
             return _inspect(connection)
     except DBAPIError as error:
         if is_disconnect(error):
-            raise database.lost(url) from error
+            raise database.lost_connection(url) from error
         message = server_message(error)
         raise SourceUnreadable(f"The source cannot be looked at: {message}. Connect as another role.") from error
     except ProfilesSchemaError as error:
