@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import EMPTY_OBJECT, NOW, RANDOM_UUID, ZERO, Base, JsonObject, references_user
 from profiles_schema.schema.models.checks import is_not_negative, is_one_of
+from profiles_schema.schema.models.privacy import NULL, label
 
 
 class UserProfileAuditLog(Base):
@@ -42,3 +43,13 @@ class UserProfileAuditLog(Base):
         ),
         {"comment": "What happened to profiles: who, by which road, which columns; failures with their SQLSTATE"},
     )
+
+
+_PROOF = "keep: what happened, of nobody any more"
+
+label(UserProfileAuditLog, "identifier", NULL, "user_id", "actor")
+label(UserProfileAuditLog, "content", NULL, "metadata")
+label(
+    UserProfileAuditLog, "activity", _PROOF, "id", "action", "origin", "changed", "error_code", "error_message",
+    "retry_count", "created_at",
+)  # fmt: skip
