@@ -305,6 +305,7 @@ INDEXES = {
     "CREATE INDEX idx_export_history_export_type ON export_history (export_type)",
     "CREATE INDEX idx_export_history_expires_at ON export_history (expires_at) WHERE expires_at is not null",
     "CREATE INDEX idx_user_profile_audit_logs_user_id ON user_profile_audit_logs (user_id, created_at desc)",
+    "CREATE INDEX idx_user_profile_audit_logs_actor ON user_profile_audit_logs (actor) WHERE actor is not null and actor is distinct from user_id",
     "CREATE INDEX idx_user_profile_audit_logs_failures ON user_profile_audit_logs (created_at desc) WHERE action in ('failed', 'skipped')",
 }
 
@@ -354,6 +355,7 @@ ONE_OF = {
     "ck_user_profile_audit_logs_origin_is_known": (
         "'trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'"
     ),
+    "ck_erasures_requested_by_is_known": "'user', 'operator'",
     "ck_jobs_state_is_known": "'pending', 'running', 'paused', 'completed', 'cancelled'",
     "ck_migration_log_direction_is_known": "'upgrade', 'downgrade'",
     "ck_migration_log_outcome_is_known": "'running', 'done', 'failed'",

@@ -231,7 +231,13 @@ label(kept_json, "content", DELETE, "id", "jsonb_column", "path", "value", "kept
 label(active_days, "activity", DELETE, "user_id", "day", "sessions")
 label(stale_progress, "activity", DELETE, "id", "user_id", "error_code", "error_message", "created_at")
 label(point_awards, "activity", DELETE, "user_id", "key", "amount", "reason", "created_at")
-label(identity_links, "identifier", "keep: goes with its row in the application's table of users", "external_id", "user_id")
+label(
+    identity_links,
+    "identifier",
+    "keep: goes with its row in the application's table of users",
+    "external_id",
+    "user_id",
+)
 label(erasures, "identifier", "keep: the proof of the erasure; goes with the row of the user", "user_id")
 label(erasures, "activity", "keep: the proof of the erasure", "requested_at", "requested_by", "finished_at")
 # Rows that hold something of the person; those that hold definitions stay.

@@ -23,8 +23,8 @@ from profiles_schema.schema.models.base import (
     references_user,
 )
 from profiles_schema.schema.models.checks import is_an_object
-from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT
 from profiles_schema.schema.models.privacy import DELETE, label, label_all
+from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT
 
 _PATTERNS = frozenset({
     operators.like_op, operators.not_like_op, operators.ilike_op, operators.not_ilike_op,

@@ -35,6 +35,12 @@ class UserProfileAuditLog(Base):
         is_one_of("action", "created", "updated", "failed", "skipped", "repaired", "deleted"),
         is_one_of("origin", "trigger", "manual", "backfill", "registration", "sync", "normalize"),
         is_not_negative("retry_count"),
+        # For those who acted on others, which an erasure looks for; most rows are of users who change their own profile.
+        Index(
+            "idx_user_profile_audit_logs_actor",
+            "actor",
+            postgresql_where=text("actor is not null and actor is distinct from user_id"),
+        ),
         Index("idx_user_profile_audit_logs_user_id", "user_id", text("created_at desc")),
         Index(
             "idx_user_profile_audit_logs_failures",
