@@ -49,7 +49,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # What a part of the tests covers says nothing, so ARGS are run without the floor.
 COVERAGE := $(if $(ARGS),,--cov --cov-report=term:skip-covered --cov-fail-under=90)
 
-test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, in minutes; some of them: ARGS=tests/test_sign_up.py
+test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, in minutes; some of them: ARGS=tests/sql
 	$(PYTEST) -m "not slow" $(COVERAGE) $(ARGS)
 
 test-slow: $(READY) ## Run the tests that kill, load and repeat
@@ -59,7 +59,7 @@ test-all: $(if $(ARGS),$(READY),test test-slow) ## Run all tests; each once
 	$(if $(ARGS),$(PYTEST) $(ARGS))
 
 matrix: $(READY) ## Run the database tests on PostgreSQL 15, 16 and 17, some on other Pythons and libraries; on one: ARGS=15
-	$(BIN)/python tests/matrix.py $(ARGS)
+	$(BIN)/python scripts/matrix.py $(ARGS)
 
 lint: $(READY) ## Check style, formatting, types and floors
 	$(BIN)/ruff check
@@ -81,24 +81,24 @@ freeze: $(READY) ## Copy the live SQL files into the unreleased revisions that h
 	@$(MAKE) --no-print-directory snapshot
 
 judges: $(READY) ## Print the 35 known failures of sign-up triggers: the naive one and ours
-	$(BIN)/python tests/judge_signup.py
+	$(BIN)/python scripts/judge_sign_up.py
 
 snapshot: $(READY) ## Write what is made from the models and the mapping: fingerprints for health, known_traits.sql
-	$(BIN)/python -m pytest -q tests/test_traits.py tests/test_parity.py --update-catalog
+	$(BIN)/python -m pytest -q tests/sql/test_traits.py tests/migrations/test_parity.py --update-catalog
 
 docs: $(READY) ## Write docs/reference.md from the --help of every command
 	$(BIN)/python -m pytest -q tests/test_docs.py --update-docs
 
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
-	PYTHON=$(BIN)/python tests/wheel.sh
+	PYTHON=$(BIN)/python scripts/wheel.sh
 
 chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill, normalize, adoption and upgrade killed and cut off
 	$(BIN)/python benchmarks/same_name.py
-	$(BIN)/python tests/chaos_backfill.py
-	$(BIN)/python tests/chaos_normalize.py
-	$(BIN)/python tests/chaos_adopt.py
-	$(BIN)/python tests/chaos_upgrade.py
-	PROFILES_TEST_SHAPE_ROWS=10000 $(BIN)/python -m pytest -q tests/test_adopt.py
+	PYTHONPATH=tests $(BIN)/python -m chaos.backfill
+	PYTHONPATH=tests $(BIN)/python -m chaos.normalize
+	PYTHONPATH=tests $(BIN)/python -m chaos.adopt
+	PYTHONPATH=tests $(BIN)/python -m chaos.upgrade
+	PROFILES_TEST_SHAPE_ROWS=10000 $(BIN)/python -m pytest -q tests/adoption/test_adopt.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results
 	@mkdir -p benchmarks/results

@@ -34,12 +34,15 @@ from profiles_schema import local
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-import shapes  # noqa: E402 - the shapes, and what hosts them, are the tests'
-from conftest import _open_by_default  # noqa: E402
-from old_application import OldApplication  # noqa: E402
-from support import Database, Server, answers_file  # noqa: E402
-
 from profiles_schema.schema.traits import trait_columns  # noqa: E402
+from support import (  # noqa: E402
+    Database,
+    Server,
+    answers_file,
+    shapes,
+)
+from support.hosted import open_by_default  # noqa: E402
+from support.old_application import OldApplication  # noqa: E402
 
 REVISIONS = (
     "0006_create_user_profiles", "0007_create_user_progress", "0008_create_user_api_keys", "0009_create_export_history",
@@ -121,7 +124,7 @@ class Bench:
         if shape == "e":
             return Database(self.server, name)
         if template == "template0":
-            _open_by_default(self.server.host, self.server.port, "postgres", name, "", autocommit=True)
+            open_by_default(self.server.host, self.server.port, "postgres", name, "", autocommit=True)
         self.administrator.exec_driver_sql(f"grant create, connect, temporary on database {name} to project_owner")
         return Database(self.server, name, "project_owner")
 

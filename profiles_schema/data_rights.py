@@ -182,8 +182,8 @@ def check(registration: Registration, connection: Connection | Session) -> list[
                 f"{name} is a table of this package: name the columns of the application in on_erase, and no others."
             ]
     own = () if isinstance(registration.on_erase, str) else registration.on_erase
-    named = dict.fromkeys([registration.user_column, *registration.export, *own])
-    problems = [f"{name} has no column {column}." for column in named if column not in columns]
+    wanted = dict.fromkeys([registration.user_column, *registration.export, *own])
+    problems = [f"{name} has no column {column}." for column in wanted if column not in columns]
     problems += [
         f"{name}.{column} cannot be NULL; delete the rows, or keep it with a reason."
         for column in registration.emptied

@@ -419,33 +419,6 @@ def _reason(text: str, url: URL) -> str:
     return line or "no reason given"
 
 
-def is_disconnect(error: BaseException) -> bool:
-    """Whether this database error means that the connection is gone."""
-    from sqlalchemy.exc import DBAPIError
-
-    if not isinstance(error, DBAPIError):
-        return False
-    state = sqlstate(error) or ""
-    return error.connection_invalidated or state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05"}
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """The SQLSTATE of a SQLAlchemy database error, whichever driver raised it."""
-    original = getattr(error, "orig", None)
-    return getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)
-
-
-def failed_objects(error: BaseException) -> str | None:
-    """What a database error is about, by the names of table, column, constraint and function; never a value.
-
-    As profiles_internal.describe_failure says it.
-    """
-    diagnosis = getattr(getattr(error, "orig", None), "diag", None)
-    names = [getattr(diagnosis, f"{kind}_name", None) for kind in ("table", "column", "constraint")]
-    function = re.search(r"function ([a-zA-Z0-9_.]+)[(]", getattr(diagnosis, "context", None) or "")
-    return " ".join(filter(None, [*names, f"in {function[1]}" if function else None])) or None
-
-
 def lost(url: URL) -> NoDatabase:
     """The error for a connection that broke while it was in use."""
     return DatabaseUnreachable(f"The connection to {_server(url)} was lost. Check the server, then run this again.")

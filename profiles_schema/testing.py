@@ -26,7 +26,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from profiles_schema.database import normalize_url, sqlstate
+from profiles_schema.database import normalize_url
+from profiles_schema.driver import sqlstate
 from profiles_schema.services.acting import UserId, acting_as
 
 if TYPE_CHECKING:

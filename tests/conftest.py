@@ -16,11 +16,12 @@ import psycopg
 import pytest
 from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
-from services_support import DRIVERS, Services
-from support import Database, Server
-from wide_profiles import BEFORE, add_columns
 
 from profiles_schema import local
+from support import Database, Server
+from support.hosted import host_a_project, open_by_default, owned
+from support.services import DRIVERS, Services
+from support.wide_profiles import BEFORE, add_columns
 
 HERE = Path(__file__).parent
 MEMORY = Path("/dev/shm")
@@ -42,40 +43,19 @@ def pytest_addoption(parser):
     parser.addoption("--update-docs", action="store_true", help="write docs/reference.md from the --help of every verb")
 
 
-def _start(programs, directory):
-    """Start another PostgreSQL than the embedded one, laid out alike."""
-    place = local._Place(directory)
-    account = local._prepare(place)
-    local._private_directory(place.server, account)
-    settings = {
-        "listen_addresses": "",
-        "unix_socket_directories": place.server,
-        "shared_buffers": "64MB",
-        "timezone": "UTC",
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    for command in (
-        # The built-in locales came with PostgreSQL 17.
-        ["initdb", "-D", "data", "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"],
-        ["pg_ctl", "start", "-D", "data", "-l", "log", "-w", "-o", options],
-    ):
-        done = local._run(place, account, programs, command)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return local.status(directory)
-
-
 @pytest.fixture(scope="session")
 def server():
     # Not below pytest's own temporary directory: it is closed to the account that serves root.
     base = Path(tempfile.mkdtemp(prefix="profiles-tests-"))
     base.chmod(0o755)
     programs = os.environ.get("PROFILES_TEST_POSTGRES")
-    running = _start(Path(programs), base / "postgres") if programs else local.start(base / "postgres")
+    running = local.start(base / "postgres", programs=Path(programs) if programs else None)
     try:
         executor = Server(
             host=str(running.socket_directory), port=running.port, user="postgres", dbname="empty", options=""
         )
         with psycopg.connect(executor.url("postgres"), autocommit=True) as connection:
+            connection.execute("alter system set timezone = 'UTC'")
             # Nothing here needs to survive a power failure.
             connection.execute("alter system set fsync = off")
             connection.execute("alter system set synchronous_commit = off")
@@ -104,20 +84,6 @@ def _upgrade(host, port, user, dbname, password, autocommit):
     Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname).upgrade()
 
 
-def _host_a_project(host, port, user, dbname, password, autocommit):
-    database = Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname)
-    database.script((HERE / "supabase.sql").read_text(encoding="utf-8").replace(':"database"', f'"{dbname}"'))
-
-
-def _open_by_default(host, port, user, dbname, password, autocommit):
-    _host_a_project(host, port, user, dbname, password, autocommit)
-    Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname).script(
-        "alter default privileges for role project_owner in schema public grant all on tables to anon, authenticated, service_role;"
-        "alter default privileges for role project_owner in schema public grant all on sequences to anon, authenticated, service_role;"
-        "alter default privileges for role project_owner in schema public grant all on functions to anon, authenticated, service_role;"
-    )
-
-
 def _upgrade_as_owner(host, port, user, dbname, password, autocommit):
     Database(Server(host=host, port=port, user=user, options="", dbname=dbname), dbname, "project_owner").upgrade()
 
@@ -130,13 +96,13 @@ def _widen(host, port, user, dbname, password, autocommit):
 
 
 migrated_template = factories.postgresql_noproc(depends_on="server", dbname="migrated", load=[_upgrade])
-hosted_template = factories.postgresql_noproc(depends_on="server", dbname="hosted", load=[_host_a_project])
-open_template = factories.postgresql_noproc(depends_on="server", dbname="hosted_open", load=[_open_by_default])
+hosted_template = factories.postgresql_noproc(depends_on="server", dbname="hosted", load=[host_a_project])
+open_template = factories.postgresql_noproc(depends_on="server", dbname="hosted_open", load=[open_by_default])
 hosted_at_head_template = factories.postgresql_noproc(
-    depends_on="server", dbname="hosted_at_head", load=[_host_a_project, _upgrade_as_owner]
+    depends_on="server", dbname="hosted_at_head", load=[host_a_project, _upgrade_as_owner]
 )
 open_at_head_template = factories.postgresql_noproc(
-    depends_on="server", dbname="open_at_head", load=[_open_by_default, _upgrade_as_owner]
+    depends_on="server", dbname="open_at_head", load=[open_by_default, _upgrade_as_owner]
 )
 wide_template = factories.postgresql_noproc(depends_on="server", dbname="trait_columns", load=[_widen])
 
@@ -174,34 +140,28 @@ def wide(server, _wide_client):
     return Database(server, _wide_client.info.dbname)
 
 
-def _owned(server, name):
-    # A clone does not inherit the rights on its template.
-    Database(server, name).script(f"grant create, connect, temporary on database {name} to project_owner")
-    return Database(server, name, "project_owner")
-
-
 @pytest.fixture
 def hosted(server, _hosted_client):
     """A hosted project, not migrated, connected to as its owner."""
-    return _owned(server, _hosted_client.info.dbname)
+    return owned(server, _hosted_client.info.dbname)
 
 
 @pytest.fixture
 def hosted_open(server, _open_client):
     """A hosted project whose default privileges open every new object to the API roles; not migrated."""
-    return _owned(server, _open_client.info.dbname)
+    return owned(server, _open_client.info.dbname)
 
 
 @pytest.fixture
 def hosted_at_head(server, _hosted_at_head_client):
     """A hosted project at head, connected to as its owner."""
-    return _owned(server, _hosted_at_head_client.info.dbname)
+    return owned(server, _hosted_at_head_client.info.dbname)
 
 
 @pytest.fixture
 def hosted_open_at_head(server, _open_at_head_client):
     """The same, with default privileges that open every new object to the API roles."""
-    return _owned(server, _open_at_head_client.info.dbname)
+    return owned(server, _open_at_head_client.info.dbname)
 
 
 @pytest.fixture(params=[pytest.param("hosted", marks=pytest.mark.slow), "hosted_open"])

@@ -5,15 +5,14 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import click
 import pytest
 
 from profiles_schema import cli, errors
 from profiles_schema.errors import ProfilesSchemaError
+from support import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 ERRORS = [
     value
     for value in vars(errors).values()

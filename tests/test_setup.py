@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
+from support import REPOSITORY
+
 PROJECT = """
 [build-system]
 requires = []

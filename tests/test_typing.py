@@ -1,12 +1,12 @@
 """An application's type checker accepts what the documentation shows, and finds what is misspelt."""
 
 import re
-from pathlib import Path
 
 import pytest
 from mypy import api
 
-REPOSITORY = Path(__file__).parents[1]
+from support import REPOSITORY
+
 KNOWN = """\
 from sqlalchemy.orm import Session
 

@@ -110,7 +110,8 @@ def database(*, local: bool, writes: bool = False) -> Iterator[Connection]:
     """
     from sqlalchemy.exc import DBAPIError
 
-    from profiles_schema.database import connect, create_engine, is_disconnect, lost, refuse_read_only, sqlstate
+    from profiles_schema.database import connect, create_engine, lost, refuse_read_only
+    from profiles_schema.driver import is_disconnect, sqlstate
     from profiles_schema.errors import InsufficientPrivilege, ProfilesSchemaError, TableLocked
     from profiles_schema.migrations.target import resolve_url
 

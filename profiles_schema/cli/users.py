@@ -111,13 +111,15 @@ def erase(  # noqa: PLR0917 - click passes them by name
             found = operation.look(connection, user_id) if user_id else operation.look_at_tables(connection)
             connection.rollback()
             return _print_check(found, as_json=as_json)
-        if pending:
+        if user_id:
+            waiting = [user_id]
+            with connection.begin():
+                found = operation.look(connection, user_id)
+            # No transaction is open while a person thinks.
+            _ask(found, yes=yes)
+        else:
             with connection.begin():
                 waiting = operation.pending(connection)
-        else:
-            waiting = [user_id] if user_id else []
-            with connection.begin():
-                _ask(operation.look(connection, waiting[0]), yes=yes)
         return _erase_all(connection, waiting, files, as_json=as_json, several=pending)
 
 

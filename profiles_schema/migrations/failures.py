@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from profiles_schema.database import is_disconnect, sqlstate
+from profiles_schema.driver import diagnosis, is_disconnect, server_message, sqlstate
 from profiles_schema.errors import (
     DatabaseAhead,
     DatabaseUnreachable,
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError, NoReferencedTableError
-
-LOCK_FAILURES = frozenset({"55P03", "40P01", "40001"})
-"""lock_not_available, deadlock_detected, serialization_failure: worth another attempt."""
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _READ_ONLY = "25006"
@@ -47,19 +44,17 @@ def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaErr
             "What was finished before it stands; run this again to go on."
         )
     state = sqlstate(error) or "no SQLSTATE"
-    diagnostics = getattr(error.orig, "diag", None)
-    message = getattr(diagnostics, "message_primary", None) or str(error.orig).strip().partition("\n")[0]
-    hint = getattr(diagnostics, "message_hint", None)
+    message = server_message(error)
     # DETAIL quotes values of rows, unless a revision wrote it on purpose.
     on_purpose = state == "P0001" or state.startswith("PS")
     if state == _DEPENDENT_OBJECTS:  # here DETAIL names objects, and the hint is CASCADE: never by our advice
-        on_what = (getattr(diagnostics, "message_detail", None) or message).replace("\n", "; ")
+        on_what = (diagnosis(error, "message_detail") or message).replace("\n", "; ")
         return MigrationFailed(
             f"{doing} failed: something of the application's depends on what it drops: {on_what}.\n"
             "Drop that first, or leave it and stay at this revision."
         )
-    detail = getattr(diagnostics, "message_detail", None) if on_purpose else None
-    further = "".join(f"\n{line}" for line in (detail, hint) if line)
+    detail = diagnosis(error, "message_detail") if on_purpose else None
+    further = "".join(f"\n{line}" for line in (detail, diagnosis(error, "message_hint")) if line)
     if state == _INSUFFICIENT_PRIVILEGE:
         remedy = further or (
             f"\nRun the migration as the owner of that object, or let an administrator grant it to role {role}."

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
-
-from profiles_schema.database import sqlstate
-from profiles_schema.migrations import failures, packs
+from profiles_schema.driver import execute_literally, retry_on_lock
+from profiles_schema.migrations import packs
 from profiles_schema.migrations.options import Options
 from profiles_schema.schema import objects
 from profiles_schema.schema.objects import Where
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _REFUSE = f"{INTERNAL_SCHEMA}.refuse_identity"
-_PAUSE_SECONDS = 0.2
 
 
 def preflight() -> str:
@@ -37,7 +33,7 @@ def refuse_unfit(connection: Connection, options: Options) -> None:
     """Stop before anything has changed. The error is the server's, with what to do in its hint."""
     if options.values["identity"]:
         connection.exec_driver_sql("set local search_path = pg_catalog, pg_temp")
-        connection.exec_driver_sql(preflight().replace("%", "%%"))
+        execute_literally(connection, preflight())
         connection.rollback()
 
 
@@ -46,25 +42,21 @@ def choose(connection: Connection, options: Options) -> str | None:
     if not options.values["identity"] or not _is_new(connection):
         connection.rollback()
         return None
-    give_up = time.monotonic() + options.deadline_seconds
-    while True:
-        try:
-            connection.exec_driver_sql(
-                f"insert into {INTERNAL_SCHEMA}.settings (key, value)"
-                " select 'identity', to_jsonb(format('%%I.%%I', i.name[1], i.name[2]))"
-                " from (select parse_ident(current_setting('profiles_schema.identity')) as name) as i"
-            )
-            packs.install(connection, Where.OTHER_USERS)
-            name: str = connection.exec_driver_sql(f"select {INTERNAL_SCHEMA}.choose_identity()").scalar_one()
-            connection.exec_driver_sql(f"insert into {INTERNAL_SCHEMA}.jobs (kind) values ('identity')")
-            connection.commit()
-        except DBAPIError as error:
-            connection.rollback()
-            if sqlstate(error) not in failures.LOCK_FAILURES or time.monotonic() > give_up:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return name
+
+    def work() -> str:
+        execute_literally(
+            connection,
+            f"insert into {INTERNAL_SCHEMA}.settings (key, value)"
+            " select 'identity', to_jsonb(format('%I.%I', i.name[1], i.name[2]))"
+            " from (select parse_ident(current_setting('profiles_schema.identity')) as name) as i",
+        )
+        packs.install(connection, Where.OTHER_USERS)
+        name: str = connection.exec_driver_sql(f"select {INTERNAL_SCHEMA}.choose_identity()").scalar_one()
+        connection.exec_driver_sql(f"insert into {INTERNAL_SCHEMA}.jobs (kind) values ('identity')")
+        connection.commit()
+        return name
+
+    return retry_on_lock(connection, work, options.deadline_seconds)
 
 
 def _is_new(connection: Connection) -> bool:

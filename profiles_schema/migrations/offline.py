@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from profiles_schema._version import __version__
+from profiles_schema.driver import quote_name
 from profiles_schema.migrations import identity, indexes, locking, session
 from profiles_schema.migrations.options import Options
 from profiles_schema.settings import INTERNAL_SCHEMA
@@ -34,7 +35,7 @@ def head(options: Options, *, schema: str, version_table: str, start: Sequence[s
             for n, v in {**session.settings(options), session.GOES_ON: goes_on}.items()
         ),
         locking.offline_acquire(options.lock_wait_seconds),
-        _start_guard(f"{_name(schema)}.{_name(version_table)}", start),
+        _start_guard(f"{quote_name(schema)}.{quote_name(version_table)}", start),
     ]
     if options.values["identity"]:
         lines += ["begin;\nset local search_path = pg_catalog, pg_temp;", identity.preflight(), "commit;"]
@@ -44,7 +45,7 @@ def head(options: Options, *, schema: str, version_table: str, start: Sequence[s
 
 def foot(*, schema: str, version_table: str, at_base: bool) -> list[str]:
     """The statements after the last revision."""
-    tidy = [f"drop table if exists {_name(schema)}.{_name(version_table)};", drop_schema()] if at_base else []
+    tidy = [f"drop table if exists {quote_name(schema)}.{quote_name(version_table)};", drop_schema()] if at_base else []
     return [*tidy, locking.offline_release()]
 
 
@@ -57,8 +58,8 @@ def create_schema(name: str) -> str:
     """Create a schema only where it is missing: IF NOT EXISTS alone asks for the privilege even if it exists."""
     return f"""do $create_schema$
 begin
-  if pg_catalog.to_regnamespace({_text(_name(name))}) is null then
-    create schema {_name(name)};
+  if pg_catalog.to_regnamespace({_text(quote_name(name))}) is null then
+    create schema {quote_name(name)};
   end if;
 end
 $create_schema$;"""
@@ -129,7 +130,3 @@ $start$;"""
 
 def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
-
-
-def _name(value: str) -> str:
-    return value if value.isidentifier() and value.islower() else '"' + value.replace('"', '""') + '"'

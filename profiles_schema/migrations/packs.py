@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from profiles_schema.driver import execute_literally
 from profiles_schema.schema import objects
 from profiles_schema.schema.objects import Where
 
@@ -28,5 +29,5 @@ def install(connection: Connection, pack: Where) -> bool:
     if not is_installed(connection, pack):
         for each in objects.FUNCTIONS:
             if each.where is pack:
-                connection.exec_driver_sql(each.statement.replace("%", "%%"))
+                execute_literally(connection, each.statement)
     return is_installed(connection, pack)

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import is_disconnect
+from profiles_schema.driver import is_disconnect, quote_name
 from profiles_schema.migrations import expected, foreign_keys, standing
 from profiles_schema.migrations.autogenerate import ReplaceSqlOp, configure_options
 from profiles_schema.migrations.drift import REMEDY as AGAIN
@@ -398,7 +398,7 @@ def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_drop
 
 
 def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Iterator[Step | Left]:
-    table, column = _name(operation), connection.dialect.identifier_preparer.quote(operation.column_name)
+    table, column = _name(operation), quote_name(operation.column_name)
     nullable, operation.modify_nullable = operation.modify_nullable, None
     sql = _rendered(operation)
     if operation.modify_type is not None and (refusal := _type_refusal(connection, operation, table, column, sql)):
@@ -421,7 +421,7 @@ def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Ite
                 f"fill or delete the rows that this shows: {empty}; then: {AGAIN}",
             )
             return
-        check = connection.dialect.identifier_preparer.quote(f"ck_{operation.column_name}_not_null_new")
+        check = quote_name(f"ck_{operation.column_name}_not_null_new")
         # Proved by a CHECK first, so that the table is not locked while its rows are read.
         yield Step(
             what,
@@ -509,9 +509,7 @@ def _of_foreign_keys(connection: Connection) -> Iterator[Step | Left]:
 def _unexpected_triggers(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
     for key, what in differences.items():
         if key.kind == "trigger" and what == "not expected":
-            name = key.name
-            quoted = name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
-            yield Step(sentence(key, what, snapshot[key]), (f"drop trigger {quoted} on {key.relation};",))
+            yield Step(sentence(key, what, snapshot[key]), (f"drop trigger {quote_name(key.name)} on {key.relation};",))
 
 
 def _invalid_indexes(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:

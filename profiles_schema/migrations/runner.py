@@ -6,7 +6,6 @@ One migrator at a time; short waits for locks, with retries; one sentence for wh
 from __future__ import annotations
 
 import logging
-import random
 import sys
 import time
 import traceback
@@ -18,7 +17,8 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, NoReferencedTableError, PendingRollbackError
 
 from profiles_schema import database, settings
-from profiles_schema.database import refuse_read_only, sqlstate
+from profiles_schema.database import refuse_read_only
+from profiles_schema.driver import LOCK_FAILURES, Deadline, execute_literally, quote_name, retry_on_lock, sqlstate
 from profiles_schema.errors import (
     InsufficientPrivilege,
     LockDeadlineExceeded,
@@ -53,8 +53,6 @@ URL = "profiles_schema.url"
 AT = "profiles_schema.at"
 """The attribute in which a migration leaves where it came from and where it ended, a ``summary.Outcome``."""
 
-_FIRST_PAUSE_SECONDS = 0.05
-_LONGEST_PAUSE_SECONDS = 1.0
 _REMIND_SECONDS = 10.0
 
 
@@ -447,10 +445,8 @@ class _Run:
             connection.rollback()
 
     def _drop_frame(self, connection: Connection) -> None:
-        quote = connection.dialect.identifier_preparer.quote
-        connection.exec_driver_sql(
-            f"drop table if exists {quote(self.version_table_schema)}.{quote(self.version_table)}"
-        )
+        table = f"{quote_name(self.version_table_schema)}.{quote_name(self.version_table)}"
+        execute_literally(connection, f"drop table if exists {table}")
         connection.exec_driver_sql(offline.drop_schema())
         connection.commit()
 
@@ -469,8 +465,7 @@ class _Work:
         self.done = 0
         self.step: Any = None
         self.started = 0.0
-        self.first_failure: float | None = None
-        self.failures = 0
+        self.deadline = Deadline(self.options.deadline_seconds)
         self.remind_at = 0.0
         self.logged: list[tuple[str, str]] = []
         self.watch: BlockerWatch | None = None
@@ -489,8 +484,7 @@ class _Work:
             )
             stack.enter_context(_notices_shown(self.connection))
             self.watch = stack.enter_context(BlockerWatch(self.connection))
-            while not self._attempt():
-                pass
+            retry_on_lock(self.connection, self._attempt, self.deadline, on_failure=self._explain_wait)
             self.connection.commit()  # the version table by itself, where no revision came after it
 
     def remaining(self) -> Iterator[Any]:
@@ -508,8 +502,7 @@ class _Work:
             self.outcome.add(step.info, seconds)
             self.done += 1
             self.step = None
-            self.first_failure = None
-            self.failures = 0
+            self.deadline.restart()
             self.watch.forget()
 
     def log_row(self, step: Any) -> None:
@@ -540,19 +533,18 @@ class _Work:
             counts=self.counts,
         )
 
-    def _attempt(self) -> bool:
-        """Run the remaining steps; False if another attempt is due."""
+    def _attempt(self) -> None:
+        """Run the remaining steps."""
         try:
             self._ensure_schemas()
             with _causes_shown():
                 self.environment.run_migrations()
         except DBAPIError as error:
             self._recover()
-            if sqlstate(error) not in failures.LOCK_FAILURES:
-                self._log_failure()
-                raise failures.translated(error, doing=self._doing(), role=self.role) from error
-            self._pause(error)
-            return False
+            if sqlstate(error) in LOCK_FAILURES:
+                raise
+            self._log_failure()
+            raise failures.translated(error, doing=self._doing(), role=self.role) from error
         except CommandError as error:
             self._recover()
             self._log_failure()
@@ -563,7 +555,6 @@ class _Work:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 logger.warning("Interrupted. Finished revisions stand; run this again to go on.")
             raise
-        return True
 
     def _prepare(self, search_path: str) -> None:
         """Before each attempt at a step: the lock must still be ours, the settings as they should be."""
@@ -581,7 +572,7 @@ class _Work:
         if self.steps and not getattr(self.steps[0], "is_upgrade", True):
             return
         for name in self.schemas:
-            quoted = self.connection.dialect.identifier_preparer.quote(name)
+            quoted = quote_name(name)
             database, missing, may_create = self.connection.exec_driver_sql(
                 "select pg_catalog.quote_ident(pg_catalog.current_database()), "
                 "pg_catalog.to_regnamespace(%(name)s) is null, "
@@ -590,33 +581,28 @@ class _Work:
             ).one()
             if missing and not may_create:
                 self.connection.rollback()
-                role = self.connection.dialect.identifier_preparer.quote(self.role)
+                role = quote_name(self.role)
                 raise InsufficientPrivilege(
                     f"Role {role} may not create schema {quoted} in database {database}. "
                     f"Let an administrator run: grant create on database {database} to {role};"
                 )
             if missing:
-                self.connection.exec_driver_sql(f"create schema {quoted}")
+                execute_literally(self.connection, f"create schema {quoted}")
             self.connection.commit()
 
-    def _pause(self, error: DBAPIError) -> None:
-        now = time.monotonic()
-        if self.first_failure is None:
-            # An index built concurrently has waited for the whole deadline already.
-            waited = self.options.deadline_seconds if is_concurrent(error.statement or "") else 0.0
-            self.first_failure = now - waited
-            self.remind_at = now
-        gone = now - self.first_failure
-        remaining = self.options.deadline_seconds - gone
-        blocker = self.watch.last if self.watch is not None else None
-        if remaining <= 0:
+    def _explain_wait(self, error: DBAPIError, remaining: float) -> None:
+        """Say now and then that a lock is missing; at the end, which session holds it."""
+        # An index built concurrently has waited for the whole deadline already.
+        if remaining <= 0 or is_concurrent(error.statement or ""):
             self._log_failure()
+            blocker = self.watch.last if self.watch is not None else None
             held = f" It is held by {blocker}." if blocker else " Who holds it could not be seen."
             raise LockDeadlineExceeded(
                 f"{self._doing()} could not get its lock within {self.options.deadline_seconds:g} s.{held} "
                 "The revision is not applied; run this again when that session has ended."
             ) from error
-        if now >= self.remind_at:
+        now = time.monotonic()
+        if self.deadline.attempts == 1 or now >= self.remind_at:
             self.remind_at = now + _REMIND_SECONDS
             logger.info(
                 "%s: no lock within %d ms; trying again, for up to %.0f s.",
@@ -624,9 +610,6 @@ class _Work:
                 self.options.lock_timeout_ms,
                 remaining,
             )
-        longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**self.failures)
-        self.failures = min(self.failures + 1, 10)
-        time.sleep(min(remaining, random.uniform(longest / 2, longest)))  # noqa: S311 - jitter, no secret
 
     def _recover(self) -> None:
         """Bring connection and alembic back to where a new attempt can start."""

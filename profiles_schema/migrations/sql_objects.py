@@ -16,6 +16,7 @@ from sqlalchemy import MetaData, Table, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from profiles_schema.driver import execute_literally, quote_name
 from profiles_schema.migrations.drift import sentence
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import API_ROLES, Key, Snapshot, kept_rights, take_snapshot
@@ -100,7 +101,7 @@ def snapshot_of_declarations(connection: Connection, tables: Iterable[Table]) ->
         # What a file does not create anew is not declared; and a result type cannot be replaced.
         _set_functions_aside(connection, [o.name for o in applicable if o.kind == "functions"])
         for sql_object in applicable:
-            connection.exec_driver_sql(_redirect(sql_object.text, redirected).replace("%", "%%"))
+            execute_literally(connection, _redirect(sql_object.text, redirected))
         declared = _triggers_only(take_snapshot(connection, redirected, public_functions()), borrowed)
         return {key: value for key, value in declared.items() if not key.name.startswith(_ASIDE)}
     finally:
@@ -117,7 +118,7 @@ def _set_functions_aside(connection: Connection, names: list[str]) -> None:
         {"names": names, "schema": INTERNAL_SCHEMA, "prefix": _ASIDE},
     ).all()
     if statements:
-        connection.exec_driver_sql(";\n".join(statements).replace("%", "%%"))
+        execute_literally(connection, ";\n".join(statements))
 
 
 def changes(connection: Connection, metadata: MetaData) -> list[Change]:
@@ -379,7 +380,6 @@ def _trigger_in_database(connection: Connection, key: Key) -> str:
 def _replace_policies(
     connection: Connection, sql_object: SqlObject, keys: list[Key], declared: Snapshot, found: Snapshot
 ) -> Change:
-    quote = connection.dialect.identifier_preparer.quote
     table = sql_object.name if "." in sql_object.name else f"public.{sql_object.name}"
     policies = connection.execute(
         text(
@@ -389,10 +389,10 @@ def _replace_policies(
         {"table": table, "ours": f"{OWN_POLICY_PREFIX}%"},
     ).all()
     names = dict.fromkeys([*re.findall(r'create policy "([^"]+)"', sql_object.text), *(name for name, *_ in policies)])
-    drop = [f"drop policy if exists {quote(name)} on {table};" for name in names]
+    drop = [f"drop policy if exists {quote_name(name)} on {table};" for name in names]
     create = [
-        f"create policy {quote(name)} on {table} as {permissive} for {command}"
-        f" to {', '.join('public' if role == 'public' else quote(role) for role in roles)}"
+        f"create policy {quote_name(name)} on {table} as {permissive} for {command}"
+        f" to {', '.join('public' if role == 'public' else quote_name(role) for role in roles)}"
         + (f" using ({using})" if using else "")
         + (f" with check ({check})" if check else "")
         + ";"
@@ -400,24 +400,22 @@ def _replace_policies(
     ]
     granted = [key for key in keys if key.kind == "grant"]
     # Revoking from a table takes the rights on all its columns along, the application's own, too.
-    foreign = [
-        _grant(connection, k, found[k]) for k in found if k.relation == table and _is_on_a_foreign_column(k, declared)
-    ]
-    foreign += [_grant(connection, k, right) for k, right in sorted(kept_rights(connection)) if k.relation == table]
+    foreign = [_grant(k, found[k]) for k in found if k.relation == table and _is_on_a_foreign_column(k, declared)]
+    foreign += [_grant(k, right) for k, right in sorted(kept_rights(connection)) if k.relation == table]
     return Change(
         sql_object,
         "\n".join([*drop, sql_object.statement.strip(), *foreign]),
-        "\n".join([*drop, *create, *_grants_in_database(connection, granted, found)]),
+        "\n".join([*drop, *create, *_grants_in_database(granted, found)]),
     )
 
 
-def _grants_in_database(connection: Connection, keys: Iterable[Key], found: Snapshot) -> list[str]:
+def _grants_in_database(keys: Iterable[Key], found: Snapshot) -> list[str]:
     """Give back what is granted now on each schema and table that the keys are about."""
     lines = []
     for target in dict.fromkeys(_granted_on(key) for key in keys):
         lines.append(f"revoke all on {target} from public, {', '.join(API_ROLES)};")
         lines += [
-            _grant(connection, key, privileges)
+            _grant(key, privileges)
             for key, privileges in found.items()
             if key.kind == "grant" and not key.is_of_function and _granted_on(key) == target
         ]
@@ -428,8 +426,8 @@ def _granted_on(key: Key) -> str:
     return f"table {key.relation}" if key.table else f"schema {key.schema}"
 
 
-def _grant(connection: Connection, key: Key, privileges: str) -> str:
+def _grant(key: Key, privileges: str) -> str:
     if key.name:
-        column = connection.dialect.identifier_preparer.quote(key.name)
+        column = quote_name(key.name)
         privileges = ", ".join(f"{privilege} ({column})" for privilege in privileges.split(", "))
     return f"grant {privileges} on {_granted_on(key)} to {key.role.lower()};"

@@ -16,7 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, is_disconnect, sqlstate
+from profiles_schema.database import connect
+from profiles_schema.driver import is_disconnect, sqlstate
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.operations import batches
 from profiles_schema.operations.batches import FIRST_ROWS, MOST_WINDOW_ROWS, TARGET_MS, Limits, run

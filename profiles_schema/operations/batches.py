@@ -30,7 +30,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import failed_objects, is_disconnect, sqlstate
+from profiles_schema.driver import failed_objects, is_disconnect, sqlstate
 from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced
 
 TARGET_MS = 100

@@ -19,7 +19,7 @@ from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema import database, local
+from profiles_schema import database, driver, local
 from profiles_schema.errors import (
     CopyFailed,
     DatabaseUnreachable,
@@ -197,7 +197,7 @@ def look(source: str) -> Source:
             connection.exec_driver_sql("set transaction isolation level repeatable read, read only")
             return _looked(connection)
     except DBAPIError as error:
-        if database.is_disconnect(error):
+        if driver.is_disconnect(error):
             raise database.lost(url) from error
         message = str(error.orig).strip().partition("\n")[0]
         raise SourceUnreadable(f"The source cannot be looked at: {message}. Connect as another role.") from error

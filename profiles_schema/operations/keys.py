@@ -22,7 +22,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import is_disconnect, lost, sqlstate
+from profiles_schema.database import lost
+from profiles_schema.driver import is_disconnect, sqlstate
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, new_entry
 from profiles_schema.errors import (
     DecryptionFailed,

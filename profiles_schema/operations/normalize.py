@@ -18,7 +18,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, is_disconnect, sqlstate
+from profiles_schema.database import connect
+from profiles_schema.driver import is_disconnect, sqlstate
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.migrations import packs
 from profiles_schema.migrations.drift import dual_write_is_broken

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema import local
-from profiles_schema.database import sqlstate
+from profiles_schema.driver import sqlstate
 from profiles_schema.errors import CopyFailed, DataLossRefused, ProfilesSchemaError, SchemaDrift, UsageError
 from profiles_schema.migrations import paths, summary
 from profiles_schema.migrations.interrupts import interruptible

@@ -8,8 +8,6 @@ a rule, data that are gone) is left, and named.
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,12 +15,20 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import is_disconnect, sqlstate
+from profiles_schema.driver import (
+    LOCK_FAILURES,
+    diagnosis,
+    execute_literally,
+    is_disconnect,
+    retry_on_lock,
+    server_message,
+    sqlstate,
+)
 from profiles_schema.errors import InsufficientPrivilege, NotAtHead, NotMigrated
 from profiles_schema.migrations import expected, standing
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.drift import REMEDY as AGAIN
-from profiles_schema.migrations.failures import LOCK_FAILURES, translated
+from profiles_schema.migrations.failures import translated
 from profiles_schema.migrations.indexes import concurrent_index_rules, created_index, is_concurrent
 from profiles_schema.migrations.locking import migration_lock
 from profiles_schema.migrations.options import Options
@@ -177,8 +183,7 @@ def _require_owner(connection: Connection) -> None:
 
 
 def _execute(connection: Connection, sql: str, watch: BlockerWatch) -> None:
-    started = time.monotonic()
-    while True:
+    def attempt() -> None:
         watch.begin()
         try:
             _execute_once(connection, sql)
@@ -186,27 +191,24 @@ def _execute(connection: Connection, sql: str, watch: BlockerWatch) -> None:
             connection.rollback()
             if not is_disconnect(error):
                 _drop_invalid(connection, sql)
-            if sqlstate(error) not in LOCK_FAILURES or time.monotonic() - started > DEADLINE_SECONDS:
-                raise
-        else:
-            watch.forget()
-            return
+            raise
         finally:
             watch.end()
-        time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter, no secret
+
+    retry_on_lock(connection, attempt, DEADLINE_SECONDS)
+    watch.forget()
 
 
 def _execute_once(connection: Connection, sql: str) -> None:
-    literal = sql.replace("%", "%%")
     if not is_concurrent(sql):
         with connection.begin():
-            connection.exec_driver_sql(literal)
+            execute_literally(connection, sql)
         return
     usual = connection.get_isolation_level()
     connection.rollback()
     connection.execution_options(isolation_level="AUTOCOMMIT")
     try:
-        connection.exec_driver_sql(literal)
+        execute_literally(connection, sql)
     finally:
         connection.rollback()
         connection.execution_options(isolation_level=usual)
@@ -232,10 +234,9 @@ def _drop_invalid(connection: Connection, sql: str) -> None:
 def _left(connection: Connection, step: Step, error: DBAPIError, watch: BlockerWatch) -> Left:
     if is_disconnect(error) or sqlstate(error) == _READ_ONLY:
         raise translated(error, doing="the repair", role="") from error
-    diagnostics = getattr(error.orig, "diag", None)
-    message = getattr(diagnostics, "message_primary", None) or str(error.orig).strip().partition("\n")[0]
+    message = server_message(error)
     match sqlstate(error):
-        case "55P03" | "40P01" | "40001":
+        case state if state in LOCK_FAILURES:
             held = f", held by {watch.last}" if watch.last else ""
             return Left(step.what, f"No lock within {DEADLINE_SECONDS:.0f} s{held}.", AGAIN)
         case "42501":
@@ -259,7 +260,7 @@ def _left(connection: Connection, step: Step, error: DBAPIError, watch: BlockerW
                 step.what, f"{message[:1].upper()}{message[1:]}.", f"put that back first, then: {AGAIN}", waits=True
             )
         case "2BP01":  # DETAIL names objects here
-            detail = (getattr(diagnostics, "message_detail", None) or message).replace("\n", "; ")
+            detail = (diagnosis(error, "message_detail") or message).replace("\n", "; ")
             return Left(step.what, f"Something else depends on it: {detail}.", f"drop or change that, then: {AGAIN}")
         case state:
             return Left(

@@ -17,7 +17,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import sqlstate
+from profiles_schema.driver import sqlstate
 from profiles_schema.migrations.sql_objects import holds
 from profiles_schema.operations.settings import accepted
 from profiles_schema.schema.objects import Where

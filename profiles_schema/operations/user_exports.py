@@ -18,6 +18,7 @@ from sqlalchemy import Executable, text
 from sqlalchemy.engine import Connection, Result
 
 from profiles_schema import data_rights
+from profiles_schema.driver import quote_name
 from profiles_schema.errors import UserNotFound
 from profiles_schema.operations import users
 from profiles_schema.operations.users import Condition, Person, Unregistered
@@ -119,12 +120,11 @@ def _tables(connection: Connection, person: Person) -> Iterator[tuple[str, Resul
     for name, condition in users.SET_ASIDE.items():
         yield name, rows_of(text(f"select * from {name} where {condition} order by id"), {"keys": person.keys})
     ours = {each.name for each in users.our_tables(connection)}
-    quote = connection.dialect.identifier_preparer.quote
     for each in registered:
         if each.table in ours or not each.export:
             continue
         theirs = Condition(connection, each.table, each.user_column, person)
-        columns = ", ".join(map(quote, each.export))
+        columns = ", ".join(map(quote_name, each.export))
         yield each.table, rows_of(text(f"select {columns} from {theirs.table} where {theirs.sql}"), theirs.values)
 
 

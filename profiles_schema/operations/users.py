@@ -6,7 +6,6 @@ erasure, the second erases rows, the third, once the files are gone, forgets the
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +18,14 @@ from sqlalchemy.exc import DBAPIError
 
 from profiles_schema import data_rights
 from profiles_schema.data_rights import Registration
-from profiles_schema.database import sqlstate
+from profiles_schema.driver import quote_name, retry_on_lock, sqlstate
 from profiles_schema.errors import StorageMissing, UserNotFound
 from profiles_schema.operations.health import ALIVE
 from profiles_schema.schema.objects import Where
 from profiles_schema.schema.personal_data import BY_SECTION, TABLES, PersonTable
 from profiles_schema.storage import Storage
 
-_LOCK_ERRORS: Final = frozenset({"55P03", "40P01", "40001"})
-_ATTEMPTS: Final = 5
+_LOCK_SECONDS: Final = 30.0
 _FOREIGN_KEY: Final = "23503"
 _INTEGERS: Final = ("smallint", "integer", "bigint")
 AUTH_SERVER: Final = "auth.users: the row is the auth server's. Delete the user with its admin API; on Supabase: auth.admin.deleteUser(id)"
@@ -168,9 +166,8 @@ class Condition:
     """Which rows of a registered table are the person's, in SQL."""
 
     def __init__(self, connection: Connection, table: str, user_column: str, person: Person) -> None:
-        quote = connection.dialect.identifier_preparer.quote
         schema, _, name = table.partition(".")
-        self.table = f"{quote(schema)}.{quote(name)}"
+        self.table = f"{quote_name(schema)}.{quote_name(name)}"
         kind = connection.scalar(
             text(
                 "select coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text from pg_attribute as a"
@@ -186,7 +183,7 @@ class Condition:
             keys = [key for key in person.linked if key.isdecimal()]
         else:
             kind = "text"
-        column = quote(user_column)
+        column = quote_name(user_column)
         compared = f"{column}::text" if kind == "text" else column
         self.sql = f"{compared} = any (cast(:keys as {kind}[]))"
         self.values: Mapping[str, Any] = {"keys": keys}
@@ -336,15 +333,12 @@ def _has_files(connection: Connection, user_id: uuid.UUID) -> bool:
 
 def _in_transaction(connection: Connection, work: Callable[[], Result]) -> Result:
     """Again where a lock cannot be had, which leaves nothing half done."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            with connection.begin():
-                return work()
-        except DBAPIError as error:
-            if sqlstate(error) not in _LOCK_ERRORS or attempt == _ATTEMPTS - 1:
-                raise
-        time.sleep(0.1 * 2**attempt)
-    raise AssertionError
+
+    def whole() -> Result:
+        with connection.begin():
+            return work()
+
+    return retry_on_lock(connection, whole, _LOCK_SECONDS)
 
 
 def _erase_rows(connection: Connection, user_id: uuid.UUID) -> None:
@@ -409,8 +403,7 @@ def _erase_one(connection: Connection, registration: Registration, person: Perso
     if registration.is_deleted:
         connection.execute(text(f"delete from {condition.table} where {condition.sql}"), condition.values)
     elif registration.emptied:
-        quote = connection.dialect.identifier_preparer.quote
-        values = ", ".join(f"{quote(each)} = null" for each in registration.emptied)
+        values = ", ".join(f"{quote_name(each)} = null" for each in registration.emptied)
         connection.execute(text(f"update {condition.table} set {values} where {condition.sql}"), condition.values)
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import inspect as inspect_mapping
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, object_session, sessionmaker
 
-from profiles_schema.database import sqlstate
+from profiles_schema.driver import sqlstate
 from profiles_schema.errors import ActingRefused
 from profiles_schema.schema.models import UserProfile
 

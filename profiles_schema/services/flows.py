@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from profiles_schema import database
+from profiles_schema import driver
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -171,13 +171,13 @@ def retry(effect: Db, may_retry: Callable[[BaseException], bool]) -> Flow[Any]:
 
 def sqlstate(error: BaseException) -> str | None:
     """The SQLSTATE of a database error, also of one that asyncpg raises before SQLAlchemy sees it."""
-    state = database.sqlstate(error) or getattr(error, "sqlstate", None)
+    state = driver.sqlstate(error) or getattr(error, "sqlstate", None)
     return state if isinstance(state, str) else None
 
 
 def is_rolled_back(error: BaseException) -> bool:
     """Whether the failure may pass, and proves that nothing was committed: serialization, deadlock, lock timeout."""
-    return sqlstate(error) in {"40001", "40P01", "55P03"}
+    return sqlstate(error) in driver.LOCK_FAILURES
 
 
 def is_transient(error: BaseException) -> bool:

@@ -5,7 +5,7 @@
 
 - ``delete``: the row is deleted.
 - ``null``: the row stays and the value goes. The column is NULL then, or has its default where it cannot be NULL; a
-  username becomes random.
+  username becomes random, and the profile private.
 - ``keep: reason``: the value stays.
 """
 
