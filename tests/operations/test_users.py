@@ -129,21 +129,22 @@ def person(database, mark, storage=None, sessions=3, exports=2):
 
 def traces(database, *needles):
     """Every column of every table whose text holds one of the needles: {table.column: rows}."""
-    found = {}
-    columns = database.administrator.run(
-        "select n.nspname as schema, c.relname as name, a.attname as column_name from pg_class as c"
-        " join pg_namespace as n on n.oid = c.relnamespace join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped"
-        " where c.relkind in ('r', 'p', 'm') and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'"
+    tables = database.administrator.run(
+        "select format('%I.%I', n.nspname, c.relname) as name, array_agg(a.attname::text) as columns from pg_class as c"
+        " join pg_namespace as n on n.oid = c.relnamespace join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0"
+        " and not a.attisdropped where c.relkind in ('r', 'p', 'm') and n.nspname !~ '^(pg_|information_schema)' group by 1"
     )
-    assert len(columns) > 150
-    for each in columns:
-        hits = database.administrator.value(
-            f'select count(*) from "{each.schema}"."{each.name}" as t'
-            f' where lower(t."{each.column_name}"::text) like any (cast(:needles as text[]))',
-            needles=[f"%{needle.lower()}%" for needle in needles],
+    assert sum(len(table.columns) for table in tables) > 150
+    found = {}
+    for table in tables:
+        hits = ", ".join(
+            f'count(*) filter (where lower("{column}"::text) like any (cast(:needles as text[])))'
+            for column in table.columns
         )
-        if hits:
-            found[f"{each.schema}.{each.name}.{each.column_name}"] = hits
+        (counts,) = database.administrator.run(
+            f"select {hits} from {table.name}", needles=[f"%{needle.lower()}%" for needle in needles]
+        )
+        found |= {f"{table.name}.{column}": n for column, n in zip(table.columns, counts, strict=True) if n}
     return found
 
 
