@@ -88,10 +88,12 @@ def register(
 
 def unregister(table: str, *, bind: Connection | Session | None = None) -> None:
     """Take a registration back, for example in the downgrade of the revision that made it."""
-    statement = text(
-        "update profiles_internal.settings set value = value - cast(:table as text), updated_at = now() where key = :key"
-    ).bindparams(table=_qualified(table), key=SETTING)
-    (_alembic() if bind is None else bind).execute(statement)
+    (_alembic() if bind is None else bind).execute(
+        text(
+            f"update profiles_internal.settings set value = value - {_literal(_qualified(table))}, updated_at = now()"
+            f" where key = '{SETTING}'"
+        )
+    )
 
 
 def registered(connection: Connection) -> list[Registration]:
@@ -125,6 +127,11 @@ def _qualified(table: str) -> str:
     return table if "." in table else f"public.{table}"
 
 
+def _literal(value: str) -> str:
+    """A text as it stands in SQL: a revision that is printed has no parameters."""
+    return "'" + value.replace("'", "''").replace(":", "\\:") + "'"
+
+
 def _alembic() -> Any:
     """What executes in the revision that runs; offline it prints."""
     from alembic import op
@@ -151,9 +158,9 @@ def _save(registration: Registration, bind: Connection | Session | None) -> None
     executor.execute(
         text(
             "insert into profiles_internal.settings as s (key, value)"
-            " values (:key, jsonb_build_object(cast(:table as text), cast(:value as jsonb)))"
+            f" values ('{SETTING}', jsonb_build_object({_literal(registration.table)}, {_literal(json.dumps(value))}::jsonb))"
             " on conflict (key) do update set value = s.value || excluded.value, updated_at = now()"
-        ).bindparams(key=SETTING, table=registration.table, value=json.dumps(value))
+        )
     )
 
 

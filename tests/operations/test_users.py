@@ -1,5 +1,6 @@
 """users export and erase: what is a person's comes out, then goes; nothing of anybody else's does either."""
 
+import io
 import json
 import os
 import pty
@@ -12,6 +13,8 @@ import uuid
 
 import jsonschema
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import text
 
 from profiles_schema import data_rights, metadata
@@ -20,6 +23,7 @@ from profiles_schema.operations import users
 from profiles_schema.operations.health import examine
 from profiles_schema.storage import DirectoryStorage, export_key
 from support import REPOSITORY, profiles_schema
+from support.followed_users import application as application_with_users
 
 APPLICATION = """
 create table public.posts (id bigserial primary key, author_id uuid not null references auth.users (id), title text, body text);
@@ -465,6 +469,56 @@ def test_a_registration_whose_table_has_changed_is_named(application):
     done = erase(application, "--check")
     assert done.returncode == 1
     assert "public.invoices has no column buyer." in done.stdout
+
+
+@pytest.mark.parametrize("offline", [False, True], ids=["online", "offline"])
+def test_a_revision_of_the_application_registers_its_table(database, offline):
+    database.script(APPLICATION)
+    printed = io.StringIO()
+    with database.engine.begin() as connection:
+        options = {"as_sql": True, "output_buffer": printed} if offline else {}
+        context = MigrationContext.configure(connection, dialect_name="postgresql", opts=options)
+        with Operations.context(context):
+            data_rights.register("posts", "author_id", ["title"], "delete")
+            data_rights.register("public.invoices", "buyer", on_erase="keep: O'Hara's \\ tax:law")
+            data_rights.unregister("posts")
+    if offline:
+        database.script(printed.getvalue())
+    with database.engine.connect() as connection:
+        assert [(each.table, each.kept) for each in data_rights.registered(connection)] == [
+            ("public.invoices", "keep: O'Hara's \\ tax:law")
+        ]
+
+
+def test_the_applications_own_table_of_users_is_to_be_registered_and_takes_the_user_along(empty):
+    application_with_users(empty, "bigint")
+    empty.upgrade(identity="public.users")
+    empty.script(
+        "create table public.orders (id bigserial primary key, user_id bigint references public.users (id) on delete set null, note text)"
+    )
+    key = empty.value("insert into public.users (email, username) values ('ada@example.org', 'ada') returning id")
+    other = empty.value("insert into public.users (email, username) values ('bob@example.org', 'bob') returning id")
+    ada = empty.value("select user_id from profiles_internal.identity_links where external_id = :key", key=str(key))
+    for user in (key, other):
+        empty.run("insert into public.orders (user_id, note) values (:id, 'n')", id=user)
+    done = erase(empty, ada, "--check")
+    assert done.returncode == 1
+    assert "public.users would be left: it refers to users by id." in done.stdout
+    for table, column in (("users", "id"), ("orders", "user_id")):
+        assert (
+            run(
+                empty, "register", table, "--user-column", column, "--export", column, "--on-erase", "delete"
+            ).returncode
+            == 0
+        )
+    exported = json.loads(run(empty, "export", ada).stdout)
+    assert exported["tables"]["public.orders"] == [{"user_id": key}]
+    done = erase(empty, ada, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert empty.run("select id from public.users") == [(other,)]
+    assert empty.run("select user_id from public.orders") == [(other,)]
+    assert traces(empty, str(ada), "ada@example.org") == {}
+    assert profiles_schema(empty.url, "health", "--full").returncode == 0
 
 
 # Show 4 -------------------------------------------------------------------------------------------------------------------
