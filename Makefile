@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 m ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo-adopt test test-slow test-all matrix lint format revision freeze judges snapshot docs wheel chaos bench clean
+.PHONY: help setup up down demo-adopt test test-slow test-all matrix lint format revision freeze judges snapshot docs docs-serve wheel chaos bench clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -86,8 +86,16 @@ judges: $(READY) ## Print the 35 known failures of sign-up triggers: the naive o
 snapshot: $(READY) ## Write what is made from the models and the mapping: fingerprints for health, known_traits.sql
 	$(BIN)/python -m pytest -q tests/sql/test_traits.py tests/migrations/test_parity.py --update-catalog
 
-docs: $(READY) ## Write docs/reference.md from the --help of every command
+docs: $(READY) $(VENV)/.docs ## Write docs/reference/commands.md from the --help of every command, and build the site into site/
 	$(BIN)/python -m pytest -q tests/test_docs.py --update-docs
+	$(BIN)/zensical build --clean --strict
+
+docs-serve: $(VENV)/.docs ## Show the site at http://localhost:8000, and build it again after every change
+	$(BIN)/zensical serve
+
+$(VENV)/.docs: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
 
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
 	PYTHON=$(BIN)/python scripts/wheel.sh
@@ -110,4 +118,4 @@ bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/result
 	$(BIN)/python benchmarks/adopt.py --out benchmarks/results/adopt.json
 
 clean: ## Remove what was built; the embedded server's data stay
-	rm -rf $(VENV) build dist benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

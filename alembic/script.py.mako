@@ -21,7 +21,7 @@ Back: say what the downgrade does, and what it refuses to lose.
 # - The runner retries it as a whole when a lock cannot be had within lock_timeout, so it takes its lock first.
 # - Inside `with op.get_context().autocommit_block():` every statement can run twice (IF NOT EXISTS, OR REPLACE).
 #   CREATE INDEX CONCURRENTLY belongs there; the runner drops an invalid leftover first and checks the result.
-# - Data work is SQL in batches that commit (see 0015_backfill_profiles), never a loop in Python.
+# - Data work is SQL in batches that commit (run_batches.sql, as in 0015_backfill_profiles), never a loop in Python.
 # - downgrade() keeps data. Name the tables that it drops in `downgrade_drops`: they are counted before anything starts.
 
 from alembic import op

@@ -230,7 +230,7 @@ class Bench:
         with engine.connect() as connection:
             for step in backfill(connection):
                 for share in FORECASTS:
-                    if share not in seen and step.eta_seconds is not None and step.users >= share * step.total:
+                    if share not in seen and step.eta_seconds is not None and step.done >= share * step.total > 0:
                         seen[share] = (time.monotonic(), step.eta_seconds)
         ended = time.monotonic()
         if forecasts is not None:

@@ -419,6 +419,6 @@ def _reason(text: str, url: URL) -> str:
     return line or "no reason given"
 
 
-def lost(url: URL) -> NoDatabase:
+def lost_connection(url: URL) -> NoDatabase:
     """The error for a connection that broke while it was in use."""
     return DatabaseUnreachable(f"The connection to {_server(url)} was lost. Check the server, then run this again.")

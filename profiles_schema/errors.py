@@ -359,7 +359,7 @@ class NotAnObject(ProfilesSchemaError):
 
 
 class NoSessions(ProfilesSchemaError):
-    """There is no table of learning sessions to count progress from (docs/tables.md says what makes one)."""
+    """There is no table of learning sessions to count progress from (docs/reference/tables.md says what makes one)."""
 
 
 class NotConfigured(ProfilesSchemaError):

@@ -40,7 +40,9 @@ def pytest_configure(config):
 
 def pytest_addoption(parser):
     parser.addoption("--update-catalog", action="store_true", help="write the fingerprints that health compares with")
-    parser.addoption("--update-docs", action="store_true", help="write docs/reference.md from the --help of every verb")
+    parser.addoption(
+        "--update-docs", action="store_true", help="write docs/reference/commands.md from the --help of every verb"
+    )
 
 
 @pytest.fixture(scope="session")

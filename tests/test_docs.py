@@ -1,13 +1,16 @@
 """The documentation says what is so."""
 
 import ast
+import contextlib
 import datetime as dt
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -19,9 +22,9 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from profiles_schema import UserProfile, cli, errors, metadata
-from profiles_schema.migrations import options, paths
-from profiles_schema.operations import erasure, health, jobs, openings, recount, settings, switches, user_exports
+from profiles_schema import UserProfile, cli, errors, metadata, operations
+from profiles_schema.migrations import options, paths, standing
+from profiles_schema.operations import health, user_exports
 from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema import objects, personal_data
 from profiles_schema.schema.models import privacy
@@ -32,12 +35,15 @@ from support import REPOSITORY, profiles_schema
 PAGES = sorted(
     [
         *REPOSITORY.glob("*.md"),
-        *REPOSITORY.glob("docs/*.md"),
+        *REPOSITORY.glob(".github/**/*.md"),
+        *REPOSITORY.glob("docs/**/*.md"),
         *REPOSITORY.glob("benchmarks/*.md"),
         *REPOSITORY.glob("examples/*/*.md"),
     ]
 )
-REFERENCE = REPOSITORY / "docs" / "reference.md"
+DOCS = REPOSITORY / "docs"
+REFERENCE = DOCS / "reference" / "commands.md"
+TUTORIAL = DOCS / "tutorial" / "your-first-profile.md"
 EXAMPLE = REPOSITORY / "examples" / "downstream"
 
 
@@ -67,10 +73,11 @@ def help_of(*words):
 
 
 def written_reference():
-    """docs/reference.md as it has to be."""
+    """docs/reference/commands.md as it has to be."""
     parts = [
-        "# Command reference",
-        "This page is `profiles-schema --help`, verb by verb. `make docs` writes it.",
+        "# Commands",
+        "This page is `profiles-schema --help`, verb by verb. `make docs` writes it. Exit codes, output and shell completion:"
+        " [How the command line behaves](command-line.md).",
         f"```text\n{help_of()}\n```",
     ]
     for verb in cli.VERBS:
@@ -88,13 +95,13 @@ def test_the_reference_is_what_help_says(request):
 
 
 def written_inventory():
-    """The tables of docs/privacy.md: what every column is of a person, and what an erasure does with it."""
+    """The tables of docs/reference/personal-data.md: what every column is of a person, and what an erasure does with it."""
     parts = []
     for table in sorted(metadata.tables.values(), key=lambda each: (each.schema or "public", each.name)):
         rows = {}
         for column in table.columns:
             rows.setdefault((column.info["personal"] or "-", column.info["on_erase"]), []).append(f"`{column.name}`")
-        parts += [f"### {table.schema or 'public'}.{table.name}", "| columns | personal | on erasure |\n|---|---|---|"]
+        parts += [f"## {table.schema or 'public'}.{table.name}", "| columns | personal | on erasure |\n|---|---|---|"]
         parts[-1] += "".join(f"\n| {', '.join(names)} | {kind} | {what} |" for (kind, what), names in rows.items())
     return "\n\n".join(parts) + "\n"
 
@@ -103,7 +110,7 @@ INVENTORY = "<!-- The rest is made from the models: make docs -->\n\n"
 
 
 def test_the_inventory_of_personal_data_is_that_of_the_models(request):
-    path = REPOSITORY / "docs" / "privacy.md"
+    path = DOCS / "reference" / "personal-data.md"
     prose, mark, written = path.read_text(encoding="utf-8").partition(INVENTORY)
     assert mark
     if request.config.getoption("--update-docs"):
@@ -139,7 +146,7 @@ def json_schema_of(column):
 
 
 def written_export_schema():
-    """docs/user-export.schema.json as it has to be."""
+    """docs/reference/user-export.schema.json as it has to be."""
     tables = {}
     for person in personal_data.TABLES:
         tables[person.name] = {
@@ -172,7 +179,7 @@ def written_export_schema():
 
 
 def test_the_schema_of_exports_is_that_of_the_models(request):
-    path = REPOSITORY / "docs" / "user-export.schema.json"
+    path = REPOSITORY / "docs" / "reference" / "user-export.schema.json"
     wanted = json.dumps(written_export_schema(), indent=2, ensure_ascii=False) + "\n"
     if request.config.getoption("--update-docs"):
         path.write_text(wanted, encoding="utf-8")
@@ -194,14 +201,14 @@ def test_the_readme_names_every_verb_and_no_page_names_another():
         assert set(called) <= set(cli.VERBS), page.name
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/security.md"])
+@pytest.mark.parametrize("page", ["docs/reference/functions.md", "docs/explanation/security.md"])
 def test_the_tables_of_functions_name_every_callable_function(page):
     documented = {cell.strip("`").partition("(")[0].lstrip("`") for cell in table_after(text(page), "## Functions")}
     assert documented == {o.name.removeprefix("public.") for o in objects.FUNCTIONS if o.name.startswith("public.")}
 
 
 def test_every_migration_option_is_documented_and_no_other():
-    described = set(re.findall(r"-x ([a-z-]+)=", text("docs/deploying.md")))
+    described = set(re.findall(r"-x ([a-z-]+)=", text("docs/reference/migration-options.md")))
     assert described == set(options.parse(()).values)
     for page in PAGES:
         assert set(re.findall(r"-x ([a-z-]+)=", page.read_text(encoding="utf-8"))) <= described, page.name
@@ -228,13 +235,15 @@ def test_relative_links_lead_somewhere(page):
         name, _, anchor = target.partition("#")
         found = (page.parent / name).resolve() if name else page
         assert found.exists(), target
+        # The site has the pages of docs/ only.
+        assert not page.is_relative_to(DOCS) or found.is_relative_to(DOCS), target
         if anchor:
             assert anchor in anchors(found), target
 
 
 @pytest.mark.parametrize("table", [t for t in metadata.sorted_tables if t.schema is None], ids=lambda table: table.name)
 def test_every_column_and_index_is_documented(table):
-    page = text("docs/tables.md")
+    page = text("docs/reference/tables.md")
     section = re.search(rf"^## {table.name}\n(.*?)(?=^## |\Z)", page, flags=re.DOTALL | re.MULTILINE)[1]
     documented = re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE)
     columns = [column.name for column in table.columns]
@@ -245,15 +254,162 @@ def test_every_column_and_index_is_documented(table):
 
 def test_every_finding_of_health_is_documented():
     # Its first argument, or the third of the helper for what can be accepted.
-    place = {"Finding": 0, "_opening": 2}
+    place = {"problem": 0, "notice": 0, "Obstacle": 0, "_opening": 2}
     codes = {
         node.args[place[node.func.id]].value
-        for module in (health, erasure, jobs, openings, recount, settings, switches)
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+        for path in [*Path(operations.__file__).parent.rglob("*.py"), Path(standing.__file__)]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in place
         and isinstance(node.args[place[node.func.id]], ast.Constant)
     }  # fmt: skip
-    assert {cell.strip("`") for cell in table_after(text("docs/at-night.md"), "## Findings")} == codes
+    assert {
+        cell.strip("`") for cell in table_after(text("docs/how-to/diagnose-a-health-finding.md"), "## Findings")
+    } == codes
+
+
+def pages_of_the_site(part):
+    for entry in part:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            (below,) = entry.values()
+            yield from [below] if isinstance(below, str) else pages_of_the_site(below)
+
+
+def test_every_page_is_in_the_navigation_and_in_the_index():
+    pages = sorted(str(page.relative_to(DOCS)) for page in DOCS.glob("**/*.md"))
+    assert sorted(pages_of_the_site(tomllib.loads(text("zensical.toml"))["project"]["nav"])) == pages
+    linked = re.findall(r"\]\(([a-z/-]+\.md)\)", text("docs/index.md"))
+    assert sorted([*linked, "index.md"]) == pages
+
+
+def test_what_the_code_says_about_a_page_is_there():
+    named = set()
+    for root in ("profiles_schema", "alembic", "examples", "scripts", "tests"):
+        for path in (REPOSITORY / root).rglob("*"):
+            if path.suffix in {".py", ".sql", ".mako"}:
+                said = path.read_text(encoding="utf-8")
+                named |= set(re.findall(r"\bdocs/([\w/-]+\.md)(?:, ([A-Z][a-z ]+[a-z]))?", said))
+    assert len(named) >= 5
+    for page, heading in named:
+        assert (DOCS / page).exists(), page
+        assert not heading or heading.lower().replace(" ", "-") in anchors(DOCS / page), (page, heading)
+
+
+def test_files_that_the_pages_name_exist():
+    roots = "|".join(
+        sorted(path.name for path in REPOSITORY.iterdir() if path.is_dir() and not path.name.startswith("."))
+    )
+    for page in DOCS.glob("**/*.md"):
+        for name in re.findall(rf"`((?:{roots})/[\w./*-]+|[A-Z]+\.md)`", page.read_text(encoding="utf-8")):
+            assert any(REPOSITORY.glob(name)), (page.name, name)
+
+
+# Words that the pages used to be full of, and that made readers stop. STYLE: subject, verb, object; the field's own words.
+RIDDLES = re.compile(
+    r"\b(who|what|where|when)ever\b|\bbeside\b|\bin vain\b|\b(no|some)body\b|\bof ours\b|\bthe own\b|\bgoes its way\b|\blet be\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_pages_are_plain_english(page):
+    if page == REFERENCE:
+        return  # --help has the say there
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in prose.splitlines() if RIDDLES.search(line)] == []
+
+
+def writable_columns(page, heading_level="##"):
+    for name, rows in re.findall(rf"^{heading_level} (\w+)\n(.*?)(?=^## |\Z)", page, flags=re.DOTALL | re.MULTILINE):
+        for column, rights in re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| ([a-z, ]+) \|.*\|$", rows, flags=re.MULTILINE):
+            for right in rights.split(", "):
+                yield name, column, right.upper()
+
+
+def test_the_columns_that_a_user_may_write_are_documented(database):
+    granted = {
+        tuple(row)
+        for row in database.run(
+            "select table_name, column_name, privilege_type from information_schema.column_privileges"
+            " where table_schema = 'public' and grantee = 'authenticated' and privilege_type in ('INSERT', 'UPDATE')"
+        )
+    }
+    page = text("docs/reference/tables.md")
+    assert set(writable_columns(page)) == granted
+    updates = [column for table, column, right in granted if (table, right) == ("user_profiles", "UPDATE")]
+    assert f"update {len(updates)} columns" in page
+    listed = {
+        (table, column, right)
+        for table, *cells in re.findall(r"^\| `(user_\w+|export_history)` \| ([^|]*) \| ([^|]*) \|$", security_columns(), flags=re.MULTILINE)
+        for right, cell in zip(("INSERT", "UPDATE"), cells, strict=True)
+        for column in re.findall(r"`(\w+)`", cell + (cells[1] if "three at the right" in cell else ""))
+    }  # fmt: skip
+    assert listed == granted
+
+
+def security_columns():
+    section = r"^## Columns a user may write\n(.*?)(?=^## )"
+    return re.search(section, text("docs/explanation/security.md"), flags=re.DOTALL | re.MULTILINE)[1]
+
+
+def test_every_internal_table_is_documented():
+    documented = {cell.strip("`") for cell in table_after(text("docs/reference/tables.md"), "## profiles_internal")}
+    assert documented == {t.name for t in metadata.sorted_tables if t.schema == "profiles_internal"} | {
+        "alembic_version"
+    }
+
+
+def run_page(page, database, known):
+    """Do what a page says, block after block: its Python, and its commands, whose output it shows."""
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        if language == "python":
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(block, known)
+            promised = re.findall(r"^ *print\(.*\)  # (.+)$", block, flags=re.MULTILINE)
+            assert out.getvalue().splitlines()[: len(promised)] == promised
+        elif language == "text":
+            for command, shown in re.findall(
+                r"^\$ profiles-schema (.*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE
+            ):
+                done = profiles_schema(database.url, *command.split())
+                pattern = "".join(
+                    "(?:.*\n)*?" if line == "…" else re.escape(line) + "\n" for line in shown.strip("\n").splitlines()
+                )
+                assert re.fullmatch(pattern, done.stdout), (command, done.stdout, done.stderr)
+                yield command
+
+
+def test_the_tutorial_happens_as_it_says(database, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    known = {}
+    commands = list(run_page(TUTORIAL.read_text(encoding="utf-8"), database, known))
+    known["database"].dispose()
+    assert commands == ["health", "health", "repair", "backfill", "health"]
+    assert [row.username for row in database.run("select username from user_profiles order by 1")] == ["ada", "bob"]
+
+
+def test_the_first_line_of_application_code_in_the_readme_runs(database, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    known = {}
+    assert list(run_page(text("README.md"), database, known)) == []
+    assert database.value("select username from user_profiles") == "ada"
+
+
+def test_the_sample_of_health_is_what_it_prints(database):
+    for name in ("ada", "bob", "cleo"):
+        database.sign_up(f"{name}@example.org")
+    database.run("alter table auth.users disable trigger profiles_on_auth_user_created")
+    database.sign_up("dan@example.org")
+    assert list(run_page(text("docs/how-to/diagnose-a-health-finding.md"), database, {})) == ["health"]
+
+
+def test_the_sample_of_a_standby_is_what_it_prints(database):
+    sample = re.search(
+        r"^\$ profiles-schema backfill\n(error: .*)$", text("docs/how-to/monitor-a-database.md"), flags=re.MULTILINE
+    )[1]
+    assert sample == f"error: {errors.ReadOnlyServer.__doc__}"
 
 
 def sample_outputs():
@@ -293,7 +449,7 @@ def test_an_error_is_named_with_its_module():
 
 
 def test_every_revision_is_in_the_table_of_locks():
-    listed = [cell.strip("`") for cell in table_after(text("docs/deploying.md"), "## Locks of each revision")]
+    listed = [cell.strip("`") for cell in table_after(text("docs/reference/revisions.md"), "## Locks of each revision")]
     assert listed == sorted(path.stem for path in paths.versions().glob("[0-9]*.py"))
 
 
@@ -309,7 +465,9 @@ def test_the_examples_of_traits_run_one_after_another(database):
     user = database.sign_up("ada@example.org")
     with Session(database.engine) as session, session.begin():
         known = {"session": session, "profile": session.scalars(select(UserProfile)).one()}
-        for example in re.findall(r"^```python\n(.*?)^```", text("docs/traits.md"), flags=re.DOTALL | re.MULTILINE):
+        for example in re.findall(
+            r"^```python\n(.*?)^```", text("docs/how-to/read-and-write-traits.md"), flags=re.DOTALL | re.MULTILINE
+        ):
             exec(example, known)
     row = database.profile(user)
     assert row.personality_traits == {"bigFive": {"openness": 72}}
@@ -319,7 +477,9 @@ def test_the_examples_of_traits_run_one_after_another(database):
 
 
 def test_every_typed_group_is_documented():
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", text("docs/traits.md"), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", text("docs/how-to/read-and-write-traits.md"), flags=re.MULTILINE
+    )
     typed = {name: group.group for name, group in vars(UserProfile).items() if isinstance(group, TypedGroup)}
     assert {attribute: column for attribute, _, column in rows} == typed
     assert {column: model for _, model, column in rows} == {group: model.__name__ for group, model in GROUPS.items()}

@@ -34,7 +34,12 @@ def examples(page):
 @pytest.mark.slow
 def test_the_documented_examples_are_well_typed_and_misspelt_ones_are_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    programs = {"readme.py": examples("README.md"), "traits.py": examples("docs/traits.md"), "wrong.py": WRONG}
+    programs = {
+        "readme.py": examples("README.md"),
+        "tutorial.py": examples("docs/tutorial/your-first-profile.md"),
+        "traits.py": examples("docs/how-to/read-and-write-traits.md"),
+        "wrong.py": WRONG,
+    }
     for name, program in programs.items():
         (tmp_path / name).write_text(program, encoding="utf-8")
     said, failed, _ = api.run(["--strict", "--config-file=", "--cache-dir", "cache", *programs])

@@ -359,8 +359,8 @@ begin
         'object', format('%s.%s', theirs.table_name, theirs.name),
         'found', format('refers to %s; values there that break our rules: %s', theirs.refers_to, changes),
         'rows', changes, 'wanted', 'values that stay',
-        'remedy', format('Change these values of %s first (docs/adopting.md, Values), or drop this foreign key and '
-          'create it again after the upgrade.', relation));
+        'remedy', format('Change these values of %s first (docs/reference/adoption-rules.md, Values), '
+          'or drop this foreign key and create it again after the upgrade.', relation));
       continue;
     end if;
     left_behind := 0;

@@ -1675,6 +1675,8 @@ $only_where$
 def downgrade() -> None:
     op.execute(
         r"""
+-- Left by an upgrade that failed in one of its batches.
+drop procedure if exists profiles_internal.run_batches;
 drop function if exists public.create_user(text, text, text, text, jsonb);
 drop function if exists profiles_internal.make_user(text, text, text, text, jsonb);
 drop function public.get_user_profile_stats();

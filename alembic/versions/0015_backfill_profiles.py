@@ -6,6 +6,8 @@ Beside it: any code may run; a sign-up waits for one batch at most; a change tha
 Back: nothing to do: the rows are the users', and stay.
 """
 
+from pathlib import Path
+
 from alembic import op
 
 revision = "0015_backfill_profiles"
@@ -17,25 +19,15 @@ depends_on = None
 def upgrade() -> None:
     # Outside a transaction, because it commits after every batch; all of it can run twice.
     with op.get_context().autocommit_block():
+        op.execute(run_batches())
         op.execute(
             r"""
 do $backfill$
 declare
   mode constant text := coalesce(nullif(current_setting('profiles_schema.backfill', true), ''), 'auto');
   inline_limit constant bigint := 100000;
-  most_rows constant integer := 1000;
-  batch_rows integer := 200;
-  batch_started timestamptz;
-  batch_is_full boolean;
   waiting bigint;
-  most_window_rows constant integer := 20000;
-  window_rows integer := batch_rows;
-  ids uuid[];
-  end_id uuid;
-  users jsonb[];
   user_id uuid;
-  last_id uuid := '00000000-0000-0000-0000-000000000000';
-  attempts integer := 0;
   created bigint := 0;
   failed bigint := 0;
   only_profiles boolean := false;
@@ -84,82 +76,37 @@ begin
   end if;
 
   perform set_config('profiles_internal.origin', 'backfill', false);
-  while waiting > 0 loop
-    batch_started := clock_timestamp();
-    -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
-    begin
-      users := null;
+  if waiting > 0 then
+    call profiles_internal.run_batches(
       -- The window comes from the index of the keys alone. With the filter beside the limit, the planner takes the filter
       -- for far more selective than it is, and sorts the table for every batch.
-      with looked_at as materialized (
-        select id
-        from auth.users
-        where id > last_id
-        order by id
-        limit window_rows
-      )
-      select
-        array(
-          select u.id
-          from looked_at as u
-          where (select 1 from public.user_profiles as p where p.user_id = u.id) is null
-            or not only_profiles and (select 1 from public.user_progress as g where g.user_id = u.id) is null
-          order by u.id
-          limit batch_rows
-        ),
-        (select id from looked_at order by id offset window_rows - 1)
-      into ids, end_id;
-      batch_is_full := cardinality(ids) = batch_rows;
-      if batch_is_full then
-        end_id := ids[batch_rows];
-      end if;
-      users := profiles_internal.living_users(ids);
-      if cardinality(users) > 0 then
-        created := created + profiles_internal.create_profiles(users);
-      end if;
-      attempts := 0;
-    exception
-      when lock_not_available or deadlock_detected then
-        attempts := attempts + 1;
-        if attempts > 200 then
-          raise;
-        end if;
-      when others then
-        if users is null then
-          raise;
-        end if;
-        -- One bad row must not keep the others back.
-        foreach user_id in array ids loop
-          begin
-            created := created + profiles_internal.create_profiles(profiles_internal.living_users(array[user_id]));
-          exception when others then
-            -- Unless the user has gone in the meantime.
-            if exists (select from auth.users as u where u.id = user_id) then
-              failed := failed + 1;
-              perform profiles_internal.record_events(array[user_id], 'failed', 'backfill', sqlstate);
-            end if;
-          end;
-        end loop;
-        attempts := 0;
-    end;
-    commit;
-    if attempts > 0 then
-      perform pg_sleep(least(0.05 * attempts, 1));
-    else
-      exit when end_id is null;
-      last_id := end_id;
-      if clock_timestamp() > batch_started + interval '100 ms' then
-        batch_rows := greatest(batch_rows / 2, 50);
-      elsif clock_timestamp() < batch_started + interval '50 ms' then
-        batch_rows := least(batch_rows * 2, most_rows);
-      end if;
-      -- Where little is left to do, in larger steps.
-      window_rows := case
-        when batch_is_full then batch_rows
-        else least(2 * window_rows, most_window_rows)
-      end;
-    end if;
-  end loop;
+      format(
+        $find$
+        with looked_at as materialized (
+          select u.id from auth.users as u where $1 is null or u.id > $1::uuid order by u.id limit $3
+        )
+        select
+          array(
+            select u.id::text
+            from looked_at as u
+            where (select 1 from public.user_profiles as p where p.user_id = u.id) is null
+              or not %L::boolean and (select 1 from public.user_progress as g where g.user_id = u.id) is null
+            order by u.id
+            limit $2
+          ),
+          (select u.id::text from looked_at as u order by u.id offset $3 - 1)
+        $find$,
+        only_profiles
+      ),
+      'select profiles_internal.create_profiles(profiles_internal.living_users($1::uuid[]))',
+      -- Unless the user has gone in the meantime.
+      $skip$
+      select profiles_internal.record_events(array[u.id], 'failed', 'backfill', $2) from auth.users as u where u.id = $1::uuid
+      $skip$,
+      created,
+      failed
+    );
+  end if;
 
   -- A change of a user that waited for a batch in vain reached no profile. The records of an adopted table have
   -- no SQLSTATE.
@@ -203,8 +150,14 @@ end
 $backfill$;
 """
         )
+        op.execute("drop procedure profiles_internal.run_batches")
 
 
 def downgrade() -> None:
     # The rows stay: they are the users' own.
     pass
+
+
+def run_batches() -> str:
+    """The procedure that works in batches."""
+    return (Path(__file__).parents[1] / "run_batches.sql").read_text(encoding="utf-8")

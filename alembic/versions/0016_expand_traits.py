@@ -6,6 +6,8 @@ Beside it: code that uses the columns, and code that uses the groups.
 Back: the groups are emptied into the columns' world: what has no column is kept in kept_json; one batch at a time.
 """
 
+from pathlib import Path
+
 from alembic import op
 
 revision = "0016_expand_traits"
@@ -1332,15 +1334,13 @@ $stop$;
 update profiles_internal.legacy_columns set state = 'expanded', converted_at = null where state = 'converted';
 """
         )
+        op.execute(run_batches())
         op.execute(
             r"""
 do $keep$
 declare
-  batch_rows integer := 50;
-  started timestamp with time zone;
-  batch uuid[];
-  last_id uuid := '00000000-0000-0000-0000-000000000000';
-  attempts integer := 0;
+  done bigint;
+  failed bigint;
 begin
   if to_regproc('profiles_internal.traits_in_place') is null then
     return;
@@ -1348,39 +1348,14 @@ begin
   if not exists (select from profiles_internal.traits_in_place()) then
     return;
   end if;
-  loop
-    -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
-    begin
-      started := clock_timestamp();
-      batch := array(select p.user_id from public.user_profiles as p where p.user_id > last_id order by p.user_id limit batch_rows);
-      if cardinality(batch) > 0 then
-        perform profiles_internal.keep_json(batch);
-        last_id := batch[cardinality(batch)];
-      end if;
-      attempts := 0;
-      -- A sign-up waits 250 ms for a row.
-      batch_rows := case
-        when clock_timestamp() - started > interval '100 ms' then greatest(batch_rows / 2, 1)
-        when clock_timestamp() - started < interval '50 ms' then least(batch_rows * 2, 500)
-        else batch_rows
-      end;
-    exception
-      when lock_not_available or deadlock_detected then
-        attempts := attempts + 1;
-        if attempts > 200 then
-          raise;
-        end if;
-    end;
-    commit;
-    exit when cardinality(batch) = 0 and attempts = 0;
-    if attempts > 0 then
-      perform pg_sleep(least(0.05 * attempts, 1));
-    end if;
-  end loop;
+  call profiles_internal.run_batches(
+    null, 'select profiles_internal.keep_json($1::uuid[])', null, done, failed
+  );
 end
 $keep$;
 """
         )
+        op.execute("drop procedure profiles_internal.run_batches")
     op.execute(
         r"""
 do $forget$
@@ -1423,3 +1398,8 @@ drop function if exists profiles_internal.trait_to_json(text, text);
 drop function if exists profiles_internal.traits_in_place();
 """
     )
+
+
+def run_batches() -> str:
+    """The procedure that works in batches."""
+    return (Path(__file__).parents[1] / "run_batches.sql").read_text(encoding="utf-8")

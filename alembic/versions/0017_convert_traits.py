@@ -6,6 +6,8 @@ Beside it: code that uses the columns, and code that uses the groups.
 Back: nothing to do: both hold the same.
 """
 
+from pathlib import Path
+
 from alembic import op
 
 revision = "0017_convert_traits"
@@ -17,19 +19,16 @@ depends_on = None
 def upgrade() -> None:
     # Outside a transaction, because it commits after every batch; all of it can run twice.
     with op.get_context().autocommit_block():
+        op.execute(run_batches())
         op.execute(
             r"""
 do $convert$
 declare
-  batch_rows integer := 50;
-  started timestamp with time zone;
-  batch uuid[];
-  last_id uuid := '00000000-0000-0000-0000-000000000000';
-  attempts integer := 0;
   mode constant text := coalesce(nullif(current_setting('profiles_schema.backfill', true), ''), 'auto');
   inline_limit constant bigint := 100000;
   waiting bigint;
-  failed bigint := 0;
+  converted bigint;
+  failed bigint;
   different bigint;
 begin
   if to_regproc('profiles_internal.expand_traits') is null then
@@ -52,52 +51,13 @@ begin
     return;
   end if;
 
-  loop
-    -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
-    begin
-      started := clock_timestamp();
-      batch := array(select p.user_id from public.user_profiles as p where p.user_id > last_id order by p.user_id limit batch_rows);
-      if cardinality(batch) > 0 then
-        perform profiles_internal.convert_traits(batch);
-        last_id := batch[cardinality(batch)];
-      end if;
-      attempts := 0;
-      -- A sign-up waits 250 ms for a row.
-      batch_rows := case
-        when clock_timestamp() - started > interval '100 ms' then greatest(batch_rows / 2, 1)
-        when clock_timestamp() - started < interval '50 ms' then least(batch_rows * 2, 500)
-        else batch_rows
-      end;
-    exception
-      when lock_not_available or deadlock_detected then
-        attempts := attempts + 1;
-        if attempts > 200 then
-          raise;
-        end if;
-      when others then
-        if batch is null then
-          raise;
-        end if;
-        -- One bad row must not keep the others back.
-        for i in 1 .. cardinality(batch) loop
-          begin
-            perform profiles_internal.convert_traits(batch[i:i]);
-          exception
-            when lock_not_available or deadlock_detected then
-              raise;
-            when others then
-              failed := failed + 1;
-              perform profiles_internal.record_events(batch[i:i], 'failed', 'normalize', sqlstate);
-          end;
-        end loop;
-        last_id := batch[cardinality(batch)];
-    end;
-    commit;
-    exit when cardinality(batch) = 0 and attempts = 0;
-    if attempts > 0 then
-      perform pg_sleep(least(0.05 * attempts, 1));
-    end if;
-  end loop;
+  call profiles_internal.run_batches(
+    null,
+    'select profiles_internal.convert_traits($1::uuid[])',
+    $skip$select profiles_internal.record_events(array[$1::uuid], 'failed', 'normalize', $2)$skip$,
+    converted,
+    failed
+  );
 
   select count(*) into different from profiles_internal.trait_differences(p_most => 1000);
   if different > 0 then
@@ -110,6 +70,7 @@ end
 $convert$;
 """
         )
+        op.execute("drop procedure profiles_internal.run_batches")
 
 
 def downgrade() -> None:
@@ -121,3 +82,8 @@ set state = 'cancelled', finished_at = now()
 where kind = 'normalize' and state in ('pending', 'running', 'paused');
 """
     )
+
+
+def run_batches() -> str:
+    """The procedure that works in batches."""
+    return (Path(__file__).parents[1] / "run_batches.sql").read_text(encoding="utf-8")

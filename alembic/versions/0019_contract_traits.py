@@ -6,6 +6,8 @@ Beside it: code that uses the groups; code that uses the columns until they go.
 Back: the columns come back under their names once all of them are filled from the JSON; one batch at a time.
 """
 
+from pathlib import Path
+
 from alembic import op
 
 revision = "0019_contract_traits"
@@ -83,52 +85,25 @@ end
 $begin_restore$;
 """
         )
+        op.execute(run_batches())
         op.execute(
             r"""
 do $restore$
 declare
-  batch_rows integer := 50;
-  started timestamp with time zone;
-  batch uuid[];
-  last_id uuid := '00000000-0000-0000-0000-000000000000';
-  attempts integer := 0;
+  done bigint;
+  failed bigint;
 begin
   if not exists (select from profiles_internal.legacy_columns as l where l.table_name = 'user_profiles' and l.state = 'restoring') then
     return;
   end if;
-  loop
-    -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
-    begin
-      started := clock_timestamp();
-      batch := array(select p.user_id from public.user_profiles as p where p.user_id > last_id order by p.user_id limit batch_rows);
-      if cardinality(batch) > 0 then
-        perform profiles_internal.restore_traits(batch);
-        last_id := batch[cardinality(batch)];
-      end if;
-      attempts := 0;
-      -- A sign-up waits 250 ms for a row.
-      batch_rows := case
-        when clock_timestamp() - started > interval '100 ms' then greatest(batch_rows / 2, 1)
-        when clock_timestamp() - started < interval '50 ms' then least(batch_rows * 2, 500)
-        else batch_rows
-      end;
-    exception
-      when lock_not_available or deadlock_detected then
-        attempts := attempts + 1;
-        if attempts > 200 then
-          raise;
-        end if;
-    end;
-    commit;
-    exit when cardinality(batch) = 0 and attempts = 0;
-    if attempts > 0 then
-      perform pg_sleep(least(0.05 * attempts, 1));
-    end if;
-  end loop;
+  call profiles_internal.run_batches(
+    null, 'select profiles_internal.restore_traits($1::uuid[])', null, done, failed
+  );
 end
 $restore$;
 """
         )
+        op.execute("drop procedure profiles_internal.run_batches")
         op.execute(
             r"""
 do $finish_restore$
@@ -140,3 +115,8 @@ end
 $finish_restore$;
 """
         )
+
+
+def run_batches() -> str:
+    """The procedure that works in batches."""
+    return (Path(__file__).parents[1] / "run_batches.sql").read_text(encoding="utf-8")

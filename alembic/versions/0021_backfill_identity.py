@@ -6,6 +6,8 @@ Beside it: any code may run; a statement on a row that a batch is taking waits f
 Back: nothing to do: the users stay, and go with auth.users.
 """
 
+from pathlib import Path
+
 from alembic import op
 
 revision = "0021_backfill_identity"
@@ -17,20 +19,17 @@ depends_on = None
 def upgrade() -> None:
     # Outside a transaction, because it commits after every batch; all of it can run twice.
     with op.get_context().autocommit_block():
+        op.execute(run_batches())
         op.execute(
             r"""
 do $backfill$
 declare
   mode constant text := coalesce(nullif(current_setting('profiles_schema.backfill', true), ''), 'auto');
   inline_limit constant bigint := 100000;
-  batch_rows constant integer := 500;
   chosen text;
   waiting bigint;
-  batch record;
-  last_key text;
-  attempts integer := 0;
-  taken bigint := 0;
-  failed bigint := 0;
+  taken bigint;
+  failed bigint;
 begin
   if to_regproc('profiles_internal.identity_table') is null then
     return;
@@ -50,46 +49,17 @@ begin
   end if;
 
   perform set_config('profiles_internal.origin', 'backfill', false);
-  loop
-    -- One block per batch: a lock that cannot be had costs one batch, which is tried again.
-    begin
-      batch := null;
-      batch := profiles_internal.identity_window(last_key, batch_rows, batch_rows);
-      if cardinality(batch.keys) > 0 then
-        taken := taken + profiles_internal.take_identities(batch.keys);
-      end if;
-      attempts := 0;
-    exception
-      when lock_not_available or deadlock_detected then
-        attempts := attempts + 1;
-        if attempts > 200 then
-          raise;
-        end if;
-      when others then
-        if batch is null then
-          raise;
-        end if;
-        -- One bad row must not keep the others back.
-        for i in 1 .. cardinality(batch.keys) loop
-          begin
-            taken := taken + profiles_internal.take_identities(batch.keys[i:i]);
-          exception when others then
-            failed := failed + 1;
-            perform profiles_internal.record_events(
-              array[null::uuid], 'failed', 'backfill', sqlstate, 'the table of users', '{"identity": "take", "rows": 1}'
-            );
-          end;
-        end loop;
-        attempts := 0;
-    end;
-    commit;
-    if attempts > 0 then
-      perform pg_sleep(least(0.05 * attempts, 1));
-    else
-      exit when batch.reached is null;
-      last_key := batch.reached;
-    end if;
-  end loop;
+  call profiles_internal.run_batches(
+    'select w.keys, w.reached from profiles_internal.identity_window($1, $2, $2) as w',
+    'select profiles_internal.take_identities($1)',
+    $skip$
+    select profiles_internal.record_events(
+      array[null::uuid], 'failed', 'backfill', $2, 'the table of users', '{"identity": "take", "rows": 1}'
+    )
+    $skip$,
+    taken,
+    failed
+  );
   perform set_config('profiles_internal.origin', '', false);
   if failed > 0 then
     raise warning '% rows of % could not become users; see: profiles-schema health', failed, chosen;
@@ -100,6 +70,7 @@ end
 $backfill$;
 """
         )
+        op.execute("drop procedure profiles_internal.run_batches")
 
 
 def downgrade() -> None:
@@ -111,3 +82,8 @@ set state = 'cancelled', finished_at = now()
 where kind = 'identity' and state in ('pending', 'running', 'paused');
 """
     )
+
+
+def run_batches() -> str:
+    """The procedure that works in batches."""
+    return (Path(__file__).parents[1] / "run_batches.sql").read_text(encoding="utf-8")

@@ -124,7 +124,7 @@ def _shown(url: str, directory: Path) -> int:
 
     _head("10. Your own database", "On a copy first. The source is only read:")
     print("  profiles-schema rehearse --source postgresql://user:password@host:5432/database")
-    print("\nand all of it, rule by rule: docs/adopting.md")
+    print("\nand how it works: docs/how-to/adopt-existing-tables.md")
     return 0
 
 

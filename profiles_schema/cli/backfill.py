@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from profiles_schema.cli.help import Verb, examples
-from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
-from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
-from profiles_schema.cli.style import counted, styled
+from profiles_schema.cli.options import (
+    batch_options,
+    database,
+    json_option,
+    local_option,
+    print_json,
+    require_migrated,
+)
+from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.style import counted, print_failures
 
-if TYPE_CHECKING:
-    from profiles_schema.operations.backfill import Progress
+_COUNTS = ("created", "completed", "repaired", "erased", "followed", "released", "gone")
 
 
 @click.command(
@@ -24,23 +31,7 @@ if TYPE_CHECKING:
     ),
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, 100_000),
-    default=100,
-    show_default=True,
-    metavar="USERS",
-    help="Users in the first batch; later ones follow the target.",
-)
-@click.option(
-    "--target-ms",
-    type=click.IntRange(5, 200),
-    default=100,
-    show_default=True,
-    metavar="MS",
-    help="How long a batch should take; a sign-up waits 250 ms for a lock.",
-)
-@click.option("--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="USERS", help="Most users per second.")
+@batch_options("users", "a sign-up waits 250 ms for a lock")
 @click.option(
     "--remove-gone",
     is_flag=True,
@@ -69,92 +60,80 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     given a profile.
     """
     from profiles_schema.operations import backfill as operation
+    from profiles_schema.operations.batches import Limits, Progress
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         if dry_run:
-            plan = operation.plan(connection, batch_users=batch_size)
+            forecast = operation.forecast(connection, batch_rows=batch_size)
             connection.rollback()
-            _print_plan(plan, as_json=as_json, erase_deleted=erase_deleted)
+            _print_forecast(forecast, as_json=as_json, erase_deleted=erase_deleted)
             return 0
 
-        progress = operation.Progress()
-        with at_work("backfill", "users", _step) as work:
-            for progress in operation.backfill(
-                connection,
-                batch_users=batch_size,
-                target_ms=target_ms,
-                max_rate=max_rate,
-                remove_gone=remove_gone,
-                erase_deleted=erase_deleted,
-                stopped=work.stopped,
-            ):
-                work.show(progress)
-    if progress.state == "stopped":
-        click.echo(
-            f"stopped after {progress.users} of {progress.total} users; go on with: profiles-schema backfill", err=True
-        )
-        return INTERRUPTED
+        with at_work("backfill", as_json=as_json) as work:
+            done = work.follow(
+                operation.backfill(
+                    connection, limits=Limits(batch_size, target_ms, max_rate), remove_gone=remove_gone,
+                    erase_deleted=erase_deleted, stopped=work.stopped,
+                )
+            ) or Progress("backfill")  # fmt: skip
+    if done.state == "stopped":
+        return say_stopped(done, "profiles-schema backfill")
+    counts = Counter(done.counts)
+    with database(local=local) as connection:
+        left_columns = operation.left_columns(connection) if counts["erased"] else []
     if as_json:
-        print_json(asdict(progress))
+        print_json({name: counts[name] for name in _COUNTS} | {"failed": done.failed, "left_columns": left_columns})
     else:
-        _print_result(progress)
-    if progress.gone:
+        _print_result(counts, done.failed, left_columns)
+    if counts["gone"]:
         click.echo(
-            f"{counted(progress.gone, 'user')} have no row any more in the table that they come from: more than one in ten. If that is"
-            " meant, remove them and their profiles with: profiles-schema backfill --remove-gone",
+            f"{counted(counts['gone'], 'user')} have no row any more in the table that they come from: more than one in ten."
+            " If that is meant, remove them and their profiles with: profiles-schema backfill --remove-gone",
             err=True,
         )
-    return int(bool(progress.failed or progress.gone))
+    return int(bool(done.failed or counts["gone"]))
 
 
-def _print_result(progress: Progress) -> None:
-    done = [f"created {counted(progress.created, 'profile')}"]
-    if progress.completed:
-        done.append(f"added the progress of {counted(progress.completed, 'user')}")
-    done.append(f"repaired {counted(progress.repaired, 'profile')} that had not followed their user")
-    if progress.erased:
-        done.append(f"erased {counted(progress.erased, 'deleted user')}")
+def _print_result(counts: Counter[str], failed: Mapping[str, int], left_columns: list[str]) -> None:
+    done = [f"created {counted(counts['created'], 'profile')}"]
+    if counts["completed"]:
+        done.append(f"added the progress of {counted(counts['completed'], 'user')}")
+    done.append(f"repaired {counted(counts['repaired'], 'profile')} that had not followed their user")
+    if counts["erased"]:
+        done.append(f"erased {counted(counts['erased'], 'deleted user')}")
     click.echo("; ".join(done))
-    if progress.left_columns:
-        click.echo(f"columns of the application were left as they are: {', '.join(progress.left_columns)}")
-    if progress.followed or progress.released:
+    if left_columns:
+        click.echo(f"columns of the application were left as they are: {', '.join(left_columns)}")
+    if counts["followed"] or counts["released"]:
         click.echo(
-            f"followed {counted(progress.followed, 'row')} of the table of users;"
-            f" removed {counted(progress.released, 'user')} without one"
+            f"followed {counted(counts['followed'], 'row')} of the table of users;"
+            f" removed {counted(counts['released'], 'user')} without one"
         )
-    for code, users in progress.failed.items():
-        click.echo(f"{styled('failed', 'problem')} for {counted(users, 'user')}: SQLSTATE {code}")
+    print_failures(failed, "user")
 
 
-def _step(progress: Progress) -> Step:
-    state = progress.state
-    if state == "paused":
-        state += f": profiles-schema jobs resume {progress.job_id}"
-    return Step(progress.users, progress.total, progress.users_per_second, progress.eta_seconds, state)
-
-
-def _print_plan(plan: dict[str, Any], *, as_json: bool, erase_deleted: bool) -> None:
+def _print_forecast(forecast: dict[str, Any], *, as_json: bool, erase_deleted: bool) -> None:
     if as_json:
-        print_json(plan)
+        print_json(forecast)
         return
-    if plan.get("not_followed"):
-        click.echo(f"rows of the table of users that are no users yet: {plan['not_followed']}")
-    click.echo(f"users without profile or progress: {plan['missing']}; nothing was changed")
-    erased = plan.get("to_erase", 0) + (plan.get("found_deleted", 0) if erase_deleted else 0)
+    if forecast.get("not_followed"):
+        click.echo(f"rows of the table of users that are no users yet: {forecast['not_followed']}")
+    click.echo(f"users without profile or progress: {forecast['missing']}; nothing was changed")
+    erased = forecast.get("to_erase", 0) + (forecast.get("found_deleted", 0) if erase_deleted else 0)
     if erased:
         click.echo(f"deleted users whose personal data would be erased, irrevocably: {erased}")
-        if plan["left_columns"]:
-            click.echo(f"columns of the application would be left as they are: {', '.join(plan['left_columns'])}")
-    if plan.get("found_deleted") and not erase_deleted:
+        if forecast["left_columns"]:
+            click.echo(f"columns of the application would be left as they are: {', '.join(forecast['left_columns'])}")
+    if forecast.get("found_deleted") and not erase_deleted:
         click.echo(
-            f"users who were deleted before the tables were taken over: {plan['found_deleted']}; their personal data stays,"
+            f"users who were deleted before the tables were taken over: {forecast['found_deleted']}; their personal data stays,"
             " unless: profiles-schema backfill --erase-deleted"
         )
-    if plan["missing"]:
-        shortest, longest = plan["seconds"]
+    if forecast["missing"]:
+        shortest, longest = forecast["seconds"]
         click.echo(f"it should take {shortest:.0f} to {longest:.0f} s")
-        click.echo(f"locks: {plan['locks']}")
+        click.echo(f"locks: {forecast['locks']}")
         click.echo("the first ones:")
-        for user, username in plan["sample"]:
+        for user, username in forecast["sample"]:
             click.echo(f"  {user}  {username}")

@@ -21,13 +21,14 @@ from profiles_schema.cli.options import (
     print_json,
     require_migrated,
 )
-from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
+from profiles_schema.cli.progress import at_work, say_stopped
 from profiles_schema.cli.storage import open_storage
-from profiles_schema.cli.style import counted
+from profiles_schema.cli.style import counted, print_failures
+from profiles_schema.cli.tables import print_table
 from profiles_schema.settings import EXPORT_STORAGE
 
 if TYPE_CHECKING:
-    from profiles_schema.operations.exports import ExportRow, Purged
+    from profiles_schema.operations.exports import ExportRow
     from profiles_schema.services.export_worker import ExportWorker
 
 _STATUSES = ("pending", "processing", "completed", "failed", "expired")
@@ -160,12 +161,10 @@ def list_them(status: str | None, user_id: uuid.UUID | None, limit: int, local: 
     if not found:
         click.echo("no exports")
         return
-    lines = [_HEADER, *map(_cells, found)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for row, cells in zip([None, *found], lines, strict=True):
-        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
-        if row and row.error_message:
-            click.echo(f"    {row.error_message}")
+    print_table(_HEADER, map(_cells, found))
+    for row in found:
+        if row.error_message:
+            click.echo(f"{row.id}: {row.error_message}")
 
 
 _HEADER = ("id", "user", "type", "format", "status", "rows", "bytes", "retries", "asked")
@@ -217,37 +216,29 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Remove the files of expired exports; exit 1 if one could not be removed. Can be interrupted and run again."""
     from profiles_schema.operations import exports as operation
-    from profiles_schema.operations.batches import Limits
+    from profiles_schema.operations.batches import Limits, Progress
 
     files = open_storage(storage)
     archive = open_storage(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
-        with at_work("purge", "exports", _step) as working:
-            last: Purged | None = None
-            for last in operation.purge(
-                connection,
-                files,
-                archive=archive,
-                keep_days=keep_days,
-                limits=Limits(batch_size, target_ms, max_rate),
-                stopped=working.stopped,
-            ):
-                working.show(last.progress)
-        if last is None or last.progress.state == "stopped":
-            click.echo("stopped; go on with: profiles-schema exports purge", err=True)
-            return INTERRUPTED
-        removed = operation.remove_orphans(connection, files, all_of_them=all_orphans) if orphans or all_orphans else 0
+        with at_work("exports purge", as_json=as_json) as work:
+            done = work.follow(
+                operation.purge(
+                    connection, files, archive=archive, keep_days=keep_days, orphans=orphans, all_orphans=all_orphans,
+                    limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped,
+                )
+            ) or Progress("purge")  # fmt: skip
+    if done.state == "stopped":
+        return say_stopped(done, "profiles-schema exports purge")
+    counts = {name: done.counts.get(name, 0) for name in ("purged", "orphans", "unreachable")}
     if as_json:
-        print_json({"purged": last.progress.changed, "orphans": removed, "unreachable": last.unreachable})
+        print_json(counts)
     else:
-        click.echo(f"purged {counted(last.progress.changed, 'export')}")
-        if removed:
-            click.echo(f"removed {counted(removed, 'file')} without an export")
-        if last.unreachable:
-            click.echo(f"{counted(last.unreachable, 'file')} could not be removed; run this again")
-    return int(last.unreachable > 0 or bool(last.progress.failed))
-
-
-def _step(progress: Any) -> Step:
-    return Step(progress.done, progress.total, progress.rows_per_second, progress.eta_seconds, progress.state)
+        click.echo(f"purged {counted(counts['purged'], 'export')}")
+        if counts["orphans"]:
+            click.echo(f"removed {counted(counts['orphans'], 'file')} without an export")
+        if counts["unreachable"]:
+            click.echo(f"{counted(counts['unreachable'], 'file')} could not be removed; run this again")
+        print_failures(done.failed, "file")
+    return int(counts["unreachable"] > 0 or bool(done.failed))

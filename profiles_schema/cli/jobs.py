@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from profiles_schema.cli.help import Verb, Verbs, examples
-from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
+from profiles_schema.cli.options import (
+    database,
+    json_option,
+    local_option,
+    print_json,
+    require_migrated,
+)
+from profiles_schema.cli.tables import print_table
 
 if TYPE_CHECKING:
     from profiles_schema.operations.jobs import JobRow
@@ -39,12 +46,10 @@ def list_them(local: bool, as_json: bool) -> None:
     if not found:
         click.echo("no jobs")
         return
-    lines = [_HEADER, *map(_cells, found)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for job, cells in zip([None, *found], lines, strict=True):
-        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
-        for remark in _remarks(job) if job else ():
-            click.echo(f"    {remark}")
+    print_table(_HEADER, map(_cells, found))
+    for job in found:
+        for remark in _remarks(job):
+            click.echo(f"job {job.id}: {remark}")
 
 
 _HEADER = ("id", "job", "state", "rows", "rows/s", "started", "sign of life")

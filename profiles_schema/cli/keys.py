@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json
-from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
-from profiles_schema.cli.style import counted, styled
+from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.style import counted, print_failures
 
 if TYPE_CHECKING:
-    from profiles_schema.operations.keys import KeysStatus, Progress
+    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.keys import KeysStatus
 
 _REMAINS = "plain text remains in old pages until VACUUM FULL, and in WAL and backups until the keys are replaced at the provider"
 
@@ -84,71 +85,66 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
     """
     from profiles_schema.encryption import KeyRing
     from profiles_schema.operations import keys as operation
+    from profiles_schema.operations.batches import Limits, Progress
 
     ring = KeyRing.from_environment()
     with database(local=local, writes=True) as connection:
         if dry_run:
-            plan = operation.plan(connection, ring, table=table, batch_rows=batch_size)
+            forecast = operation.forecast(connection, ring, table=table, batch_rows=batch_size)
             before = operation.status(connection, table=table)
             if as_json:
-                print_json(plan | before.as_dict())
+                print_json(forecast | before.as_dict())
             else:
-                _print_plan(plan["rows"], plan["seconds"], plan["locks"], before)
+                _print_forecast(forecast, before)
             return 0
-        last = None
-        with at_work("keys encrypt", "rows", _step) as work:
-            for last in operation.encrypt(
-                connection, ring, table=table, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate,
-                stopped=work.stopped,
-            ):  # fmt: skip
-                work.show(last)
+        with at_work("keys encrypt", as_json=as_json) as work:
+            done = work.follow(
+                operation.encrypt(
+                    connection, ring, table=table, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped
+                )
+            ) or Progress("encrypt")  # fmt: skip
+    if done.state == "stopped":
+        return say_stopped(done, "profiles-schema keys encrypt")
+    with database(local=local) as connection:
         after = operation.status(connection, table=table)
-    if last is not None and last.state == "stopped":
-        click.echo(
-            f"stopped after {last.done} of {last.total} rows; go on with: profiles-schema keys encrypt", err=True
-        )
-        return INTERRUPTED
     if as_json:
-        done = last or operation.Progress()
-        print_json(
-            {"encrypted": done.encrypted, "emptied": done.emptied, "failed": dict(done.failed), **after.as_dict()}
-        )
+        counts = {name: done.counts.get(name, 0) for name in ("encrypted", "emptied")}
+        print_json({**counts, "failed": done.failed, **after.as_dict()})
     else:
-        _print_result(last, after)
+        _print_result(done, after)
     return int(bool(after.unencrypted))
 
 
-def _step(progress: Progress) -> Step:
-    return Step(progress.done, progress.total, progress.rows_per_second, progress.eta_seconds, progress.state)
-
-
-def _print_plan(rows: int, seconds: list[float], locks: str, found: KeysStatus) -> None:
-    if rows:
+def _print_forecast(forecast: dict[str, Any], found: KeysStatus) -> None:
+    if rows := forecast["rows"]:
+        shortest, longest = forecast["seconds"]
         plain = sum(column.plain for column in found.columns.values())
         click.echo(f"{plain} values in plain text, in {rows} rows of {found.table}; nothing was changed")
-        click.echo(f"it should take {seconds[0]:.0f} to {seconds[1]:.0f} s")
-        click.echo(f"locks: {locks}")
+        click.echo(f"it should take {shortest:.0f} to {longest:.0f} s")
+        click.echo(f"locks: {forecast['locks']}")
     else:
         _print_nothing(found)
     _print_left(found, blank="blank values would become NULL")
 
 
-def _print_result(done: Progress | None, after: KeysStatus) -> None:
-    if done is None:
+def _print_result(done: Progress, after: KeysStatus) -> None:
+    if not done.total:
         _print_nothing(after)
     else:
-        click.echo(f"encrypted {counted(done.encrypted, 'value')} in {counted(done.done, 'row')} of {after.table}")
-        if done.emptied:
-            click.echo(f"{done.emptied} blank values became NULL")
-        for code, rows in done.failed.items():
-            click.echo(f"{styled('failed', 'problem')} for {counted(rows, 'row')}: SQLSTATE {code}")
+        rows = done.done - sum(done.failed.values())
+        click.echo(
+            f"encrypted {counted(done.counts.get('encrypted', 0), 'value')} in {counted(rows, 'row')} of {after.table}"
+        )
+        if done.counts.get("emptied"):
+            click.echo(f"{done.counts['emptied']} blank values became NULL")
+        print_failures(done.failed, "row")
         plain = sum(column.plain for column in after.columns.values())
         if plain and not done.failed and not after.without_user:
             click.echo(
                 f"{plain} values are in plain text still: their rows were in use, or came in meanwhile; run this again"
             )
     _print_left(after)
-    if done is not None and done.encrypted:
+    if done.counts.get("encrypted"):
         click.echo(_REMAINS)
 
 

@@ -35,11 +35,11 @@ class _WithMigrationOptions(Verb):
     """A command whose --help lists what may follow -x."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from profiles_schema.migrations.options import described
+        from profiles_schema.migrations.options import descriptions
 
         super().format_options(ctx, formatter)
         with formatter.section("Migration options, each after -x"):
-            formatter.write_dl(described())
+            formatter.write_dl(descriptions())
 
 
 @click.command(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json, require_migrated
-from profiles_schema.cli.progress import INTERRUPTED, Step, Work, at_work
-from profiles_schema.cli.style import counted, styled
+from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.style import counted, print_failures
 
 if TYPE_CHECKING:
     from profiles_schema.operations.batches import Progress
-    from profiles_schema.operations.normalize import Status, Verification
+    from profiles_schema.operations.normalize import Status
 
 _SHOWN = 50
 
@@ -87,26 +86,26 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
     converted.
     """
     from profiles_schema.operations import normalize as operation
+    from profiles_schema.operations.batches import Limits
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         if dry_run:
-            plan = operation.plan(connection, batch_rows=batch_size)
+            forecast = operation.forecast(connection, batch_rows=batch_size)
             connection.rollback()
             if as_json:
-                print_json(plan)
+                print_json(forecast)
             else:
-                click.echo(f"{plan['columns']} wide columns in {plan['profiles']} profiles; nothing was changed")
-                click.echo(f"it should take {plan['seconds'][0]:.0f} to {plan['seconds'][1]:.0f} s")
-                click.echo(f"locks: {plan['locks']}")
+                click.echo(
+                    f"{forecast['columns']} wide columns in {forecast['profiles']} profiles; nothing was changed"
+                )
+                click.echo(f"it should take {forecast['seconds'][0]:.0f} to {forecast['seconds'][1]:.0f} s")
+                click.echo(f"locks: {forecast['locks']}")
             return 0
-        with at_work("normalize", "profiles", _step) as work:
-            steps = operation.convert(
-                connection, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate, stopped=work.stopped
-            )
-            progress = _followed(work, steps)
-        found = operation.status(connection)
-    return _told(progress, found, "converted", "profiles-schema normalize run", as_json=as_json)
+        with at_work("normalize run", as_json=as_json) as work:
+            limits = Limits(batch_size, target_ms, max_rate)
+            done = work.follow(operation.convert(connection, limits=limits, stopped=work.stopped))
+    return _finish(done, "converted", "profiles-schema normalize run", local=local, as_json=as_json)
 
 
 @normalize.command("restore", epilog=examples("profiles-schema normalize restore"))
@@ -116,48 +115,32 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
 def restore(batch_size: int, target_ms: int, max_rate: float | None, local: bool, as_json: bool) -> int:
     """Bring the dropped columns back, filled from the JSON; exit 1 if a profile could not be restored."""
     from profiles_schema.operations import normalize as operation
+    from profiles_schema.operations.batches import Limits
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
-        with at_work("restore", "profiles", _step) as work:
-            steps = operation.restore(
-                connection, batch_rows=batch_size, target_ms=target_ms, max_rate=max_rate, stopped=work.stopped
-            )
-            progress = _followed(work, steps)
-        found = operation.status(connection)
-    return _told(progress, found, "restored", "profiles-schema normalize restore", as_json=as_json)
+        with at_work("normalize restore", as_json=as_json) as work:
+            limits = Limits(batch_size, target_ms, max_rate)
+            done = work.follow(operation.restore(connection, limits=limits, stopped=work.stopped))
+    return _finish(done, "restored", "profiles-schema normalize restore", local=local, as_json=as_json)
 
 
-def _followed(work: Work, steps: Iterator[Progress]) -> Progress | None:
-    last = None
-    for last in steps:
-        work.show(last)
-    return last
+def _finish(done: Progress | None, word: str, command: str, *, local: bool, as_json: bool) -> int:
+    """Say what was done, and what comes next; the exit code."""
+    from profiles_schema.operations.normalize import status
 
-
-def _step(progress: Progress) -> Step:
-    state = progress.state
-    if state == "paused":
-        state += f": profiles-schema jobs resume {progress.job_id}"
-    return Step(progress.done, progress.total, progress.rows_per_second, progress.eta_seconds, state)
-
-
-def _told(progress: Progress | None, found: Status, done: str, again: str, *, as_json: bool) -> int:
-    if progress is not None and progress.state == "stopped":
-        click.echo(f"stopped after {progress.done} of {progress.total} profiles; go on with: {again}", err=True)
-        return INTERRUPTED
-    failed = dict(progress.failed) if progress else {}
+    if done is not None and done.state == "stopped":
+        return say_stopped(done, command)
+    with database(local=local) as connection:
+        found = status(connection)
+    failed = done.failed if done else {}
+    changed = done.counts.get(word, 0) if done else 0
     if as_json:
-        changed = progress.changed if progress else 0
         print_json({"changed": changed, "failed": failed, **found.as_dict()})
-    else:
-        if progress is None:
-            click.echo("nothing to do")
-        else:
-            click.echo(f"{done} {counted(progress.changed, 'profile')}")
-        for code, profiles in failed.items():
-            click.echo(f"{styled('failed', 'problem')} for {counted(profiles, 'profile')}: SQLSTATE {code}")
-        click.echo(f"next: {_next(found)}")
+        return int(bool(failed))
+    click.echo("nothing to do" if done is None else f"{word} {counted(changed, 'profile')}")
+    print_failures(failed, "profile")
+    click.echo(f"next: {_next(found)}")
     return int(bool(failed))
 
 
@@ -169,33 +152,42 @@ def _told(progress: Progress | None, found: Status, done: str, again: str, *, as
 def verify(local: bool, as_json: bool) -> int:
     """Compare every wide column with the JSON, profile by profile; exit 1 and the differences if there are any."""
     from profiles_schema.operations import normalize as operation
+    from profiles_schema.operations.batches import Progress
 
     with database(local=local) as connection:
         require_migrated(connection)
-        with at_work("verify", "profiles", _verify_step) as work:
-            result = _verified(work, operation.verify(connection, stopped=work.stopped))
+        found = operation.Differences()
+        with at_work("normalize verify", as_json=as_json) as work:
+            done = work.follow(operation.verify(connection, differences=found, stopped=work.stopped))
+    if done is None or done.state == "stopped":
+        return say_stopped(done or Progress("verify"), "profiles-schema normalize verify", "; nothing was changed")
+    with database(local=local) as connection:
         phase = operation.status(connection).phase
-    if result is None or result.state == "stopped":
-        click.echo("stopped; nothing was changed", err=True)
-        return INTERRUPTED
+    different = done.counts.get("different", 0)
+    wrong = int(bool(different or done.failed))
     if as_json:
-        print_json({**asdict(result), "phase": phase})
-        return int(bool(result.different))
+        print_json(
+            {
+                "total": done.total, "profiles": done.done, "different": different, "failed": done.failed,
+                "differences": [asdict(each) for each in found.named], "columns": found.columns, "phase": phase,
+                "state": done.state,
+            }
+        )  # fmt: skip
+        return wrong
     if phase in {"none", "found", "contracted"}:
         click.echo({"contracted": "the wide columns are dropped", "none": "there are no wide columns"}.get(
             phase, "there are wide columns that nobody recorded: profiles-schema normalize run"
         ))  # fmt: skip
         return 0
-    click.echo(f"{result.profiles} profiles compared, {result.different} values differ")
-    for each in result.differences[:_SHOWN]:
+    click.echo(f"{done.done} profiles compared, {different} values differ")
+    print_failures(done.failed, "profile")
+    for each in found.named[:_SHOWN]:
         click.echo(f"  {each.user_id}  {each.column}  column {_quoted(each.old)}  JSON {_quoted(each.new)}")
-    if result.different > _SHOWN:
-        click.echo(
-            f"  … and {result.different - _SHOWN} more; --json names up to 1000 of them, and counts them by column"
-        )
-    if result.different and phase == "expanded":
+    if different > _SHOWN:
+        click.echo(f"  … and {different - _SHOWN} more; --json names up to 1000 of them, and counts them by column")
+    if different and phase == "expanded":
         click.echo("not all profiles are converted yet: profiles-schema normalize run")
-    return int(bool(result.different))
+    return wrong
 
 
 @normalize.command(
@@ -213,32 +205,18 @@ def contract(now: bool, local: bool, as_json: bool) -> int:
         require_migrated(connection)
         before = operation.status(connection)
         connection.rollback()
-        with at_work("verify", "profiles", _verify_step) as work:
-            result = _verified(work, operation.contract(connection, now=now, stopped=work.stopped))
-    if result is not None and result.state == "stopped":
-        click.echo("stopped; no column is dropped", err=True)
-        return INTERRUPTED
-    dropped = before.columns if result is not None else 0
+        with at_work("normalize contract", as_json=as_json) as work:
+            done = work.follow(operation.contract(connection, now=now, stopped=work.stopped))
+    if done is not None and done.state == "stopped":
+        return say_stopped(done, "profiles-schema normalize contract", "; no column is dropped")
+    dropped, profiles = (before.columns, done.done) if done is not None else (0, 0)
     if as_json:
-        print_json({"dropped": dropped, "profiles": result.profiles if result else 0})
+        print_json({"dropped": dropped, "profiles": profiles})
     elif dropped:
-        click.echo(f"{result.profiles if result else 0} profiles compared, no difference; {dropped} columns dropped")
+        click.echo(f"{profiles} profiles compared, no difference; {dropped} columns dropped")
     else:
         click.echo("nothing to do: there are no wide columns")
     return 0
-
-
-def _verified(work: Work, steps: Iterator[Verification]) -> Verification | None:
-    last = None
-    for last in steps:
-        work.show(replace(last, differences=[]))  # one line each; the result names them
-    return last
-
-
-def _verify_step(progress: Verification) -> Step:
-    left = progress.total - progress.profiles
-    eta = left / progress.profiles_per_second if progress.profiles_per_second else None
-    return Step(progress.profiles, progress.total, progress.profiles_per_second, eta, progress.state)
 
 
 def _quoted(value: str | None) -> str:

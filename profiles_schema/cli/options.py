@@ -110,7 +110,7 @@ def database(*, local: bool, writes: bool = False) -> Iterator[Connection]:
     """
     from sqlalchemy.exc import DBAPIError
 
-    from profiles_schema.database import connect, create_engine, lost, refuse_read_only
+    from profiles_schema.database import connect, create_engine, lost_connection, refuse_read_only
     from profiles_schema.driver import is_disconnect, sqlstate
     from profiles_schema.errors import InsufficientPrivilege, ProfilesSchemaError, TableLocked
     from profiles_schema.migrations.target import resolve_url
@@ -127,7 +127,7 @@ def database(*, local: bool, writes: bool = False) -> Iterator[Connection]:
             yield connection
         except DBAPIError as error:
             if is_disconnect(error):
-                raise lost(url) from error
+                raise lost_connection(url) from error
             if sqlstate(error) == "55P03":
                 raise TableLocked from error
             if sqlstate(error) == "42501":
@@ -154,7 +154,7 @@ def require_migrated(connection: Connection) -> None:
 
     revision = current_revision(connection)
     if revision is None:
-        obstacle = standing.without_version(connection)
+        obstacle = standing.lost_version(connection)
         raise obstacle.error() if obstacle else NotMigrated
     if not standing.at_head(revision) and connection.scalar(
         text("select to_regclass('profiles_internal.settings') is null")

@@ -4,200 +4,242 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from profiles_schema.errors import JobPaused
+from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from profiles_schema.operations.batches import Progress
 
 INTERRUPTED = 130
 """Exit code of work that was stopped and can be taken up again."""
 PAUSE_SECONDS = 60.0
 """How long work waits for its job to be resumed where there is no terminal."""
-_LONGEST_BAR = 30
-_SHORTEST_BAR = 5
-_USUAL_COLUMNS = 80
-_FREE_COLUMNS = 3  # for the ^C that a terminal shows; at the very edge it would break the line
-_MINUTE, _HOUR = 60, 3600
+LINE_SECONDS = 10.0
+"""How often a line says how far the work is where there is no terminal."""
+_CANCELLED = "57014"
 
 
-@dataclass(frozen=True)
-class Step:
-    """How far the work is, in the units that it is shown with."""
+def console() -> Console:
+    """Stderr. rich looks at NO_COLOR and TERM by itself."""
+    from rich.console import Console
 
-    done: int
-    total: int
-    rate: float
-    eta_seconds: float | None
-    state: str
+    return Console(stderr=True, highlight=False)
 
 
 class Work:
-    """Long work under way: ``show`` takes each report, ``stopped`` says whether the work is to end before its next batch.
+    """Long work under way.
 
     Off a terminal nobody sees that a job is paused, so the work waits for that only so long.
     """
 
-    def __init__(self, show: Callable[[Any], None], asked: Callable[[], bool], *, watched: bool) -> None:
+    def __init__(self, show: Callable[[Progress], None], asked: Callable[[], bool], *, watched: bool) -> None:
         self._show = show
         self._asked = asked
         self._watched = watched
         self._paused_since: float | None = None
-        self._job_id = 0
-        self.gave_up = False
-
-    def show(self, report: Any) -> None:
-        """Show how far the work is."""
-        self._paused_since = None
-        if report.state == "paused":
-            self._paused_since, self._job_id = time.monotonic(), report.job_id
-        self._show(report)
+        self._gave_up = False
 
     def stopped(self) -> bool:
         """Whether somebody asked for an end, or the work was paused for too long."""
         if self._paused_since is not None and not self._watched:
-            self.gave_up = time.monotonic() - self._paused_since > PAUSE_SECONDS
-        return self.gave_up or self._asked()
+            self._gave_up = time.monotonic() - self._paused_since > PAUSE_SECONDS
+        return self._gave_up or self._asked()
 
-    def paused(self) -> JobPaused:
-        """The error of work that gave up waiting."""
-        return JobPaused(
-            f"Job {self._job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. What is done stands."
-            f" Resume it, then run this again: profiles-schema jobs resume {self._job_id}"
-        )
+    def follow(self, reports: Iterator[Progress]) -> Progress | None:
+        """Show every report; returns the last one, which is stopped if somebody asked for that. None without any.
+
+        Raises:
+            JobPaused: the job is paused, and nobody can see it.
+        """
+        from sqlalchemy.exc import DBAPIError
+
+        from profiles_schema.driver import sqlstate
+        from profiles_schema.operations.batches import Progress, Stopped
+
+        last: Progress | None = None
+        try:
+            for last in reports:
+                paused = last.state == "paused"
+                self._paused_since = (self._paused_since or time.monotonic()) if paused else None
+                self._show(last)
+        except (Stopped, DBAPIError) as error:
+            if isinstance(error, DBAPIError) and not (self._asked() and sqlstate(error) == _CANCELLED):
+                raise
+            last = last or Progress("")
+            last.state = "stopped"
+        if self._gave_up and last is not None:
+            raise JobPaused(
+                f"Job {last.job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. What is done stands."
+                f" Resume it, then run this again: profiles-schema jobs resume {last.job_id}"
+            )
+        return last
+
+
+def say_stopped(progress: Progress, command: str, remark: str = "") -> int:
+    """Say how far stopped work got, and how it goes on; the exit code."""
+    done = ", ".join(f"{number} {name}" for name, number in progress.counts.items() if number)
+    if done:
+        click.echo(f"done so far: {done}", err=True)
+    far = f" after {progress.done} of {progress.total} {progress.unit}" if progress.total else ""
+    click.echo(f"stopped{far}{remark}; go on with: {command}", err=True)
+    return INTERRUPTED
 
 
 @contextmanager
-def at_work(label: str, unit: str, step: Callable[[Any], Step]) -> Iterator[Work]:
-    """Show long work on stderr, let Ctrl-C end it, and do not wait for ever while its job is paused.
+def at_work(label: str, *, as_json: bool = False) -> Iterator[Work]:
+    """Show long work on stderr, and let Ctrl-C end it: the running statement is cancelled, what is committed stands.
+
+    A bar on a terminal; elsewhere a line now and then, or one JSON line per report.
 
     Args:
-        label: What is being done, for example backfill.
-        unit: What is counted, for example users.
-        step: Reads a report, which is a dataclass.
-
-    Raises:
-        JobPaused: the job is paused, and nobody can see it.
+        label: What is said until the first report.
+        as_json: The result is wanted as JSON.
     """
-    with asked_to_stop() as asked, shown(label, unit, step) as show:
-        work = Work(show, asked, watched=sys.stderr.isatty())
-        yield work
-    if work.gave_up:
-        raise work.paused()
+    with asked_to_stop() as asked:
+        watched = sys.stderr.isatty()
+        if watched and os.environ.get("TERM") != "dumb":
+            with _bars(label) as show:
+                yield Work(show, asked, watched=True)
+        else:
+            yield Work(_json_line if as_json else _Lines().show, asked, watched=watched)
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C ends the work after the present batch, a second one at once. Yields whether that was asked for."""
+    """The first Ctrl-C cancels the running statement and is remembered; a second one ends everything at once.
+
+    The driver's C code does not return to Python while the server works, so the waiting is done here.
+    """
+    import psycopg2.extensions
+
     asked: list[int] = []
+    waiting: list[Any] = []
 
     def ask(number: int, _frame: Any) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
+        for connection in waiting:
+            _cancel(connection)
+
+    def wait(connection: Any) -> None:
+        waiting.append(connection)
+        try:
+            _wait(connection)
+        finally:
+            waiting.remove(connection)
 
     try:
         before = signal.signal(signal.SIGINT, ask)
     except ValueError:  # not the main thread
         yield lambda: False
         return
+    psycopg2.extensions.set_wait_callback(wait)
     try:
         yield lambda: bool(asked)
     finally:
+        psycopg2.extensions.set_wait_callback(None)
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def shown(label: str, unit: str, step: Callable[[Any], Step]) -> Iterator[Callable[[Any], None]]:
-    """A bar on a terminal, one JSON line per report elsewhere; on stderr. Yields what to call with each report.
+def _wait(connection: Any) -> None:
+    """Wait for the server; signals come through. Connecting has its usual limit, which the driver forgets here."""
+    from psycopg2 import OperationalError
+    from psycopg2.extensions import POLL_OK, POLL_READ, STATUS_SETUP
 
-    Args:
-        label: What is being done, for example backfill.
-        unit: What is counted, for example users.
-        step: Reads a report, which is a dataclass.
-    """
-    if not sys.stderr.isatty():
+    give_up = time.monotonic() + CONNECT_TIMEOUT_SECONDS if connection.status == STATUS_SETUP else None
+    while (state := connection.poll()) != POLL_OK:
+        left = None if give_up is None else max(0.0, give_up - time.monotonic())
+        sockets = [connection.fileno()]
+        ready = select.select(*((sockets, [], []) if state == POLL_READ else ([], sockets, [])), left)
+        if not any(ready):
+            raise OperationalError("timeout expired")
 
-        def line(report: Any) -> None:
-            print(json.dumps(asdict(report)), file=sys.stderr, flush=True)  # noqa: T201 - progress
 
-        yield line
+def _cancel(connection: Any) -> None:
+    from psycopg2 import Error
+
+    try:
+        connection.cancel()
+    except Error:  # still connecting: nothing runs that could be cancelled
         return
 
-    bar = _Bar(sys.stderr, label, unit)
-    bar.write(f"{label} counting {unit}")
-    try:
-        yield lambda report: bar.draw(step(report))
-    finally:
-        # What is said next, be it an error, begins on a line of its own.
-        bar.end()
+
+@contextmanager
+def _bars(label: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar for each job that has something to do, the present one moving."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True)),
+    )
+    with Bars(*columns, console=console(), expand=True) as bars:
+        task = bars.add_task(label, total=None, words="counting")
+        last: Progress | None = None
+
+        def show(progress: Progress) -> None:
+            nonlocal task, last
+            if last is not None and progress.job != last.job:
+                last.state = "completed"
+                bars.update(task, total=1, completed=1, words=words(last))
+                if not progress.total:
+                    return
+                task = bars.add_task(progress.job, words="")
+            last = progress
+            bars.update(
+                task, description=progress.job, total=progress.total or 1, words=words(progress),
+                completed=progress.done if progress.total else 1,
+            )  # fmt: skip
+
+        yield show
 
 
-class Line:
-    """One line of a terminal, written again and again, never wider than the terminal."""
+class _Lines:
+    """A line when work begins or its state changes, and now and then in between."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self) -> None:
+        self._said: tuple[str, str] = ("", "")
+        self._at = 0.0
 
-    @property
-    def columns(self) -> int:
-        """How many characters there is room for."""
-        return (os.get_terminal_size(self.stream.fileno()).columns or _USUAL_COLUMNS) - _FREE_COLUMNS
-
-    def write(self, line: str) -> None:
-        """Replace the line by this one; what does not fit is left out."""
-        # To the end of the line erased: what was longer before leaves nothing behind.
-        shown = line.partition("\n")[0][: self.columns]
-        self.stream.write(f"\r{shown}\x1b[K")
-        self.stream.flush()
-
-    def erase(self) -> None:
-        """Leave the line empty."""
-        self.stream.write("\r\x1b[K")
-        self.stream.flush()
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if (progress.job, progress.state) != self._said or now - self._at > LINE_SECONDS:
+            self._said, self._at = (progress.job, progress.state), now
+            click.echo(f"{progress.job} {words(progress)}", err=True)
 
 
-class _Bar(Line):
-    """Progress, in one line."""
-
-    def __init__(self, stream: TextIO, label: str, unit: str) -> None:
-        super().__init__(stream)
-        self.label = label
-        self.unit = unit
-
-    def draw(self, step: Step) -> None:
-        self.write(bar_line(self.label, self.unit, step, self.columns))
-
-    def end(self) -> None:
-        self.stream.write("\n")
-        self.stream.flush()
+def _json_line(progress: Progress) -> None:
+    click.echo(json.dumps(progress.as_dict()), err=True)
 
 
-def bar_line(label: str, unit: str, step: Step, columns: int) -> str:
-    """The line for a width; the bar takes what the words leave, and goes first where there is no room."""
-    share = min(step.done / step.total, 1.0) if step.total else 1.0
-    # Padded, so that the bar keeps its length while it fills.
-    words = f"{share:4.0%}  {step.done:>{len(str(step.total))}}/{step.total} {unit}"
-    if step.state == "running":
-        words += f"  {step.rate:5.0f}/s"
-        if step.eta_seconds is not None:
-            words += f"  ETA {duration(step.eta_seconds)}"
+def words(progress: Progress) -> str:
+    """How far work is: 5/10 users  50%  12/s  0:01:23 left."""
+    share = min(progress.done / progress.total, 1.0) if progress.total else 1.0
+    # Padded, so that a bar keeps its length while it fills.
+    said = [f"{progress.done:>{len(str(progress.total))}}/{progress.total} {progress.unit}", f"{share:4.0%}"]
+    if progress.state == "running":
+        said.append(f"{progress.rows_per_second:.0f}/s")
+        if progress.eta_seconds is not None:
+            said.append(f"{timedelta(seconds=round(progress.eta_seconds))} left")
+    elif progress.state == "paused":
+        said.append(f"paused: profiles-schema jobs resume {progress.job_id}")
     else:
-        words += f"  {step.state}"
-    room = min(columns - len(label) - len(words) - len("  []"), _LONGEST_BAR)
-    if room >= _SHORTEST_BAR:
-        filled = int(room * share)
-        words = f"[{'#' * filled}{'-' * (room - filled)}] {words}"
-    return f"{label} {words}"[:columns]
-
-
-def duration(seconds: float) -> str:
-    """Minutes and seconds, or hours and minutes and seconds."""
-    whole = round(seconds)
-    if whole < _HOUR:
-        return f"{whole // _MINUTE}:{whole % _MINUTE:02}"
-    return f"{whole // _HOUR}:{whole % _HOUR // _MINUTE:02}:{whole % _MINUTE:02}"
+        said.append(progress.state)
+    return "  ".join(said)

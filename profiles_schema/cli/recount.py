@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,11 +15,8 @@ from profiles_schema.cli.options import (
     print_json,
     require_migrated,
 )
-from profiles_schema.cli.progress import INTERRUPTED, Step, at_work
-from profiles_schema.cli.style import counted, styled
-
-if TYPE_CHECKING:
-    from profiles_schema.operations.batches import Progress
+from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.style import counted, print_failures
 
 
 @click.group(
@@ -45,50 +42,38 @@ def recount(  # noqa: PLR0917 - click passes them by name
     Can be interrupted and run again at any time, and paused with `profiles-schema jobs`. Points and words are no part of it.
     Exit 1 if a user could not be counted; with --dry-run, if anything differs.
     """
-    from profiles_schema.operations import batches
     from profiles_schema.operations import recount as operation
+    from profiles_schema.operations.batches import Limits, Progress
 
     with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)
         if dry_run:
-            plan = operation.plan(connection)
+            forecast = operation.forecast(connection)
             connection.rollback()
-            _print_plan(plan, as_json=as_json)
-            return int(bool(plan["differing"]))
-        last = batches.Progress(0, 0)
-        with at_work("progress recount", "users", _step) as work:
-            for last in operation.recount(
-                connection, batch_users=batch_size, target_ms=target_ms, max_rate=max_rate, stopped=work.stopped
-            ):
-                work.show(last)
-    if last.state == "stopped":
-        click.echo(
-            f"stopped after {last.done} of {last.total} users; go on with: profiles-schema progress recount", err=True
-        )
-        return INTERRUPTED
+            _print_forecast(forecast, as_json=as_json)
+            return int(bool(forecast["differing"]))
+        with at_work("progress recount", as_json=as_json) as work:
+            done = work.follow(
+                operation.recount(connection, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped)
+            ) or Progress("progress")  # fmt: skip
+    if done.state == "stopped":
+        return say_stopped(done, "profiles-schema progress recount")
+    recounted = done.counts.get("recounted", 0)
     if as_json:
-        print_json({"recounted": last.changed, "failed": dict(last.failed)})
+        print_json({"recounted": recounted, "failed": done.failed})
     else:
-        click.echo(f"counted the progress of {counted(last.changed, 'user')} anew")
-        for code, users in last.failed.items():
-            click.echo(f"{styled('failed', 'problem')} for {counted(users, 'user')}: SQLSTATE {code}")
-    return int(bool(last.failed))
+        click.echo(f"counted the progress of {counted(recounted, 'user')} anew")
+        print_failures(done.failed, "user")
+    return int(bool(done.failed))
 
 
-def _step(progress: Progress) -> Step:
-    state = progress.state
-    if state == "paused":
-        state += f": profiles-schema jobs resume {progress.job_id}"
-    return Step(progress.done, progress.total, progress.rows_per_second, progress.eta_seconds, state)
-
-
-def _print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
+def _print_forecast(forecast: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json(plan)
+        print_json(forecast)
         return
-    click.echo(f"users whose progress is not what their sessions say: {plan['differing']}; nothing was changed")
-    if plan["differing"]:
-        click.echo(f"locks: {plan['locks']}")
+    click.echo(f"users whose progress is not what their sessions say: {forecast['differing']}; nothing was changed")
+    if forecast["differing"]:
+        click.echo(f"locks: {forecast['locks']}")
         click.echo("the first ones, and what differs:")
-        for user, columns in plan["sample"]:
+        for user, columns in forecast["sample"]:
             click.echo(f"  {user}  {', '.join(columns)}")

@@ -17,7 +17,7 @@ import click
 
 from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import json_option, log_to_stderr, print_json, x_option
-from profiles_schema.cli.progress import Line
+from profiles_schema.cli.progress import console
 from profiles_schema.cli.style import styled
 
 if TYPE_CHECKING:
@@ -105,13 +105,16 @@ class _LineHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.line = Line(sys.stderr)
+        self.status = console().status("")
+        self.status.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.line.write(record.getMessage())
+        from rich.text import Text
+
+        self.status.update(Text(record.getMessage().partition("\n")[0], no_wrap=True, overflow="ellipsis"))
 
     def close(self) -> None:
-        self.line.erase()
+        self.status.stop()
         super().close()
 
 

@@ -11,7 +11,7 @@ from profiles_schema.cli.help import Verb, examples
 from profiles_schema.cli.options import database, json_option, local_option, log_to_stderr, print_json
 
 if TYPE_CHECKING:
-    from profiles_schema.migrations.repairs import Step
+    from profiles_schema.migrations.repairs import Repair
 
 
 @click.command(cls=Verb, epilog=examples("profiles-schema repair --dry-run", "profiles-schema repair"))
@@ -33,22 +33,22 @@ def repair(dry_run: bool, recreate_dropped: bool, local: bool, as_json: bool) ->
     from profiles_schema.migrations.interrupts import interruptible
     from profiles_schema.operations import repair as operation
 
-    shown: list[Step] = []
+    shown: list[Repair] = []
 
-    def show(step: Step, sql: str) -> None:
+    def show(each: Repair, sql: str) -> None:
         if as_json:
             return
-        if not shown or shown[-1] != step:
-            click.echo(f"-- {step.what}")
-            shown.append(step)
+        if not shown or shown[-1] != each:
+            click.echo(f"-- {each.what}")
+            shown.append(each)
         click.echo(f"{sql}\n")
 
     log_to_stderr()
     with database(local=local, writes=True) as connection, interruptible():
         result = operation.repair(connection, dry_run=dry_run, recreate_dropped=recreate_dropped, show=show)
     if as_json:
-        steps = [{"what": step.what, "sql": list(step.transactions)} for step in result.repaired]
-        print_json({"dry_run": dry_run, "repaired": steps, "left": [asdict(left) for left in result.left]})
+        repaired = [{"what": each.what, "sql": list(each.transactions)} for each in result.repaired]
+        print_json({"dry_run": dry_run, "repaired": repaired, "left": [asdict(left) for left in result.left]})
         return int(bool(result.left))
     for left in result.left:
         click.echo(f"left       {left.what} {left.why}")

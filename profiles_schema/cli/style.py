@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import click
 
@@ -33,6 +34,12 @@ def print_error(message: str) -> None:
     click.echo(f"{styled('error:', 'error')} {message}", err=True, color=colour())
 
 
-def counted(number: int, one: str) -> str:
-    """A number and its noun: 1 profile, 2 profiles."""
-    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: 1 profile, 2,000 profiles."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def print_failures(failed: Mapping[str, int], one: str) -> None:
+    """What was left out, by SQLSTATE."""
+    for code, number in failed.items():
+        click.echo(f"{styled('failed', 'problem')} for {counted(number, one)}: SQLSTATE {code}")

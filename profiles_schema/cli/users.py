@@ -50,7 +50,7 @@ def users() -> None:
 def export(user_id: uuid.UUID, out: Path | None, local: bool) -> None:
     """Write everything that is a person's as JSON, from one snapshot, and note the export in export_history.
 
-    docs/user-export.schema.json describes the file. Tables of the application are in it if they are registered.
+    docs/reference/user-export.schema.json describes the file. Tables of the application are in it if they are registered.
     """
     from profiles_schema.operations import user_exports as operation
 

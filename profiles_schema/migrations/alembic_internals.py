@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
     from sqlalchemy import Connection
 
-Plan = Callable[..., Iterable[Any]]
+StepFinder = Callable[..., Iterable[Any]]
 
 
 def environment_of(context: Any) -> EnvironmentContext:
@@ -27,9 +27,9 @@ def environment_of(context: Any) -> EnvironmentContext:
     return found
 
 
-def plan_of(environment: EnvironmentContext) -> Plan:
+def step_finder(environment: EnvironmentContext) -> StepFinder:
     """The function by which the command says what is to be done; until ``configure`` puts another one into its place."""
-    found: Plan = environment.context_opts["fn"]
+    found: StepFinder = environment.context_opts["fn"]
     return found
 
 
@@ -38,19 +38,19 @@ def has_destination(environment: EnvironmentContext) -> bool:
     return "destination_rev" in environment.context_opts
 
 
-def ensures_version(plan: Plan) -> bool:
+def ensures_version(finder: StepFinder) -> bool:
     """Whether the command is ``ensure_version``."""
-    return getattr(plan, "__name__", "") == "do_ensure_version"
+    return getattr(finder, "__name__", "") == "do_ensure_version"
 
 
-def stamps(plan: Plan) -> bool:
+def stamps(finder: StepFinder) -> bool:
     """Whether the command is ``stamp``."""
-    return getattr(plan, "__name__", "") == "do_stamp"
+    return getattr(finder, "__name__", "") == "do_stamp"
 
 
-def is_downgrade(plan: Plan) -> bool:
+def is_downgrade(finder: StepFinder) -> bool:
     """Whether the command is ``downgrade``, also where no step is left to do."""
-    return getattr(plan, "__name__", "") == "downgrade"
+    return getattr(finder, "__name__", "") == "downgrade"
 
 
 def compares(environment: EnvironmentContext) -> bool:
@@ -58,7 +58,7 @@ def compares(environment: EnvironmentContext) -> bool:
     return "revision_context" in environment.context_opts
 
 
-def proposed(environment: EnvironmentContext) -> list[UpgradeOps]:
+def proposed_operations(environment: EnvironmentContext) -> list[UpgradeOps]:
     """What the comparison has found."""
     found: list[UpgradeOps] = environment.context_opts["revision_context"].generated_revisions[-1].upgrade_ops_list
     return found

@@ -41,7 +41,7 @@ def read(path: str) -> dict[str, str]:
     Raises:
         UsageError: the file cannot be read, is no TOML, or says anything but texts.
     """
-    return {key: value for key, value in _loaded(path).items() if value and isinstance(value, str)}
+    return {key: value for key, value in _load(path).items() if value and isinstance(value, str)}
 
 
 def read_asked(path: str) -> dict[str, str]:
@@ -50,11 +50,11 @@ def read_asked(path: str) -> dict[str, str]:
     Raises:
         UsageError: as `read`.
     """
-    found = _loaded(path).get(ASKED)
+    found = _load(path).get(ASKED)
     return dict(found) if isinstance(found, dict) else {}
 
 
-def _loaded(path: str) -> dict[str, str | dict[str, str]]:
+def _load(path: str) -> dict[str, str | dict[str, str]]:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -82,7 +82,7 @@ def _loaded(path: str) -> dict[str, str | dict[str, str]]:
     return found
 
 
-def written(questions: Iterable[Question], given: Mapping[str, str], *, name: str) -> str:
+def render(questions: Iterable[Question], given: Mapping[str, str], *, name: str) -> str:
     """The text of a file with every question: its evidence, its possible answers, and the given one.
 
     In the order of their ids, so that two files are compared easily.

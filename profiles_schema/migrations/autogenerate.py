@@ -44,7 +44,7 @@ class ReplaceSqlOp(MigrateOperation):
 
     def reverse(self) -> ReplaceSqlOp:
         """The way back."""
-        return ReplaceSqlOp(self.change.reversed())
+        return ReplaceSqlOp(self.change.inverse())
 
     def to_diff_tuple(self) -> tuple[str, str, tuple[str, ...]]:
         """What `alembic check` lists."""

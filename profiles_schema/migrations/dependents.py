@@ -173,9 +173,9 @@ def refuse_dependents(connection: Connection, steps: Sequence[Any]) -> None:
     connection.exec_driver_sql("set local search_path = pg_catalog")
     _refuse_taken_names(connection, steps)
     found: dict[_Key, tuple[str, str]] = {}
-    fresh = list(_dropped(connection, steps))
+    fresh = list(_dropped_objects(connection, steps))
     while fresh:
-        rows = [row for row in _hanging(connection, fresh) if tuple(row[:3]) not in found]
+        rows = [row for row in _dependents(connection, fresh) if tuple(row[:3]) not in found]
         fresh = [(row[0], row[1], row[2]) for row in rows]
         found |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
     connection.rollback()
@@ -210,21 +210,21 @@ def _refuse_taken_names(connection: Connection, steps: Sequence[Any]) -> None:
         )
 
 
-def _dropped(connection: Connection, steps: Sequence[Any]) -> Iterator[_Key]:
+def _dropped_objects(connection: Connection, steps: Sequence[Any]) -> Iterator[_Key]:
     """The objects that these steps drop."""
     tables, adopted = dropped_tables(connection, steps)
     names = [table for table in tables if table not in adopted]
     functions = [
         signature
         for step in steps
-        for match in _DROP_FUNCTIONS.finditer(_downgrade_of(step))
+        for match in _DROP_FUNCTIONS.finditer(_downgrade_source(step))
         if not re.search(r"\bcascade\b", match["names"])
         for signature in _SIGNATURE.findall(match["names"])
         if not signature.startswith("auth.") or "auth.users" in tables
     ]
     yield from _keys(connection, _TABLES, tables=names)
     yield from _keys(connection, _FUNCTIONS, functions=functions)
-    if any("remove_old_profiles" in _downgrade_of(step) for step in steps):
+    if any("remove_old_profiles" in _downgrade_source(step) for step in steps):
         yield from _keys(connection, _OWN_VIEWS)
     if adopted:
         yield from _keys(connection, _ADDED, revisions=[step.revision.revision for step in steps])
@@ -235,7 +235,7 @@ def _keys(connection: Connection, query: str, **values: Any) -> Iterator[_Key]:
         yield row[0], row[1], row[2]
 
 
-def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
+def _dependents(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
     from profiles_schema.migrations import expected
     from profiles_schema.schema.models import metadata
     from profiles_schema.schema.objects import GENERATED
@@ -256,5 +256,5 @@ def _hanging(connection: Connection, gone: Sequence[_Key]) -> Sequence[Any]:
     return connection.execute(text(_HANGING), values).all()
 
 
-def _downgrade_of(step: Any) -> str:
+def _downgrade_source(step: Any) -> str:
     return Path(step.revision.path).read_text(encoding="utf-8").partition("\ndef downgrade")[2]

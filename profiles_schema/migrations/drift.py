@@ -73,7 +73,7 @@ def _right(key: Key, what: str, found: str, declared: str) -> str:
     return f"{key.role} has other rights on {target} than declared: {found}{f' instead of {declared}' if declared else ''}."
 
 
-def described(operations: UpgradeOps) -> Iterator[str]:
+def sentences(operations: UpgradeOps) -> Iterator[str]:
     """One line per operation that would bring the application's own tables to what its models declare."""
     for difference in operations.as_diffs():
         # What changes in one column comes as a list.

@@ -14,7 +14,7 @@ from importlib.resources import files
 from sqlalchemy.engine import Connection
 
 from profiles_schema.migrations.drift import dual_write_is_broken, sentence, uncarried_owner
-from profiles_schema.migrations.sql_objects import OWN_POLICY_PREFIX, holds, is_generated, keeps_key, public_functions
+from profiles_schema.migrations.sql_objects import OWN_POLICY_PREFIX, applies, is_generated, keeps_key, public_functions
 from profiles_schema.schema import objects
 from profiles_schema.schema.catalog import Key, Snapshot, take_snapshot
 from profiles_schema.schema.objects import Where
@@ -70,12 +70,12 @@ def every_table() -> list[str]:
     return [f"{table.schema or 'public'}.{table.name}" for table in metadata.tables.values()]
 
 
-def declared(connection: Connection) -> dict[Key, str]:
+def declared_fingerprints(connection: Connection) -> dict[Key, str]:
     """The fingerprints of what this version declares on this database."""
     known = load()
     # The narrower condition comes later and decides.
     return {
-        key: value for where in Where if holds(connection, where) for key, value in known.get(where.name, {}).items()
+        key: value for where in Where if applies(connection, where) for key, value in known.get(where.name, {}).items()
     }
 
 
@@ -86,7 +86,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[Key, str]]:
     "not expected": anything else that is there besides ours is the application's.
     """
     found = take_snapshot(connection, every_table(), public_functions(), ["profiles_internal", "auth"])
-    expected = declared(connection)
+    expected = declared_fingerprints(connection)
     problems = {}
     for key, value in expected.items():
         if key not in found:
@@ -101,7 +101,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[Key, str]]:
     return found, dict(sorted(problems.items()))
 
 
-def described(connection: Connection) -> Iterator[str]:
+def sentences(connection: Connection) -> Iterator[str]:
     """What differs from this version, a sentence each. Of a table that is missing, only that."""
     from profiles_schema.migrations.foreign_keys import ours
 
@@ -122,7 +122,9 @@ def _must_be_ours(connection: Connection, key: Key, value: str, expected: Collec
     if is_generated(key):
         return False
     where = _condition(key)
-    if where not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.OWN_INSERTS_BY_ID} and not holds(connection, where):
+    if where not in {Where.EVERYWHERE, Where.OLD_STATEMENTS, Where.OWN_INSERTS_BY_ID} and not applies(
+        connection, where
+    ):
         return False
     if key.kind == "trigger":
         return " profiles_internal." in value

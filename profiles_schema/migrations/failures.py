@@ -30,7 +30,7 @@ _READ_ONLY = "25006"
 _DEPENDENT_OBJECTS = "2BP01"
 
 
-def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaError:
+def database_error(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaError:
     """The error to raise for a database error.
 
     Args:
@@ -69,7 +69,7 @@ def translated(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchemaErr
     return MigrationFailed(f"{doing} failed: {message} (SQLSTATE {state}).{further}")
 
 
-def refused(error: CommandError, script: ScriptDirectory, heads: tuple[str, ...]) -> ProfilesSchemaError:
+def path_error(error: CommandError, script: ScriptDirectory, heads: tuple[str, ...]) -> ProfilesSchemaError:
     """The error to raise where alembic cannot find its way from ``heads`` to the target."""
     from alembic.script.revision import ResolutionError
 
@@ -109,7 +109,7 @@ def _unknown_head(script: ScriptDirectory, head: str) -> ProfilesSchemaError:
     )
 
 
-def foreign_key_unresolved(error: NoReferencedTableError) -> UsageError:
+def foreign_key_error(error: NoReferencedTableError) -> UsageError:
     """The error to raise where a model's foreign key names a table that its own metadata does not have."""
     from profiles_schema.schema.models.base import Base, metadata
 

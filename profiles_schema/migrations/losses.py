@@ -62,10 +62,10 @@ def dropped_tables(connection: Connection, steps: Iterable[Any]) -> tuple[list[s
             {"table": table},
         )
     ]
-    return tables, _adopted(connection) if named else set()
+    return tables, _adopted_tables(connection) if named else set()
 
 
-def _adopted(connection: Connection) -> set[str]:
+def _adopted_tables(connection: Connection) -> set[str]:
     if not connection.scalar(text(f"select to_regclass('{INTERNAL_SCHEMA}.adopted') is not null")):
         return set()
     return set(

@@ -1,21 +1,72 @@
-"""The frame of ``--sql`` output: the settings, the lock, the schema before; the tidying after.
+"""``--sql`` output: the revisions in a frame of settings, lock and schema before, and the tidying after.
 
 A script for psql: ``psql -v ON_ERROR_STOP=1 -f``, without ``--single-transaction``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alembic.util import CommandError
 
 from profiles_schema._version import __version__
 from profiles_schema.driver import quote_name
-from profiles_schema.migrations import identity, indexes, locking, session
+from profiles_schema.migrations import identity, indexes, locking, paths, session, summary
+from profiles_schema.migrations.environment import Environment
 from profiles_schema.migrations.options import Options
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 if TYPE_CHECKING:
     from alembic.ddl.impl import DefaultImpl
+    from alembic.runtime.migration import MigrationContext
+
+
+def write_script(environment: Environment) -> None:
+    """Print what the command would run.
+
+    Raises:
+        ProfilesSchemaError: alembic does not find its way to what was asked for.
+    """
+    table = {"schema": environment.version_table_schema, "version_table": environment.version_table}
+    heads_after: set[str] = set()
+
+    def steps(_heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
+        for step in environment.steps:
+            context.impl.static_output(search_path(session.OWN_SEARCH_PATH if paths.is_ours(step) else None))
+            yield step
+        context.impl.static_output(search_path(None))
+
+    def log_step(ctx: MigrationContext, step: Any, heads: Any, run_args: Any) -> None:
+        del run_args  # alembic passes it by name
+        heads_after.clear()
+        heads_after.update(heads)
+        if step.is_migration:
+            direction = "upgrade" if step.is_upgrade else "downgrade"
+            ctx.impl.static_output(summary.offline_log(step.up_revision_id, direction))
+
+    environment.alembic.configure(
+        dialect_name="postgresql+psycopg2",
+        dialect_opts={"paramstyle": "named"},
+        literal_binds=True,
+        transaction_per_migration=True,
+        version_table=environment.version_table,
+        version_table_schema=environment.version_table_schema,
+        on_version_apply=log_step,
+        fn=steps,
+    )
+    context = environment.alembic.get_context()
+    apply_index_rules(context.impl, environment.options)
+    try:
+        start = context.get_current_heads()
+        environment.steps = list(environment.find_steps(start, context))
+    except CommandError as error:
+        raise environment.path_error(error, ()) from error
+    for text in head(environment.options, start=start, goes_on=environment.goes_on, **table):
+        context.impl.static_output(text)
+    environment.alembic.run_migrations()
+    for text in foot(at_base=bool(environment.steps) and not heads_after, **table):
+        context.impl.static_output(text)
 
 
 def head(options: Options, *, schema: str, version_table: str, start: Sequence[str], goes_on: str) -> list[str]:
@@ -32,7 +83,7 @@ def head(options: Options, *, schema: str, version_table: str, start: Sequence[s
         f"-- profiles-schema {__version__}. Run it with: psql -v ON_ERROR_STOP=1 -f THIS_FILE",
         "\n".join(
             f"select pg_catalog.set_config({_text(n)}, {_text(v)}, false);"
-            for n, v in {**session.settings(options), session.GOES_ON: goes_on}.items()
+            for n, v in {**session.session_settings(options), session.GOES_ON: goes_on}.items()
         ),
         locking.offline_acquire(options.lock_wait_seconds),
         _start_guard(f"{quote_name(schema)}.{quote_name(version_table)}", start),

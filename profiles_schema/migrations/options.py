@@ -78,7 +78,7 @@ class Options:
         return {f"profiles_schema.{key.replace('-', '_')}": value for key, value in given.items()}
 
 
-def described() -> list[tuple[str, str]]:
+def descriptions() -> list[tuple[str, str]]:
     """Every key with the form of its value, and what it does."""
     return [(f"{key}={value}", purpose) for key, (_, _, value, purpose) in _KNOWN.items()]
 

@@ -56,7 +56,7 @@ _CHECK = re.compile(r"alter table (\S+) add constraint \S+ CHECK (\(.*\)) not va
 
 
 @dataclass(frozen=True)
-class Step:
+class Repair:
     """One difference in words, and the SQL that removes it, a transaction each."""
 
     what: str
@@ -78,44 +78,44 @@ class Left:
     """Whether it only waits for something else that is left: a column that is missing."""
 
 
-def plan(connection: Connection, *, recreate_dropped: bool = False) -> tuple[list[Step], list[Left]]:
+def find_repairs(connection: Connection, *, recreate_dropped: bool = False) -> tuple[list[Repair], list[Left]]:
     """What would put a database back, and what takes a decision. Changes nothing.
 
     Args:
         connection: A connection of the role that owns the tables; the transaction is the caller's.
         recreate_dropped: Also make tables and columns anew that were dropped with what they held.
     """
-    steps = list(_roles(connection))
-    if steps:
-        return steps, []  # nothing can be granted to a role that does not exist
+    repairs = list(_roles(connection))
+    if repairs:
+        return repairs, []  # nothing can be granted to a role that does not exist
     left: list[Left] = []
     snapshot, differences = expected.compare(connection)
     # First what shuts the doors, each by itself, so that nothing else can keep it from happening.
-    steps += _row_security(snapshot, differences)
-    for each in (*_Operations(connection, recreate_dropped=recreate_dropped), *_of_foreign_keys(connection)):
+    repairs += _row_security(snapshot, differences)
+    for each in (*_Operations(connection, recreate_dropped=recreate_dropped), *_repairs_of_foreign_keys(connection)):
         if isinstance(each, Left):
             left.append(each)
         else:
-            steps.append(each)
-    steps += _rights_on_auth(snapshot, differences)
-    steps += _unexpected_triggers(snapshot, differences)
-    steps += _invalid_indexes(snapshot, differences)
+            repairs.append(each)
+    repairs += _rights_on_auth(snapshot, differences)
+    repairs += _unexpected_triggers(snapshot, differences)
+    repairs += _invalid_indexes(snapshot, differences)
     if not any(key.kind in {"table", "column"} for key in differences):
-        steps += _generated(connection)
-    steps += _owners(connection)
-    if not (steps or left):
+        repairs += _generated_triggers(connection)
+    repairs += _owners(connection)
+    if not (repairs or left):
         left = [
             Left(sentence(key, what, snapshot.get(key, "")), "There is no SQL for it here.", "change it back by hand")
             for key, what in differences.items()
         ]
-    return steps, left
+    return repairs, left
 
 
-def prevented(connection: Connection, step: Step) -> Left | None:
-    """What would keep a step from succeeding, by the rows that are there now. Changes nothing."""
-    for query, why in ((step.duplicates, EQUAL_ROWS), (step.orphans, "Rows that refer to nothing prevent it.")):
+def obstacle_to(connection: Connection, repair: Repair) -> Left | None:
+    """What would keep a repair from succeeding, by the rows that are there now. Changes nothing."""
+    for query, why in ((repair.duplicates, EQUAL_ROWS), (repair.orphans, "Rows that refer to nothing prevent it.")):
         if query is not None and _count(connection, query):
-            return Left(step.what, why, rows_to_change(query))
+            return Left(repair.what, why, rows_to_change(query))
     return None
 
 
@@ -124,15 +124,15 @@ def rows_to_change(query: str) -> str:
     return f"change or delete rows that this shows: {query}; then: {AGAIN}"
 
 
-def _rights_on_auth(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
+def _rights_on_auth(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Repair]:
     """Rights on a schema auth of ours, which the comparison of SQL objects does not look at."""
     keys = [key for key in differences if key[:4] == ("grant", "auth", "", "")]
     if keys and (owner := file_of(keys[0])) is not None:
         what = " ".join(sentence(key, differences[key], snapshot.get(key, "")) for key in keys)
-        yield Step(what, (owner.statement.strip(),))
+        yield Repair(what, (owner.statement.strip(),))
 
 
-def _roles(connection: Connection) -> Iterator[Step]:
+def _roles(connection: Connection) -> Iterator[Repair]:
     for role in connection.scalars(
         text(
             "select r.name from unnest(cast(:roles as text[])) as r (name)"
@@ -142,24 +142,24 @@ def _roles(connection: Connection) -> Iterator[Step]:
     ):
         passes = connection.scalar(text("select rolsuper or rolbypassrls from pg_roles where rolname = current_user"))
         bypass = " bypassrls" if role == "service_role" and passes else ""
-        yield Step(
+        yield Repair(
             f"The role {role} does not exist.",
             (f"create role {role} nologin noinherit{bypass};\ngrant {role} to current_user;",),
         )
 
 
-def _row_security(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
+def _row_security(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Repair]:
     for key, what in differences.items():
         if key.kind == "table" and what == "changed":
             switch = "disable" if key.schema == "profiles_internal" else "enable"
-            yield Step(
+            yield Repair(
                 sentence(key, what, snapshot[key]),
                 (f"alter table {key.relation} {switch} row level security, no force row level security;",),
             )
 
 
 class _Operations:
-    """What alembic and our comparison of SQL objects would do, as steps; ``check`` names the same."""
+    """What alembic and our comparison of SQL objects would do, as repairs; ``check`` names the same."""
 
     def __init__(self, connection: Connection, *, recreate_dropped: bool) -> None:
         self.connection = connection
@@ -169,49 +169,49 @@ class _Operations:
         self.absent: dict[str, set[str]] = {}
         """The columns that are missing, and left so, by table."""
 
-    def __iter__(self) -> Iterator[Step | Left]:
-        for operation in _flattened(self._found()):
+    def __iter__(self) -> Iterator[Repair | Left]:
+        for operation in _flatten(self._differences()):
             handle = next((method for kind, method in self._HANDLED.items() if isinstance(operation, kind)), None)
             yield from (handle or type(self)._comment)(self, operation)  # noqa: SLF001 - its own
 
-    def _found(self) -> Iterable[Any]:
+    def _differences(self) -> Iterable[Any]:
         with warnings.catch_warnings(), public_by_default(self.connection):
             warnings.simplefilter("ignore")  # SQLAlchemy's, about a CHECK that is not validated
             context = MigrationContext.configure(self.connection, opts=configure_options(metadata))
             found = produce_migrations(context, metadata).upgrade_ops
         return found.ops if found is not None else ()
 
-    def _comment(self, operation: Any) -> Iterator[Step]:
-        yield Step(f"The comment on {_name(operation)} is not as declared.", (_rendered(operation),))
+    def _comment(self, operation: Any) -> Iterator[Repair]:
+        yield Repair(f"The comment on {_name(operation)} is not as declared.", (_render(operation),))
 
-    def _drop(self, operation: ops.DropConstraintOp | ops.DropIndexOp) -> Iterator[Step]:
+    def _drop(self, operation: ops.DropConstraintOp | ops.DropIndexOp) -> Iterator[Repair]:
         name = operation.constraint_name if isinstance(operation, ops.DropConstraintOp) else operation.index_name
-        self.dropped[str(name)] = _rendered(operation)
+        self.dropped[str(name)] = _render(operation)
         return iter(())
 
-    def _index(self, operation: ops.CreateIndexOp) -> Iterator[Step]:
+    def _index(self, operation: ops.CreateIndexOp) -> Iterator[Repair]:
         yield _index(operation, self.dropped.pop(str(operation.index_name), None))
 
-    def _unique_constraint(self, operation: ops.CreateUniqueConstraintOp) -> Iterator[Step]:
+    def _unique_constraint(self, operation: ops.CreateUniqueConstraintOp) -> Iterator[Repair]:
         yield _unique_constraint(operation, self.dropped.pop(str(operation.constraint_name), None))
 
-    def _foreign_key(self, operation: ops.CreateForeignKeyOp) -> Iterator[Step]:
+    def _foreign_key(self, operation: ops.CreateForeignKeyOp) -> Iterator[Repair]:
         yield _foreign_key(operation, self.dropped.pop(str(operation.constraint_name), None))
 
-    def _table(self, operation: ops.CreateTableOp) -> Iterator[Step | Left]:
+    def _table(self, operation: ops.CreateTableOp) -> Iterator[Repair | Left]:
         yield _table(self.connection, operation, recreate_dropped=self.recreate_dropped)
 
-    def _column(self, operation: ops.AddColumnOp) -> Iterator[Step | Left]:
+    def _column(self, operation: ops.AddColumnOp) -> Iterator[Repair | Left]:
         column = _column(self.connection, operation, recreate_dropped=self.recreate_dropped)
         if isinstance(column, Left):
             self.absent.setdefault(_name(operation), set()).add(operation.column.name)
         yield column
 
-    def _altered_column(self, operation: ops.AlterColumnOp) -> Iterator[Step | Left]:
+    def _altered_column(self, operation: ops.AlterColumnOp) -> Iterator[Repair | Left]:
         return _altered_column(self.connection, operation)
 
-    def _change(self, operation: ReplaceSqlOp) -> Iterator[Step | Left]:
-        return _of_change(self.connection, operation.change, self.absent)
+    def _change(self, operation: ReplaceSqlOp) -> Iterator[Repair | Left]:
+        return _repairs_of_change(self.connection, operation.change, self.absent)
 
     _HANDLED: ClassVar[Mapping[type, Callable[..., Iterator[Any]]]] = {
         ReplaceSqlOp: _change,
@@ -226,15 +226,15 @@ class _Operations:
     }
 
 
-def _flattened(operations: Iterable[Any]) -> Iterator[Any]:
+def _flatten(operations: Iterable[Any]) -> Iterator[Any]:
     for operation in operations:
         if isinstance(operation, ops.ModifyTableOps):
-            yield from _flattened(operation.ops)
+            yield from _flatten(operation.ops)
         else:
             yield operation
 
 
-def _rendered(operation: Any) -> str:
+def _render(operation: Any) -> str:
     """The SQL of an operation of alembic, with the schema of each table."""
     written = StringIO()
     context = MigrationContext.configure(dialect=_PLAIN, opts={"as_sql": True, "output_buffer": written})
@@ -254,18 +254,20 @@ def _key(kind: str, operation: Any, name: str | None = None) -> Key:
     return Key(kind, schema, table, name or "")
 
 
-def _of_change(connection: Connection, change: Change, absent: Mapping[str, set[str]]) -> Iterator[Step | Left]:
+def _repairs_of_change(
+    connection: Connection, change: Change, absent: Mapping[str, set[str]]
+) -> Iterator[Repair | Left]:
     what = " ".join(change.why) or f"{change.what} is not as declared."
     sql = change.upgrade_sql.strip()
     if change.concurrently:
-        yield Step(what, tuple(_statements(sql)), _duplicates(sql))
+        yield Repair(what, tuple(_statements(sql)), _duplicates(sql))
     elif isinstance(change.what, SqlObject) and change.what.kind == "policies":
         # Rights on a column that is missing must not keep the other ones from being put back.
         missing = [f"the column {column} of {table}" for table, columns in absent.items() for column in columns]
         why = [line for line in change.why if not re.search(rf"(?:{'|'.join(missing) or '$^'})\b", line)]
-        yield from [Step(" ".join(why), (_without_columns(sql, absent),))] if why else []
+        yield from [Repair(" ".join(why), (_omit_columns(sql, absent),))] if why else []
     elif isinstance(change.what, SqlObject) or change.what.kind != "constraint":
-        yield Step(what, (sql,))
+        yield Repair(what, (sql,))
     elif check := _CHECK.search(sql):
         table, condition = check.groups()
         breaking = f"select * from {table} where not {condition}"
@@ -278,12 +280,12 @@ def _of_change(connection: Connection, change: Change, absent: Mapping[str, set[
             return
         first, _, last = sql.rpartition("\n")
         # The table is not locked while its rows are read.
-        yield Step(what, (first, last) if "validate constraint" in last else (sql,))
+        yield Repair(what, (first, last) if "validate constraint" in last else (sql,))
     else:
         yield _primary_key(what, change.what, sql)
 
 
-def _without_columns(sql: str, absent: Mapping[str, set[str]]) -> str:
+def _omit_columns(sql: str, absent: Mapping[str, set[str]]) -> str:
     def remaining(match: re.Match[str]) -> str:
         columns = [name for name in re.split(r",\s*", match[2].strip()) if name not in absent.get(match[4], ())]
         return f"{match[1]}({', '.join(columns)}){match[3]}{match[4]}"
@@ -305,18 +307,18 @@ def _count(connection: Connection, query: str) -> int:
             savepoint.rollback()
 
 
-def _primary_key(what: str, key: Key, sql: str) -> Step:
+def _primary_key(what: str, key: Key, sql: str) -> Repair:
     columns = re.search(r"PRIMARY KEY \((.*)\)", sql)
     if columns is None:
-        return Step(what, (sql,))
-    return Step(
+        return Repair(what, (sql,))
+    return Repair(
         what,
-        _by_index(key.relation, key.name, "primary key", columns[1]),
+        _constraint_from_index(key.relation, key.name, "primary key", columns[1]),
         f"select {columns[1]}, count(*) from {key.relation} group by {columns[1]} having count(*) > 1",
     )
 
 
-def _by_index(table: str, constraint: str, kind: str, columns: str) -> tuple[str, ...]:
+def _constraint_from_index(table: str, constraint: str, kind: str, columns: str) -> tuple[str, ...]:
     """Make a constraint from an index that is built concurrently."""
     index = f"{constraint}_new"
     return (
@@ -328,30 +330,30 @@ def _by_index(table: str, constraint: str, kind: str, columns: str) -> tuple[str
     )
 
 
-def _index(operation: ops.CreateIndexOp, drop: str | None) -> Step:
-    sql = _rendered(operation).replace("INDEX ", "INDEX CONCURRENTLY ", 1)
+def _index(operation: ops.CreateIndexOp, drop: str | None) -> Repair:
+    sql = _render(operation).replace("INDEX ", "INDEX CONCURRENTLY ", 1)
     before = (drop.replace("INDEX ", "INDEX CONCURRENTLY ", 1),) if drop else ()
-    return Step(
+    return Repair(
         sentence(_key("index", operation, operation.index_name), "changed" if drop else "missing"),
         (*before, sql),
         _duplicates(sql),
     )
 
 
-def _unique_constraint(operation: ops.CreateUniqueConstraintOp, drop: str | None) -> Step:
+def _unique_constraint(operation: ops.CreateUniqueConstraintOp, drop: str | None) -> Repair:
     table, name = _name(operation), str(operation.constraint_name)
     columns = ", ".join(str(column) for column in operation.columns)
-    return Step(
+    return Repair(
         sentence(_key("constraint", operation, name), "changed" if drop else "missing", declared="UNIQUE"),
-        _by_index(table, name, "unique", columns),
+        _constraint_from_index(table, name, "unique", columns),
         f"select {columns}, count(*) from {table} group by {columns} having count(*) > 1",
     )
 
 
-def _foreign_key(operation: ops.CreateForeignKeyOp, drop: str | None) -> Step:
+def _foreign_key(operation: ops.CreateForeignKeyOp, drop: str | None) -> Repair:
     table, name = _name(operation), str(operation.constraint_name)
-    add = _rendered(operation).rstrip(";") + " NOT VALID;"
-    return Step(
+    add = _render(operation).rstrip(";") + " NOT VALID;"
+    return Repair(
         sentence(_key("constraint", operation, name), "changed" if drop else "missing", declared="FOREIGN KEY"),
         ("\n".join(filter(None, (drop, add))), f"alter table {table} validate constraint {name};"),
         orphans=_orphans(operation, table),
@@ -367,14 +369,14 @@ def _orphans(operation: ops.CreateForeignKeyOp, table: str) -> str:
     return f"select * from {table} as r where {given} and not exists (select from {refers_to} as u where {matches})"
 
 
-def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dropped: bool) -> Step | Left:
+def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dropped: bool) -> Repair | Left:
     name = _name(operation)
     missing = next((o for o in standing.missing_tables(connection) if o.subject == name), None)
     what = sentence(_key("table", operation), "missing")
     if missing is not None and missing.moved:
         return Left(missing.message, "Its rows are there.", missing.remedy)
     if recreate_dropped:
-        return Step(what, ("\n".join(filter(None, (_rendered(operation), FIRST_ROWS.get(name)))),))
+        return Repair(what, ("\n".join(filter(None, (_render(operation), FIRST_ROWS.get(name)))),))
     return Left(
         what,
         "What it held is gone with it.",
@@ -382,14 +384,14 @@ def _table(connection: Connection, operation: ops.CreateTableOp, *, recreate_dro
     )
 
 
-def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_dropped: bool) -> Step | Left:
+def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_dropped: bool) -> Repair | Left:
     table = _name(operation)
     what = sentence(_key("column", operation, operation.column.name), "missing")
     if rename := standing.renamed_column(connection, table, operation.column.name):
         return Left(what, "It was renamed, and its values are there.", f"{rename}; then: {AGAIN}")
-    sql = _rendered(operation)
+    sql = _render(operation)
     if recreate_dropped or not connection.scalar(text(f"select exists (select from {table})")):
-        return Step(what, (sql,))
+        return Repair(what, (sql,))
     return Left(
         what,
         f"{table} holds rows, whose values in it are gone.",
@@ -397,17 +399,17 @@ def _column(connection: Connection, operation: ops.AddColumnOp, *, recreate_drop
     )
 
 
-def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Iterator[Step | Left]:
+def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Iterator[Repair | Left]:
     table, column = _name(operation), quote_name(operation.column_name)
     nullable, operation.modify_nullable = operation.modify_nullable, None
-    sql = _rendered(operation)
+    sql = _render(operation)
     if operation.modify_type is not None and (refusal := _type_refusal(connection, operation, table, column, sql)):
         yield refusal
     elif sql:
         key = _key("comment" if sql.startswith("COMMENT ") else "column", operation, operation.column_name)
-        yield Step(sentence(key, "changed", _found(connection, table, operation.column_name)), (sql,))
+        yield Repair(sentence(key, "changed", _column_in_database(connection, table, operation.column_name)), (sql,))
     if nullable is True:
-        yield Step(
+        yield Repair(
             f"The column {column} of {table} is not null.",
             (f"alter table {table} alter column {column} drop not null;",),
         )
@@ -423,7 +425,7 @@ def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Ite
             return
         check = quote_name(f"ck_{operation.column_name}_not_null_new")
         # Proved by a CHECK first, so that the table is not locked while its rows are read.
-        yield Step(
+        yield Repair(
             what,
             (
                 f"alter table {table} drop constraint if exists {check}, add constraint {check} check ({column} is not null) not valid;",
@@ -433,7 +435,7 @@ def _altered_column(connection: Connection, operation: ops.AlterColumnOp) -> Ite
         )
 
 
-def _found(connection: Connection, table: str, column: str) -> str:
+def _column_in_database(connection: Connection, table: str, column: str) -> str:
     found: str = (
         connection.scalar(
             text(
@@ -484,7 +486,7 @@ def _type_refusal(
     return None
 
 
-def _of_foreign_keys(connection: Connection) -> Iterator[Step | Left]:
+def _repairs_of_foreign_keys(connection: Connection) -> Iterator[Repair | Left]:
     for key in foreign_keys.ours(connection):
         what = key.difference()
         if what is None:
@@ -497,7 +499,7 @@ def _of_foreign_keys(connection: Connection) -> Iterator[Step | Left]:
         # Making it anew takes no superuser, as switching its triggers on would, and proves that every row keeps it.
         transactions = (*([] if key.is_on else [again]), *([] if orphans else [validate]))
         if transactions:
-            yield Step(what, transactions)
+            yield Repair(what, transactions)
         if orphans:
             yield Left(
                 f"{orphans} rows of {key.table} refer to what is not in {key.refers_to}.",
@@ -506,21 +508,23 @@ def _of_foreign_keys(connection: Connection) -> Iterator[Step | Left]:
             )
 
 
-def _unexpected_triggers(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
+def _unexpected_triggers(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Repair]:
     for key, what in differences.items():
         if key.kind == "trigger" and what == "not expected":
-            yield Step(sentence(key, what, snapshot[key]), (f"drop trigger {quote_name(key.name)} on {key.relation};",))
+            yield Repair(
+                sentence(key, what, snapshot[key]), (f"drop trigger {quote_name(key.name)} on {key.relation};",)
+            )
 
 
-def _invalid_indexes(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Step]:
+def _invalid_indexes(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Repair]:
     """Those that back a constraint; any other is built anew by the comparison of indexes."""
     for key in differences:
         value = snapshot.get(key, "")
         if key.kind == "index" and value.endswith(" INVALID") and key._replace(kind="constraint") in snapshot:
-            yield Step(sentence(key, "changed", value), (f"reindex index concurrently {key.schema}.{key.name};",))
+            yield Repair(sentence(key, "changed", value), (f"reindex index concurrently {key.schema}.{key.name};",))
 
 
-def _generated(connection: Connection) -> Iterator[Step]:
+def _generated_triggers(connection: Connection) -> Iterator[Repair]:
     """The triggers that the database writes itself: dual write of wide columns, following a table of users."""
     if connection.scalar(text("select to_regproc('profiles_internal.identity_triggers') is not null")):
         wrong = connection.execute(
@@ -537,23 +541,23 @@ def _generated(connection: Connection) -> Iterator[Step]:
         ).one_or_none()
         if renamed:
             what = f"The table of users {renamed.before} is called {renamed.now} now."
-            yield Step(what, ("select profiles_internal.install_identity();",))
+            yield Repair(what, ("select profiles_internal.install_identity();",))
         elif wrong:
             what = " ".join(f"The trigger {row.name} is {row.state}." for row in wrong)
-            yield Step(what, ("select profiles_internal.install_identity();",))
+            yield Repair(what, ("select profiles_internal.install_identity();",))
     if owner := uncarried_owner(connection):
-        yield Step(
+        yield Repair(
             f"A trigger that fills user_id from {owner} is missing or disabled.",
             (f"select profiles_internal.install_carry_user_id('{owner.replace(chr(39), chr(39) * 2)}');",),
         )
     if dual_write_is_broken(connection):
-        yield Step(
+        yield Repair(
             "The trigger that keeps wide columns and JSON in step is missing, disabled or changed.",
             ("select profiles_internal.install_dual_write();",),
         )
 
 
-def _owners(connection: Connection) -> Iterator[Step]:
+def _owners(connection: Connection) -> Iterator[Repair]:
     """Definer functions belong to whom the tables belong, with whose rights they are to run."""
     for row in connection.execute(
         text(
@@ -562,7 +566,7 @@ def _owners(connection: Connection) -> Iterator[Step]:
             " where p.pronamespace = to_regnamespace('profiles_internal') and p.prosecdef and p.proowner <> c.relowner order by 1"
         )
     ):
-        yield Step(
+        yield Repair(
             f"The function {row.name} belongs to {row.owner}, the tables to {row.wanted}.",
             (f"alter function {row.name} owner to {row.wanted};",),
         )

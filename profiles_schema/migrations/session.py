@@ -20,7 +20,7 @@ GOES_ON = "profiles_schema.goes_on"
 """Whether an upgrade goes beyond our first revision, which leaves its work to adoption then."""
 
 
-def settings(options: Options) -> dict[str, str]:
+def session_settings(options: Options) -> dict[str, str]:
     """Setting: value. Revisions read the ``profiles_schema.*`` ones with ``current_setting(name, true)``."""
     return {
         "lock_timeout": f"{options.lock_timeout_ms}ms",
@@ -37,8 +37,8 @@ def settings(options: Options) -> dict[str, str]:
 
 @contextmanager
 def session(connection: Connection, options: Options) -> Iterator[None]:
-    """Apply ``settings`` to the connection for as long as the block lasts."""
-    wanted = settings(options)
+    """Apply ``session_settings`` to the connection for as long as the block lasts."""
+    wanted = session_settings(options)
     wanted["application_name"] = MIGRATE
     wanted["search_path"] = catalog_first(connection.exec_driver_sql("show search_path").scalar_one())
     if (connection.dialect.server_version_info or ()) >= (17,):
@@ -64,17 +64,17 @@ def public_by_default(connection: Connection) -> Iterator[None]:
     dialect = connection.dialect
     before = dialect.default_schema_name
     search_path = connection.exec_driver_sql("show search_path").scalar_one()
-    _search(connection, "public", local=local)
+    _set_search_path(connection, "public", local=local)
     dialect.default_schema_name = "public"
     try:
         yield
     finally:
         dialect.default_schema_name = before
         if not (connection.closed or connection.invalidated):
-            _search(connection, search_path, local=local)
+            _set_search_path(connection, search_path, local=local)
 
 
-def _search(connection: Connection, search_path: str, *, local: bool) -> None:
+def _set_search_path(connection: Connection, search_path: str, *, local: bool) -> None:
     if not local:
         connection.rollback()
     connection.exec_driver_sql(

@@ -45,7 +45,7 @@ class Change:
     concurrently: bool = False
     why: tuple[str, ...] = ()
 
-    def reversed(self) -> Change:
+    def inverse(self) -> Change:
         """The same difference, seen from the other side."""
         return Change(self.what, self.downgrade_sql, self.upgrade_sql, self.concurrently, self.why)
 
@@ -62,7 +62,7 @@ def public_functions() -> list[str]:
     return [o.name for o in objects.FUNCTIONS if not o.name.startswith("profiles_internal.")]
 
 
-def holds(connection: Connection, where: Where) -> bool:
+def applies(connection: Connection, where: Where) -> bool:
     """Whether objects of this kind exist on this database."""
     for name, bracket in re.findall(r"from (profiles_internal\.\w+)(\()?", where.value):
         if not connection.scalar(
@@ -75,17 +75,17 @@ def holds(connection: Connection, where: Where) -> bool:
 def snapshot_of_database(connection: Connection, tables: Iterable[Table]) -> Snapshot:
     """The snapshot of our objects as they are."""
     names = [_name(table) for table in tables]
-    borrowed = _borrowed(connection, names)
-    return _triggers_only(take_snapshot(connection, [*names, *borrowed], public_functions()), borrowed)
+    borrowed = _borrowed_tables(connection, names)
+    return _keep_triggers(take_snapshot(connection, [*names, *borrowed], public_functions()), borrowed)
 
 
 def snapshot_of_declarations(connection: Connection, tables: Iterable[Table]) -> Snapshot:
     """The snapshot of our objects as models and SQL files declare them. Leaves nothing behind."""
     tables = list(tables)
     names = [_name(table) for table in tables]
-    borrowed = _borrowed(connection, names)
+    borrowed = _borrowed_tables(connection, names)
     redirected = {name: f"pg_temp.{name.rpartition('.')[2]}" for name in [*names, *borrowed]}
-    applicable = [o for o in objects.inventory() if o.name != "service_role" and holds(connection, o.where)]
+    applicable = [o for o in objects.inventory() if o.name != "service_role" and applies(connection, o.where)]
     savepoint = connection.begin_nested()
     try:
         # A function may name a column that the revision to be written is about to add.
@@ -102,7 +102,7 @@ def snapshot_of_declarations(connection: Connection, tables: Iterable[Table]) ->
         _set_functions_aside(connection, [o.name for o in applicable if o.kind == "functions"])
         for sql_object in applicable:
             execute_literally(connection, _redirect(sql_object.text, redirected))
-        declared = _triggers_only(take_snapshot(connection, redirected, public_functions()), borrowed)
+        declared = _keep_triggers(take_snapshot(connection, redirected, public_functions()), borrowed)
         return {key: value for key, value in declared.items() if not key.name.startswith(_ASIDE)}
     finally:
         savepoint.rollback()
@@ -140,7 +140,7 @@ def changes(connection: Connection, metadata: MetaData) -> list[Change]:
     result: list[Change] = []
     touched: dict[SqlObject, list[Key]] = {}
     for key in sorted({*declared, *found}):
-        if declared.get(key) == found.get(key) or _is_let_be(key, declared, found):
+        if declared.get(key) == found.get(key) or _is_left_alone(key, declared, found):
             continue
         if _is_left_to_us(key, declared, found):
             result.append(replace(_replace_constraint_or_index(key, declared[key], found.get(key)), why=why(key)))
@@ -183,21 +183,21 @@ def _exists(connection: Connection, name: str) -> bool:
 
 def _is_ours(connection: Connection, table: Table) -> bool:
     if table.schema == "auth":
-        return holds(connection, Where.OWN_IDENTITY)
-    return _name(table) != "public.sessions" or holds(connection, Where.OWN_SESSIONS)
+        return applies(connection, Where.OWN_IDENTITY)
+    return _name(table) != "public.sessions" or applies(connection, Where.OWN_SESSIONS)
 
 
-def _borrowed(connection: Connection, ours: Iterable[str]) -> list[str]:
+def _borrowed_tables(connection: Connection, ours: Iterable[str]) -> list[str]:
     """The tables of others that carry our triggers."""
     candidates = {"auth.users": Where.EVERYWHERE, "public.sessions": Where.USABLE_SESSIONS}
     return [
         name
         for name, where in candidates.items()
-        if name not in set(ours) and _exists(connection, name) and holds(connection, where)
+        if name not in set(ours) and _exists(connection, name) and applies(connection, where)
     ]
 
 
-def _triggers_only(snapshot: Snapshot, tables: Iterable[str]) -> Snapshot:
+def _keep_triggers(snapshot: Snapshot, tables: Iterable[str]) -> Snapshot:
     """A snapshot without what these tables have beside triggers."""
     others = {*tables}
     return {key: value for key, value in snapshot.items() if key.kind == "trigger" or key.relation not in others}
@@ -208,7 +208,7 @@ def _is_on_a_foreign_column(key: Key, declared: Snapshot) -> bool:
     return key.kind == "grant" and bool(key.table and key.name) and Key("column", *key[1:4]) not in declared
 
 
-def _is_let_be(key: Key, declared: Snapshot, found: Snapshot) -> bool:
+def _is_left_alone(key: Key, declared: Snapshot, found: Snapshot) -> bool:
     """Whether it is the application's, or something that the database writes itself, or what adoption keeps."""
     return (
         _is_on_a_foreign_column(key, declared)

@@ -58,7 +58,7 @@ def at_head(revision: str) -> bool:
     return heads <= recorded or not recorded <= ours
 
 
-def without_version(connection: Connection) -> Obstacle | None:
+def lost_version(connection: Connection) -> Obstacle | None:
     """Why a database has no version row, if that is not because it was never migrated."""
     schemas = connection.scalars(
         text(
@@ -84,6 +84,18 @@ def without_version(connection: Connection) -> Obstacle | None:
         f"The schema {INTERNAL_SCHEMA} is missing; {schemas[0]} holds its tables.",
         f"{f'drop schema {INTERNAL_SCHEMA}; ' if taken else ''}alter schema {schemas[0]} rename to {INTERNAL_SCHEMA}",
     )
+
+
+def refuse_lost_version(connection: Connection) -> None:
+    """Our tables without a version row must not be taken for a database that was never migrated.
+
+    Raises:
+        ObjectsMissing: says what is missing, and the next command.
+    """
+    obstacle = lost_version(connection)
+    connection.rollback()
+    if obstacle is not None:
+        raise obstacle.error()
 
 
 def missing_users(connection: Connection) -> Obstacle | None:

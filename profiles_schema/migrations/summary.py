@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from profiles_schema._version import __version__
+from profiles_schema.driver import is_disconnect
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 if TYPE_CHECKING:
@@ -92,15 +93,17 @@ def count(connection: Connection) -> Counts:
             # A policy that hides rows must make this fail, not lie.
             "pg_catalog.set_config('row_security', 'off', true)"
         )
-        return _counted(connection)
-    except DBAPIError:
+        return _count_rows(connection)
+    except DBAPIError as error:
+        if is_disconnect(error):
+            raise
         return Counts()
     finally:
         if not (connection.closed or connection.invalidated):
             connection.rollback()
 
 
-def _counted(connection: Connection) -> Counts:
+def _count_rows(connection: Connection) -> Counts:
     tables = connection.exec_driver_sql(
         "select t.name, pg_catalog.has_table_privilege(c.oid, 'SELECT'), "
         f"case when c.reltuples >= 0 then c.reltuples else pg_catalog.pg_relation_size(c.oid) / {_BYTES_PER_ROW} end::int8, "

@@ -1,98 +1,150 @@
 """Long work on a live database, in batches that nobody notices: the engine under every bulk job.
 
-A job says which keys are next and what to do with some; the engine does the rest:
+A verb is a list of jobs. A job says which keys are next and what to do with some of them; the engine runs the jobs one
+after the other, and does the rest:
 
-- The cursor in ``profiles_internal.jobs`` commits in the transaction of the rows: a kill costs one batch at most.
-- Every runner has a fencing token. A runner that was frozen and replaced finds its token outdated, in the very
-  transaction in which it wants to write, and stops.
+- The ledger of a job (module ``ledger``) says how far it is, so that an interrupted run goes on where it was.
 - The size of a batch follows a target duration. It halves, with a pause, where sessions wait for the batch, replicas lag
   or the server answers far slower than usual; and never below a floor, so that a busy server does not hold the job up.
 - A deadlock, a lock that cannot be had or a lost connection is tried again. Any other error is narrowed down by halves
-  to the row that causes it, which is recorded and left out.
-- Another process can pause, resume and cancel: the state is read with the cursor.
+  to the row that causes it, which is recorded and left out; so is a row that others lock for long.
+- A run ends when it is asked to, and when its statement is cancelled for that; what is not committed is rolled back.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import statistics
 import time
+from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import count
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
-from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.driver import failed_objects, is_disconnect, sqlstate
-from profiles_schema.errors import AnotherRunner, JobCancelled, RunnerReplaced
+from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, retry_on_lock, sqlstate
+from profiles_schema.operations.ledger import JobTable, Ledger, Position
 
 TARGET_MS = 100
 FIRST_ROWS = 100
 MOST_ROWS = 10_000
-STALE_SECONDS = 5.0
-"""A runner that gives no sign of life for so long, or whose session has ended, is replaced."""
+MOST_WINDOW_ROWS = 20_000
+RECONNECT_SECONDS = 120.0
+LOCK_SECONDS = 600.0
+_ROW_LOCK_SECONDS = 60.0
+_MOST_LOCKED = 10
+_MOST_LOSSES = 10
+_MOST_PASSES_IN_VAIN = 3
+_CANCELLED = "57014"
+_IN_TRANSACTION_SECONDS = 5
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_ROWS = 50
-MOST_WINDOW_ROWS = 20_000
 _MOST_LEFT_OUT = 10_000
+_PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.3
 _QUIET_SECONDS = 1.0
-RECONNECT_SECONDS = 120.0
-_IN_TRANSACTION_SECONDS = 5
-_LOCK_ERRORS = frozenset({"55P03", "40P01", "40001"})
-LOCK_SECONDS = 600.0
 _LONGEST_PAUSE_SECONDS = 1.0
 _LAG_SECONDS = 10.0
 _PROBES = 50
 _SLOW_PROBE_SECONDS = 0.02
 _SLOW_PROBE_RATIO = 5
 _RATE_MEMORY = 0.98
-_LIVE = ("pending", "running", "paused")
-# A session by more than its process id, which comes again; as a number, for a time is spelled as each session likes.
-# Null to roles that may not see it.
-_SESSION_START = "extract(epoch from a.backend_start)::text"
-RUNNER_SESSION = f"j.runner like '% ' || a.pid || ' ' || coalesce({_SESSION_START}, '%')"
-"""Whether a session ``a`` of pg_stat_activity is that of the runner of job ``j``."""
+_T = TypeVar("_T")
 
 
-class Job(Protocol):
+class Job(ABC):
     """What the engine asks of a job. Keys are texts; only the job's own SQL compares them."""
 
     kind: str
+    """Its name, in profiles_internal.jobs and on the screen."""
 
+    unit: str = "users"
+    """What its rows are."""
+
+    recorded: bool = True
+    """Whether its ledger is profiles_internal.jobs; otherwise the memory of its runner."""
+
+    repeats: bool = True
+    """Whether another pass follows one that found something: rows may have come in behind the cursor."""
+
+    @abstractmethod
     def count(self, connection: Connection) -> int:
         """How many rows there are to do."""
 
+    @abstractmethod
     def next_keys(
         self, connection: Connection, after: str | None, rows: int, window: int
     ) -> tuple[list[str], str | None]:
         """The next keys to do behind ``after``, in order, and how far the look reached; None for the end of the table.
 
         At most ``rows`` keys, from the next ``window`` rows of the table, done or not: so a look stays short, and where
-        little is left to do the cursor moves on all the same.
+        little is left to do the cursor moves on all the same. The rows may be locked; ``do`` comes in the same transaction.
         """
 
-    def do(self, connection: Connection, keys: list[str]) -> int:
-        """Do these rows in the present transaction; returns how many were changed. Raises what the server raises."""
+    @abstractmethod
+    def do(self, connection: Connection, keys: list[str]) -> Mapping[str, int]:
+        """Do these rows in the present transaction; returns what was done, by name. Raises what the server raises."""
 
-    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:  # noqa: B027 - most record nothing
         """Record, in the present transaction, that this row was left out: the SQLSTATE, and the objects it is about."""
+
+    def left(self, connection: Connection) -> int:  # noqa: ARG002
+        """How many rows are to do still, where ``next_keys`` passes over rows in use: they get a minute to become free."""
+        return 0
+
+    def finish(self, connection: Connection, failed: Mapping[str, int]) -> None:  # noqa: B027 - most are done then
+        """What follows the last batch, in a transaction of its own. ``failed`` are the rows left out, by SQLSTATE."""
+
+
+class ListedJob(Job):
+    """A job whose rows are few and hard to find: it looks for all of them at once, when they are counted."""
+
+    recorded = False
+    repeats = False
+    keys: Sequence[str] = ()
+
+    @abstractmethod
+    def find(self, connection: Connection) -> list[str]:
+        """The keys of all rows to do."""
+
+    def count(self, connection: Connection) -> int:
+        """Look for the keys."""
+        self.keys = sorted(self.find(connection))
+        return len(self.keys)
+
+    def next_keys(
+        self,
+        connection: Connection,  # noqa: ARG002
+        after: str | None,
+        rows: int,
+        window: int,  # noqa: ARG002
+    ) -> tuple[list[str], str | None]:
+        """The next of the keys found."""
+        start = 0 if after is None else bisect_right(self.keys, after)
+        keys = list(self.keys[start : start + rows])
+        return keys, keys[-1] if start + rows < len(self.keys) else None
 
 
 @dataclass
 class Progress:
-    """How far a job is. ``failed`` counts rows left out, by SQLSTATE; ``eta_seconds`` is None before the first batch."""
+    """How far a run is.
 
-    job_id: int
-    total: int
+    ``done`` of ``total`` rows of the present job, and its rate. ``counts`` (what was done, by name) and ``failed`` (rows
+    left out, by SQLSTATE) are those of all jobs so far. ``eta_seconds`` is None before the first batch. ``state`` is
+    running, paused, stopped or completed; ``job_id`` is None where the job is not recorded.
+    """
+
+    job: str
+    unit: str = "users"
+    job_id: int | None = None
+    total: int = 0
     done: int = 0
-    changed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     batch_rows: int = 0
     batch_ms: float = 0.0
@@ -100,88 +152,119 @@ class Progress:
     eta_seconds: float | None = None
     state: str = "running"
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; the counts stand among the rest."""
+        values = asdict(self)
+        values.update(values.pop("counts"))
+        return values
 
-@dataclass
+
+@dataclass(frozen=True)
 class Limits:
     """What a run may take: first batch size, target duration of a batch, most rows per second (None: no limit)."""
 
     batch_rows: int = FIRST_ROWS
     target_ms: int = TARGET_MS
     max_rate: float | None = None
-    most_rows: int = MOST_ROWS
+
+
+class Stopped(Exception):
+    """The run was asked to end. Jobs may raise it where they take long by themselves."""
 
 
 def run(
     connect: Callable[[], Connection],
-    job: Job,
+    jobs: Sequence[Job],
     limits: Limits | None = None,
     *,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Run a job to its end, yielding the progress after every batch and while it is paused.
+    """Run jobs to their end, one after the other, yielding the progress after every batch and while a job is paused.
 
-    Passes over the table follow each other until one finds nothing new: rows may have come in behind the cursor.
+    The last report is completed, or stopped.
 
     Args:
         connect: Opens a connection; called again when the connection is lost.
-        job: What to do.
+        jobs: What to do.
         limits: Sizes and rates.
-        stopped: Asked between batches; True ends the run, which can be taken up later.
+        stopped: Asked between batches and while something is waited for; True ends the run, which can be taken up later.
 
     Raises:
-        AnotherRunner: somebody else works on this job.
+        AnotherRunner: somebody else works on a job.
         RunnerReplaced: this runner stood still so long that another one took over; nothing was written since.
-        JobCancelled: somebody cancelled the job.
+        JobCancelled: somebody cancelled a job.
     """
-    runner = _Runner(connect, job, limits or Limits(), stopped)
+    progress = Progress(jobs[0].kind, jobs[0].unit)
+    session = _Session(connect, stopped)
     try:
-        runner.begin()
-        yield from runner.batches()
+        for job in jobs:
+            runner = _Runner(session, job, limits or Limits(), progress)
+            progress = runner.progress
+            try:
+                for _ in runner.run():
+                    yield deepcopy(progress)
+            except Stopped:
+                runner.let_go()
+                progress.state = "stopped"
+                break
+        else:
+            progress.state, progress.eta_seconds = "completed", 0.0
+        yield deepcopy(progress)
     finally:
-        runner.close()
+        session.close()
 
 
-class _Runner:
-    def __init__(
-        self, connect: Callable[[], Connection], job: Job, limits: Limits, stopped: Callable[[], bool]
-    ) -> None:
+@dataclass(frozen=True)
+class Trial:
+    """A first batch on trial: rows to do in all, the keys of the batch, and the forecast for all (least, most seconds)."""
+
+    total: int
+    keys: list[str]
+    seconds: tuple[float, float]
+
+
+@contextmanager
+def trial(connection: Connection, job: Job, rows: int = FIRST_ROWS) -> Iterator[Trial]:
+    """Do the first batch of a job in the present transaction, and roll it back when the block ends."""
+    savepoint = connection.begin_nested()
+    try:
+        total = job.count(connection)
+        keys: list[str] = []
+        after: str | None = None
+        while total and not keys:
+            keys, after = job.next_keys(connection, after, rows, MOST_WINDOW_ROWS)
+            if after is None:
+                break
+        seconds = 0.0
+        if keys:
+            started = time.monotonic()
+            job.do(connection, keys)
+            total = max(total, len(keys))
+            seconds = (time.monotonic() - started) * total / len(keys)
+        # The first batch is the dearest per row; counting, committing and keeping out of the way come on top.
+        yield Trial(total, keys, (round(seconds * 0.3, 3), round(seconds * 3 + 1, 3)) if keys else (0.0, 0.0))
+    finally:
+        savepoint.rollback()
+
+
+class _Session:
+    """One connection for all jobs of a run, made again when it is lost."""
+
+    def __init__(self, connect: Callable[[], Connection], stopped: Callable[[], bool]) -> None:
         self.connect = connect
-        self.job = job
-        self.limits = limits
         self.stopped = stopped
+        self.number = 0
         self.connection = self._open()
-        self.id = 0
-        self.fence = 0
-        self.after: str | None = None
-        self.least_rows = min(_LEAST_ROWS, limits.batch_rows)
-        self.most_rows = limits.most_rows
-        if limits.max_rate:
-            # A second's worth at most: pauses stay short, and so does what a pause from elsewhere has to wait for.
-            self.most_rows = max(1, min(self.most_rows, int(limits.max_rate)))
-        self.rows = min(limits.batch_rows, self.most_rows)
-        self.window = 0
-        self.progress = Progress(0, 0)
-        self.left_out: dict[str, str] = {}
-        self.done_before = 0
-        self.harmed = self.pass_ended = self.unsure = False
-        self.probes: deque[float] = deque(maxlen=_PROBES)
-        self.rate_rows = self.rate_seconds = self.look_seconds = 0.0
-        self.last_seconds = 0.0
-        self.mark = time.monotonic()
-
-    # Connection
 
     def _open(self) -> Connection:
         connection = self.connect()
-        # A runner that is frozen inside a batch must not hold its rows for longer than this.
-        connection.exec_driver_sql(f"set idle_in_transaction_session_timeout = '{_IN_TRANSACTION_SECONDS}s'")
-        connection.exec_driver_sql("set lock_timeout = '100ms'")
-        # Compiling would take longer than the batch.
-        connection.exec_driver_sql("set jit = off")
-        session = connection.exec_driver_sql(
-            f"select pid || ' ' || {_SESSION_START} from pg_stat_activity as a where pid = pg_backend_pid()"
-        ).scalar()
-        self.me = f"{socket.gethostname()}:{os.getpid()} {session}"
+        connection.exec_driver_sql(
+            # A runner that is frozen inside a batch must not hold its rows for longer than this.
+            f"set idle_in_transaction_session_timeout = '{_IN_TRANSACTION_SECONDS}s';"
+            " set lock_timeout = '100ms';"
+            # Compiling would take longer than the batch.
+            " set jit = off"
+        )
         connection.commit()
         return connection
 
@@ -189,278 +272,275 @@ class _Runner:
         with suppress(DBAPIError):
             self.connection.close()
 
-    def _reconnect(self) -> None:
+    def reconnect(self) -> None:
         give_up = time.monotonic() + RECONNECT_SECONDS
         while True:
             self.close()
-            self.unsure = True
+            self.number += 1
             try:
                 self.connection = self._open()
             except Exception:
-                if time.monotonic() > give_up or self.stopped():
+                if self.stopped():
+                    raise Stopped from None
+                if time.monotonic() > give_up:
                     raise
-                time.sleep(0.5)
+                time.sleep(_PAUSE_SECONDS)
             else:
                 return
 
-    # The row of the job
+    def retry(self, work: Callable[[], _T], wait: Callable[[], None] = lambda: None) -> _T:
+        """Do something, again after a lost connection and while a lock cannot be had.
 
-    def begin(self) -> None:
-        """Take the job over, also if the connection is lost meanwhile."""
-        self._with_connection(self.take_over)
-
-    def take_over(self) -> None:
-        """Find the job or register it, and make it ours: the next fencing token.
-
-        Somebody else's job is taken over when its session has ended, or when it gives no sign of life while we watch: no
-        heartbeat, and no statement at work (a count may take longer than that).
+        Args:
+            work: What to do; its transaction is rolled back if it fails.
+            wait: Called before another attempt at a lock.
         """
-        seen: Any = None
-        watched_since = time.monotonic()
-        while True:
-            with self.connection.begin():
-                self.connection.exec_driver_sql("set local lock_timeout = '10s'")
-                # One at a time, so that two runners do not register the same job twice; batches need not wait for it.
-                self.connection.execute(
-                    text("select pg_advisory_xact_lock(hashtextextended('profiles_schema job ' || :kind, 0))"),
-                    {"kind": self.job.kind},
-                )
-                row = self.connection.execute(
-                    text(
-                        "select j.*, a.pid is not null as alive, a.state = 'active' as active"
-                        f" from profiles_internal.jobs as j left join pg_stat_activity as a on {RUNNER_SESSION}"
-                        " where j.kind = :kind and j.state = any (cast(:live as text[])) order by j.id limit 1"
-                    ),
-                    {"kind": self.job.kind, "live": list(_LIVE)},
-                ).one_or_none()
-                if row is None or row.state == "pending" or not row.alive:
-                    self._claim(row)
-                    return
-                if seen is not None and row.heartbeat_at != seen:
-                    raise AnotherRunner(_at_work(row))
-                if time.monotonic() - watched_since > STALE_SECONDS:
-                    if row.active:
-                        raise AnotherRunner(_at_work(row))
-                    self._claim(row)
-                    return
-                seen = row.heartbeat_at
-            time.sleep(0.3)
 
-    def _claim(self, row: Any) -> None:
-        job_id = row.id if row is not None else None
-        if job_id is None:
-            job_id = self.connection.scalar(
-                text("insert into profiles_internal.jobs (kind) values (:kind) returning id"), {"kind": self.job.kind}
-            )
-        claimed = self.connection.execute(
-            text(
-                "update profiles_internal.jobs as j set state = case when j.state = 'paused' then 'paused' else 'running' end,"
-                " fence = j.fence + 1, runner = :me, heartbeat_at = clock_timestamp(),"
-                " started_at = coalesce(j.started_at, now()), target_ms = :target_ms"
-                " where j.id = :id returning j.id, j.fence, j.cursor, j.rows_done, j.parameters -> 'left_out' as left_out"
-            ),
-            {"me": self.me, "id": job_id, "target_ms": self.limits.target_ms},
-        ).one()
-        self.id, self.fence = claimed.id, claimed.fence
-        self.after = (claimed.cursor or {}).get("after")
-        self.done_before = claimed.rows_done
-        self.progress = Progress(claimed.id, 0)
-        self._remember(claimed.left_out)
-
-    def _remember(self, left_out: dict[str, str] | None) -> None:
-        """Rows that were left out in this job, by whichever runner."""
-        self.left_out |= left_out or {}
-        self.progress.failed = dict(Counter(self.left_out.values()))
-
-    def _hold(self) -> str:
-        """Lock the job's row and see whether it is still ours; returns its state."""
-        row = self.connection.execute(
-            text("select state, fence, cursor, rows_done from profiles_internal.jobs where id = :id for update"),
-            {"id": self.id},
-        ).one_or_none()
-        if row is None or row.fence != self.fence:
-            raise RunnerReplaced
-        # Always what was committed: after a lost connection nobody knows whether the last batch was.
-        if self.unsure:
-            self._remember(
-                self.connection.scalar(
-                    text("select parameters -> 'left_out' from profiles_internal.jobs where id = :id"), {"id": self.id}
-                )
-            )
-            self.unsure = False
-        self.after = (row.cursor or {}).get("after")
-        self.progress.done = row.rows_done - self.done_before
-        if row.state == "cancelled":
-            raise JobCancelled(f"Job {self.id} ({self.job.kind}) was cancelled. What is done stands.")
-        return str(row.state)
-
-    def _save(self, after: str | None, rows: int, failures: dict[str, str]) -> None:
-        self.connection.execute(
-            text(
-                "update profiles_internal.jobs set cursor = jsonb_build_object('after', cast(:after as text)),"
-                " rows_done = rows_done + :rows, rows_failed = rows_failed + :failed, batch_rows = :size,"
-                " heartbeat_at = clock_timestamp(), runner = :me where id = :id"
-            ),
-            {"after": after, "rows": rows, "failed": len(failures), "size": self.rows, "me": self.me, "id": self.id},
-        )
-        if failures and len(self.left_out) < _MOST_LEFT_OUT:
-            # By key, so that no later pass or runner tries and records them again. Not in the cursor: a value of this
-            # size is written only when it changes.
-            self.connection.execute(
-                text(
-                    "update profiles_internal.jobs set parameters = parameters || jsonb_build_object('left_out',"
-                    " coalesce(parameters -> 'left_out', '{}') || cast(:failures as jsonb)) where id = :id"
-                ),
-                {"failures": json.dumps(failures), "id": self.id},
-            )
-
-    # The work
-
-    def batches(self) -> Iterator[Progress]:
-        self._with_connection(self._count)
-        self.mark = told = time.monotonic()
-        found_in_this_pass = self.after is not None  # a pass that somebody else began counts as unfinished
-        while True:
+        def wait_for_lock(_error: DBAPIError, _remaining: float) -> None:
             if self.stopped():
-                self._leave("pending")
-                self.progress.state = "stopped"
-                yield self.progress
-                return
-            outcome = self._with_connection(self._batch)
-            if outcome == "paused":
+                raise Stopped
+            wait()
+
+        losses = 0
+        while True:
+            if self.connection.invalidated:
+                self.reconnect()
+            try:
+                return retry_on_lock(self.connection, work, LOCK_SECONDS, on_failure=wait_for_lock)
+            except DBAPIError as error:
+                if self.stopped() and (sqlstate(error) == _CANCELLED or is_disconnect(error)):
+                    raise Stopped from None
+                losses += 1
+                if not is_disconnect(error) or losses > _MOST_LOSSES:  # it may be this work that ends the session
+                    raise
+            self.reconnect()
+
+
+@dataclass
+class _Batch:
+    """One batch, committed."""
+
+    found: int
+    rows: int
+    counts: Counter[str]
+    failures: dict[str, str]
+    cursor: str | None
+    harmed: bool
+    looked: float
+    started: float
+
+
+class _Runner:
+    """One job."""
+
+    def __init__(self, session: _Session, job: Job, limits: Limits, before: Progress) -> None:
+        self.session = session
+        self.job = job
+        self.limits = limits
+        self.ledger: Ledger = JobTable(job.kind) if job.recorded else Ledger()
+        self.introduced = -1
+        self.unsure = False
+        self.after: str | None = None
+        self.least_rows = min(_LEAST_ROWS, limits.batch_rows)
+        self.most_rows = MOST_ROWS
+        if limits.max_rate:
+            # A second's worth at most: pauses stay short, and so does what a pause from elsewhere has to wait for.
+            self.most_rows = max(1, min(self.most_rows, int(limits.max_rate)))
+        self.rows = min(limits.batch_rows, self.most_rows)
+        self.window = 0
+        self.failed_before = dict(before.failed)
+        self.progress = Progress(job.kind, job.unit, counts=before.counts, failed=dict(before.failed))
+        self.left_out: dict[str, str] = {}
+        self.locked_since: float | None = None
+        self.harmed = False
+        self.probes: deque[float] = deque(maxlen=_PROBES)
+        self.rate_rows = self.rate_seconds = self.look_seconds = 0.0
+        self.last_seconds = 0.0
+        self.mark = self.moved = time.monotonic()
+
+    @property
+    def connection(self) -> Connection:
+        return self.session.connection
+
+    def _in_transaction(self, work: Callable[[], _T]) -> _T:
+        """Do something in a transaction of its own, in a session that the ledger knows."""
+        with self.connection.begin():
+            if self.introduced != self.session.number:
+                self.ledger.introduce(self.connection)
+                self.introduced, self.unsure = self.session.number, True
+            return work()
+
+    def _retry(self, work: Callable[[], _T], wait: Callable[[], None] = lambda: None) -> _T:
+        """Do something in a transaction of its own, again after a lost connection and while a lock cannot be had."""
+        return self.session.retry(lambda: self._in_transaction(work), wait)
+
+    def run(self) -> Iterator[None]:
+        """All batches of all passes; yields where there is progress to show.
+
+        Raises:
+            Stopped: somebody asked for an end.
+        """
+        self._take_over()
+        self._retry(self._count)
+        self.mark = self.moved = told = time.monotonic()
+        found = int(self.after is not None)  # a pass that somebody else began counts as unfinished
+        before = in_vain = 0
+        while True:
+            if self.session.stopped():
+                raise Stopped
+            batch = self._retry(self._batch, self._wait)
+            if batch is None:
                 if self.progress.state != "paused":
                     self.progress.state = "paused"
-                    yield self.progress
-                time.sleep(0.3)
+                    yield
+                time.sleep(_PAUSE_SECONDS)
                 self.mark = time.monotonic()  # such a time tells nothing about the rest
                 continue
+            self._note(batch)
             self.progress.state = "running"
-            if outcome == "done" or time.monotonic() - told > _QUIET_SECONDS:
+            if batch.rows or time.monotonic() - told > _QUIET_SECONDS:
                 told = time.monotonic()
-                yield self.progress
-            if outcome == "done":
-                found_in_this_pass = True
+                yield
+            if batch.rows:
+                found += batch.rows
+                self.moved = time.monotonic()
                 self._be_gentle()
-            if outcome == "stopped" or not self.pass_ended:
+            if batch.cursor is not None:
                 continue
-            # Beyond what can be remembered, another pass would try the same rows again.
-            if found_in_this_pass and len(self.left_out) < _MOST_LEFT_OUT:
-                found_in_this_pass = False
-                continue
-            self._leave("completed")
-            self.progress.state = "completed"
-            self.progress.eta_seconds = 0.0
-            yield self.progress
-            return
+            # Rows that come back as soon as they are done would be done for ever.
+            in_vain = in_vain + 1 if before and found >= before else 0
+            before = found
+            if in_vain >= _MOST_PASSES_IN_VAIN or not self._needs_another_pass(found):
+                break
+            found = 0
+        self._retry(lambda: self.ledger.leave(self.connection, completed=True))
+        self.ledger = Ledger()
+        self._retry(lambda: self.job.finish(self.connection, Counter(self.left_out.values())))
+
+    def _needs_another_pass(self, found: int) -> bool:
+        if not self.job.repeats:
+            return False
+        # Beyond what can be remembered, another pass would try the same rows again.
+        if found and len(self.left_out) < _MOST_LEFT_OUT:
+            return True
+        if time.monotonic() - self.moved > _PATIENCE_SECONDS:
+            return False
+        waits = self._retry(lambda: self.job.left(self.connection)) > len(self.left_out)
+        if waits:
+            time.sleep(_PAUSE_SECONDS)
+        return waits
+
+    def _take_over(self) -> None:
+        while True:
+            position = self._retry(lambda: self.ledger.claim(self.connection, self.limits.target_ms))
+            if position is not None:
+                break
+            if self.session.stopped():
+                raise Stopped
+            time.sleep(_PAUSE_SECONDS)
+        self.progress.job_id = self.ledger.job_id
+        self._go_to(position)
+
+    def _go_to(self, position: Position) -> None:
+        self.after = position.after
+        self.progress.done = position.done
+        self._leave_out(position.left_out)
+
+    def _leave_out(self, rows: Mapping[str, str]) -> None:
+        """Note rows that are left out in this job, by whichever runner."""
+        self.left_out |= rows
+        self.progress.failed = dict(Counter(self.failed_before) + Counter(self.left_out.values()))
 
     def _count(self) -> None:
-        with self.connection.begin():
-            total = max(0, self.job.count(self.connection) - len(self.left_out))
-            self._hold()
-            self.connection.execute(
-                text("update profiles_internal.jobs set rows_total = rows_done + :total where id = :id"),
-                {"total": total, "id": self.id},
-            )
-        self.progress.total = total
+        self.progress.total = max(0, self.job.count(self.connection) - len(self.left_out))
+        self.ledger.count(self.connection, self.progress.total)
 
-    def _leave(self, state: str) -> None:
-        def leave() -> None:
-            with self.connection.begin():
-                held = self._hold()
-                self.connection.execute(
-                    text(
-                        # The keys of rows left out serve until then; they may be those of people.
-                        "update profiles_internal.jobs set state = :state, runner = null,"
-                        " parameters = case when :state = 'completed' then parameters - 'left_out' else parameters end,"
-                        " finished_at = case when :state = 'completed' then now() end where id = :id"
-                    ),
-                    # Who stops a paused runner does not ask for the job to go on.
-                    {"state": "paused" if (held, state) == ("paused", "pending") else state, "id": self.id},
-                )
+    def let_go(self) -> None:
+        """Leave the job to its next runner. Where that cannot be recorded, the end of the session says it."""
+        with suppress(Exception):
+            self._in_transaction(lambda: self.ledger.leave(self.connection, completed=False))
 
-        self._with_connection(leave)
+    def _wait(self) -> None:
+        """A lock cannot be had: smaller batches, and a sign of life."""
+        self.locked_since = self.locked_since or time.monotonic()
+        self.rows = max(min(self.rows, self.least_rows), self.rows // 2)
+        self._beat()
 
-    def _with_connection(self, work: Callable[[], Any]) -> Any:
-        """Do something, again after a lost connection and while a lock cannot be had."""
-        give_up = time.monotonic() + LOCK_SECONDS
-        for attempt in count():
-            try:
-                try:
-                    return work()
-                finally:
-                    if not self.connection.closed and self.connection.in_transaction():
-                        self.connection.rollback()
-            except DBAPIError as error:
-                if is_disconnect(error):
-                    self._reconnect()
-                elif sqlstate(error) in _LOCK_ERRORS and time.monotonic() < give_up:
-                    self.rows = max(min(self.rows, self.least_rows), self.rows // 2)
-                    time.sleep(min(0.05 * 2 ** min(attempt, 5), 1.0))
-                    self._beat_if_possible()
-                else:
-                    raise
-        raise AssertionError
-
-    def _batch(self) -> str:
-        """One batch; says whether it was done, or why not: stopped, paused, nothing to do in this window."""
-        if self.stopped():  # asked for while a lock could not be had
-            return "stopped"
-        with self.connection.begin():
-            if self._hold() == "paused":
-                self.connection.execute(
-                    text(
-                        "update profiles_internal.jobs set heartbeat_at = clock_timestamp(), runner = :me where id = :id"
-                    ),
-                    {"me": self.me, "id": self.id},
-                )
-                return "paused"
-            looked = time.monotonic()
-            # A little further than the batch: a few finished rows on the way should not make it smaller.
-            window = max(self.window, self.rows + self.rows // 4)
-            found, cursor = self.job.next_keys(self.connection, self.after, self.rows, window)
-            keys = [key for key in found if key not in self.left_out]
-            # From here on others may have to wait for us.
-            started = time.monotonic()
-            failures: dict[str, str] = {}
-            changed = self._do(keys, failures) if keys else 0
-            self._save(cursor, len(keys), failures)
-            self.harmed = bool(keys) and self._waited_for()
-        seconds = time.monotonic() - started
-        self.look_seconds += started - looked
-        self.pass_ended = cursor is None
-        self._remember(failures)
+    def _batch(self) -> _Batch | None:
+        """One batch; None while the job is paused."""
+        # Always what was committed: after a lost connection nobody knows whether the last batch was.
+        position = self.ledger.hold(self.connection, left_out=self.unsure)
+        if position is not None:
+            self._go_to(position)
+            self.unsure = False
+            if position.paused:
+                self.ledger.beat(self.connection)
+                return None
+        looked = time.monotonic()
+        # A little further than the batch: a few finished rows on the way should not make it smaller.
+        window = max(self.window, self.rows + self.rows // 4)
+        found, cursor = self.job.next_keys(self.connection, self.after, self.rows, window)
         # Few keys to a window: look further at a time.
-        full = len(found) >= self.rows
-        self.window = 0 if full else min(window * 2, MOST_WINDOW_ROWS)
-        if not keys:
-            return "nothing"
-        self._measure(len(keys), changed, seconds, full=full)
-        return "done"
+        self.window = 0 if len(found) >= self.rows else min(window * 2, MOST_WINDOW_ROWS)
+        keys = [key for key in found if key not in self.left_out]
+        # From here on others may have to wait for us.
+        started = time.monotonic()
+        failures: dict[str, str] = {}
+        counts = self._do(keys, failures) if keys else Counter[str]()
+        room = len(self.left_out) < _MOST_LEFT_OUT
+        self.ledger.save(
+            self.connection, after=cursor, rows=len(keys), failed=len(failures), left_out=failures if room else {},
+            size=self.rows,
+        )  # fmt: skip
+        harmed = bool(keys) and self._waited_for()
+        return _Batch(len(found), len(keys), counts, failures, cursor, harmed, looked, started)
 
-    def _do(self, keys: list[str], failures: dict[str, str]) -> int:
+    def _note(self, batch: _Batch) -> None:
+        """Go on behind a batch that is committed."""
+        self.after, self.harmed, self.locked_since = batch.cursor, batch.harmed, None
+        self.look_seconds += batch.started - batch.looked
+        self._leave_out(batch.failures)
+        for name, number in batch.counts.items():
+            self.progress.counts[name] = self.progress.counts.get(name, 0) + number
+        if batch.rows:
+            self._measure(batch.rows, time.monotonic() - batch.started, full=batch.found >= self.rows)
+
+    def _do(self, keys: list[str], failures: dict[str, str]) -> Counter[str]:
         """Do some rows in a savepoint; where that fails, each half by itself, down to the row that is at fault."""
         savepoint = self.connection.begin_nested()
         try:
-            changed = self.job.do(self.connection, keys)
+            counts = Counter(self.job.do(self.connection, keys))
             savepoint.commit()
         except DBAPIError as error:
-            if is_disconnect(error) or sqlstate(error) in _LOCK_ERRORS:
+            code, what = sqlstate(error) or "unknown", failed_objects(error)
+            if self._is_passing(error, code, failures):
                 raise
-            savepoint.rollback()
-            if len(keys) == 1:
-                code = sqlstate(error) or "unknown"
-                self.job.skip(self.connection, keys[0], code, failed_objects(error))
-                failures[keys[0]] = code
-                return 0
-            middle = len(keys) // 2
-            return self._do(keys[:middle], failures) + self._do(keys[middle:], failures)
-        return changed
+        else:
+            return counts
+        # Out here, so that nothing that is raised is chained to an error of the server, which may quote the row.
+        savepoint.rollback()
+        if len(keys) == 1:
+            self.job.skip(self.connection, keys[0], code, what)
+            failures[keys[0]] = code
+            return Counter()
+        middle = len(keys) // 2
+        return self._do(keys[:middle], failures) + self._do(keys[middle:], failures)
 
-    def _measure(self, rows: int, changed: int, seconds: float, *, full: bool) -> None:
+    def _is_passing(self, error: DBAPIError, code: str, failures: Mapping[str, str]) -> bool:
+        """Whether the error is to be waited out, and not narrowed down."""
+        if is_disconnect(error) or (code == _CANCELLED and self.session.stopped()):
+            return True
+        if code not in LOCK_FAILURES:
+            return False
+        # Where a few rows are locked for long, the others need not wait for them; a table that is locked, all have to.
+        locked = sum(each in LOCK_FAILURES for each in failures.values())
+        patience = self.locked_since is None or time.monotonic() - self.locked_since < _ROW_LOCK_SECONDS
+        return patience or locked >= _MOST_LOCKED
+
+    def _measure(self, rows: int, seconds: float, *, full: bool) -> None:
         """Count what was done, forecast the rest, and size the next batch."""
         progress = self.progress
         progress.done += rows
-        progress.changed += changed
         progress.batch_rows, progress.batch_ms = rows, round(seconds * 1000, 1)
         progress.total = max(progress.total, progress.done)
         if full or seconds * 1000 > self.limits.target_ms:
@@ -479,7 +559,7 @@ class _Runner:
         rate = self.rate_rows / self.rate_seconds
         progress.rows_per_second = round(rate, 1)
         # The last pass finds nothing, but has to look at all of it: which takes half as long as where keys are found.
-        last_pass = self.look_seconds * progress.total / progress.done / 2
+        last_pass = self.look_seconds * progress.total / progress.done / 2 if self.job.repeats else 0.0
         progress.eta_seconds = round((progress.total - progress.done) / rate + last_pass, 1)
 
     # Others
@@ -490,30 +570,24 @@ class _Runner:
         pg_locks, for pg_stat_activity hides what the sessions of other roles wait for from most roles.
         """
         return bool(
-            self.connection.scalar(
-                text(
-                    "select exists (select from pg_locks as l where not l.granted"
-                    " and pg_backend_pid() = any (pg_blocking_pids(l.pid)))"
-                )
-            )
+            self.connection.exec_driver_sql(
+                "select exists (select from pg_locks as l where not l.granted"
+                " and pg_backend_pid() = any (pg_blocking_pids(l.pid)))"
+            ).scalar()
         )
 
     def _server_suffers(self) -> bool:
         """Whether a replica lags, or the look for that takes far longer than usual."""
 
         def look() -> tuple[bool, float]:
-            with self.connection.begin():
-                started = time.monotonic()
-                lags = self.connection.scalar(
-                    text(
-                        "select exists (select from pg_stat_replication as r"
-                        " where r.replay_lag > make_interval(secs => :lag))"
-                    ),
-                    {"lag": _LAG_SECONDS},
-                )
-                return bool(lags), time.monotonic() - started
+            started = time.monotonic()
+            lags = self.connection.exec_driver_sql(
+                "select exists (select from pg_stat_replication as r"
+                f" where r.replay_lag > make_interval(secs => {_LAG_SECONDS}))"
+            ).scalar()
+            return bool(lags), time.monotonic() - started
 
-        lags, seconds = self._with_connection(look)
+        lags, seconds = self._retry(look)
         usual = statistics.median(self.probes) if self.probes else seconds
         self.probes.append(seconds)
         return bool(lags or seconds > max(_SLOW_PROBE_SECONDS, _SLOW_PROBE_RATIO * usual))
@@ -536,30 +610,12 @@ class _Runner:
     def _sleep(self, seconds: float) -> None:
         """Sleep, giving signs of life, until it is time or somebody asks us to stop."""
         until = time.monotonic() + seconds
-        while not self.stopped() and (left := until - time.monotonic()) > 0:
+        while not self.session.stopped() and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _HEARTBEAT_SECONDS))
             if left > _HEARTBEAT_SECONDS:
-                self._with_connection(self._beat)
-
-    def _beat_if_possible(self) -> None:
-        try:
-            self._beat()
-        except DBAPIError as error:
-            if is_disconnect(error):
-                self._reconnect()
+                self._beat()
 
     def _beat(self) -> None:
-        with self.connection.begin():
-            self.connection.execute(
-                text(
-                    "update profiles_internal.jobs set heartbeat_at = clock_timestamp() where id = :id and fence = :fence"
-                ),
-                {"id": self.id, "fence": self.fence},
-            )
-
-
-def _at_work(row: Any) -> str:
-    return (
-        f"Job {row.id} ({row.kind}) is being worked on by {row.runner.split(' ')[0]}. Let it finish, or end that process;"
-        f" to hold it: profiles-schema jobs pause {row.id}"
-    )
+        """Give a sign of life, if that is possible: a lock or a lost connection shows in the next batch."""
+        with suppress(DBAPIError):
+            self._in_transaction(lambda: self.ledger.beat(self.connection))

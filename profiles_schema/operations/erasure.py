@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, notice, problem
 from profiles_schema.operations.sample import sampled_users
 
 RECENT_ROWS = 1_000
@@ -58,18 +58,16 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
         )
     ).one()
     if found:
-        yield Finding(
+        yield notice(
             "found_deleted",
-            "notice",
             f"{found} {'user who was' if found == 1 else 'users who were'} deleted before the tables were taken over still"
             f" {'has' if found == 1 else 'have'} personal data in them. Nothing erases it unless it is told to, irrevocably.",
             ERASE,
             found,
         )
     if count:
-        yield Finding(
+        yield problem(
             "not_erased",
-            "problem",
             f"{count} deleted {'user still has' if count == 1 else 'users still have'} personal data.",
             "profiles-schema backfill",
             count,
@@ -83,9 +81,8 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
         )
     )
     if waiting:
-        yield Finding(
+        yield problem(
             "erasure_pending",
-            "problem",
             f"{waiting} {'user has' if waiting == 1 else 'users have'} waited for their erasure for more than a day.",
             PENDING,
             waiting,

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.database import connect
 from profiles_schema.errors import StorageFailed, UsageError
-from profiles_schema.operations import batches
+from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, Stopped, run
 from profiles_schema.storage import Storage, copy_object, export_key
 
 KEEP_DAYS: Final = 90
@@ -67,12 +67,16 @@ _IS_OLD: Final = (
 )
 
 
-class _Purge:
-    """The job: objects of expired exports go first, their rows after ``keep_days``."""
+class _Purge(Job):
+    """Objects of expired exports go first, their rows after ``keep_days``."""
 
     kind = KIND
+    unit = "exports"
 
-    def __init__(self, storage: Storage, archive: Storage | None, keep_days: float) -> None:
+    def __init__(
+        self, storage: Storage, archive: Storage | None, keep_days: float, stopped: Callable[[], bool]
+    ) -> None:
+        self._stopped = stopped
         self._storage = storage
         self._archive = archive
         self._keep = {"keep": keep_days * 86_400}
@@ -105,7 +109,7 @@ class _Purge:
                     return keys, key
         return keys, found[-1][0] if len(found) == window else None
 
-    def do(self, connection: Connection, keys: list[str]) -> int:
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
         # Locked in the order of their ids, and looked at again: a retry may have come in between.
         due = connection.execute(
             text(
@@ -115,7 +119,8 @@ class _Purge:
             {**self._keep, "ids": keys},
         ).all()
         gone = [row.id for row in due if not row.has_object]
-        removed = [row for row in due if row.has_object and self._remove(row.user_id, row.id)]
+        # Storage may be slow: what is not removed when somebody asks for an end is found by the next run.
+        removed = [row for row in due if row.has_object and not self._stopped() and self._remove(row.user_id, row.id)]
         if gone:
             connection.execute(
                 text("delete from public.export_history where id = any (cast(:ids as uuid[]))"),
@@ -138,7 +143,7 @@ class _Purge:
                     ),
                     {"user": str(row.user_id), "id": str(row.id)},
                 )
-        return len(gone) + len(removed)
+        return {"purged": len(gone) + len(removed)}
 
     def _remove(self, user_id: uuid.UUID, export_id: uuid.UUID) -> bool:
         """Archive and remove an object. Its key is made of the two ids: nothing that a user writes leads to another's."""
@@ -152,17 +157,43 @@ class _Purge:
             return False
         return True
 
-    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
-        """Nothing to record: the row stays as it is, and the next run tries it again."""
-        del connection, key, code, what
 
+class _Orphans(ListedJob):
+    """Objects whose export is not completed, or is gone along with its user."""
 
-@dataclass
-class Purged:
-    """The end of a purge."""
+    kind = "orphans"
+    unit = "files"
 
-    progress: batches.Progress
-    unreachable: int
+    def __init__(self, storage: Storage, *, even_many: bool, stopped: Callable[[], bool]) -> None:
+        self._storage = storage
+        self._even_many = even_many
+        self._stopped = stopped
+
+    def find(self, connection: Connection) -> list[str]:
+        known, orphans = 0, []
+        for key in self._storage.keys():  # noqa: SIM118 - not a dict
+            if self._stopped():
+                raise Stopped
+            if _is_orphan(connection, key):
+                orphans.append(key)
+            else:
+                known += 1
+        if len(orphans) > _FEW_ORPHANS and len(orphans) > known and not self._even_many:
+            raise UsageError(
+                f"{len(orphans)} of {len(orphans) + known} objects belong to no export of this database. If the database"
+                " and the storage are the right ones, run this again with --all-orphans."
+            )
+        return orphans
+
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        removed = 0
+        for key in keys:
+            if self._stopped():
+                break
+            # Again, with its row locked: a worker may have started it since.
+            if _is_orphan(connection, key, lock=True):
+                removed += self._storage.delete(key)
+        return {"orphans": removed}
 
 
 def purge(
@@ -171,52 +202,39 @@ def purge(
     *,
     archive: Storage | None = None,
     keep_days: float = KEEP_DAYS,
-    limits: batches.Limits | None = None,
+    orphans: bool = False,
+    all_orphans: bool = False,
+    limits: Limits | None = None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Iterator[Purged]:
+) -> Iterator[Progress]:
     """Remove the objects of expired exports and the references to them, and rows that expired ``keep_days`` ago.
 
+    It counts exports ``purged``, ``orphans`` removed, and ``unreachable`` objects, which could not be archived or removed.
+
     Args:
-        connection: Says which database; the work has a connection of its own.
+        connection: Says which database and role; the work has a connection of its own.
         storage: Where the objects are.
         archive: Where a copy of every object goes first.
         keep_days: For so long an expired row stays.
+        orphans: Also remove objects whose export is gone.
+        all_orphans: The same, even if they are most objects.
         limits: Sizes and rates.
-        stopped: Asked between batches.
-    """
-    job = _Purge(storage, archive, keep_days)
-    for progress in batches.run(lambda: connect(connection.engine), job, limits, stopped=stopped):
-        yield Purged(progress, len(job.unreachable))
-
-
-def remove_orphans(connection: Connection, storage: Storage, *, all_of_them: bool = False) -> int:
-    """Remove objects whose export is not completed, or is gone along with its user; returns how many.
+        stopped: Asked between batches, and between objects.
 
     Raises:
         UsageError: most objects belong to no export of this database, which is rather the wrong one.
+        AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
     """
-    known, orphans = 0, []
-    for key in storage.keys():  # noqa: SIM118 - not a dict
-        if _is_orphan(connection, key):
-            orphans.append(key)
-        else:
-            known += 1
-    connection.rollback()
-    if len(orphans) > _FEW_ORPHANS and len(orphans) > known and not all_of_them:
-        raise UsageError(
-            f"{len(orphans)} of {len(orphans) + known} objects belong to no export of this database. If the database and the"
-            " storage are the right ones, run this again with --all-orphans."
-        )
-    removed = 0
-    for key in orphans:
-        with connection.begin():
-            # Again, with its row locked: a worker may have started it since.
-            if _is_orphan(connection, key):
-                removed += storage.delete(key)
-    return removed
+    expired = _Purge(storage, archive, keep_days, stopped)
+    jobs: list[Job] = [expired]
+    if orphans or all_orphans:
+        jobs.append(_Orphans(storage, even_many=all_orphans, stopped=stopped))
+    for progress in run(lambda: connect(connection.engine), jobs, limits, stopped=stopped):
+        progress.counts["unreachable"] = len(expired.unreachable)
+        yield progress
 
 
-def _is_orphan(connection: Connection, key: str) -> bool:
+def _is_orphan(connection: Connection, key: str, *, lock: bool = False) -> bool:
     try:
         _, user_id, export_id = (
             part if not index else str(uuid.UUID(part)) for index, part in enumerate(key.split("/"))
@@ -224,7 +242,10 @@ def _is_orphan(connection: Connection, key: str) -> bool:
     except ValueError:
         return False  # nothing of ours
     status = connection.scalar(
-        text("select e.status from public.export_history as e where e.id = :id and e.user_id = :user_id for update"),
+        text(
+            "select e.status from public.export_history as e where e.id = :id and e.user_id = :user_id"
+            + " for update" * lock
+        ),
         {"id": export_id, "user_id": user_id},
     )
     return status not in {"processing", "completed"}

@@ -14,3 +14,13 @@ class Finding:
     message: str
     remedy: str | None = None
     count: int | None = None
+
+
+def problem(code: str, message: str, remedy: str | None = None, count: int | None = None) -> Finding:
+    """A finding that makes health exit with 1."""
+    return Finding(code, "problem", message, remedy, count)
+
+
+def notice(code: str, message: str, remedy: str | None = None, count: int | None = None) -> Finding:
+    """A finding that is worth knowing and no failure."""
+    return Finding(code, "notice", message, remedy, count)

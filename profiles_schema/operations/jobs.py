@@ -10,8 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import UsageError
-from profiles_schema.operations.batches import RUNNER_SESSION, STALE_SECONDS
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, notice, problem
+from profiles_schema.operations.ledger import RUNNER_SESSION, STALE_SECONDS
 
 QUIET_SECONDS = 300
 """A runner whose session is there, but that has given no sign of life for so long, is a problem."""
@@ -77,8 +77,10 @@ def examine_jobs(connection: Connection) -> Iterator[Finding]:
         else:
             fact = f"Job {name} is {job.state}."
             remedy = {"running": None, "paused": f"profiles-schema jobs resume {job.id}"}.get(job.state, remedy)
-        problem = job.gone or job.quiet
-        yield Finding("job", "problem" if problem else "notice", fact, remedy)
+        if job.gone or job.quiet:
+            yield problem("job", fact, remedy)
+        else:
+            yield notice("job", fact, remedy)
 
 
 _COMMANDS = {

@@ -1,9 +1,7 @@
 """API keys in ``user_api_keys``: which are encrypted, and the encryption of those found in plain text.
 
-The table is taken as found, most often one that was never migrated: there is no ``profiles_internal.jobs`` then, so this
-is not on the engine of ``batches``. It needs less: what is left to do is to be seen in the rows themselves. Batches by
-key, each in a transaction of its own; rows that somebody else holds are passed over and come later, so that nobody waits
-for us for longer than a batch, and we for nobody. On a migrated table nothing is to be done: its CHECKs admit envelopes only.
+The table is taken as found, most often one that was never migrated: there is no ``profiles_internal.jobs`` then, and the
+rows themselves show what is left to do. On a migrated table nothing is to be done: its CHECKs admit envelopes only.
 
 Plain text is read from the server and never sent to it: the text of a statement goes into its log when that fails. So a
 row is written by its key and version, not by its old value, and no message of the server is passed on: it may quote a row.
@@ -11,19 +9,20 @@ row is written by its key and version, not by its old value, and no message of t
 
 from __future__ import annotations
 
-import time
+import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import lost
-from profiles_schema.driver import is_disconnect, sqlstate
+from profiles_schema.database import connect, lost_connection
+from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, sqlstate
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, new_entry
 from profiles_schema.errors import (
     DecryptionFailed,
@@ -35,19 +34,15 @@ from profiles_schema.errors import (
     TableLocked,
     UsageError,
 )
-from profiles_schema.operations.batches import FIRST_ROWS, MOST_ROWS, TARGET_MS, Limits
+from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, run, trial
 from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT, ENVELOPE_PREFIX
 
 COLUMNS = ("openai_api_key", "unsplash_api_key", "anthropic_api_key")
 TABLE = "user_api_keys"
 LOCKS = "ROW EXCLUSIVE on the table, and the rows of one batch at a time, committed each; rows in use are passed over"
 _BLANKS = " \t\n\r\f\v"
-_LOCK_ERRORS = frozenset({"55P03", "40P01", "40001"})
-_FROZEN = "25P03"  # what the server says then
-_FROZEN_SECONDS = 5
-_PATIENCE_SECONDS = 60.0
-_PAUSE_SECONDS = 0.2
-_MOST_LEFT_OUT = 20
+_NO_RIGHT = "42501"
+_MOST_REFUSED = 20
 _T = TypeVar("_T")
 
 
@@ -101,25 +96,6 @@ class KeysStatus:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"unencrypted": self.unencrypted}
-
-
-@dataclass
-class Progress:
-    """How far an encryption is, in rows: done of total.
-
-    ``encrypted`` and ``emptied`` count values, ``failed`` rows left out, by SQLSTATE.
-    """
-
-    total: int = 0
-    done: int = 0
-    encrypted: int = 0
-    emptied: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    batch_rows: int = 0
-    batch_ms: float = 0.0
-    rows_per_second: float = 0.0
-    eta_seconds: float | None = None
-    state: str = "running"
 
 
 def generate(key_id: str | None = None) -> str:
@@ -176,20 +152,21 @@ def _kinds(connection: Connection, name: str) -> tuple[_Table, Sequence[Row[Any]
     return table, rows.all()
 
 
-def plan(connection: Connection, ring: KeyRing, *, table: str = TABLE, batch_rows: int = FIRST_ROWS) -> dict[str, Any]:
-    """What ``encrypt`` would do: rows, seconds (least, most), locks. One batch is done and rolled back for the forecast.
+def forecast(
+    connection: Connection, ring: KeyRing, *, table: str = TABLE, batch_rows: int = FIRST_ROWS
+) -> dict[str, Any]:
+    """What ``encrypt`` would do: rows, seconds (least, most), locks. One batch is done and rolled back.
 
     Raises:
         EncryptionRefused, InsufficientPrivilege: as ``encrypt``.
     """
-    work = _Rewrite(connection, _fit(connection, table), _Encryption(ring), Limits(batch_rows=batch_rows))
-    result: dict[str, Any] = {"rows": work.count(), "seconds": [0.0, 0.0], "locks": LOCKS}
-    if result["rows"]:
-        started = time.monotonic()
-        batch = work.batch(commit=False)
-        seconds = (time.monotonic() - started) * result["rows"] / max(batch.rows, 1)
-        result["seconds"] = [round(seconds * 0.2, 3), round(seconds * 2 + 1, 3)]
-    return result
+    job = _Encryption(_fit(connection, table), ring)
+
+    def attempt() -> dict[str, Any]:
+        with trial(connection, job, batch_rows) as batch:
+            return {"rows": batch.total, "seconds": list(batch.seconds), "locks": LOCKS}
+
+    return _quietly(connection, table, attempt)
 
 
 def encrypt(
@@ -197,36 +174,50 @@ def encrypt(
     ring: KeyRing,
     *,
     table: str = TABLE,
-    batch_rows: int = FIRST_ROWS,
-    target_ms: int = TARGET_MS,
-    max_rate: float | None = None,
+    limits: Limits | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Encrypt what is plain text, in place, yielding the progress; nothing where nothing is to be done.
+    """Encrypt what is plain text, in place, yielding the progress.
 
-    Envelopes are left alone, whatever their key. Blank text is no key and becomes NULL (in a NOT NULL column it is
-    encrypted). Text that is too long, a damaged envelope and rows without a user are left as they are. Every row is read
-    back and decrypted before its batch commits.
+    It counts values ``encrypted`` and ``emptied``. Envelopes are left alone, whatever their key. Blank text is no key and
+    becomes NULL (in a NOT NULL column it is encrypted). Text that is too long, a damaged envelope and rows without a user
+    are left as they are. Every row is read back and decrypted before its batch commits.
 
     Args:
-        connection: A connection outside a transaction, as a role that sees and may update every row.
+        connection: Says which database and role, which sees and may update every row; the work has a connection of its own.
         ring: Its first key encrypts.
         table: The table, with its schema if that is not public.
-        batch_rows: Rows in the first batch; later ones follow the target.
-        target_ms: How long a batch should take.
-        max_rate: Most rows per second.
+        limits: Sizes and rates.
         stopped: Asked between batches; True ends the work, which goes on the next time.
 
     Raises:
         EncryptionRefused: the table cannot be encrypted as it is, and nothing was changed; or it refuses the envelopes.
         EncryptionNotKept: a row did not come back as it was written; its batch is rolled back.
         InsufficientPrivilege: this role does not see all rows, or may not update them.
-        TableLocked: the table was locked for a minute.
+        TableLocked: the table was locked for long.
     """
-    limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
-    work = _Rewrite(connection, _fit(connection, table), _Encryption(ring), limits, stopped)
-    if work.count():
-        yield from work.batches()
+    job = _Encryption(_fit(connection, table), ring)
+
+    def open_connection() -> Connection:
+        fresh = connect(connection.engine)
+        fresh.exec_driver_sql("set row_security = off")
+        fresh.commit()
+        return fresh
+
+    reports = run(open_connection, [job], limits, stopped=stopped)
+    while True:
+        problem: Exception
+        try:
+            progress = next(reports, None)
+        except (DBAPIError, UnicodeDecodeError) as error:
+            problem = _without_values(error, connection, job.table.name)
+        else:
+            if progress is None:
+                return
+            yield progress
+            continue
+        # Out here, so that it is not chained: a message of the server may quote a row.
+        raise problem
 
 
 # The table as found
@@ -359,21 +350,174 @@ def _kind(column: _Column) -> str:
 # The work
 
 
-class _Work(Protocol):
-    """What is done with the values of a table: encryption here; a rotation selects other kinds and decrypts first."""
+class _Row:
+    """A row to be done, locked. No dataclass: its repr would show the values."""
 
+    __slots__ = ("key", "user_id", "values", "version")
+
+    def __init__(self, key: list[str], user_id: UUID, version: str, values: dict[str, str]) -> None:
+        self.key = key
+        self.user_id = user_id
+        self.version = version
+        self.values = values
+
+
+class _Rewrite(Job):
+    """Values of a table become others: encryption here; a rotation selects other kinds of values and decrypts first.
+
+    What is left to do shows in the rows, and two may share the work: no ledger is needed. Rows that others hold are passed
+    over and come later, so that nobody waits for us for longer than a batch, and we for nobody.
+    """
+
+    unit = "rows"
+    recorded = False
+
+    def __init__(self, table: _Table) -> None:
+        self.table = table
+        self.rows: dict[str, _Row] = {}
+        """Those of the present batch, by key."""
+        self.refused: set[str] = set()
+
+    @abstractmethod
     def wanted(self, column: _Column) -> str:
         """SQL for whether a value is to be done."""
 
+    @abstractmethod
     def rewritten(self, user_id: UUID, column: _Column, value: str) -> str | None:
         """The new value."""
 
+    @abstractmethod
     def kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
         """Whether what stands in the row now means what was read before."""
 
+    def count(self, connection: Connection) -> int:
+        wanted = " or ".join(self.wanted(column) for column in self.table.columns)
+        return int(
+            connection.scalar(
+                text(f"select count(*) from {self.table.sql} as t where t.user_id is not null and ({wanted})")
+            )
+            or 0
+        )
 
-class _Encryption:
-    def __init__(self, ring: KeyRing) -> None:
+    def left(self, connection: Connection) -> int:
+        return self.count(connection)
+
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        keys = self.table.key
+        behind = ""
+        values: dict[str, Any] = {"rows": min(rows, window)}
+        if after is not None:
+            slots = ", ".join(f"cast(:k{i} as {kind})" for i, (_, kind) in enumerate(keys))
+            behind = f" and ({', '.join(f't.{name}' for name, _ in keys)}) > ({slots})"
+            values |= {f"k{i}": part for i, part in enumerate(json.loads(after))}
+        wanted = [self.wanted(column) for column in self.table.columns]
+        # A value that is not to be done is not even read.
+        read = [
+            f"case when {each} then t.{column.quoted}::text end"
+            for each, column in zip(wanted, self.table.columns, strict=True)
+        ]
+        found = connection.execute(
+            text(
+                f"select array[{', '.join(f't.{name}::text' for name, _ in keys)}], t.user_id::text, t.xmin::text,"
+                f" array[{', '.join(read)}] from {self.table.sql} as t where t.user_id is not null"
+                f" and ({' or '.join(wanted)}){behind} order by {', '.join(f't.{name}' for name, _ in keys)}"
+                " limit :rows for no key update of t skip locked"
+            ),
+            values,
+        )
+        names = [column.name for column in self.table.columns]
+        self.rows = {
+            json.dumps(key): _Row(
+                key, UUID(user_id), version,
+                {name: value for name, value in zip(names, old, strict=True) if value is not None},
+            )
+            for key, user_id, version, old in found
+        }  # fmt: skip
+        found_keys = list(self.rows)
+        return found_keys, found_keys[-1] if found_keys else None
+
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        """Write rows, and read them back."""
+        rows = [self.rows[key] for key in keys]
+        # Columns in which nothing changes are not named: a trigger may wait for them.
+        columns = [column for column in self.table.columns if any(column.name in row.values for row in rows)]
+        values: dict[str, Any] = {"version": [row.version for row in rows]}
+        counts = {"encrypted": 0, "emptied": 0}
+        names, sets = ["version"], []
+        slots = ["cast(:version as text[])"]
+        for i, column in enumerate(columns):
+            new = [
+                self.rewritten(row.user_id, column, row.values[column.name]) if column.name in row.values else None
+                for row in rows
+            ]
+            flags = [column.name in row.values for row in rows]
+            values |= {f"new{i}": new, f"flag{i}": flags}
+            names += [f"new{i}", f"flag{i}"]
+            slots += [f"cast(:new{i} as text[])", f"cast(:flag{i} as boolean[])"]
+            sets.append(f"{column.quoted} = case when n.flag{i} then n.new{i} else t.{column.quoted} end")
+            counts["encrypted"] += sum(value is not None for value in new)
+            counts["emptied"] += sum(flag and value is None for flag, value in zip(flags, new, strict=True))
+        values |= {f"k{i}": [row.key[i] for row in rows] for i in range(len(self.table.key))}
+        names += [f"k{i}" for i in range(len(self.table.key))]
+        slots += [f"cast(:k{i} as text[])" for i in range(len(self.table.key))]
+        same = " and ".join(f"t.{name} = cast(n.k{i} as {kind})" for i, (name, kind) in enumerate(self.table.key))
+        # The rows are locked. The version is there so that no mistake of ours can overwrite a newer value.
+        written = connection.execute(
+            text(
+                f"update {self.table.sql} as t set {', '.join(sets)}"
+                f" from unnest({', '.join(slots)}) as n({', '.join(names)}) where {same} and t.xmin::text = n.version"
+            ),
+            values,
+        ).rowcount
+        if written != len(rows):
+            raise EncryptionNotKept(
+                f"{self.table.name}: {len(rows) - written} of {len(rows)} rows were not written; the batch is rolled back."
+                " A trigger or rule on the table suppresses updates: disable it, and run this again."
+            )
+        self._read_back(connection, rows, columns, same)
+        return counts
+
+    def _read_back(self, connection: Connection, rows: list[_Row], columns: list[_Column], same: str) -> None:
+        keys = {f"k{i}": [row.key[i] for row in rows] for i in range(len(self.table.key))}
+        slots = ", ".join(f"cast(:{name} as text[])" for name in keys)
+        found = connection.execute(
+            text(
+                f"select n.place, array[{', '.join(f't.{column.quoted}::text' for column in columns)}]"
+                f" from unnest({slots}) with ordinality as n({', '.join(keys)}, place) join {self.table.sql} as t on {same}"
+            ),
+            keys,
+        )
+        kept = 0
+        for place, values in found:
+            row = rows[place - 1]
+            kept += all(
+                self.kept(row.user_id, column, row.values[column.name], value)
+                for column, value in zip(columns, values, strict=True)
+                if column.name in row.values
+            )
+        if kept != len(rows):
+            raise EncryptionNotKept(
+                f"{self.table.name}: {len(rows) - kept} of {len(rows)} rows did not come back as they were written; the"
+                " batch is rolled back. A trigger on the table changes the keys: disable it, and run this again."
+            )
+
+    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
+        """Leave a row as it is; where it is not one row that is at fault, but the table, each further one would be, too."""
+        del connection
+        self.refused.add(key)
+        if code == _NO_RIGHT:
+            raise InsufficientPrivilege(_rights(self.table.name))
+        if len(self.refused) > _MOST_REFUSED:
+            raise EncryptionRefused(_refusal(self.table.name, code, what))
+
+
+class _Encryption(_Rewrite):
+    kind = "encrypt"
+
+    def __init__(self, table: _Table, ring: KeyRing) -> None:
+        super().__init__(table)
         self.ring = ring
 
     def wanted(self, column: _Column) -> str:
@@ -393,297 +537,52 @@ class _Encryption:
             return False
 
 
-class _Row:
-    """A row to be done, locked. No dataclass: its repr would show the values."""
-
-    __slots__ = ("key", "user_id", "values", "version")
-
-    def __init__(self, key: tuple[str, ...], user_id: UUID, version: str, values: dict[str, str]) -> None:
-        self.key = key
-        self.user_id = user_id
-        self.version = version
-        self.values = values
-
-
-@dataclass
-class _Batch:
-    rows: int = 0
-    encrypted: int = 0
-    emptied: int = 0
-    last: tuple[str, ...] | None = None
-
-
-class _RowsRefused(EncryptionRefused):
-    """The database refused a batch. Holds the SQLSTATE and the constraint, never the message."""
-
-    def __init__(self, table: str, code: str, constraint: str | None) -> None:
-        by = f', constraint "{constraint}"' if constraint else ""
-        super().__init__(
-            f"{table} cannot be written: SQLSTATE {code}{by}. What is encrypted stands. A CHECK or trigger of your own that"
-            " looks at the keys has to go first; then run this again."
-        )
-        self.code = code
-        self.rows: list[_Row] = []
-
-
-class _Rewrite:
-    def __init__(
-        self,
-        connection: Connection,
-        table: _Table,
-        work: _Work,
-        limits: Limits,
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.connection = connection
-        self.table = table
-        self.work = work
-        self.limits = limits
-        self.stopped = stopped
-        self.most_rows = MOST_ROWS if limits.max_rate is None else max(1, min(MOST_ROWS, int(limits.max_rate)))
-        self.size = min(limits.batch_rows, self.most_rows)
-        self.after: tuple[str, ...] | None = None
-        self.left_out: set[tuple[str, ...]] = set()
-        self.progress = Progress()
-
-    def count(self) -> int:
-        """How many rows there are to do."""
-        wanted = " or ".join(self.work.wanted(column) for column in self.table.columns)
-        rows = text(f"select count(*) from {self.table.sql} as t where t.user_id is not null and ({wanted})")
-        return _quietly(self.connection, self.table.name, lambda: int(self.connection.scalar(rows) or 0))
-
-    def batches(self) -> Iterator[Progress]:
-        """All of them, pass after pass: rows that were in use, or came in behind us, are found by the next one."""
-        progress = self.progress
-        progress.total = self.count()
-        began = moved = fewer = time.monotonic()
-        fewest: int | None = None
-        while True:
-            if self.stopped():
-                progress.state = "stopped"
-                yield progress
-                return
-            started = time.monotonic()
-            batch = self._tried(give_up=moved + _PATIENCE_SECONDS)
-            if batch is None:
-                continue
-            if batch.last is not None:
-                if batch.rows:
-                    moved = time.monotonic()
-                    self._measure(batch, moved - started, moved - began)
-                    yield progress
-                    self._keep_to_the_rate(batch.rows, moved - started)
-                continue
-            self.after = None
-            left = self.count()
-            if fewest is None or left < fewest:
-                fewest, fewer = left, time.monotonic()
-            # Somebody may hold a row for ever, or put the plain text back as soon as we are gone.
-            if left <= len(self.left_out) or time.monotonic() > fewer + _PATIENCE_SECONDS:
-                progress.state = "completed"
-                progress.eta_seconds = 0.0
-                yield progress
-                return
-            time.sleep(_PAUSE_SECONDS)
-
-    def _tried(self, *, give_up: float) -> _Batch | None:
-        """A batch; None where it has to be tried again, with fewer rows."""
-        try:
-            return self.batch()
-        except _RowsRefused as refused:
-            self._narrow_down(refused)
-        except DBAPIError as error:  # a lock on the whole table
-            if sqlstate(error) not in _LOCK_ERRORS:
-                raise
-            if time.monotonic() > give_up:
-                raise TableLocked from None
-            self.size = max(1, self.size // 2)
-            time.sleep(_PAUSE_SECONDS)
-        return None
-
-    def _narrow_down(self, refused: _RowsRefused) -> None:
-        if len(refused.rows) > 1:
-            self.size = max(1, len(refused.rows) // 2)
-            return
-        self.left_out |= {row.key for row in refused.rows}
-        self.progress.failed[refused.code] = self.progress.failed.get(refused.code, 0) + 1
-        # Not one row at fault, but the table: each further one would have to be narrowed down to, in vain.
-        if not refused.rows or len(self.left_out) > _MOST_LEFT_OUT:
-            raise refused
-
-    def batch(self, *, commit: bool = True) -> _Batch:
-        """The next rows: locked, read, written, read back, committed."""
-        batch = _Batch()
-        rows: list[_Row] = []
-
-        def work() -> None:
-            locked = self._locked()
-            batch.last = locked[-1].key if locked else None
-            rows.extend(row for row in locked if row.key not in self.left_out)
-            if rows:
-                self._write(rows, batch)
-
-        try:
-            _quietly(self.connection, self.table.name, work, commit=commit)
-        except _RowsRefused as refused:
-            refused.rows = rows
-            raise
-        if commit and batch.last is not None:
-            self.after = batch.last
-        return batch
-
-    def _locked(self) -> list[_Row]:
-        keys = self.table.key
-        behind = ""
-        values: dict[str, Any] = {"rows": self.size}
-        if self.after is not None:
-            slots = ", ".join(f"cast(:k{i} as {kind})" for i, (_, kind) in enumerate(keys))
-            behind = f" and ({', '.join(f't.{name}' for name, _ in keys)}) > ({slots})"
-            values |= {f"k{i}": part for i, part in enumerate(self.after)}
-        wanted = [self.work.wanted(column) for column in self.table.columns]
-        # A value that is not to be done is not even read.
-        read = [
-            f"case when {each} then t.{column.quoted}::text end"
-            for each, column in zip(wanted, self.table.columns, strict=True)
-        ]
-        found = self.connection.execute(
-            text(
-                f"select array[{', '.join(f't.{name}::text' for name, _ in keys)}], t.user_id::text, t.xmin::text,"
-                f" array[{', '.join(read)}] from {self.table.sql} as t where t.user_id is not null"
-                f" and ({' or '.join(wanted)}){behind} order by {', '.join(f't.{name}' for name, _ in keys)}"
-                " limit :rows for no key update of t skip locked"
-            ),
-            values,
-        )
-        names = [column.name for column in self.table.columns]
-        return [
-            _Row(
-                tuple(key),
-                UUID(user_id),
-                version,
-                {name: value for name, value in zip(names, old, strict=True) if value is not None},
-            )
-            for key, user_id, version, old in found
-        ]
-
-    def _write(self, rows: list[_Row], batch: _Batch) -> None:
-        batch.rows = len(rows)
-        # Columns in which nothing changes are not named: a trigger may wait for them.
-        columns = [column for column in self.table.columns if any(column.name in row.values for row in rows)]
-        values: dict[str, Any] = {"version": [row.version for row in rows]}
-        names, sets = ["version"], []
-        slots = ["cast(:version as text[])"]
-        for i, column in enumerate(columns):
-            new = [
-                self.work.rewritten(row.user_id, column, row.values[column.name]) if column.name in row.values else None
-                for row in rows
-            ]
-            flags = [column.name in row.values for row in rows]
-            values |= {f"new{i}": new, f"flag{i}": flags}
-            names += [f"new{i}", f"flag{i}"]
-            slots += [f"cast(:new{i} as text[])", f"cast(:flag{i} as boolean[])"]
-            sets.append(f"{column.quoted} = case when n.flag{i} then n.new{i} else t.{column.quoted} end")
-            batch.encrypted += sum(value is not None for value in new)
-            batch.emptied += sum(flag and value is None for flag, value in zip(flags, new, strict=True))
-        values |= {f"k{i}": [row.key[i] for row in rows] for i in range(len(self.table.key))}
-        names += [f"k{i}" for i in range(len(self.table.key))]
-        slots += [f"cast(:k{i} as text[])" for i in range(len(self.table.key))]
-        same = " and ".join(f"t.{name} = cast(n.k{i} as {kind})" for i, (name, kind) in enumerate(self.table.key))
-        # The rows are locked. The version is there so that no mistake of ours can overwrite a newer value.
-        written = self.connection.execute(
-            text(
-                f"update {self.table.sql} as t set {', '.join(sets)}"
-                f" from unnest({', '.join(slots)}) as n({', '.join(names)}) where {same} and t.xmin::text = n.version"
-            ),
-            values,
-        ).rowcount
-        if written != len(rows):
-            raise EncryptionNotKept(
-                f"{self.table.name}: {len(rows) - written} of {len(rows)} rows were not written; the batch is rolled back."
-                " A trigger or rule on the table suppresses updates: disable it, and run this again."
-            )
-        self._read_back(rows, columns, same)
-
-    def _read_back(self, rows: list[_Row], columns: list[_Column], same: str) -> None:
-        keys = {f"k{i}": [row.key[i] for row in rows] for i in range(len(self.table.key))}
-        slots = ", ".join(f"cast(:{name} as text[])" for name in keys)
-        found = self.connection.execute(
-            text(
-                f"select n.place, array[{', '.join(f't.{column.quoted}::text' for column in columns)}]"
-                f" from unnest({slots}) with ordinality as n({', '.join(keys)}, place) join {self.table.sql} as t on {same}"
-            ),
-            keys,
-        )
-        kept = 0
-        for place, values in found:
-            row = rows[place - 1]
-            kept += all(
-                self.work.kept(row.user_id, column, row.values[column.name], value)
-                for column, value in zip(columns, values, strict=True)
-                if column.name in row.values
-            )
-        if kept != len(rows):
-            raise EncryptionNotKept(
-                f"{self.table.name}: {len(rows) - kept} of {len(rows)} rows did not come back as they were written; the"
-                " batch is rolled back. A trigger on the table changes the keys: disable it, and run this again."
-            )
-
-    def _measure(self, batch: _Batch, seconds: float, elapsed: float) -> None:
-        progress = self.progress
-        progress.done += batch.rows
-        progress.encrypted += batch.encrypted
-        progress.emptied += batch.emptied
-        progress.total = max(progress.total, progress.done)
-        progress.batch_rows, progress.batch_ms = batch.rows, round(seconds * 1000, 1)
-        rate = progress.done / max(elapsed, 1e-6)
-        progress.rows_per_second = round(rate, 1)
-        progress.eta_seconds = round((progress.total - progress.done) / rate, 1)
-        wanted = int(batch.rows * self.limits.target_ms / max(seconds * 1000, 0.1))
-        self.size = max(1, min(wanted, self.size * 2, self.most_rows))
-
-    def _keep_to_the_rate(self, rows: int, seconds: float) -> None:
-        until = time.monotonic() + (rows / self.limits.max_rate - seconds if self.limits.max_rate else 0.0)
-        while not self.stopped() and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _PAUSE_SECONDS))
-
-
-def _quietly(connection: Connection, table: str, work: Callable[[], _T], *, commit: bool = True) -> _T:
-    """Work in a short transaction that waits for no lock for long, sees all rows or fails, and whose errors quote no value.
+def _quietly(connection: Connection, table: str, work: Callable[[], _T]) -> _T:
+    """Work in a transaction that waits for no lock for long, sees all rows or fails, and whose errors quote no value.
 
     Raises:
-        DBAPIError: a lock could not be had.
+        TableLocked: a lock could not be had.
+        EncryptionRefused, InsufficientPrivilege, NoDatabase: as ``encrypt``.
     """
-    problem: Exception
     try:
-        with connection.begin() as transaction:
-            # Row level security that hid rows would make a table look encrypted that is not. A process that is frozen
-            # in a batch must not hold its rows.
+        with connection.begin():
+            # Row level security that hid rows would make a table look encrypted that is not.
             connection.exec_driver_sql(
-                "set local row_security = off; set local lock_timeout = '100ms'; set local jit = off;"
-                f" set local idle_in_transaction_session_timeout = '{_FROZEN_SECONDS}s'"
+                "set local row_security = off; set local lock_timeout = '100ms'; set local jit = off"
             )
-            result = work()
-            if not commit:
-                transaction.rollback()
-    except DBAPIError as error:
-        code = sqlstate(error) or "unknown"
-        if code == _FROZEN or is_disconnect(error):
-            problem = lost(connection.engine.url)
-        elif code in _LOCK_ERRORS:
-            raise
-        elif code == "42501":
-            problem = InsufficientPrivilege(
-                f"This role may not read and update all rows of {table}: a right is missing, or row level security hides"
-                " some. Connect as the role that owns the table, or a superuser."
-            )
-        else:
-            diagnosis = getattr(error.orig, "diag", None)
-            problem = _RowsRefused(table, code, getattr(diagnosis, "constraint_name", None))
-    except UnicodeDecodeError:
-        problem = EncryptionRefused(
-            f"{table} holds a value that is no text in the encoding of the database. Correct it, and run this again."
-        )
-    else:
-        return result
+            return work()
+    except (DBAPIError, UnicodeDecodeError) as error:
+        problem = _without_values(error, connection, table)
     # Out here, so that it is not chained: a message of the server may quote a row.
     raise problem
+
+
+def _without_values(error: DBAPIError | UnicodeDecodeError, connection: Connection, table: str) -> Exception:
+    """The error to raise instead of one that may quote a row."""
+    if isinstance(error, UnicodeDecodeError):
+        return EncryptionRefused(
+            f"{table} holds a value that is no text in the encoding of the database. Correct it, and run this again."
+        )
+    code = sqlstate(error) or "unknown"
+    if is_disconnect(error):
+        return lost_connection(connection.engine.url)
+    if code in LOCK_FAILURES:
+        return TableLocked()
+    if code == _NO_RIGHT:
+        return InsufficientPrivilege(_rights(table))
+    return EncryptionRefused(_refusal(table, code, failed_objects(error)))
+
+
+def _rights(table: str) -> str:
+    return (
+        f"This role may not read and update all rows of {table}: a right is missing, or row level security hides some."
+        " Connect as the role that owns the table, or a superuser."
+    )
+
+
+def _refusal(table: str, code: str, what: str | None) -> str:
+    about = f" ({what})" if what else ""
+    return (
+        f"{table} cannot be written: SQLSTATE {code}{about}. What is encrypted stands. A CHECK or trigger of your own that"
+        " looks at the keys has to go first; then run this again."
+    )

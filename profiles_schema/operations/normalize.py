@@ -6,24 +6,24 @@ revisions call; what is done here is to call them in batches, and to say where t
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.database import connect
-from profiles_schema.driver import is_disconnect, sqlstate
+from profiles_schema.driver import diagnosis, retry_on_lock, server_message, sqlstate
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.migrations import packs
 from profiles_schema.migrations.drift import dual_write_is_broken
-from profiles_schema.operations.batches import FIRST_ROWS, RECONNECT_SECONDS, TARGET_MS, Limits, Progress, run
+from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, Stopped, run, trial
 from profiles_schema.operations.settings import VERIFICATION_DAYS
 from profiles_schema.schema.objects import Where
 from profiles_schema.schema.traits import trait_columns
@@ -31,12 +31,10 @@ from profiles_schema.settings import RELOAD_API
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
-_VERIFY_ROWS = 2_000
 _NAMED = 1_000
 _LOCK_SECONDS = 60.0
-_LOCK_ERRORS = frozenset({"55P03", "40P01"})
 _REFUSALS = {"55000", "2BP01", "42701", "0A000"}
-_KEPT_ROWS = 100
+_KEPT = "profiles_internal.kept_json as k where k.superseded_at is null"
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,11 @@ class Difference:
 
 
 @dataclass
-class Verification:
-    """How far a comparison is: ``profiles`` of ``total`` compared, ``different`` values found, the first of them named."""
+class Differences:
+    """What a comparison found: the first differences, and how many there are by column."""
 
-    total: int = 0
-    profiles: int = 0
-    different: int = 0
-    differences: list[Difference] = field(default_factory=list)
+    named: list[Difference] = field(default_factory=list)
     columns: dict[str, int] = field(default_factory=dict)
-    profiles_per_second: float = 0.0
-    state: str = "running"
 
 
 def status(connection: Connection) -> Status:
@@ -146,11 +139,8 @@ def is_in_step(connection: Connection) -> bool:
     return not dual_write_is_broken(connection)
 
 
-def plan(connection: Connection, *, batch_rows: int = FIRST_ROWS) -> dict[str, Any]:
-    """What ``convert`` would do: columns, profiles (to look at), seconds (least, most), locks.
-
-    The forecast comes from one batch that is done and rolled back.
-    """
+def forecast(connection: Connection, *, batch_rows: int = FIRST_ROWS) -> dict[str, Any]:
+    """What ``convert`` would do: columns, profiles (to look at), seconds (least, most), locks."""
     found = status(connection)
     result: dict[str, Any] = {
         "columns": found.columns + found.found, "profiles": 0, "seconds": [0.0, 0.0], "locks": LOCKS,
@@ -158,33 +148,21 @@ def plan(connection: Connection, *, batch_rows: int = FIRST_ROWS) -> dict[str, A
     if found.phase in {"none", "contracted"}:
         return result
     savepoint = connection.begin_nested()
-    packs.install(connection, Where.WIDE_COLUMNS)
-    job = _Conversion()
-    connection.execute(text("select profiles_internal.expand_traits()"))
-    result["profiles"] = job.count(connection)
-    keys, _ = job.next_keys(connection, None, batch_rows, batch_rows)
-    if keys:
-        started = time.monotonic()
-        job.do(connection, keys)
-        result["profiles"] = max(result["profiles"], len(keys))
-        seconds = (time.monotonic() - started) * result["profiles"] / len(keys)
-        result["seconds"] = [round(seconds * 0.5, 3), round(seconds * 3 + 1, 3)]
+    _expand(connection)
+    with trial(connection, _Conversion(), batch_rows) as batch:
+        result |= {"profiles": batch.total, "seconds": list(batch.seconds)}
     savepoint.rollback()
     return result
 
 
 def convert(
-    connection: Connection,
-    *,
-    batch_rows: int = FIRST_ROWS,
-    target_ms: int = TARGET_MS,
-    max_rate: float | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    connection: Connection, *, limits: Limits | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
     """Record the wide columns that are there, and copy their values into the JSON groups, yielding the progress.
 
-    Where something has changed behind the trigger since an earlier run, the columns count; a JSON value that disagrees is
-    kept in profiles_internal.kept_json. Arguments as for ``backfill``; yields nothing where there is nothing to do.
+    It counts profiles ``converted``. Where something has changed behind the trigger since an earlier run, the columns count;
+    a JSON value that disagrees is kept in profiles_internal.kept_json. Arguments as for ``backfill``; yields nothing where
+    there is nothing to do.
 
     Raises:
         NormalizationRefused: a column has a type that cannot go and come back, or columns are being restored.
@@ -194,43 +172,29 @@ def convert(
         raise NormalizationRefused(
             "The wide columns are being restored. Finish that: profiles-schema normalize restore"
         )
-    _patiently(connection, lambda: _expand(connection))
+    _alter(connection, _expand, stopped)
     phase = _phase(connection)
     if phase not in {"expanded", "converted"}:
         return
     if phase == "converted":
         with connection.begin():
-            sound = connection.scalar(
-                text(
-                    "select profiles_internal.dual_write_is_whole()"
-                    " and not exists (select from profiles_internal.trait_differences(p_most => 1))"
-                )
+            sound = connection.scalar(text("select profiles_internal.dual_write_is_whole()")) and not _differs(
+                connection
             )
         if sound:
             return
-        _patiently(connection, lambda: _begin_again(connection))
-    limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
-    _bring_back(connection, stopped)
-    last = None
-    for last in _in_batches(connection, _Conversion(), limits, stopped):
-        yield last
-    # The last pass has found nothing, unless profiles were left out.
-    if last is not None and last.state == "completed" and not (last.failed and _differs(connection)):
-        _patiently(connection, lambda: connection.execute(text("select profiles_internal.finish_conversion()")))
+        _alter(connection, _begin_again, stopped)
+    with _own_words():
+        yield from run(lambda: connect(connection.engine), [_Kept(), _Conversion()], limits, stopped=stopped)
 
 
 def restore(
-    connection: Connection,
-    *,
-    batch_rows: int = FIRST_ROWS,
-    target_ms: int = TARGET_MS,
-    max_rate: float | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    connection: Connection, *, limits: Limits | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
     """Bring the dropped columns back, filled from the JSON, yielding the progress.
 
-    They get their names once all of them are complete. Arguments as for ``backfill``; yields nothing where no column was
-    dropped.
+    It counts profiles ``restored``. The columns get their names once all of them are complete. Arguments as for ``backfill``;
+    yields nothing where no column was dropped.
 
     Raises:
         NormalizationRefused: the table has columns of those names again, or a row could not be restored.
@@ -238,64 +202,45 @@ def restore(
     """
     if _phase(connection) == "none":
         return
-    _patiently(connection, lambda: connection.execute(text("select profiles_internal.begin_trait_restore()")))
+    _alter(connection, partial(_call, "begin_trait_restore"), stopped)
     if _phase(connection) != "restoring":
         return
     with connection.begin():
         whole = connection.scalar(text("select profiles_internal.dual_write_is_whole()"))
     if not whole:
-        _patiently(connection, lambda: connection.execute(text("select profiles_internal.install_dual_write()")))
-    limits = Limits(batch_rows=batch_rows, target_ms=target_ms, max_rate=max_rate)
-    last = None
-    for last in _in_batches(connection, _Restoration(), limits, stopped):
-        yield last
-    if last is not None and last.state == "completed":
-        _patiently(connection, lambda: _change_columns(connection, "finish_trait_restore"))
+        _alter(connection, partial(_call, "install_dual_write"), stopped)
+    with _own_words():
+        yield from run(lambda: connect(connection.engine), [_Restoration()], limits, stopped=stopped)
 
 
-def verify(connection: Connection, *, stopped: Callable[[], bool] = lambda: False) -> Iterator[Verification]:
+def verify(
+    connection: Connection,
+    *,
+    differences: Differences | None = None,
+    limits: Limits | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
     """Compare every wide column with the JSON, profile by profile, yielding the progress at least once.
 
-    Locks nothing; a window of profiles at a time, each as it is at one moment.
+    It counts values that are ``different``. Locks nothing; a batch of profiles at a time, each as it is at one moment.
+
+    Args:
+        connection: Says which database and role; the work has a connection of its own.
+        differences: Is filled with what was found.
+        limits: Sizes and rates.
+        stopped: Asked between batches; True ends it.
     """
-    result = Verification()
     with connection.begin():
-        result.total = connection.scalar(text("select count(*) from public.user_profiles")) or 0
-        nothing = not packs.is_installed(connection, Where.WIDE_COLUMNS) or not connection.scalar(
+        anything = packs.is_installed(connection, Where.WIDE_COLUMNS) and connection.scalar(
             text("select exists (select from profiles_internal.traits_in_place())")
         )
-    started = time.monotonic()
-    after: str | None = _FIRST_ID
-    while not nothing and not stopped():
-        with connection.begin():
-            rows, up_to = _window(connection, after or _FIRST_ID, _VERIFY_ROWS)
-            found = connection.execute(
-                text(
-                    "select user_id::text, column_name, old_value, new_value from"
-                    " profiles_internal.trait_differences(cast(:after as uuid), cast(:up_to as uuid))"
-                ),
-                {"after": after, "up_to": up_to},
-            ).all() if rows else []  # fmt: skip
-        if not rows:
-            nothing = True
-            break
-        result.profiles += rows
-        result.different += len(found)
-        for row in found:
-            result.columns[row.column_name] = result.columns.get(row.column_name, 0) + 1
-            if len(result.differences) < _NAMED:
-                result.differences.append(Difference(*row))
-        result.profiles_per_second = round(result.profiles / max(time.monotonic() - started, 1e-6), 1)
-        after = up_to
-        yield result
-    result.total = max(result.total, result.profiles)
-    result.state = "completed" if nothing else "stopped"
-    yield result
+    comparison = _Comparison(differences or Differences(), anything=bool(anything))
+    yield from run(lambda: connect(connection.engine), [comparison], limits, stopped=stopped)
 
 
 def contract(
     connection: Connection, *, now: bool = False, stopped: Callable[[], bool] = lambda: False
-) -> Iterator[Verification]:
+) -> Iterator[Progress]:
     """Drop the wide columns, after every row was compared, yielding the progress of that; the last one is "contracted".
 
     Args:
@@ -304,8 +249,8 @@ def contract(
         stopped: Asked while comparing; True ends it, and nothing is dropped.
 
     Raises:
-        NormalizationRefused: not all profiles are converted, the verification period is not over, or something still
-            uses a column.
+        NormalizationRefused: not all profiles are converted, the verification period is not over, something still uses a
+            column, or a profile could not be compared.
         ValuesDiffer: with the first differences; nothing is dropped.
     """
     with connection.begin():
@@ -321,35 +266,52 @@ def contract(
         raise NormalizationRefused(
             "The wide columns are being restored. Finish that: profiles-schema normalize restore"
         )
-    result = Verification()
-    for result in verify(connection, stopped=stopped):
-        yield result
-    if result.state == "stopped":
+    differences = Differences()
+    for progress in verify(connection, differences=differences, stopped=stopped):
+        yield progress
+    if progress.state == "stopped":
         return
-    if result.different:
-        named = "\n".join(f"  {d.user_id}  {d.column}: {d.old!r}, JSON {d.new!r}" for d in result.differences[:20])
+    if progress.failed:
+        raise NormalizationRefused(
+            f"{sum(progress.failed.values())} profiles cannot be compared (SQLSTATE {', '.join(progress.failed)}); no column"
+            " is dropped."
+        )
+    if differences.columns:
+        named = "\n".join(f"  {d.user_id}  {d.column}: {d.old!r}, JSON {d.new!r}" for d in differences.named[:20])
         raise ValuesDiffer(
-            f"{result.different} values of {len(result.columns)} columns differ from the JSON; no column is dropped.\n{named}\n"
+            f"{progress.counts['different']} values of {len(differences.columns)} columns differ from the JSON; no column is"
+            f" dropped.\n{named}\n"
             "See all: profiles-schema normalize verify. Let the columns count: profiles-schema normalize run"
         )
+    # The comparison outlives a lost connection; so has what follows.
+    with connect(connection.engine) as fresh:
+        _contract(fresh, found, progress, now=now, stopped=stopped)
+    progress.state = "contracted"
+    yield progress
+
+
+def _contract(
+    connection: Connection, found: Status, progress: Progress, *, now: bool, stopped: Callable[[], bool]
+) -> None:
+    """Drop the columns, if the verification period is over."""
     with connection.begin():
         ripe = now or found.due is None or bool(connection.scalar(text("select :due <= now()"), {"due": found.due}))
     if not ripe:
         raise NormalizationRefused(
-            f"Columns and JSON agree in all {result.profiles} profiles, but the verification period lasts until"
+            f"Columns and JSON agree in all {progress.done} profiles, but the verification period lasts until"
             f" {found.due:%Y-%m-%d %H:%M %Z}; {found.columns} wide columns stay. Run this again then, or do not wait:"
             " profiles-schema normalize contract --now"
         )
-    _patiently(connection, lambda: _change_columns(connection, "contract_traits"))
-    result.state = "contracted"
-    yield result
+    _alter(connection, partial(_change_columns, "contract_traits"), stopped)
 
 
-class _Profiles:
+class _Differing(Job):
     """What both directions share: profiles in which column and JSON differ, by user id."""
 
-    kind: str
+    unit = "profiles"
     function: str
+    word: str
+    """What it counts."""
     undone: str
     """Of a group %1$I with the columns %2$s: a row that is still to be done. Rows of another kind are few."""
 
@@ -383,11 +345,11 @@ class _Profiles:
             up_to = str(keys[-1])
         return [str(key) for key in keys], up_to
 
-    def do(self, connection: Connection, keys: list[str]) -> int:
-        return int(
-            connection.scalar(text(f"select profiles_internal.{self.function}(cast(:keys as uuid[]))"), {"keys": keys})
-            or 0
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        changed = connection.scalar(
+            text(f"select profiles_internal.{self.function}(cast(:keys as uuid[]))"), {"keys": keys}
         )
+        return {self.word: changed or 0}
 
     def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
         connection.execute(
@@ -396,16 +358,114 @@ class _Profiles:
         )
 
 
-class _Conversion(_Profiles):
+class _Conversion(_Differing):
+    """Into the JSON."""
+
     kind = "normalize"
     function = "convert_traits"
+    word = "converted"
     undone = "(p.%1$I is null and num_nonnulls(%2$s) > 0)"
 
+    def finish(self, connection: Connection, failed: Mapping[str, int]) -> None:
+        # The last pass has found nothing, unless profiles were left out.
+        if not (failed and _differs(connection)):
+            _call("finish_conversion", connection)
 
-class _Restoration(_Profiles):
+
+class _Restoration(_Differing):
+    """Back into the columns."""
+
     kind = "restore"
     function = "restore_traits"
+    word = "restored"
     undone = "(p.%1$I is not null and num_nonnulls(%2$s) = 0)"
+
+    def finish(self, connection: Connection, failed: Mapping[str, int]) -> None:  # noqa: ARG002
+        _change_columns("finish_trait_restore", connection)
+
+
+class _Kept(Job):
+    """What an earlier downgrade kept comes back first: it may be all that a profile has, and then no column differs."""
+
+    kind = "kept"
+    unit = "profiles"
+    recorded = False
+    repeats = False
+
+    def count(self, connection: Connection) -> int:
+        return connection.scalar(text(f"select count(distinct k.user_id) from {_KEPT}")) or 0
+
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        users = connection.scalars(
+            text(
+                f"select distinct k.user_id::text from {_KEPT} and k.user_id > cast(:after as uuid) order by 1 limit :rows"
+            ),
+            {"after": after or _FIRST_ID, "rows": min(rows, window)},
+        ).all()
+        return list(users), users[-1] if len(users) == min(rows, window) else None
+
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        connection.execute(text("select profiles_internal.convert_traits(cast(:users as uuid[]))"), {"users": keys})
+        return {}
+
+
+class _Comparison(Job):
+    """Columns against JSON, profile by profile."""
+
+    kind = "verify"
+    unit = "profiles"
+    recorded = False
+    repeats = False
+
+    def __init__(self, differences: Differences, *, anything: bool) -> None:
+        self.differences = differences
+        self.anything = anything
+        self.after: str | None = None
+        self.found: list[Difference] = []
+        """Of the last batch, which may be done again: after a lost connection, say."""
+
+    def count(self, connection: Connection) -> int:
+        return connection.scalar(text("select count(*) from public.user_profiles")) or 0
+
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        if not self.anything:
+            return [], None
+        if after != self.after:
+            self._keep()
+        self.after, self.found = after, []
+        users = connection.scalars(
+            text(
+                "select p.user_id::text from public.user_profiles as p where p.user_id > cast(:after as uuid)"
+                " order by p.user_id limit :rows"
+            ),
+            {"after": after or _FIRST_ID, "rows": min(rows, window)},
+        ).all()
+        return list(users), users[-1] if len(users) == min(rows, window) else None
+
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        found = connection.execute(
+            text(
+                "select user_id::text, column_name, old_value, new_value from"
+                " profiles_internal.trait_differences(cast(:after as uuid), cast(:up_to as uuid))"
+            ),
+            {"after": str(UUID(int=max(UUID(keys[0]).int - 1, 0))), "up_to": keys[-1]},
+        ).all()
+        self.found += [Difference(*row) for row in found]
+        return {"different": len(found)}
+
+    def finish(self, connection: Connection, failed: Mapping[str, int]) -> None:  # noqa: ARG002
+        self._keep()
+
+    def _keep(self) -> None:
+        columns, named = self.differences.columns, self.differences.named
+        for each in self.found:
+            columns[each.column] = columns.get(each.column, 0) + 1
+        named += self.found[: max(0, _NAMED - len(named))]
+        self.found = []
 
 
 def _window(connection: Connection, after: str, rows: int) -> tuple[int, str | None]:
@@ -420,58 +480,18 @@ def _window(connection: Connection, after: str, rows: int) -> tuple[int, str | N
     return row[0], row[1]
 
 
-def _in_batches(
-    connection: Connection, job: _Profiles, limits: Limits, stopped: Callable[[], bool]
-) -> Iterator[Progress]:
-    yield from run(lambda: connect(connection.engine), job, limits, stopped=stopped)
-    _revive(connection)
-
-
-def _bring_back(connection: Connection, stopped: Callable[[], bool]) -> None:
-    """What an earlier downgrade kept comes back first: it may be all that a profile has, and then no column differs."""
-    after = _FIRST_ID
-    while not stopped():
-        with connection.begin():
-            users = connection.scalars(
-                text(
-                    "select distinct k.user_id::text from profiles_internal.kept_json as k where k.superseded_at is null"
-                    " and k.user_id > cast(:after as uuid) order by 1 limit :rows"
-                ),
-                {"after": after, "rows": _KEPT_ROWS},
-            ).all()
-        if not users:
-            return
-        _patiently(connection, partial(_convert_users, connection, users))
-        after = users[-1]
-
-
-def _convert_users(connection: Connection, users: Sequence[str]) -> None:
-    connection.execute(text("select profiles_internal.convert_traits(cast(:users as uuid[]))"), {"users": list(users)})
-
-
-def _revive(connection: Connection) -> None:
-    """Let a connection that was lost while the batches ran begin anew: they outlive that, and so must what follows."""
-    give_up = time.monotonic() + RECONNECT_SECONDS
-    while True:
-        try:
-            with connection.begin():
-                connection.exec_driver_sql("select")
-        except DBAPIError as error:
-            if not is_disconnect(error) or time.monotonic() > give_up:
-                raise
-            time.sleep(0.1)
-        else:
-            return
-
-
-def _change_columns(connection: Connection, function: str) -> None:
+def _call(function: str, connection: Connection) -> None:
     connection.execute(text(f"select profiles_internal.{function}()"))
+
+
+def _change_columns(function: str, connection: Connection) -> None:
+    _call(function, connection)
     connection.exec_driver_sql(RELOAD_API)
 
 
 def _expand(connection: Connection) -> None:
     if packs.install(connection, Where.WIDE_COLUMNS):
-        connection.execute(text("select profiles_internal.expand_traits()"))
+        _call("expand_traits", connection)
 
 
 def _phase(connection: Connection) -> str:
@@ -480,10 +500,7 @@ def _phase(connection: Connection) -> str:
 
 
 def _differs(connection: Connection) -> bool:
-    with connection.begin():
-        return bool(
-            connection.scalar(text("select exists (select from profiles_internal.trait_differences(p_most => 1))"))
-        )
+    return bool(connection.scalar(text("select exists (select from profiles_internal.trait_differences(p_most => 1))")))
 
 
 def _begin_again(connection: Connection) -> None:
@@ -497,30 +514,37 @@ def _begin_again(connection: Connection) -> None:
     connection.execute(text("select profiles_internal.install_dual_write()"))
 
 
-def _patiently(connection: Connection, work: Callable[[], Any]) -> None:
-    """Do something that locks the table for a moment: waits shortly, so that nobody waits behind us, and tries again.
+def _alter(connection: Connection, change: Callable[[Connection], None], stopped: Callable[[], bool]) -> None:
+    """Change the table, which locks it for a moment: waits shortly, so that nobody waits behind us, and tries again.
 
     Raises:
         DBAPIError: the lock could not be had within a minute (55P03).
+        Stopped: somebody asked for an end.
         NormalizationRefused: a function of ours refused, in its words.
     """
-    give_up = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            with connection.begin():
-                connection.exec_driver_sql("set local lock_timeout = '100ms'")
-                work()
-        except DBAPIError as error:
-            code = sqlstate(error)
-            if code in _REFUSALS:
-                diagnosis = getattr(error.orig, "diag", None)
-                message = str(getattr(diagnosis, "message_primary", "") or error.orig).strip()
-                hint = str(getattr(diagnosis, "message_hint", "") or "").strip()
-                if message.partition(" ")[0].isalpha():  # not the name of a table
-                    message = f"{message[:1].upper()}{message[1:]}"
-                raise NormalizationRefused(f"{message}. {hint}".strip()) from error
-            if code not in _LOCK_ERRORS or time.monotonic() > give_up:
-                raise
-            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter, no secret
-        else:
-            return
+
+    def attempt() -> None:
+        with connection.begin():
+            connection.exec_driver_sql("set local lock_timeout = '100ms'")
+            change(connection)
+
+    def heed_stop(_error: DBAPIError, _remaining: float) -> None:
+        if stopped():
+            raise Stopped
+
+    with _own_words():
+        retry_on_lock(connection, attempt, _LOCK_SECONDS, on_failure=heed_stop)
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """What a function of ours refuses becomes an error in its words."""
+    try:
+        yield
+    except DBAPIError as error:
+        if sqlstate(error) not in _REFUSALS:
+            raise
+        message, hint = server_message(error).strip(), (diagnosis(error, "message_hint") or "").strip()
+        if message.partition(" ")[0].isalpha():  # not the name of a table
+            message = f"{message[:1].upper()}{message[1:]}"
+        raise NormalizationRefused(f"{message}. {hint}".strip()) from error

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, notice, problem
 from profiles_schema.schema.catalog import API_ROLES, Key, subjects
 from profiles_schema.schema.objects import Where
 
@@ -81,7 +81,9 @@ class Opening:
     finding: Finding
 
 
-def look(connection: Connection, declared: Collection[Key], accepted: dict[str, list[str]]) -> Iterator[Finding]:
+def examine_openings(
+    connection: Connection, declared: Collection[Key], accepted: dict[str, list[str]]
+) -> Iterator[Finding]:
     """Everything that opens a table of ours, or keeps rows out of it, and is not accepted.
 
     Args:
@@ -121,7 +123,7 @@ def _rows(connection: Connection, query: str, **values: Any) -> Any:
 def _opening(setting: str, name: str, code: str, fact: str, remedy: str, *, known: bool = False) -> Opening:
     """``known``: the application had it before its tables were adopted, which keeps what it does not need to change."""
     accept = f"profiles-schema settings set {setting} {shlex.quote(name)}"
-    return Opening(name, Finding(code, "notice" if known else "problem", f"{fact} If that is meant: {accept}", remedy))
+    return Opening(name, (notice if known else problem)(code, f"{fact} If that is meant: {accept}", remedy))
 
 
 def _policies(connection: Connection, declared: Collection[Key]) -> Iterator[Opening]:
@@ -272,9 +274,8 @@ def _roles(connection: Connection) -> Iterator[Finding]:
         " where r.rolname = any (cast(:api as text[])) and a.has order by 1, 2",
     )
     for row in attributes:
-        yield Finding(
+        yield problem(
             "role_rights",
-            "problem",
             f"The role {row.rolname} has {row.attribute.upper()}: row level security does not hold for it.",
             f"alter role {row.rolname} no{row.attribute}",
         )
@@ -289,9 +290,8 @@ def _roles(connection: Connection) -> Iterator[Finding]:
     )
     for row in memberships:
         by_way = "" if row.itself else f" and by that of {row.reached}"
-        yield Finding(
+        yield problem(
             "role_rights",
-            "problem",
             f"The role {row.rolname} is a member of {row.direct}{by_way}: it can do what that role can.",
             f"revoke {row.direct} from {row.rolname} granted by {row.grantor}",
         )
@@ -339,9 +339,8 @@ def _reached_rights(connection: Connection, declared: Collection[Key]) -> Iterat
     )
     for row in rows:
         more = f", and {len(row.rights) - _SHOWN} rights more" if len(row.rights) > _SHOWN else ""
-        yield Finding(
+        yield problem(
             "role_rights",
-            "problem",
             f"The role {row.rolname} is a member of {row.direct}, and so may do what is not declared:"
             f" {', '.join(row.rights[:_SHOWN])}{more}.",
             f"revoke {row.direct} from {row.rolname} granted by {row.grantor}",
@@ -363,9 +362,8 @@ def _grant_options(connection: Connection) -> Iterator[Finding]:
         " where g.rolname = any (cast(:api as text[])) and g.oid <> o.owner group by 1, 2, 3 order by 2, 1",
     )
     for row in rows:
-        yield Finding(
+        yield problem(
             "role_rights",
-            "problem",
             f"The role {row.rolname} may pass on rights on {row.plain}: {row.rights}.",
             f"revoke grant option for {row.rights} on {row.name} from {row.rolname} cascade",
         )
@@ -390,9 +388,8 @@ def _owners(connection: Connection) -> Iterator[Finding]:
         why = (
             "it runs with the wrong rights" if row.kind == "function" else "row level security does not bind that role"
         )
-        yield Finding(
+        yield problem(
             "owner",
-            "problem",
             f"The {row.kind} {row.name} belongs to {row.owner}, the other tables to {row.wanted}: {why}.",
             f"alter {row.kind} {row.name} owner to {row.wanted}",
         )
@@ -410,9 +407,8 @@ def _schemas(connection: Connection) -> Iterator[Finding]:
     )
     for row in rows:
         who = "everybody" if row.grantee == "public" else row.grantee
-        yield Finding(
+        yield problem(
             "schema",
-            "problem",
             f"In the schema public, {who} may create objects: tables and functions that others then use by mistake.",
             f"revoke create on schema public from {row.grantee}",
         )
@@ -423,9 +419,8 @@ def _schemas(connection: Connection) -> Iterator[Finding]:
         "  and not has_schema_privilege(r.oid, n.oid, 'usage') order by 1, 2",
     )
     for row in rows:
-        yield Finding(
+        yield problem(
             "schema",
-            "problem",
             f"The role {row.rolname} may not use the schema {row.nspname}: what it calls there fails.",
             f"grant usage on schema {row.nspname} to {row.rolname}",
         )
@@ -445,9 +440,8 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         "  and p.pronamespace is distinct from to_regnamespace('profiles_internal')::oid order by 2, 1",
     )
     for row in rows:
-        yield Finding(
+        yield notice(
             "foreign_trigger",
-            "notice",
             f'The trigger "{row.tgname}" on {row.plain} is not ours and runs'
             + (
                 " before rows are written: it can refuse them."

@@ -14,9 +14,8 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.database import connect
 from profiles_schema.errors import NoSessions
-from profiles_schema.operations import batches
-from profiles_schema.operations.batches import FIRST_ROWS, TARGET_MS, Limits, Progress, run
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.batches import Job, Limits, Progress, run
+from profiles_schema.operations.findings import Finding, problem
 from profiles_schema.schema.objects import Where
 
 REMEDY = "profiles-schema progress recount"
@@ -44,8 +43,8 @@ order by p.user_id
 """
 
 
-class _Recount:
-    """The job: progress that is not what the sessions say, by user."""
+class _Recount(Job):
+    """Progress that is not what the sessions say, by user."""
 
     kind = "progress"
 
@@ -59,9 +58,9 @@ class _Recount:
         keys = [str(row.user_id) for row in connection.execute(text(_DIFFERING), {"users": users})][:rows]
         return keys, keys[-1] if len(keys) == rows else reached
 
-    def do(self, connection: Connection, keys: list[str]) -> int:
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
         connection.execute(text("select profiles_internal.recount_progress(cast(:users as uuid[]))"), {"users": keys})
-        return len(keys)
+        return {"recounted": len(keys)}
 
     def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
         connection.execute(
@@ -73,21 +72,43 @@ class _Recount:
         )
 
 
+class _Marks(Job):
+    """Marks of users whose progress is right all the same: the failed statement was undone, or changed nothing."""
+
+    kind = "marks"
+    recorded = False
+    repeats = False
+
+    def count(self, connection: Connection) -> int:
+        return connection.scalar(text("select count(distinct user_id) from profiles_internal.stale_progress")) or 0
+
+    def next_keys(
+        self, connection: Connection, after: str | None, rows: int, window: int
+    ) -> tuple[list[str], str | None]:
+        marked = "select distinct p.user_id from profiles_internal.stale_progress as p"
+        return _page(connection, marked, after, min(rows, window, _WINDOW))
+
+    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        connection.execute(
+            text(
+                "delete from profiles_internal.stale_progress where user_id in (select p.user_id"
+                f" from public.user_progress as p where p.user_id = any (cast(:users as uuid[])) except ({_DIFFERING}))"
+            ),
+            {"users": keys},
+        )
+        return {}
+
+
 def recount(
-    connection: Connection,
-    *,
-    batch_users: int = FIRST_ROWS,
-    target_ms: int = TARGET_MS,
-    max_rate: float | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    connection: Connection, *, limits: Limits | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
     """Count anew the progress that is not what the sessions say, yielding after every batch, at least once.
 
+    It counts users ``recounted``.
+
     Args:
-        connection: A connection outside a transaction, as the role that owns the tables; more are opened like it.
-        batch_users: Users in the first batch; later ones follow the target.
-        target_ms: How long a batch should take.
-        max_rate: Most users per second.
+        connection: Says which database and role, which owns the tables; the work has a connection of its own.
+        limits: Sizes and rates.
         stopped: Asked between batches; True ends the work, which goes on where it was the next time.
 
     Raises:
@@ -96,27 +117,10 @@ def recount(
     """
     with connection.begin():
         require_sessions(connection)
-    limits = Limits(batch_rows=batch_users, target_ms=target_ms, max_rate=max_rate)
-    progress = batches.Progress(0, 0, state="completed")
-    for progress in run(lambda: connect(connection.engine), _Recount(), limits, stopped=stopped):
-        if progress.state != "completed":
-            yield progress
-    if progress.state == "completed":
-        # Marks of users whose progress is right all the same: the failed statement was undone, or changed nothing.
-        with connect(connection.engine) as fresh, fresh.begin():
-            for users in _windows(fresh):
-                differing = {row.user_id for row in fresh.execute(text(_DIFFERING), {"users": users})}
-                fresh.execute(
-                    text(
-                        "delete from profiles_internal.stale_progress where user_id = any (cast(:users as uuid[]))"
-                        " and user_id <> all (cast(:differing as uuid[]))"
-                    ),
-                    {"users": users, "differing": list(differing)},
-                )
-    yield progress
+    yield from run(lambda: connect(connection.engine), [_Recount(), _Marks()], limits, stopped=stopped)
 
 
-def plan(connection: Connection) -> dict[str, Any]:
+def forecast(connection: Connection) -> dict[str, Any]:
     """What a recount would do: differing (users), sample (user id, columns that differ)."""
     require_sessions(connection)
     differing = 0
@@ -133,7 +137,7 @@ def require_sessions(connection: Connection) -> None:
         raise NoSessions
 
 
-def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
+def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]:
     """What ``health`` says: marks of failed roll-ups, and progress that differs, of a sample of users or of all."""
     if connection.scalar(
         text(
@@ -149,9 +153,8 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         )
     ).one()
     if stale.users:
-        yield Finding(
+        yield problem(
             "stale_progress",
-            "problem",
             f"Sessions of {stale.users} user{'s' if stale.users > 1 else ''} changed and the progress did not, because the roll-up failed (SQLSTATE"
             f" {stale.codes}). The next session of each counts anew.",
             REMEDY,
@@ -179,9 +182,8 @@ def findings(connection: Connection, *, full: bool) -> Iterator[Finding]:
         differing = len(connection.execute(text(_DIFFERING), {"users": list(users)}).all())
     if differing:
         scope = ("user" if differing == 1 else "users") if full else f"of {len(users)} users looked at"
-        yield Finding(
+        yield problem(
             "progress",
-            "problem",
             f"The progress of {differing} {scope} is not what their sessions say.",
             REMEDY,
             differing,
@@ -204,17 +206,20 @@ def _windows(connection: Connection) -> Iterator[list[str]]:
 
 
 def _window(connection: Connection, after: str | None, rows: int) -> tuple[list[str], str | None]:
-    users = [
+    """The next users with progress, and how far that is; None for the end."""
+    return _page(connection, "select p.user_id from public.user_progress as p", after, rows)
+
+
+def _page(connection: Connection, users: str, after: str | None, rows: int) -> tuple[list[str], str | None]:
+    """The next of some users, and how far that is; None for the end."""
+    found = [
         str(user)
         for user in connection.scalars(
-            text(
-                "select p.user_id from public.user_progress as p where p.user_id > cast(:after as uuid)"
-                " order by p.user_id limit :rows"
-            ),
+            text(f"{users} where p.user_id > cast(:after as uuid) order by p.user_id limit :rows"),
             {"after": after or _FIRST_ID, "rows": rows},
         )
     ]
-    return users, users[-1] if len(users) == rows else None
+    return found, found[-1] if len(found) == rows else None
 
 
 def differences(connection: Connection, users: list[Any]) -> list[list[Any]]:

@@ -28,12 +28,12 @@ from profiles_schema.errors import InsufficientPrivilege, NotAtHead, NotMigrated
 from profiles_schema.migrations import expected, standing
 from profiles_schema.migrations.blockers import BlockerWatch
 from profiles_schema.migrations.drift import REMEDY as AGAIN
-from profiles_schema.migrations.failures import translated
+from profiles_schema.migrations.failures import database_error
 from profiles_schema.migrations.indexes import concurrent_index_rules, created_index, is_concurrent
 from profiles_schema.migrations.locking import migration_lock
 from profiles_schema.migrations.options import Options
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
-from profiles_schema.migrations.repairs import EQUAL_ROWS, Left, Step, plan, prevented, rows_to_change
+from profiles_schema.migrations.repairs import EQUAL_ROWS, Left, Repair, find_repairs, obstacle_to, rows_to_change
 from profiles_schema.migrations.session import session
 from profiles_schema.migrations.standing import at_head
 from profiles_schema.operations.health import current_revision
@@ -50,7 +50,7 @@ _READ_ONLY = "25006"
 class Result:
     """What was put back (or, in a dry run, would be), and what was left."""
 
-    repaired: list[Step] = field(default_factory=list)
+    repaired: list[Repair] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
 
 
@@ -59,7 +59,7 @@ def repair(
     *,
     dry_run: bool = False,
     recreate_dropped: bool = False,
-    show: Callable[[Step, str], None] = lambda _step, _sql: None,
+    show: Callable[[Repair, str], None] = lambda _repair, _sql: None,
 ) -> Result:
     """Put back everything that differs, as far as that takes no decision.
 
@@ -75,19 +75,19 @@ def repair(
     """
     _require_head(connection)
     if dry_run:
-        planned, left = plan(connection, recreate_dropped=recreate_dropped)
-        steps = []
-        for step in planned:
-            obstacle = prevented(connection, step)
+        found, left = find_repairs(connection, recreate_dropped=recreate_dropped)
+        possible = []
+        for each in found:
+            obstacle = obstacle_to(connection, each)
             if obstacle is None:
-                steps.append(step)
+                possible.append(each)
             elif obstacle not in left:
                 left.append(obstacle)
         connection.rollback()
-        for step in steps:
-            for sql in step.transactions:
-                show(step, sql)
-        return Result(steps, left)
+        for each in possible:
+            for sql in each.transactions:
+                show(each, sql)
+        return Result(possible, left)
     _require_owner(connection)
     refuse_transaction_pooler(connection)
     options = Options(lock_wait_seconds=WAIT_FOR_MIGRATION_SECONDS, deadline_seconds=DEADLINE_SECONDS)
@@ -106,30 +106,30 @@ def repair(
 
 
 def _repair(
-    connection: Connection, watch: BlockerWatch, show: Callable[[Step, str], None], *, recreate_dropped: bool
+    connection: Connection, watch: BlockerWatch, show: Callable[[Repair, str], None], *, recreate_dropped: bool
 ) -> Result:
     result = Result()
-    done: set[Step] = set()
+    done: set[Repair] = set()
     for _ in range(_PASSES):
         # What depends on something repaired (the triggers of a table, say) is found by the next look.
-        steps, result.left = plan(connection, recreate_dropped=recreate_dropped)
+        found, result.left = find_repairs(connection, recreate_dropped=recreate_dropped)
         connection.rollback()
         progress, again = False, []
-        for step in steps:
-            if step in done:
-                again.append(Left(step.what, "It was put back, and differs again.", AGAIN))
+        for each in found:
+            if each in done:
+                again.append(Left(each.what, "It was put back, and differs again.", AGAIN))
                 continue
-            for sql in step.transactions:
-                show(step, sql)
+            for sql in each.transactions:
+                show(each, sql)
                 try:
                     _execute(connection, sql, watch)
                 except DBAPIError as error:
-                    result.left.append(_left(connection, step, error, watch))
+                    result.left.append(_difference_left(connection, each, error, watch))
                     break
                 progress = True
             else:
-                done.add(step)
-                result.repaired.append(step)
+                done.add(each)
+                result.repaired.append(each)
         # Behind something that is left, a difference that comes again (a CHECK on a column of another type) is no news.
         result.left += [] if result.left else again
         if not progress:
@@ -141,7 +141,7 @@ def _repair(
 def _require_head(connection: Connection) -> None:
     revision = current_revision(connection)
     if revision is None:
-        obstacle = standing.without_version(connection)
+        obstacle = standing.lost_version(connection)
         if obstacle is None:
             raise NotMigrated
         if obstacle.code != "version_lost" or not _was_at_head(connection):
@@ -231,38 +231,38 @@ def _drop_invalid(connection: Connection, sql: str) -> None:
         _execute_once(connection, f"drop index concurrently if exists {left}")
 
 
-def _left(connection: Connection, step: Step, error: DBAPIError, watch: BlockerWatch) -> Left:
+def _difference_left(connection: Connection, failed: Repair, error: DBAPIError, watch: BlockerWatch) -> Left:
     if is_disconnect(error) or sqlstate(error) == _READ_ONLY:
-        raise translated(error, doing="the repair", role="") from error
+        raise database_error(error, doing="the repair", role="") from error
     message = server_message(error)
     match sqlstate(error):
         case state if state in LOCK_FAILURES:
             held = f", held by {watch.last}" if watch.last else ""
-            return Left(step.what, f"No lock within {DEADLINE_SECONDS:.0f} s{held}.", AGAIN)
+            return Left(failed.what, f"No lock within {DEADLINE_SECONDS:.0f} s{held}.", AGAIN)
         case "42501":
             owner = connection.scalar(
                 text("select nspowner::regrole::text from pg_namespace where nspname = 'profiles_internal'")
             )
             connection.rollback()
             return Left(
-                step.what,
+                failed.what,
                 f"{message[:1].upper()}{message[1:]}.",
                 f"connect as a role that may, such as {owner}, and run: {AGAIN}",
             )
-        case "23505" if step.duplicates:
+        case "23505" if failed.duplicates:
             return Left(
-                step.what,
+                failed.what,
                 EQUAL_ROWS,
-                rows_to_change(step.duplicates),
+                rows_to_change(failed.duplicates),
             )
         case "42703" | "42P01":
             return Left(
-                step.what, f"{message[:1].upper()}{message[1:]}.", f"put that back first, then: {AGAIN}", waits=True
+                failed.what, f"{message[:1].upper()}{message[1:]}.", f"put that back first, then: {AGAIN}", waits=True
             )
         case "2BP01":  # DETAIL names objects here
             detail = (diagnosis(error, "message_detail") or message).replace("\n", "; ")
-            return Left(step.what, f"Something else depends on it: {detail}.", f"drop or change that, then: {AGAIN}")
+            return Left(failed.what, f"Something else depends on it: {detail}.", f"drop or change that, then: {AGAIN}")
         case state:
             return Left(
-                step.what, f"The database refused: {message} (SQLSTATE {state}).", f"remove the cause, then: {AGAIN}"
+                failed.what, f"The database refused: {message} (SQLSTATE {state}).", f"remove the cause, then: {AGAIN}"
             )

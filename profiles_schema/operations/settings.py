@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from profiles_schema.errors import UsageError
 from profiles_schema.migrations import expected
 from profiles_schema.operations import openings
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, problem
 
 _CHOICES: Mapping[str, Sequence[Any]] = {
     "auto_create_profiles": (True, False),
@@ -80,7 +80,7 @@ def examine_settings(connection: Connection) -> Iterator[Finding]:
             fact = f"The setting {key} has a value that means nothing; {_allowed(key)}."
         else:
             continue
-        yield Finding("setting", "problem", fact, f"profiles-schema settings set {key} {usual}")
+        yield problem("setting", fact, f"profiles-schema settings set {key} {usual}")
 
 
 def _choice(key: str, value: str) -> Any:
@@ -119,7 +119,7 @@ def _names(connection: Connection, key: str, value: str) -> list[str]:
             raise UsageError(f'{key} takes one name, which is added, or the whole list: ["NAME", "NAME"] or [].')
     else:
         before = accepted(connection).get(key, [])
-    known = [each.name for each in openings.acceptable(connection, expected.declared(connection))[key]]
+    known = [each.name for each in openings.acceptable(connection, expected.declared_fingerprints(connection))[key]]
     for name in wanted:
         if name not in known:
             there = f"There are: {'; '.join(known)}." if known else "There is nothing to accept."

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.driver import sqlstate
-from profiles_schema.migrations.sql_objects import holds
+from profiles_schema.migrations.sql_objects import applies
 from profiles_schema.operations.settings import accepted
 from profiles_schema.schema.objects import Where
 from profiles_schema.settings import ENVELOPE_PREFIX
@@ -45,7 +45,7 @@ _CHANGED = {
 
 
 @dataclass(frozen=True)
-class Step:
+class SmokeStep:
     """One thing tried: ``passed``, and what happened instead where it did not."""
 
     name: str
@@ -57,7 +57,7 @@ class _Failed(Exception):
     """A step's expectation was not met."""
 
 
-def smoke(connection: Connection) -> Iterator[Step]:
+def smoke(connection: Connection) -> Iterator[SmokeStep]:
     """Try everything once, yielding each step as it is done.
 
     Args:
@@ -74,21 +74,21 @@ def smoke(connection: Connection) -> Iterator[Step]:
         transaction.rollback()
 
 
-def _try(connection: Connection, name: str, attempt: Callable[[], None]) -> Step:
+def _try(connection: Connection, name: str, attempt: Callable[[], None]) -> SmokeStep:
     savepoint = connection.begin_nested()
     try:
         attempt()
     except _Failed as failure:
         savepoint.rollback()
-        return Step(name, passed=False, detail=str(failure))
+        return SmokeStep(name, passed=False, detail=str(failure))
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
         savepoint.rollback()
         message = str(error.orig).strip().partition("\n")[0]
-        return Step(name, passed=False, detail=f"{message} (SQLSTATE {sqlstate(error)})")
+        return SmokeStep(name, passed=False, detail=f"{message} (SQLSTATE {sqlstate(error)})")
     savepoint.commit()
-    return Step(name, passed=True)
+    return SmokeStep(name, passed=True)
 
 
 def user_columns(connection: Connection) -> frozenset[str]:
@@ -130,7 +130,7 @@ class _Trial:
         self.user = uuid.uuid4()
         self.other = uuid.uuid4()
         self.columns = user_columns(connection)
-        self.tables = [*_TABLES, *(["sessions"] if holds(connection, Where.OWN_SESSIONS) else [])]
+        self.tables = [*_TABLES, *(["sessions"] if applies(connection, Where.OWN_SESSIONS) else [])]
         # What a policy of the application allows that the operator accepts is no failure.
         opened = connection.execute(
             text(
@@ -205,7 +205,7 @@ class _Trial:
         yield "anon can read no table", self.anon_reads
         yield "anon can call get_public_profile", self.anon_calls
         yield "get_user_profile_stats is for service_role", self.stats
-        if holds(self.connection, Where.OWN_IDENTITY):
+        if applies(self.connection, Where.OWN_IDENTITY):
             yield "create_user makes a user with a profile", self.create_user
         yield "an export goes its way", self.export
         yield "deleting a user works", self.delete_user

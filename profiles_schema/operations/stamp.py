@@ -28,12 +28,12 @@ def proven_head(connection: Connection) -> tuple[str, str | None]:
             " with ours. Use its own alembic: alembic stamp heads"
         )
     if recorded is None:
-        obstacle = standing.without_version(connection)
+        obstacle = standing.lost_version(connection)
         if obstacle is None:
             raise NotMigrated
         if obstacle.code != "version_lost":
             raise obstacle.error()
-    lines = list(expected.described(connection))
+    lines = list(expected.sentences(connection))
     head = ", ".join(sorted(heads))
     if lines:
         more = [f"And {len(lines) - _SHOWN} more."] if len(lines) > _SHOWN else []

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.migrations import expected
-from profiles_schema.operations.findings import Finding
+from profiles_schema.operations.findings import Finding, notice, problem
 from profiles_schema.schema.catalog import API_ROLES, Key, subjects
 
 FIRST_TRIGGER = "00_profiles_on_auth_user_created"
@@ -64,9 +64,8 @@ def _settings(connection: Connection) -> Iterator[Finding]:
             if row.name == "session_replication_role"
             else "what row level security would filter fails instead"
         )
-        yield Finding(
+        yield problem(
             "server_setting",
-            "problem",
             f"The {where} sets {row.name} to {row.value}: {effect}. Sessions that are open keep it.",
             f"alter {target} reset {row.name}",
         )
@@ -81,9 +80,8 @@ def _unlogged(connection: Connection) -> Iterator[Finding]:
         {"tables": expected.every_table()},
     )
     for table in rows:
-        yield Finding(
+        yield problem(
             "unlogged",
-            "problem",
             f"The table {table} is unlogged: a crash of the server empties it, and no replica has its rows.",
             f"alter table {table} set logged",
         )
@@ -102,9 +100,8 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         {"tables": expected.every_table()},
     )
     for row in rows:
-        yield Finding(
+        yield notice(
             "switched_off",
-            "notice",
             f'The trigger "{row.tgname}" on {row.name}, which is not ours, is disabled.',
             f"alter table {row.name} enable trigger {row.quoted}",
         )
@@ -133,9 +130,8 @@ def _too_early(connection: Connection) -> Iterator[Finding]:
         {"tables": expected.every_table(), "first": FIRST_TRIGGER},
     )
     for row in rows:
-        yield Finding(
+        yield notice(
             "too_early",
-            "notice",
             f'The trigger "{row.tgname}" on auth.users names tables of profiles, and runs before a new user has a profile:'
             " if it needs one, sign-ups fail.",
             f"alter trigger {row.quoted} on auth.users rename to {row.later}"
@@ -164,9 +160,8 @@ def _foreign_keys(connection: Connection, declared: Collection[Key]) -> Iterator
         {"tables": expected.every_table(), "declared": subjects(declared, "constraint")},
     )
     for row in rows:
-        yield Finding(
+        yield notice(
             "switched_off",
-            "notice",
             f"The foreign key {row.conname} of {row.name} to {row.refers_to}, which is not ours, is switched off: its internal"
             " triggers are disabled. The statement makes it anew; rows that refer to nothing make its second half fail.",
             f"alter table {row.name} drop constraint {row.quoted}, add constraint {row.quoted} {row.definition} not valid;"

@@ -20,7 +20,7 @@ from profiles_schema import data_rights
 from profiles_schema.data_rights import Registration
 from profiles_schema.driver import quote_name, retry_on_lock, sqlstate
 from profiles_schema.errors import StorageMissing, UserNotFound
-from profiles_schema.operations.health import ALIVE
+from profiles_schema.operations.health.users import ALIVE
 from profiles_schema.schema.objects import Where
 from profiles_schema.schema.personal_data import BY_SECTION, TABLES, PersonTable
 from profiles_schema.storage import Storage

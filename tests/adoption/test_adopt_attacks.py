@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from profiles_schema import UserProfile
 from profiles_schema.errors import MigrationFailed, UsageError
-from profiles_schema.operations import contents
 from profiles_schema.operations.adopt import plan
 from profiles_schema.operations.health import examine
+from profiles_schema.operations.rehearse import contents
 from profiles_schema.operations.smoke import smoke
 from support import drift, shapes
 

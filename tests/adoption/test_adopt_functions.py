@@ -76,3 +76,22 @@ def test_a_function_of_other_types_can_be_replaced_too(hosted_open):
     assert hosted_open.value("select public.create_user('x')") == "made x"
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 6
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        ("create function public.get_user_profile_stats() returns jsonb language sql as 'select null::jsonb'", "get_user_profile_stats()"),
+        ("create function public.gen_available_username(text) returns text language sql as 'select 1::text'", "gen_available_username(text)"),
+    ],
+)  # fmt: skip
+def test_functions_of_our_names_are_set_aside_and_come_back(empty, found, name):
+    body = f"select prosrc from pg_proc where oid = to_regprocedure('public.{name}')"
+    empty.script(found)
+    before = empty.value(body)
+    empty.answering = ("replace",)
+    empty.upgrade()
+    assert drift(empty) == []
+    assert empty.value(body) != before
+    empty.downgrade("base")
+    assert empty.value(body) == before

@@ -200,7 +200,7 @@ def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_vali
 
 
 def test_what_the_file_holds_of_the_application_is_quoted():
-    nasty = adopt.Step(**dict.fromkeys(adopt.Step.__dataclass_fields__))
+    nasty = adopt.PlanStep(**dict.fromkeys(adopt.PlanStep.__dataclass_fields__))
     nasty = replace(
         nasty,
         id='policy:public."a\\b":say "no"\n\x7f',
@@ -208,12 +208,12 @@ def test_what_the_file_holds_of_the_application_is_quoted():
         found="\x00\x1b[31m",
         answers={"keep": "a\nb"},
     )
-    text = answers.written([nasty], {nasty.id: "keep"}, name="adopt.toml")
+    text = answers.render([nasty], {nasty.id: "keep"}, name="adopt.toml")
     assert tomllib.loads(text) == {nasty.id: "keep"}
 
 
 def test_a_name_with_a_space_is_quoted_in_the_commands_of_the_file():
-    text = answers.written([], {}, name="my answers.toml")
+    text = answers.render([], {}, name="my answers.toml")
     assert "adopt --dry-run --write-answers 'my answers.toml'\n" in text
     assert "upgrade -x 'answers=my answers.toml'\n" in text
 
@@ -303,7 +303,7 @@ def written_file(database, path, given):
     """A file of answers as --write-answers writes it, answered."""
     with database.engine.connect() as connection:
         plan = adopt.plan(connection, answers=given)
-    path.write_text(answers.written([*plan.questions, *plan.answered], given, name=path.name), encoding="utf-8")
+    path.write_text(answers.render([*plan.questions, *plan.answered], given, name=path.name), encoding="utf-8")
     return answers.read(str(path)), f"answers={path}"
 
 
@@ -377,7 +377,7 @@ def test_a_policy_that_reads_otherwise_after_our_renames_is_the_one_that_was_ask
     with hosted_open.engine.connect() as connection:
         asked = adopt.plan(connection, x=["adopt-table=profiles"]).questions
     given = {each.id: next(iter(each.answers)) for each in asked}
-    path.write_text(answers.written(asked, given, name=path.name), encoding="utf-8")
+    path.write_text(answers.render(asked, given, name=path.name), encoding="utf-8")
     assert answers.read_asked(str(path))
     with hosted_open.engine.connect() as connection:
         command.upgrade(alembic_config(connection, {"answers": str(path), "adopt-table": "profiles"}), "head")

@@ -122,7 +122,7 @@ class Chaos:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "profiles_schema", *self.verb, *arguments], cwd=REPOSITORY,
+            [sys.executable, "-m", "profiles_schema", *self.verb, "--json", *arguments], cwd=REPOSITORY,
             env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.processes.append(process)

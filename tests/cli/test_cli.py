@@ -160,7 +160,7 @@ def test_colour_is_left_to_the_terminal_unless_it_is_refused(monkeypatch, enviro
 
 
 def test_the_shell_completes_verbs_and_options():
-    script = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    script = (REPOSITORY / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
     line = re.search(r"^eval .*bash_source.*", script, flags=re.MULTILINE)[0].partition("    #")[0]
     asked = (
         f'PATH="{Path(sys.executable).parent}:$PATH"; {line}; complete -p profiles-schema;'

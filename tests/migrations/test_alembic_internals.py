@@ -50,8 +50,8 @@ def test_the_environment_is_behind_the_module(seen):
 def test_a_command_says_what_it_is(seen, verb):
     name, arguments, options = COMMANDS[verb]
     environment = seen(name, *arguments, **options)
-    plan = internals.plan_of(environment)
-    assert callable(plan), moved(internals.plan_of, 'context_opts["fn"]')
+    plan = internals.step_finder(environment)
+    assert callable(plan), moved(internals.step_finder, 'context_opts["fn"]')
     for function, subject, verbs, what in (
         (internals.has_destination, environment, {"upgrade", "downgrade", "stamp"}, 'context_opts["destination_rev"]'),
         (internals.compares, environment, {"check"}, 'context_opts["revision_context"]'),
@@ -63,8 +63,8 @@ def test_a_command_says_what_it_is(seen, verb):
 
 
 def test_a_comparison_keeps_what_it_found(seen):
-    operations = internals.proposed(seen("check"))
-    assert [each.as_diffs() for each in operations] == [[]], moved(internals.proposed, "generated_revisions")
+    operations = internals.proposed_operations(seen("check"))
+    assert [each.as_diffs() for each in operations] == [[]], moved(internals.proposed_operations, "generated_revisions")
 
 
 def test_a_comparison_keeps_the_revision_id_that_was_asked_for(seen):

@@ -148,7 +148,7 @@ def test_check_waits_for_nobody_who_writes_and_keeps_nobody_waiting(project):
         writer.exec_driver_sql(f"lock table {tables}, public.user_profile_audit_logs, auth.users in row exclusive mode")
         assert drift(project) == []
     with project.engine.connect() as connection:
-        assert list(expected.described(connection)) == []
+        assert list(expected.sentences(connection)) == []
         assert locks(connection) == {"AccessShareLock"}
 
 
@@ -168,7 +168,7 @@ grant select on profiles_internal.adopted, profiles_internal.settings, profiles_
 
 @contextmanager
 def as_reader(database):
-    """The database as a role that may read what docs/at-night.md says, and as if it were a standby."""
+    """The database as a role that may read what docs/how-to/monitor-a-database.md says, and as if it were a standby."""
     administrator = database.administrator
     administrator.script(READER)
     administrator.run(f'alter database "{database.name}" set default_transaction_read_only = on')

@@ -321,7 +321,7 @@ def test_an_insert_commits_and_is_repaired(numbered, name):
     assert failures(numbered) == [(code, "insert", 1)]
     assert "ada@" not in str(numbered.run("select * from public.user_profile_audit_logs"))
     assert (counts(numbered), codes(numbered)) == ((1, 0, 0, 0), {"identity"})
-    assert repair(numbered).followed == 1
+    assert repair(numbered).counts["followed"] == 1
     assert (counts(numbered), codes(numbered, full=True)) == ((1, 1, 1, 1), set())
 
 
@@ -354,7 +354,7 @@ def test_a_lost_update_and_a_lost_delete_are_found_and_repaired(numbered):
     numbered.script(mend_it)
     assert codes(numbered) == {"identity"}
     done = repair(numbered)
-    assert (done.followed, done.released) == (1, 1)
+    assert (done.counts["followed"], done.counts["released"]) == (1, 1)
     assert (of(numbered, ada).email, of(numbered, grace)) == ("new@example.org", None)
     assert codes(numbered, full=True) == set()
 

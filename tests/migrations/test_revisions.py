@@ -333,3 +333,13 @@ def test_a_role_that_sees_no_users_is_told_so(hosted):
     assert "alter role project_owner bypassrls" in str(refused.value)
     hosted.upgrade()
     assert missing(hosted) == 0
+
+
+def test_a_backfill_that_failed_leaves_nothing_behind_at_base(hosted):
+    with blinded(hosted):
+        hosted.upgrade(BEFORE_TRIGGERS)
+        hosted.administrator.sign_up("ada@example.org")
+        with pytest.raises(InsufficientPrivilege):
+            hosted.upgrade()
+    hosted.downgrade("base", allow_data_loss="yes")
+    assert hosted.value("select to_regnamespace('profiles_internal')") is None

@@ -751,6 +751,17 @@ def test_an_interruption_inside_an_autocommit_block_is_one_line(long_backfill, p
     wait_until(lambda: rows(long_backfill.url, try_lock) == [(True,)])
 
 
+def test_a_connection_lost_while_rows_are_counted_is_one_sentence(history, url, monkeypatch):
+    history.add("0001_table", "create table t (n int)")
+
+    def lose(connection):
+        connection.exec_driver_sql("select pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid())")
+
+    monkeypatch.setattr(summary, "_count_rows", lose)
+    with pytest.raises(errors.DatabaseUnreachable, match="was lost during the migration"):
+        history.upgrade()
+
+
 def test_a_downgrade_interrupted_inside_an_autocommit_block_is_one_line(history, url):
     history.add("0001_table", "create table t (n int)")
     history.add("0002_block", "pass", concurrently("select pg_sleep(30)"))

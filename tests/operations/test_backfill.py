@@ -34,7 +34,7 @@ def test_profiles_and_progress_are_made_with_the_rule_of_the_trigger(database):
     without_trigger(database, 2500)
     assert missing(database) == 2500
     progress = run(database)
-    assert (progress.users, progress.created, progress.failed) == (2500, 2500, {})
+    assert (progress.counts["created"], progress.failed) == (2500, {})
     assert missing(database) == 0
     assert database.value("select count(distinct lower(username)) from public.user_profiles") == 2500
     assert database.value("select count(*) from public.user_profiles where username ~ '^usr[0-9]+$'") == 700
@@ -43,13 +43,13 @@ def test_profiles_and_progress_are_made_with_the_rule_of_the_trigger(database):
 def test_a_second_run_has_nothing_to_do(database):
     without_trigger(database, 10)
     run(database)
-    assert run(database).created == 0
+    assert run(database).counts == {}
 
 
 def test_progress_alone_is_made_too(database):
     user = database.sign_up("ada@example.org")
     database.run("delete from public.user_progress where user_id = :id", id=user)
-    assert run(database).users == 1
+    assert run(database).counts == {"created": 0, "completed": 1}
     assert missing(database) == 0
 
 
@@ -57,14 +57,14 @@ def test_soft_deleted_users_stay_without(database):
     without_trigger(database, 3)
     database.run("update auth.users set deleted_at = now()")
     database.run("delete from public.user_profiles")
-    assert run(database).created == 0
+    assert run(database).counts == {}
 
 
 def test_without_a_column_for_deletion_nobody_is_deleted(database):
     without_trigger(database, 3)
     database.script("alter table auth.users drop column deleted_at")
     assert missing(database) == 3
-    assert run(database).created == 3
+    assert run(database).counts["created"] == 3
 
 
 def test_a_lost_erasure_is_made_up_for(database):
@@ -74,9 +74,9 @@ def test_a_lost_erasure_is_made_up_for(database):
         f"update auth.users set deleted_at = now() where id = '{user}';"
         "alter table auth.users enable trigger profiles_on_auth_user_updated"
     )
-    assert run(database).erased == 1
+    assert run(database).counts["erased"] == 1
     assert database.value("select is_active from public.user_profiles") is False
-    assert run(database).erased == 0
+    assert run(database).counts == {}
 
 
 def test_one_poison_row_costs_one_profile(database):
@@ -87,7 +87,7 @@ def test_one_poison_row_costs_one_profile(database):
         "create trigger refuse before insert on public.user_profiles for each row execute function public.refuse()"
     )
     progress = run(database)
-    assert (progress.created, progress.failed) == (49, {"22012": 1})
+    assert (progress.counts["created"], progress.failed) == (49, {"22012": 1})
     assert database.run("select action, origin, error_code from public.user_profile_audit_logs") == [
         ("failed", "backfill", "22012")
     ]
@@ -113,7 +113,7 @@ def test_it_waits_for_a_short_lock(database):
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert holder.stdout.readline() == "held\n"
-    assert run(database).created == 10
+    assert run(database).counts["created"] == 10
     holder.stdout.close()
     holder.wait()
 
@@ -126,7 +126,7 @@ def test_what_did_not_follow_its_user_is_brought_up_to_date(database):
         "alter table auth.users enable trigger profiles_on_auth_user_updated;"
         f"insert into public.user_profile_audit_logs (user_id, action, origin, error_code) values ('{user}', 'failed', 'trigger', '55P03')"
     )
-    assert run(database).repaired == 1
+    assert run(database).counts["repaired"] == 1
     assert database.profile(user).email == "ada@new.example"
 
 
@@ -135,7 +135,7 @@ def test_a_deferred_job_is_completed(empty):
     empty.run("insert into auth.users (email) values ('ada@example.org')")
     empty.upgrade(backfill="defer")
     assert empty.value("select state from profiles_internal.jobs") == "pending"
-    assert run(empty).created == 1
+    assert run(empty).counts["created"] == 1
     assert empty.value("select state from profiles_internal.jobs") == "completed"
 
 
@@ -181,5 +181,17 @@ def test_it_can_be_interrupted_and_run_again(database, how):
         time.sleep(0.1)
     left = missing(database)
     assert 0 < left < 3000
-    assert run(database).created == left
+    assert run(database).counts["created"] == left
     assert missing(database) == 0
+
+
+def test_progress_made_after_the_sessions_counts_them(database):
+    user = database.sign_up("ada@example.org")
+    database.run(
+        "insert into public.sessions (user_id, ended_at, qa_attempts) select :id, now(), 4 from generate_series(1, 5)",
+        id=user,
+    )
+    database.run("delete from public.user_progress")
+    with database.engine.connect() as connection:
+        list(backfill(connection))
+    assert database.run("select total_sessions, total_questions_answered from public.user_progress") == [(5, 20)]

@@ -13,8 +13,9 @@ import psycopg2
 import pytest
 
 from profiles_schema.errors import AnotherRunner, RunnerReplaced
-from profiles_schema.operations import batches
+from profiles_schema.operations import batches, ledger
 from profiles_schema.operations.backfill import _MissingProfiles, backfill, count_missing
+from profiles_schema.operations.batches import Limits
 from profiles_schema.operations.jobs import list_jobs
 from support import REPOSITORY, profiles_schema
 
@@ -24,14 +25,18 @@ def missing(database):
         return count_missing(connection)
 
 
-def run(database, **options):
+def run(database, **limits):
     with database.engine.connect() as connection:
-        return list(backfill(connection, **options))
+        return list(backfill(connection, limits=Limits(**limits)))
+
+
+def sizes_of(steps):
+    return [step.batch_rows for step in steps if step.job == "backfill"]
 
 
 def start(database, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "profiles_schema", "backfill", *arguments], cwd=REPOSITORY,
+        [sys.executable, "-m", "profiles_schema", "backfill", "--json", *arguments], cwd=REPOSITORY,
         env=os.environ | {"DATABASE_URL": database.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -50,14 +55,14 @@ def complete(database, users):
 def test_a_run_leaves_a_completed_job(crowd):
     database = crowd(2500)
     last = run(database)[-1]
-    assert (last.users, last.created, last.state) == (2500, 2500, "completed")
+    assert (last.counts["created"], last.state) == (2500, "completed")
     job = the_job(database)
     assert (job.kind, job.state, job.rows_done, job.rows_failed) == ("backfill", "completed", 2500, 0)
     complete(database, 2500)
 
 
 def test_the_batch_follows_the_target(crowd):
-    sizes = [step.batch_users for step in run(crowd(6000), batch_users=20, target_ms=50)]
+    sizes = sizes_of(run(crowd(6000), batch_rows=20, target_ms=50))
     assert sizes[0] == 20
     assert max(sizes) > 100
 
@@ -65,7 +70,7 @@ def test_the_batch_follows_the_target(crowd):
 def test_a_rate_is_kept(crowd):
     database = crowd(400)
     started = time.monotonic()
-    run(database, batch_users=50, target_ms=5, max_rate=200)
+    run(database, batch_rows=50, target_ms=5, max_rate=200)
     assert time.monotonic() - started > 1.2
 
 
@@ -176,7 +181,7 @@ def test_what_an_earlier_runner_left_out_is_not_tried_and_counted_again(crowd, p
     database = crowd(1000)
     codes = poison(database, [str(u) for (u,) in database.run("select id from auth.users order by id limit 4")])
     with database.engine.connect() as connection:
-        steps = backfill(connection, batch_users=100)
+        steps = backfill(connection, limits=Limits(100))
         next(steps)
         steps.close()  # as if killed: the job stays as it is
     assert recorded_failures(database) == sorted(codes.items())
@@ -193,7 +198,7 @@ def test_where_too_many_are_left_out_to_remember_they_are_still_tried_once(crowd
     codes = poison(
         database, [str(u) for (u,) in database.run("select id from auth.users order by md5(id::text) limit 4")]
     )
-    last = run(database, batch_users=50)[-1]
+    last = run(database, batch_rows=50)[-1]
     assert (last.state, sum(last.failed.values()), missing(database)) == ("completed", 4, 4)
     assert recorded_failures(database) == sorted(codes.items())
     assert database.value("select parameters from profiles_internal.jobs") == {}
@@ -203,7 +208,7 @@ def test_users_who_came_in_behind_the_cursor_are_found_by_another_pass(crowd, po
     database = crowd(600)
     codes = poison(database, [str(u) for (u,) in database.run("select id from auth.users order by id limit 4")])
     with database.engine.connect() as connection:
-        steps = backfill(connection, batch_users=100)
+        steps = backfill(connection, limits=Limits(100))
         next(steps)
         database.script(
             "alter table auth.users disable trigger profiles_on_auth_user_created;"
@@ -211,7 +216,7 @@ def test_users_who_came_in_behind_the_cursor_are_found_by_another_pass(crowd, po
             "alter table auth.users enable trigger profiles_on_auth_user_created"
         )
         last = list(steps)[-1]
-    assert (last.users, last.created) == (601, 597)
+    assert (last.counts["created"], the_job(database).rows_done) == (597, 601)
     assert recorded_failures(database) == sorted(codes.items())
 
 
@@ -224,7 +229,7 @@ def test_finished_users_are_passed_over_in_large_steps(crowd, monkeypatch):
     looks = []
     look = _MissingProfiles.next_keys
     monkeypatch.setattr(_MissingProfiles, "next_keys", lambda *args: looks.append(args) or look(*args))
-    assert run(database, batch_users=20)[-1].created == 3
+    assert run(database, batch_rows=20)[-1].counts["created"] == 3
     assert missing(database) == 0
     assert len(looks) < 20
 
@@ -234,7 +239,7 @@ def test_locks_of_others_are_waited_for(crowd):
     holder = psycopg2.connect(database.url)
     holder.cursor().execute("lock table public.user_progress in access exclusive mode")
     threading.Timer(1.0, holder.rollback).start()
-    assert run(database)[-1].created == 500
+    assert run(database)[-1].counts["created"] == 500
     holder.close()
 
 
@@ -265,7 +270,7 @@ def test_deadlocks_are_tried_again(crowd):
         """
     )
     steps = []
-    worker = threading.Thread(target=lambda: steps.extend(run(database, batch_users=300)))
+    worker = threading.Thread(target=lambda: steps.extend(run(database, batch_rows=300)))
     other = psycopg2.connect(database.url)
     cursor = other.cursor()
     cursor.execute("set deadlock_timeout = '1min'")
@@ -294,7 +299,7 @@ def test_ctrl_c_is_heeded_while_a_lock_cannot_be_had(crowd):
     holder = psycopg2.connect(database.url)
     asked = threading.Event()
     with database.engine.connect() as connection:
-        steps = backfill(connection, batch_users=50, stopped=asked.is_set)
+        steps = backfill(connection, limits=Limits(50), stopped=asked.is_set)
         next(steps)
         holder.cursor().execute("lock table public.user_progress in access exclusive mode")
         threading.Timer(0.5, asked.set).start()
@@ -338,12 +343,12 @@ def test_a_batch_that_others_wait_for_makes_the_next_ones_small_and_it_recovers(
     worker = threading.Thread(target=want_the_rows_of_the_batch)
     worker.start()
     with database.engine.connect() as connection:
-        steps = backfill(connection, batch_users=200, target_ms=2000)
-        harmed = [next(steps).batch_users for _ in range(4)]
+        steps = backfill(connection, limits=Limits(200, 2000))
+        harmed = [next(steps).batch_rows for _ in range(4)]
         over.set()
         worker.join()
         database.run("update public.harm set is_on = false")
-        rest = [step.batch_users for step in steps]
+        rest = sizes_of(steps)
     # A batch takes far less than the target: undisturbed, each would be twice as large as the one before.
     assert max(harmed) <= 200
     assert min(harmed) >= 50
@@ -355,13 +360,13 @@ def test_a_batch_that_others_wait_for_makes_the_next_ones_small_and_it_recovers(
 def test_a_server_that_answers_slowly_is_left_alone(crowd, monkeypatch):
     monkeypatch.setattr(batches, "_SLOW_PROBE_SECONDS", 0)
     monkeypatch.setattr(batches, "_SLOW_PROBE_RATIO", 0)  # every answer counts as slow
-    sizes = [step.batch_users for step in run(crowd(1000), batch_users=100, target_ms=2000)]
+    sizes = sizes_of(run(crowd(1000), batch_rows=100, target_ms=2000))
     assert max(sizes) <= 100
     assert min(sizes[:5]) >= 50
 
 
 def test_a_rate_makes_batches_of_a_second_at_most(crowd):
-    sizes = [step.batch_users for step in run(crowd(100), batch_users=100, max_rate=40)]
+    sizes = sizes_of(run(crowd(100), batch_rows=100, max_rate=40))
     assert max(sizes) <= 40
 
 
@@ -394,7 +399,7 @@ def test_a_dry_run_says_what_would_be_done(crowd):
 def test_a_replaced_runner_cannot_write(crowd):
     database = crowd(200)
     with database.engine.connect() as connection:
-        steps = backfill(connection, batch_users=10, target_ms=5, max_rate=2000)
+        steps = backfill(connection, limits=Limits(10, 5, 2000))
         next(steps)
         database.run("update profiles_internal.jobs set fence = fence + 1")
         left = missing(database)
@@ -404,7 +409,7 @@ def test_a_replaced_runner_cannot_write(crowd):
 
 
 def test_a_runner_in_a_long_statement_is_not_replaced(crowd, monkeypatch):
-    monkeypatch.setattr(batches, "STALE_SECONDS", 0.6)
+    monkeypatch.setattr(ledger, "STALE_SECONDS", 0.6)
     database = crowd(10)
     busy = psycopg2.connect(database.url)
     with busy.cursor() as cursor:
@@ -420,5 +425,5 @@ def test_a_runner_in_a_long_statement_is_not_replaced(crowd, monkeypatch):
             run(database)
         worker.join()
         # Its session is idle now, and nothing comes from it.
-        assert run(database)[-1].created == 10
+        assert run(database)[-1].counts["created"] == 10
     busy.close()

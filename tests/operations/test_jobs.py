@@ -13,6 +13,7 @@ import pytest
 from profiles_schema.cli import main, progress
 from profiles_schema.errors import JobCancelled, UsageError
 from profiles_schema.operations.backfill import backfill, count_missing
+from profiles_schema.operations.batches import Limits
 from profiles_schema.operations.health import examine
 from profiles_schema.operations.jobs import list_jobs, move
 from support import profiles_schema
@@ -62,10 +63,13 @@ def test_a_list_fits_a_terminal_and_says_what_to_do(database):
     assert max(map(len, lines)) <= 80
     assert lines[1].split() == ["3", "identity", "pending", "0", "-", "-", "-"]
     assert re.search(r"  7\d s ago$", lines[2])
-    assert lines[3] == "    go on with: profiles-schema jobs resume 2"
-    assert lines[4].startswith("1   normalize  running  9999999/10000000")
-    assert lines[4].endswith("7 h ago")
-    assert lines[5:] == ["    12 rows left out", "    its runner is gone; go on with: profiles-schema normalize run"]
+    assert lines[3].startswith("1   normalize  running  9999999/10000000")
+    assert lines[3].endswith("7 h ago")
+    assert lines[4:] == [
+        "job 2: go on with: profiles-schema jobs resume 2",
+        "job 1: 12 rows left out",
+        "job 1: its runner is gone; go on with: profiles-schema normalize run",
+    ]
 
 
 def test_pause_resume_and_cancel_from_elsewhere(crowd):
@@ -75,7 +79,7 @@ def test_pause_resume_and_cancel_from_elsewhere(crowd):
     def work():
         try:
             with database.engine.connect() as connection:
-                steps.extend(backfill(connection, batch_users=10, target_ms=5, max_rate=1000))
+                steps.extend(backfill(connection, limits=Limits(10, 5, 1000)))
         except JobCancelled as cancelled:
             failures.append(cancelled)
 
@@ -120,7 +124,7 @@ def test_a_paused_job_whose_runner_stops_stays_paused(crowd):
     database = crowd(200)
     asked = []
     with database.engine.connect() as connection:
-        steps = backfill(connection, batch_users=10, target_ms=5, stopped=lambda: bool(asked))
+        steps = backfill(connection, limits=Limits(10, 5), stopped=lambda: bool(asked))
         next(steps)
         with database.engine.connect() as other:
             move(other, "pause", 1)

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
+from profiles_schema.operations.batches import Limits
 from profiles_schema.operations.health import examine
 from profiles_schema.operations.normalize import contract, restore, status
 from profiles_schema.operations.smoke import smoke
@@ -72,7 +73,7 @@ def after_the_period(database, days=8):
 
 def stopped_halfway(database, steps):
     asked = iter(range(100))
-    work(database, steps, batch_rows=1, stopped=lambda: next(asked) > 2)
+    work(database, steps, limits=Limits(1), stopped=lambda: next(asked) > 2)
 
 
 def to_none(database):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from chaos.normalize import ChaosOfNormalize
+from profiles_schema.operations.batches import Limits
 from profiles_schema.operations.normalize import contract, convert, restore, status
 
 PROFILES = 2_000
@@ -46,12 +47,12 @@ def test_a_connection_lost_on_the_way_keeps_nothing_from_being_finished(wide, ch
             return status(connection).phase
 
     with wide.engine.connect() as connection:
-        assert cut_off(convert(connection, batch_rows=10, target_ms=5)) == "completed"
+        assert cut_off(convert(connection, limits=Limits(10, 5))) == "completed"
     assert phase() == "converted"
     with wide.engine.connect() as connection:
         list(contract(connection, now=True))
     with wide.engine.connect() as connection:
-        assert cut_off(restore(connection, batch_rows=10, target_ms=5)) == "completed"
+        assert cut_off(restore(connection, limits=Limits(10, 5))) == "completed"
     assert phase() == "converted"
     chaos.cells("restore", columns=True)
     assert chaos.broken == []

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from profiles_schema.errors import ValuesDiffer
-from profiles_schema.operations.normalize import contract, verify
+from profiles_schema.operations.normalize import Differences, contract, verify
 from profiles_schema.schema.traits import trait_columns
 from support import profiles_schema
 from support.wide import BEFORE, COLUMNS, NAMES, at, present, widen
@@ -99,13 +99,15 @@ def damage(database, cells):
 
 
 def verified(database):
+    """The last report, and the differences."""
+    found = Differences()
     with database.engine.connect() as connection:
-        return list(verify(connection))[-1]
+        return list(verify(connection, differences=found))[-1], found
 
 
 def test_what_agrees_is_not_reported(converted):
-    result = verified(converted)
-    assert (result.profiles, result.different, result.differences, result.state) == (PROFILES, 0, [], "completed")
+    last, found = verified(converted)
+    assert (last.done, last.counts, found.named, last.state) == (PROFILES, {"different": 0}, [], "completed")
     done = profiles_schema(converted.url, "normalize", "verify")
     assert (done.returncode, done.stdout) == (0, f"{PROFILES} profiles compared, 0 values differ\n")
 
@@ -115,9 +117,9 @@ def test_every_damaged_cell_is_found_and_no_other_and_contract_drops_nothing(con
     expected = damage(converted, cells)
     by_column = {name: sum(column == name for _, column in expected) for _, name in expected}
 
-    result = verified(converted)
-    assert {(d.user_id, d.column): (d.old, d.new) for d in result.differences} == expected
-    assert (result.different, result.columns, result.profiles) == (cells, by_column, PROFILES)
+    last, found = verified(converted)
+    assert {(d.user_id, d.column): (d.old, d.new) for d in found.named} == expected
+    assert (last.counts["different"], found.columns, last.done) == (cells, by_column, PROFILES)
 
     done = profiles_schema(converted.url, "normalize", "verify", "--json")
     report = json.loads(done.stdout)
@@ -149,7 +151,7 @@ def test_every_damaged_cell_is_found_and_no_other_and_contract_drops_nothing(con
     assert "106 wide columns of user_profiles stay: values differ from the JSON" in deployed.stderr
     assert sum(f"{name} of user {user}" in deployed.stderr for user, name in expected) == min(cells, 5)
     assert present(converted) == list(NAMES)
-    assert verified(converted).different == cells
+    assert verified(converted)[0].counts["different"] == cells
 
 
 def test_after_run_the_columns_count_and_the_json_that_disagreed_is_kept(converted):
@@ -163,7 +165,7 @@ def test_after_run_the_columns_count_and_the_json_that_disagreed_is_kept(convert
     }  # fmt: skip
     done = profiles_schema(converted.url, "normalize", "run")
     assert done.returncode == 0, done.stderr
-    assert verified(converted).different == 0
+    assert verified(converted)[0].counts["different"] == 0
     after = converted.run(f"select user_id, {', '.join(NAMES)} from public.user_profiles order by 1")
     # A NULL beside JSON that its column can hold is the one cell that changes.
     kept = {
@@ -220,5 +222,5 @@ def test_a_difference_is_what_the_column_could_hold_and_does_not(database, colum
             ),
             {"document": document},
         )
-    found = [(d.user_id, d.column) for d in verified(database).differences]
+    found = [(d.user_id, d.column) for d in verified(database)[1].named]
     assert found == [(user, column)] * differs

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from profiles_schema.errors import UsageError
-from profiles_schema.operations import probes
+from profiles_schema.operations.rehearse import probes
 from support import profiles_schema
 
 ADA = "11111111-1111-4111-8111-111111111111"

@@ -18,8 +18,9 @@ import pytest
 from profiles_schema import local
 from profiles_schema.errors import CopyFailed, NotEnoughSpace, SourceUnreadable, UsageError
 from profiles_schema.migrations import paths
-from profiles_schema.operations import copies
-from profiles_schema.operations.rehearse import rehearse
+from profiles_schema.operations.rehearse import copy, dump, rehearse
+from profiles_schema.operations.rehearse.source import inspect_source
+from profiles_schema.operations.rehearse.stages import Stages
 from support import REPOSITORY, Database, answers_file, dumped, in_terminal, profiles_schema
 
 APPLICATIONS = REPOSITORY / "examples"
@@ -268,9 +269,7 @@ def test_a_sign_up_that_fails_on_the_copy_is_a_finding(hosted):
 @pytest.mark.slow
 def test_what_differs_after_the_way_back_is_named(empty, monkeypatch):
     empty.script(APPLICATION)
-    from profiles_schema.operations import rehearse as module
-
-    downgrade = module._Rehearsing._downgrade
+    downgrade = Stages._downgrade
 
     def damaging(self, step):
         downgrade(self, step)
@@ -280,7 +279,7 @@ def test_what_differs_after_the_way_back_is_named(empty, monkeypatch):
             connection.exec_driver_sql("drop view public.titles")
             connection.exec_driver_sql("insert into public.posts (title) values ('new')")
 
-    monkeypatch.setattr(module._Rehearsing, "_downgrade", damaging)
+    monkeypatch.setattr(Stages, "_downgrade", damaging)
     result = rehearse(empty.url)
     found = messages(result)
     assert "compare: not as it was: public.posts: 3 rows changed, 1 rows more" in found
@@ -338,7 +337,7 @@ def test_a_table_that_cannot_be_copied_is_a_finding_and_the_rest_is_rehearsed(ve
         "create extension vector; create table public.looks (id integer primary key, v vector(3));"
         "insert into looks values (1, '[1,2,3]'); create table public.posts (id integer); insert into posts values (1)"
     )
-    monkeypatch.setattr(copies, "_make_extensions", lambda *_: ["extension vector"])
+    monkeypatch.setattr(copy, "_make_extensions", lambda *_: ["extension vector"])
     result = rehearse(vectors.url)
     assert messages(result) == ['copy: not copied, so not rehearsed: TABLE looks: type "public.vector" does not exist']
     assert result.not_copied[0] == "extension vector"
@@ -351,7 +350,7 @@ def test_functions_of_an_absent_extension_are_stand_ins(empty):
             ("uuid_generate_v4", "", "uuid"), ("gen_random_bytes", "integer", "bytea"), ("hstore", "text", "public.hstore"),
         ):  # fmt: skip
             row = {"name": name, "signature": f"public.{name}({arguments}) returns {returns}"}
-            made = copies._attempt(connection, copies._stand_in(row))
+            made = copy._attempt(connection, copy._stand_in(row))
             assert made is (name != "hstore")
     empty.script(
         "create table public.things (id uuid default public.uuid_generate_v4(), t bytea default public.gen_random_bytes(8))"
@@ -362,11 +361,11 @@ def test_functions_of_an_absent_extension_are_stand_ins(empty):
 
 
 def test_an_encrypted_source_is_never_read_in_the_clear(empty, monkeypatch, tmp_path):
-    found = copies.look(empty.url)
+    found = inspect_source(empty.url)
     encrypted = dataclasses.replace(found, parameters={**found.parameters, "sslmode": "require"})
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(CopyFailed, match="cannot encrypt"):
-        copies._dump(encrypted, tmp_path / "archive", tmp_path)
+        dump.dump(encrypted, tmp_path / "archive", tmp_path)
     assert (tmp_path / "archive").stat().st_size == 0
     assert not (tmp_path / "service").exists()
 
@@ -392,7 +391,7 @@ def test_tables_that_may_not_be_read_are_named_with_the_right(empty, place):
     assert done.returncode == 1
     assert done.stderr.count("error: ") == 1
     assert "public.posts, " in done.stderr
-    assert 'grant select on public.posts, public.votes to "stranger"' in done.stderr
+    assert "grant select on public.posts, public.votes to stranger" in done.stderr
     assert left(place) == []
 
 
@@ -403,7 +402,7 @@ def test_rows_hidden_by_policies_are_refused(empty):
         "grant select on public.notes to stranger"
     )
     with pytest.raises(SourceUnreadable, match=r"hides rows of public\.notes(.|\n)*bypassrls"):
-        copies.look(Database(empty.server, empty.name, "stranger").url)
+        inspect_source(Database(empty.server, empty.name, "stranger").url)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +435,7 @@ def test_without_a_source_it_is_called_wrongly():
 
 
 def test_what_cannot_be_set_up_is_one_error(empty, place, monkeypatch):
-    monkeypatch.setattr(copies, "_make_roles", lambda connection, _: connection.exec_driver_sql("select 1 / 0"))
+    monkeypatch.setattr(copy, "_make_roles", lambda connection, _: connection.exec_driver_sql("select 1 / 0"))
     with pytest.raises(CopyFailed, match="division by zero"):
         rehearse(empty.url)
     assert left(place) == []
@@ -459,21 +458,25 @@ def test_a_disk_without_room_is_refused_before_the_copy(empty, monkeypatch, plac
 @pytest.mark.slow
 def test_the_password_is_in_no_list_of_processes_and_in_no_output(empty, monkeypatch):
     seen = []
-    run = copies._run
-    monkeypatch.setattr(
-        copies, "_run", lambda command, environment: seen.append((command, environment)) or run(command, environment)
-    )
+    run = dump.run_program
+
+    def record(command, environment):
+        seen.append((command, environment))
+        return run(command, environment)
+
+    monkeypatch.setattr(dump, "run_program", record)
+    monkeypatch.setattr(copy, "run_program", record)
     url = empty.url.replace("postgres@", "postgres:s3cret@")
     result = rehearse(url)
-    dump = next((c, e) for c, e in seen if str(c[0]).endswith("pg_dump"))
-    assert dump[1]["PGPASSWORD"] == "s3cret"
+    dumped_with = next(e for c, e in seen if str(c[0]).endswith("pg_dump"))
+    assert dumped_with["PGPASSWORD"] == "s3cret"
     assert not [c for c, _ in seen if "s3cret" in " ".join(map(str, c))]
-    assert "s3cret" not in json.dumps(result.source) + repr(copies.look(url))
+    assert "s3cret" not in json.dumps(result.source) + repr(inspect_source(url))
 
 
 def test_a_table_that_somebody_has_locked_is_named(empty, monkeypatch):
     empty.script(APPLICATION)
-    monkeypatch.setattr(copies, "_LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr(dump, "_LOCK_TIMEOUT", "300ms")
     with empty.engine.connect() as holder, holder.begin():
         holder.exec_driver_sql("lock table public.posts")
         with pytest.raises(Exception, match=r"holds a lock on public\.posts"):

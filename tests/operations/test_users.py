@@ -234,7 +234,7 @@ def test_an_erasure_leaves_what_the_labels_say(application, storage):
 
 # Show 3 -------------------------------------------------------------------------------------------------------------------
 
-# Where the id of an erased user may still stand, as docs/privacy.md says.
+# Where the id of an erased user may still stand, as docs/how-to/export-and-erase-a-person.md says.
 TOMBSTONE = {
     "auth.users.id", "public.user_profiles.id", "public.user_profiles.user_id", "public.user_progress.user_id",
     "profiles_internal.erasures.user_id", "profiles_internal.identity_links.user_id", "public.invoices.buyer",
@@ -537,7 +537,7 @@ def test_an_export_holds_every_value_and_none_of_another_user(application, tmp_p
     )
     found, done = export(application, ada, tmp_path / "ada.json")
     jsonschema.validate(
-        found, json.loads((REPOSITORY / "docs" / "user-export.schema.json").read_text(encoding="utf-8"))
+        found, json.loads((REPOSITORY / "docs" / "reference" / "user-export.schema.json").read_text(encoding="utf-8"))
     )
     assert (found["format"], found["user_id"]) == ("profiles-schema/user-export/1", str(ada))
     whole = json.dumps(found, ensure_ascii=False)

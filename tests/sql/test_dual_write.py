@@ -16,6 +16,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from profiles_schema.operations.batches import Limits
 from profiles_schema.operations.normalize import contract, convert, restore, status, verify
 from profiles_schema.schema.traits import trait_columns
 from support import Database, profiles_schema
@@ -627,8 +628,8 @@ def phase_of(database):
 def compared(database):
     with database.engine.connect() as connection:
         *_, last = verify(connection)
-    assert (last.different, last.state) == (0, "completed")
-    return last.profiles
+    assert (last.counts["different"], last.state) == (0, "completed")
+    return last.done
 
 
 @pytest.mark.slow
@@ -636,22 +637,22 @@ def test_concurrent_writers_of_columns_and_json_agree_in_every_phase(wide, crew)
     def write():
         time.sleep(SECONDS)
 
-    slowly = {"batch_rows": 5, "target_ms": 5, "max_rate": PROFILES / SECONDS}
+    slowly = Limits(5, 5, PROFILES / SECONDS)
     unconverted = f"select user_id from public.user_profiles where num_nonnulls({', '.join(GROUPS)}) = 0"
 
     crew.during(write, users=PROFILES // 2)
     assert PROFILES // 2 <= len(wide.run(unconverted)) < PROFILES
     assert wide.run(f"select * from profiles_internal.trait_differences() where user_id not in ({unconverted})") == []
-    converted = crew.through(convert, **slowly)
+    converted = crew.through(convert, limits=slowly)
     assert (converted.state, phase_of(wide)) == ("completed", "converted")
-    assert converted.changed > 0
+    assert converted.counts["converted"] > 0
     assert compared(wide) >= PROFILES
     crew.during(write)
     compared(wide)
     crew.through(contract, now=True, columns=False)
     assert phase_of(wide) == "contracted"
     crew.during(write, columns=False)
-    restored = crew.through(restore, columns=False, batch_rows=20, target_ms=5, max_rate=3 * PROFILES / SECONDS)
+    restored = crew.through(restore, columns=False, limits=Limits(20, 5, 3 * PROFILES / SECONDS))
     assert (restored.state, phase_of(wide)) == ("completed", "converted")
     compared(wide)
     crew.during(write)

@@ -297,7 +297,7 @@ def test_a_lock_of_another_session_costs_the_profile_for_a_while(project):
     assert any("55P03 (2)" in problem for problem in problems(project))
     sign_in(project, lost[0])
     assert any("55P03 (1)" in problem for problem in problems(project))
-    assert repair(project).created == 1
+    assert repair(project).counts["created"] == 1
     assert problems(project) == []
 
 
@@ -318,7 +318,7 @@ def test_a_backfill_meets_the_same_fault_and_says_so_without_stopping(project):
     bad, good = sign_up(project, "bad@example.org"), sign_up(project, "good@example.org")
     project.administrator.run("delete from public.user_profiles where user_id = :id", id=good)
     progress = repair(project)
-    assert (progress.created, progress.failed) == (1, {"P0001": 1})
+    assert (progress.counts["created"], progress.failed) == (1, {"P0001": 1})
     assert is_complete(project, good)
     assert any("P0001" in problem for problem in problems(project))
     project.script(UNDO.format("user_profiles"))
@@ -365,7 +365,7 @@ def test_a_lost_change_is_on_record_and_repaired_by_either_road(project, name):
         assert len(recorded(project, user_id)) == 1
         assert any("recorded failure" in problem for problem in problems(project))
         if road == "backfill":
-            assert repair(project).repaired == 1
+            assert repair(project).counts["repaired"] == 1
         else:
             sign_in(project, user_id)
         profile = project.profile(user_id)
@@ -420,7 +420,7 @@ def test_a_lost_erasure_is_seen_by_health_and_made_up_for(project, name):
         change(project, user_id, "deleted_at = now(), email = 'HASH', raw_user_meta_data = '{}'")
     assert len(recorded(project, user_id)) == 1
     assert any("recorded failure" in problem for problem in problems(project))
-    assert repair(project).erased == 1
+    assert repair(project).counts["erased"] == 1
     profile = project.profile(user_id)
     assert (profile.email, profile.display_name, profile.bio, profile.is_active) == (None, None, None, False)
     assert problems(project) == []

@@ -124,8 +124,8 @@ insert into public.sessions (id, user_id, ended_at)
 """
 
 
-TABLES = (REPOSITORY / "docs" / "tables.md").read_text(encoding="utf-8")
-# [(GIN index, WHERE clause)], as docs/tables.md names them.
+TABLES = (REPOSITORY / "docs" / "reference" / "tables.md").read_text(encoding="utf-8")
+# [(GIN index, WHERE clause)], as docs/reference/tables.md names them.
 SEARCHES = [
     (index, clause)
     for index, serves in re.findall(r"^\| `(\w+_gin)` \| (.*) \|$", TABLES, re.MULTILINE)

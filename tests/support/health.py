@@ -13,7 +13,7 @@ def look(database, **options) -> Health:
 
 @contextmanager
 def monitored(database, role="bypassrls"):
-    """The database as the role that docs/at-night.md makes for monitoring, and as if it were a standby."""
+    """The database as the role that docs/how-to/monitor-a-database.md makes for monitoring, and as if it were a standby."""
     administrator = database.administrator
     administrator.script(
         f"set transaction read write; create role monitor_of_health login {role}; grant pg_read_all_data to monitor_of_health"
@@ -25,3 +25,8 @@ def monitored(database, role="bypassrls"):
         yield Database(database.server, database.name, "monitor_of_health")
     finally:
         administrator.script("set transaction read write; drop owned by monitor_of_health; drop role monitor_of_health")
+
+
+def finding_codes(database, **options) -> set[str]:
+    """The codes of all findings."""
+    return {finding.code for finding in look(database, **options).findings}

@@ -24,8 +24,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from profiles_schema.operations import contents, probes
-from profiles_schema.operations.probes import Difference, Outcome, Probe
+from profiles_schema.operations.rehearse import contents, probes
+from profiles_schema.operations.rehearse.probes import Difference, Outcome, Probe
 from support import REPOSITORY, Database, insert_user, profiles_schema, shapes
 from support.shapes import Found
 

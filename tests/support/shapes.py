@@ -11,8 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from profiles_schema.operations import contents
-from profiles_schema.operations.contents import Contents, RowChange
+from profiles_schema.driver import quote_name
+from profiles_schema.operations.rehearse import contents
+from profiles_schema.operations.rehearse.contents import Contents, RowChange
 from profiles_schema.schema.traits import trait_columns
 from support import REPOSITORY, Database
 from support.wide_profiles import HELD
@@ -308,7 +309,7 @@ class Found:
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-# What profiles_schema.operations.contents does not ask for, and what must come back nevertheless.
+# What profiles_schema.operations.rehearse.contents does not ask for, and what must come back nevertheless.
 _MORE = """
 select format('comment on %s', pg_describe_object(d.classoid, d.objoid, d.objsubid)) as key, d.description as value
 from pg_description as d
@@ -400,7 +401,7 @@ def values(database: Database, table: str) -> dict[str, dict[str, str | None]]:
     """All rows of a table by their key, every value as its text."""
     administrator = database.administrator
     columns = list(types(database, table))
-    texts = ", ".join(f"t.{contents._ident(name)}::text".replace("%", "%%") for name in columns)
+    texts = ", ".join(f"t.{quote_name(name)}::text".replace("%", "%%") for name in columns)
     with administrator.engine.begin() as connection:
         connection.exec_driver_sql(
             "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local extra_float_digits = 1"

@@ -51,7 +51,7 @@ class UserProfileAuditLog(Base):
     )
 
 
-_PROOF = "keep: what happened, of nobody any more"
+_PROOF = "keep: what happened, of no person any more"
 
 label(UserProfileAuditLog, "identifier", NULL, "user_id", "actor")
 label(UserProfileAuditLog, "content", NULL, "metadata")
