@@ -263,7 +263,7 @@ def test_after_an_erasure_only_what_is_documented_is_left_of_a_person(applicatio
     done = erase(application, ada, "--yes", storage=storage)
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1000 files removed" in done.stdout
+    assert "1,000 files removed" in done.stdout
     assert seconds < 20
     assert_erased(application, ada, "quillfeather", phone, username)
     assert traces(application, "bramblewick", str(bob)) == others
