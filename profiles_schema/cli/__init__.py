@@ -42,11 +42,12 @@ _SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "stamp": ("profiles_schema.cli.stamp:stamp", "Record the newest revision, if the catalog proves it."),
         "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),
     },
-    "Exports": {
+    "Personal data": {
         "exports": (
             "profiles_schema.cli.exports:exports",
             "Write the exports of users, list them, remove expired ones.",
         ),
+        "users": ("profiles_schema.cli.users:users", "Hand over what is a person's, or erase it."),
     },
     "Take over": {
         "adopt": (

@@ -137,6 +137,8 @@ FUNCTIONS = (
     SqlObject("functions", "public.get_my_progress"),
     SqlObject("functions", "profiles_internal.export_my_data"),
     SqlObject("functions", "public.export_my_data"),
+    SqlObject("functions", "profiles_internal.delete_my_account"),
+    SqlObject("functions", "public.delete_my_account"),
     SqlObject("functions", "profiles_internal.award_points"),
     SqlObject("functions", "public.award_points"),
     SqlObject("functions", "profiles_internal.refused_changes"),

@@ -73,7 +73,7 @@ def test_a_function_of_other_types_can_be_replaced_too(hosted_open):
     hosted_open.script(FUNCTIONS)
     hosted_open.upgrade(answers=hosted_open.answers("replace"))
     # Of ours, and create_user, which is not.
-    assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 12 + 1
+    assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 13 + 1
     assert hosted_open.value("select public.create_user('x')") == "made x"
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 6
