@@ -17,7 +17,7 @@ import pytest
 
 from profiles_schema.cli import progress
 from profiles_schema.cli.progress import words
-from profiles_schema.operations.batches import Progress
+from profiles_schema.operations.batch_job import Progress
 from support import in_terminal, profiles_schema
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
