@@ -374,6 +374,18 @@ class RowSecurityBypassed(ProfilesSchemaError):
     """Row level security does not bind the role of this engine. Connect as a role without rights of its own."""
 
 
+class InvalidRegistration(ProfilesSchemaError):
+    """This table cannot be registered for exports and erasures like this."""
+
+
+class UserNotFound(ProfilesSchemaError):
+    """There is no such user, and nothing here is theirs."""
+
+
+class StorageMissing(UsageError):
+    """This user has files of exports. Say where they are: --storage, or PROFILES_EXPORT_STORAGE."""
+
+
 class ExportNotFound(ServiceError):
     """There is no such export."""
 

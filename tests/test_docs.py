@@ -2,26 +2,32 @@
 
 import ast
 import contextlib
+import datetime as dt
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from profiles_schema import UserProfile, cli, errors, metadata, operations
 from profiles_schema.migrations import options, paths, standing
-from profiles_schema.operations import health
+from profiles_schema.operations import health, user_exports
 from profiles_schema.operations.smoke import smoke
-from profiles_schema.schema import objects
+from profiles_schema.schema import objects, personal_data
+from profiles_schema.schema.models import privacy
 from profiles_schema.schema.models.typed_group import TypedGroup
 from profiles_schema.schema.trait_models import GROUPS
 from support import REPOSITORY, profiles_schema
@@ -86,6 +92,98 @@ def test_the_reference_is_what_help_says(request):
     if request.config.getoption("--update-docs"):
         REFERENCE.write_text(written_reference(), encoding="utf-8")
     assert REFERENCE.read_text(encoding="utf-8") == written_reference(), "run: make docs"
+
+
+def written_inventory():
+    """The tables of docs/reference/personal-data.md: what every column is of a person, and what an erasure does with it."""
+    parts = []
+    for table in sorted(metadata.tables.values(), key=lambda each: (each.schema or "public", each.name)):
+        rows = {}
+        for column in table.columns:
+            rows.setdefault((column.info["personal"] or "-", column.info["on_erase"]), []).append(f"`{column.name}`")
+        parts += [f"## {table.schema or 'public'}.{table.name}", "| columns | personal | on erasure |\n|---|---|---|"]
+        parts[-1] += "".join(f"\n| {', '.join(names)} | {kind} | {what} |" for (kind, what), names in rows.items())
+    return "\n\n".join(parts) + "\n"
+
+
+INVENTORY = "<!-- The rest is made from the models: make docs -->\n\n"
+
+
+def test_the_inventory_of_personal_data_is_that_of_the_models(request):
+    path = DOCS / "reference" / "personal-data.md"
+    prose, mark, written = path.read_text(encoding="utf-8").partition(INVENTORY)
+    assert mark
+    if request.config.getoption("--update-docs"):
+        path.write_text(prose + mark + written_inventory(), encoding="utf-8")
+        written = written_inventory()
+    assert written == written_inventory(), "run: make docs"
+    for kind in privacy.KINDS:
+        assert f"| {kind} | {privacy.KINDS[kind]} |" in prose
+
+
+JSON_TYPES = {
+    int: ["integer"], bool: ["boolean"], str: ["string"], list: ["array"], Decimal: ["number", "string"], float: ["number"],
+}  # fmt: skip
+
+
+def json_schema_of(column):
+    """What JSON holds of a column in an export."""
+    if column.info["personal"] == "secret":
+        return {"enum": ["encrypted", None], "description": "Whether there is one; the key itself is not handed over."}
+    if isinstance(column.type, JSONB):
+        return {}
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        kind = str
+    schema = {"type": [*JSON_TYPES.get(kind, ["string"]), *(["null"] if column.nullable else [])]}
+    formats = {uuid.UUID: "uuid", dt.datetime: "date-time", dt.date: "date"}
+    if kind in formats:
+        schema["format"] = formats[kind]
+    if column.comment:
+        schema["description"] = column.comment
+    return schema
+
+
+def written_export_schema():
+    """docs/reference/user-export.schema.json as it has to be."""
+    tables = {}
+    for person in personal_data.TABLES:
+        tables[person.name] = {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {column.name: json_schema_of(column) for column in person.table.columns},
+                "required": [person.user_column],
+            },
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "profiles-schema users export",
+        "description": "Everything that is a person's. Tables without rows are left out; those of the application are arrays of"
+        " objects with the columns that were registered.",
+        "type": "object",
+        "required": ["format", "user_id", "exported_at", "tables"],
+        "additionalProperties": False,
+        "properties": {
+            "format": {"const": user_exports.FORMAT},
+            "user_id": {"type": "string", "format": "uuid"},
+            "exported_at": {"type": "string", "format": "date-time"},
+            "tables": {
+                "type": "object",
+                "properties": tables,
+                "additionalProperties": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+    }
+
+
+def test_the_schema_of_exports_is_that_of_the_models(request):
+    path = REPOSITORY / "docs" / "reference" / "user-export.schema.json"
+    wanted = json.dumps(written_export_schema(), indent=2, ensure_ascii=False) + "\n"
+    if request.config.getoption("--update-docs"):
+        path.write_text(wanted, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == wanted, "run: make docs"
 
 
 def test_the_readme_begins_with_make_up_and_make_test():

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 
 from profiles_schema import local
 from profiles_schema.database import normalize_url
+from profiles_schema.driver import execute_literally
 from profiles_schema.errors import ProfilesSchemaError
 from profiles_schema.migrations.interrupts import interruptible
 
@@ -70,7 +71,7 @@ def _shown(url: str, directory: Path) -> int:
     engine = create_engine(normalize_url(url), poolclass=NullPool)
     with engine.begin() as connection:
         for name in ("auth_server.sql", "application.sql"):
-            connection.exec_driver_sql((HERE / name).read_text(encoding="utf-8").replace("%", "%%"))
+            execute_literally(connection, (HERE / name).read_text(encoding="utf-8"))
 
     _head(
         "1. What is there", "An application with its own profiles, posts and policies: examples/adopt/application.sql."
