@@ -250,7 +250,8 @@ on conflict do nothing;
 insert into profiles_internal.settings (key, value) values
   ('auto_create_profiles', 'true'),
   ('audit_level', '"changes"'),
-  ('normalize_verification_days', '7')
+  ('normalize_verification_days', '7'),
+  ('audit_keep_days', '365')
 on conflict do nothing;
 """
     )
