@@ -289,7 +289,7 @@ def prune(  # noqa: PLR0917 - click passes them by name
     interrupted and run again; exit 1 if a user could not be erased.
     """
     from profiles_schema.operations import prune as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     age = older_than if anonymous else inactive_since
     if age is None or (anonymous and inactive_since) or (older_than and not anonymous):

@@ -15,10 +15,10 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.errors import StorageMissing, UnregisteredTables
 from profiles_schema.operations import users
-from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, run
+from profiles_schema.operations.batch_job import Job, Limits, ListedJob, Progress
+from profiles_schema.operations.batches import run
 from profiles_schema.storage import Storage
 
 _FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
@@ -181,4 +181,4 @@ def prune(
             text("select exists (select from public.export_history where file_size_bytes is not null)")
         ):
             raise StorageMissing
-    yield from run(lambda: connect(connection.engine), [_Shut(unseen), _Erase(storage)], limits, stopped=stopped)
+    yield from run(connection.engine, [_Shut(unseen), _Erase(storage)], limits, stopped=stopped)
