@@ -82,7 +82,7 @@ class Work:
             last.state = "stopped"
         if self._gave_up and last is not None:
             raise JobPaused(
-                f"Job {last.job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. What is done stands."
+                f"Job {last.job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. Finished work stays."
                 f" Resume it, then run this again: profiles-schema jobs resume {last.job_id}"
             )
         return last

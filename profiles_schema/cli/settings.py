@@ -64,7 +64,7 @@ def get_setting(key: str | None, local: bool, as_json: bool) -> None:
 @local_option
 @json_option
 def set_setting(key: str, value: str, local: bool, as_json: bool) -> None:
-    """Change one setting; it holds from the next statement on."""
+    """Change one setting. It takes effect with the next statement."""
     from profiles_schema.operations import settings as operation
 
     with database(local=local, writes=True) as connection:

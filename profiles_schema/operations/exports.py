@@ -43,7 +43,7 @@ class ExportRow:
 def list_exports(
     connection: Connection, *, status: str | None = None, user_id: uuid.UUID | None = None, limit: int = 50
 ) -> list[ExportRow]:
-    """Exports, newest first."""
+    """List exports, newest first."""
     rows = connection.execute(
         text(
             "select e.id, e.user_id, e.export_type, e.export_format, e.status, e.records_count, e.file_size_bytes,"

@@ -155,7 +155,7 @@ def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]
         yield problem(
             "stale_progress",
             f"Sessions of {stale.users} user{'s' if stale.users > 1 else ''} changed and the progress did not, because the roll-up failed (SQLSTATE"
-            f" {stale.codes}). The next session of each counts anew.",
+            f" {stale.codes}). The next session of each counts again.",
             REMEDY,
             stale.users,
         )
@@ -183,7 +183,7 @@ def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]
         scope = ("user" if differing == 1 else "users") if full else f"of {len(users)} users looked at"
         yield problem(
             "progress",
-            f"The progress of {differing} {scope} is not what their sessions say.",
+            f"The progress of {differing} {scope} differs from their sessions.",
             REMEDY,
             differing,
         )
