@@ -40,6 +40,35 @@ timezones = Table(
     comment="Time zones the server knows, so that validating one is an index probe instead of a directory walk",
 )
 
+encryption_keys = Table(
+    "encryption_keys",
+    metadata,
+    Column(
+        "key_id",
+        Text,
+        primary_key=True,
+        comment="Id of the key, as in the envelopes",
+        info={"personal": None, "on_erase": "keep: says nothing about a person"},
+    ),
+    Column(
+        "check_value",
+        Text,
+        nullable=False,
+        comment="Fingerprint of the key, which tells nothing about it",
+        info={"personal": None, "on_erase": "keep: says nothing about a person"},
+    ),
+    Column(
+        "recorded_at",
+        TIME,
+        nullable=False,
+        server_default=NOW,
+        comment="When it was first used here",
+        info={"personal": None, "on_erase": "keep: says nothing about a person"},
+    ),
+    schema=INTERNAL_SCHEMA,
+    comment="Which key each id of the ring stood for when it was first used: another one under that id is noticed",
+)
+
 jobs = Table(
     "jobs",
     metadata,

@@ -31,7 +31,10 @@ class UserProfileAuditLog(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
     __table_args__ = (
-        is_one_of("action", "created", "updated", "failed", "skipped", "repaired", "deleted"),
+        is_one_of(
+            "action", "created", "updated", "failed", "skipped", "repaired", "deleted",
+            "key_set", "key_deleted", "key_disabled", "key_enabled", "key_read",
+        ),  # fmt: skip
         is_one_of("origin", "trigger", "manual", "backfill", "registration", "sync", "normalize"),
         is_not_negative("retry_count"),
         Index("idx_user_profile_audit_logs_user_id", "user_id", text("created_at desc")),
