@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Callable
 from typing import Final, Never
 
 from profiles_schema.errors import SecretNotSerializable
@@ -32,7 +33,7 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         # A closure, so that what prints the attributes of an object does not find it.
-        self._reveal = lambda: text
+        self._reveal: Callable[[], str] = lambda: text
         hint = hint_of(text)
         prefix = _PREFIX.match(text)
         self._shown = f"{prefix[0] if prefix else ''}{_HIDDEN}{hint}" if hint else _HIDDEN

@@ -47,7 +47,10 @@ def test_a_number_can_be_set(database):
 
 def test_a_missing_row_is_shown_as_its_default(database):
     database.run("delete from profiles_internal.settings where key = 'audit_level'")
-    assert "audit_key_reads false\naudit_level changes (default)\n" in profiles_schema(database.url, "settings", "get").stdout
+    assert (
+        "audit_key_reads false\naudit_level changes (default)\n"
+        in profiles_schema(database.url, "settings", "get").stdout
+    )
     assert profiles_schema(database.url, "settings", "get", "audit_level").stdout == "changes (default)\n"
     found = json.loads(profiles_schema(database.url, "settings", "get", "--json").stdout)
     assert found["audit_level"] == "changes"

@@ -44,14 +44,13 @@ def test_a_short_key_shows_nothing(text, hint):
 def test_nothing_that_prints_objects_finds_the_key():
     secret = Secret(KEY)
     log = io.StringIO()
-    logger = logging.Logger("test")
+    logger = logging.getLogger("test.secret")
     logger.addHandler(logging.StreamHandler(log))
     logger.warning("%s %r", secret, [secret], extra={"key": secret})
-    try:
+    with pytest.raises(ValueError, match="WXYZ") as raised:
         raise ValueError(secret)
-    except ValueError as error:
-        logger.exception("failed")
-        printed = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    logger.error("failed", exc_info=raised.value)
+    printed = "".join(traceback.TracebackException.from_exception(raised.value, capture_locals=True).format())
     seen = [
         log.getvalue(), printed, pprint.pformat({"key": secret}), pretty_repr(secret), str(inspect.getmembers(secret)),
         json.dumps({"key": secret}, default=str), json.dumps({"key": secret}, default=repr), str(dir(secret)),

@@ -166,7 +166,9 @@ def test_last_used_at_moves_at_most_once_an_hour_and_alone(database, ada):
 
 @pytest.mark.parametrize(("setting", "recorded"), [("false", 0), ("true", 2)])
 def test_reading_a_key_is_recorded_where_the_setting_says_so(database, ada, setting, recorded):
-    database.run("update profiles_internal.settings set value = cast(:v as jsonb) where key = 'audit_key_reads'", v=setting)
+    database.run(
+        "update profiles_internal.settings set value = cast(:v as jsonb) where key = 'audit_key_reads'", v=setting
+    )
     database.run(SET_DEEPL, id=ada, key=ENVELOPE)
     database.run(SET_OPENAI, id=ada, key=ENVELOPE)
     with database.acting_as("authenticated", ada) as connection:

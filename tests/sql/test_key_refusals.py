@@ -110,7 +110,9 @@ def test_a_plain_provider_key_is_refused_without_being_quoted(database, log, col
         assert caught.value.diag.message_detail is None
         connection.execute("insert into public.user_api_keys (user_id) values (%s)", [user])
         with pytest.raises(psycopg.errors.CheckViolation) as caught:
-            connection.execute("update public.user_api_keys set hints = jsonb_build_object('openai', %s::text)", [SECRET])
+            connection.execute(
+                "update public.user_api_keys set hints = jsonb_build_object('openai', %s::text)", [SECRET]
+            )
         assert caught.value.diag.message_detail is None
     assert SECRET not in log()
     database.script("alter table public.user_provider_keys disable trigger refuse_plain_api_keys")

@@ -200,7 +200,11 @@ COLUMNS = {
     },
     "profiles_internal.settings": {"key": "text not null", "value": "jsonb not null", "updated_at": NOW},
     "profiles_internal.timezones": {"name": "text not null"},
-    "profiles_internal.encryption_keys": {"key_id": "text not null", "check_value": "text not null", "recorded_at": NOW},
+    "profiles_internal.encryption_keys": {
+        "key_id": "text not null",
+        "check_value": "text not null",
+        "recorded_at": NOW,
+    },
     "profiles_internal.jobs": {
         "id": NUMBER,
         "kind": "text not null",

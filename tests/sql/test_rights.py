@@ -321,7 +321,9 @@ def test_a_user_cannot_escalate_whatever_the_claims_say(cast):
 def test_a_user_sees_one_row_of_each_table_without_asking_for_it(cast):
     """Row level security, not the application's WHERE, keeps the others out."""
     cast.database.administrator.run("insert into public.user_api_keys (user_id) values (:eve)", eve=cast.eve)
-    cast.database.administrator.run(f"insert into public.user_provider_keys {INSERTS['user_provider_keys']}", id=cast.eve)
+    cast.database.administrator.run(
+        f"insert into public.user_provider_keys {INSERTS['user_provider_keys']}", id=cast.eve
+    )
     cast.database.administrator.run("insert into public.sessions (user_id) values (:eve), (null)", eve=cast.eve)
     with cast.acting_as(OWNER, cast.ada) as connection:
         for table in EXPECTED:

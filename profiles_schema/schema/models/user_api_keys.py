@@ -96,7 +96,7 @@ class UserApiKeys(Timestamps, Base):
         is_an_object("validation"),
         is_an_object("hints"),
         CheckConstraint(
-            "not hints @? '$.** ? (@.type() != \"object\" && (@.type() != \"string\" || !(@ like_regex \"^[!-~]{4}$\")))'"
+            'not hints @? \'$.** ? (@.type() != "object" && (@.type() != "string" || !(@ like_regex "^[!-~]{4}$")))\''
             " and octet_length(hints::text) <= 256",
             name="hints_four_characters",
         ),

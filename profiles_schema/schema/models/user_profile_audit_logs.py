@@ -9,6 +9,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from profiles_schema.schema.models.base import EMPTY_OBJECT, NOW, RANDOM_UUID, ZERO, Base, JsonObject, references_user
 from profiles_schema.schema.models.checks import is_not_negative, is_one_of
 
+ACTIONS = (
+    "created", "updated", "failed", "skipped", "repaired", "deleted",
+    "key_set", "key_deleted", "key_disabled", "key_enabled", "key_read",
+)  # fmt: skip
+
 
 class UserProfileAuditLog(Base):
     """One event of a profile. It never holds a value of the profile, only names of columns and objects."""
@@ -31,10 +36,7 @@ class UserProfileAuditLog(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
     __table_args__ = (
-        is_one_of(
-            "action", "created", "updated", "failed", "skipped", "repaired", "deleted",
-            "key_set", "key_deleted", "key_disabled", "key_enabled", "key_read",
-        ),  # fmt: skip
+        is_one_of("action", *ACTIONS),
         is_one_of("origin", "trigger", "manual", "backfill", "registration", "sync", "normalize"),
         is_not_negative("retry_count"),
         Index("idx_user_profile_audit_logs_user_id", "user_id", text("created_at desc")),

@@ -31,9 +31,7 @@ class UserProviderKey(Timestamps, Base):
     id: Mapped[uuid.UUID] = mapped_column(
         primary_key=True, server_default=RANDOM_UUID, info={"personal": "identifier", "on_erase": "delete"}
     )
-    user_id: Mapped[uuid.UUID] = mapped_column(
-        references_user(), info={"personal": "identifier", "on_erase": "delete"}
-    )
+    user_id: Mapped[uuid.UUID] = mapped_column(references_user(), info={"personal": "identifier", "on_erase": "delete"})
     provider: Mapped[str] = mapped_column(
         comment="Name of the provider, for example deepl", info={"personal": "activity", "on_erase": "delete"}
     )
