@@ -396,6 +396,18 @@ class SecretNotSerializable(ProfilesSchemaError, TypeError):
     """A Secret is not pickled: the API key would be in the pickle. Pass on the user and the provider, and read it there."""
 
 
+class InvalidRegistration(ProfilesSchemaError):
+    """This table cannot be registered for exports and erasures like this."""
+
+
+class UserNotFound(ProfilesSchemaError):
+    """There is no such user, and nothing here is theirs."""
+
+
+class StorageMissing(UsageError):
+    """This user has files of exports. Say where they are: --storage, or PROFILES_EXPORT_STORAGE."""
+
+
 class ExportNotFound(ServiceError):
     """There is no such export."""
 

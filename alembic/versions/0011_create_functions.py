@@ -304,7 +304,8 @@ revoke all on function profiles_internal.erase_profile(uuid) from public, anon, 
 -- Phone, name, picture and username follow only while the profile still holds what the OLD user row had produced: what a
 -- person has edited stays theirs. A value that the user row no longer has is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
--- Who is undeleted becomes active again.
+-- Who is undeleted becomes active again. The profile of an account that was ended follows no more, or what was erased would
+-- come back from auth.users, where the auth server's row may go on; an undelete ends that.
 -- Returns false when there is no profile to follow with.
 create or replace function profiles_internal.follow_user(p_old jsonb, p_new jsonb)
 returns boolean
@@ -343,6 +344,11 @@ begin
   ) then
     undeleted := true;
     perform profiles_internal.record_events(array[changed_user_id], 'repaired', 'trigger');
+  end if;
+  if undeleted then
+    delete from profiles_internal.erasures as e where e.user_id = changed_user_id;
+  elsif exists (select from profiles_internal.erasures as e where e.user_id = changed_user_id) then
+    return true;
   end if;
   select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
   select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
@@ -1235,8 +1241,8 @@ comment on function public.get_my_progress() is 'The caller''s own row of user_p
     )
     op.execute(
         r"""
--- The work of export_my_data. Definer: the request leaves a row in the audit log, which users cannot write; it acts for the
--- signed-in user only. The profile row is locked, so that two requests at once give one export.
+-- The work of export_my_data. Definer: it makes a missing profile; it acts for the signed-in user only.
+-- The profile row is locked, so that two requests at once give one export.
 create or replace function profiles_internal.export_my_data()
 returns uuid
 language plpgsql
@@ -1257,9 +1263,6 @@ begin
   if export_id is null then
     insert into public.export_history (user_id, export_type, export_format) values (caller, 'everything', 'json')
     returning id into export_id;
-    perform profiles_internal.record_events(
-      array[caller], 'updated', 'manual', p_metadata => jsonb_build_object('export', export_id, 'status', 'pending')
-    );
   end if;
   return export_id;
 end
@@ -1285,6 +1288,59 @@ $export_my_data$;
 revoke all on function public.export_my_data() from public, anon, authenticated, service_role;
 grant execute on function public.export_my_data() to authenticated;
 comment on function public.export_my_data() is 'Queues an export of everything that the caller has here, and returns its id';
+"""
+    )
+    op.execute(
+        r"""
+-- The work of delete_my_account: shuts the account at once and notes that it is to be erased, which
+-- `profiles-schema users erase --pending` does. It leaves auth.users alone, which the auth server may own.
+-- Definer: users may write neither is_active nor the note; it acts for the signed-in user only.
+-- The user is locked first, then the profile, as everywhere: rows that are being added are waited for.
+create or replace function profiles_internal.delete_my_account(p_confirm text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $delete_my_account$
+declare
+  caller constant uuid := auth.uid();
+  username constant text := profiles_internal.ensure_profile(caller) ->> 'username';
+begin
+  if lower(p_confirm) is distinct from lower(username) then
+    raise exception 'the account was not deleted: p_confirm is not its username'
+      using errcode = 'invalid_parameter_value', hint = 'Ask the person to type their username, and send what they typed.';
+  end if;
+  if has_any_column_privilege('auth.users', 'update') then -- which a row lock needs
+    perform from auth.users as u where u.id = caller for update;
+  end if;
+  insert into profiles_internal.erasures as e (user_id, requested_by) values (caller, 'user')
+  on conflict (user_id) do update
+  set requested_at = excluded.requested_at, requested_by = excluded.requested_by, finished_at = null;
+  update public.user_profiles as p set is_active = false where p.user_id = caller;
+  perform profiles_internal.record_events(array[caller], 'deleted', 'manual', p_metadata => '{"account": "to be erased"}');
+end
+$delete_my_account$;
+
+revoke all on function profiles_internal.delete_my_account(text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.delete_my_account(text) to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- delete_my_account('ada'): ends the caller's account; p_confirm is their username. From then on they read and write nothing,
+-- whatever token they hold, and nobody sees their profile. `profiles-schema users erase --pending` erases what is theirs.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one; 22023 another username.
+create or replace function public.delete_my_account(p_confirm text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $delete_my_account$
+  select profiles_internal.delete_my_account(p_confirm)
+$delete_my_account$;
+
+revoke all on function public.delete_my_account(text) from public, anon, authenticated, service_role;
+grant execute on function public.delete_my_account(text) to authenticated;
+comment on function public.delete_my_account(text) is 'Ends the caller''s account; p_confirm is their username';
 """
     )
     op.execute(
@@ -1713,6 +1769,8 @@ drop function profiles_internal.merge_patch(jsonb, jsonb);
 drop function profiles_internal.refused_changes(jsonb);
 drop function public.award_points(uuid, integer, text, text);
 drop function profiles_internal.award_points(uuid, integer, text, text);
+drop function public.delete_my_account(text);
+drop function profiles_internal.delete_my_account(text);
 drop function public.export_my_data();
 drop function profiles_internal.export_my_data();
 drop function public.get_my_progress();

@@ -42,11 +42,12 @@ _SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "stamp": ("profiles_schema.cli.stamp:stamp", "Record the newest revision, if the catalog proves it."),
         "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),
     },
-    "Exports": {
+    "Personal data": {
         "exports": (
             "profiles_schema.cli.exports:exports",
             "Write the exports of users, list them, remove expired ones.",
         ),
+        "users": ("profiles_schema.cli.users:users", "Hand over what is a person's, or erase it."),
     },
     "Take over": {
         "adopt": (
@@ -109,6 +110,7 @@ class _Verbs(Verbs):
         "profiles-schema upgrade --local        # try it on the embedded PostgreSQL",
         "profiles-schema upgrade && profiles-schema health",
         "profiles-schema VERB --help            # options and examples of one verb",
+        'eval "$(_PROFILES_SCHEMA_COMPLETE=bash_source profiles-schema)"    # Tab completes; zsh_source, fish_source',
     ),
 )
 @click.version_option(__version__, prog_name="profiles-schema")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from profiles_schema.cli.options import (
     require_migrated,
 )
 from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.storage import open_storage
 from profiles_schema.cli.style import counted, print_failures
 from profiles_schema.cli.tables import print_table
 from profiles_schema.settings import EXPORT_STORAGE
@@ -30,7 +30,6 @@ from profiles_schema.settings import EXPORT_STORAGE
 if TYPE_CHECKING:
     from profiles_schema.operations.exports import ExportRow
     from profiles_schema.services.export_worker import ExportWorker
-    from profiles_schema.storage import Storage
 
 _STATUSES = ("pending", "processing", "completed", "failed", "expired")
 
@@ -42,24 +41,6 @@ _storage_option = click.option(
     show_envvar=True,
     help="Where the files are; s3://BUCKET/PREFIX with the extra s3 and the variables of AWS, AWS_ENDPOINT_URL among them.",
 )
-
-
-def _opened(place: str) -> Storage:
-    """The storage that a text names."""
-    from profiles_schema.storage import DirectoryStorage
-
-    if not place.startswith("s3://"):
-        return DirectoryStorage(place)
-    if not place.removeprefix("s3://").partition("/")[0]:
-        raise click.UsageError("s3:// needs a bucket. Write it as s3://BUCKET/PREFIX.")
-    try:
-        from profiles_schema.storage_s3 import S3Storage
-
-        bucket, _, prefix = place.removeprefix("s3://").partition("/")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return S3Storage(bucket, prefix=prefix, **({"endpoint_url": endpoint} if endpoint else {}))
-    except ModuleNotFoundError as error:
-        raise click.UsageError('s3:// needs boto3. Install it with: pip install "profiles-schema[s3]"') from error
 
 
 @click.group(
@@ -121,13 +102,13 @@ def work(  # noqa: PLR0917 - click passes them by name
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         factory = sessionmaker(connection.engine)
-    files = _opened(storage)
+    files = open_storage(storage)
     if isinstance(files, DirectoryStorage):
         # What a killed worker left is removed long after its lease has run out.
         files.remove_unfinished(86_400)
     service = ExportService(factory, files, lease_seconds=lease_seconds, keep_days=keep_days)
     worker = ExportWorker(service, factory)
-    with _draining(worker):
+    with _end_gently(worker):
         outcomes = worker.work(once=once, concurrency=concurrency, poll_seconds=poll_seconds)
     if as_json:
         print_json(dict(outcomes))
@@ -137,7 +118,7 @@ def work(  # noqa: PLR0917 - click passes them by name
 
 
 @contextmanager
-def _draining(worker: ExportWorker) -> Iterator[None]:
+def _end_gently(worker: ExportWorker) -> Iterator[None]:
     """SIGTERM and SIGINT let the worker end what it is at; a second SIGINT ends it at once."""
 
     def drain(number: int, _frame: Any) -> None:
@@ -237,8 +218,8 @@ def purge(  # noqa: PLR0917 - click passes them by name
     from profiles_schema.operations import exports as operation
     from profiles_schema.operations.batches import Limits, Progress
 
-    files = _opened(storage)
-    archive = _opened(archive_to) if archive_to else None
+    files = open_storage(storage)
+    archive = open_storage(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with at_work("exports purge", as_json=as_json) as work:

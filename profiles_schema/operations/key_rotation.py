@@ -8,6 +8,7 @@ next run. Nothing else of a row changes, and the audit log does not grow: it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -91,7 +92,8 @@ def _jobs(connection: Connection, ring: KeyRing, table: str | None) -> Sequence[
 class _Rotation(Rewrite):
     kind = "rotate"
     done = "rotated"
-    setting = "rotated"
+    # It is the same key: the triggers change nothing, and record nothing.
+    session = MappingProxyType({**Rewrite.session, "profiles_internal.api_keys": "rotated"})
 
     def __init__(self, table: KeyTable, ring: KeyRing) -> None:
         super().__init__(table)
@@ -99,7 +101,7 @@ class _Rotation(Rewrite):
         self.damaged: set[tuple[str, str]] = set()
         """Values that do not open, by the key of their row and their column."""
 
-    def wanted(self, column: KeyColumn) -> str:
+    def condition(self, column: KeyColumn) -> str:
         # Ids hold no quote; of what LIKE gives a meaning, they may hold the underscore.
         old = ", ".join(f"'{ENVELOPE_PREFIX}{key_id.replace('_', chr(92) + '_')}.%'" for key_id in self.ring.ids[1:])
         return f"t.{column.quoted} like any (array[{old}]::text[])"
@@ -121,11 +123,11 @@ class _Rotation(Rewrite):
         """Rows under old keys, without those that do not open."""
         return max(0, self.count(connection) - len({key for key, _ in self.damaged}))
 
-    def rewritten(self, row: KeyRow, column: KeyColumn, value: str) -> str | None:
+    def rewrite(self, row: KeyRow, column: KeyColumn, value: str) -> str | None:
         opened = self._opened(row, column, value)
         return None if opened is None else self.ring.encrypt(opened, user_id=row.user_id, column=row.binding(column))
 
-    def kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
+    def is_kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
         if found is None or key_id_of(found) != self.ring.ids[0]:
             return False
         return self._opened(row, column, found) == self._opened(row, column, value)

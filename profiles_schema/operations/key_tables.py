@@ -13,6 +13,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, lost_connection
+from profiles_schema.database import lost_connection
 from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, sqlstate
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, bound_to
 from profiles_schema.errors import (
@@ -241,8 +242,8 @@ class Rewrite(Job):
     recorded = False
     done: str
     """What a value that was written counts as."""
-    setting: str | None = None
-    """What profiles_internal.api_keys says in its sessions."""
+    # Row level security that hid rows would make a table look encrypted that is not.
+    session = MappingProxyType({"row_security": "off"})
 
     def __init__(self, table: KeyTable) -> None:
         self.table = table
@@ -251,19 +252,19 @@ class Rewrite(Job):
         self.refused: set[str] = set()
 
     @abstractmethod
-    def wanted(self, column: KeyColumn) -> str:
+    def condition(self, column: KeyColumn) -> str:
         """SQL for whether a value is to be done."""
 
     @abstractmethod
-    def rewritten(self, row: KeyRow, column: KeyColumn, value: str) -> str | None:
+    def rewrite(self, row: KeyRow, column: KeyColumn, value: str) -> str | None:
         """The new value."""
 
     @abstractmethod
-    def kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
+    def is_kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
         """Whether what stands in the row now means what was read before."""
 
     def count(self, connection: Connection) -> int:
-        wanted = " or ".join(self.wanted(column) for column in self.table.columns)
+        wanted = " or ".join(self.condition(column) for column in self.table.columns)
         return int(
             connection.scalar(
                 text(f"select count(*) from {self.table.sql} as t where t.user_id is not null and ({wanted})")
@@ -284,7 +285,7 @@ class Rewrite(Job):
             slots = ", ".join(f"cast(:k{i} as {kind})" for i, (_, kind) in enumerate(keys))
             behind = f" and ({', '.join(f't.{name}' for name, _ in keys)}) > ({slots})"
             values |= {f"k{i}": part for i, part in enumerate(json.loads(after))}
-        wanted = [self.wanted(column) for column in self.table.columns]
+        wanted = [self.condition(column) for column in self.table.columns]
         # A value that is not to be done is not even read.
         read = [
             f"case when {each} then t.{column.quoted}::text end"
@@ -322,7 +323,7 @@ class Rewrite(Job):
         slots = ["cast(:version as text[])"]
         for i, column in enumerate(columns):
             new = [
-                self.rewritten(row, column, row.values[column.name]) if column.name in row.values else None
+                self.rewrite(row, column, row.values[column.name]) if column.name in row.values else None
                 for row in rows
             ]
             flags = [column.name in row.values for row in rows]
@@ -366,7 +367,7 @@ class Rewrite(Job):
         for place, values in found:
             row = rows[place - 1]
             kept += all(
-                self.kept(row, column, row.values[column.name], value)
+                self.is_kept(row, column, row.values[column.name], value)
                 for column, value in zip(columns, values, strict=True)
                 if column.name in row.values
             )
@@ -390,16 +391,7 @@ def follow(
     connection: Connection, jobs: Sequence[Rewrite], limits: Limits | None, stopped: Callable[[], bool]
 ) -> Iterator[Progress]:
     """Run the jobs on connections of their own, to the same database; no error quotes a value."""
-
-    def open_connection() -> Connection:
-        fresh = connect(connection.engine)
-        fresh.exec_driver_sql("set row_security = off")
-        if jobs[0].setting:
-            fresh.exec_driver_sql(f"set profiles_internal.api_keys = '{jobs[0].setting}'")
-        fresh.commit()
-        return fresh
-
-    reports = run(open_connection, jobs, limits, stopped=stopped)
+    reports = run(connection.engine, jobs, limits, stopped=stopped)
     while True:
         problem: Exception
         try:
@@ -424,7 +416,6 @@ def quietly(connection: Connection, table: str, work: Callable[[], _T]) -> _T:
     """
     try:
         with connection.begin():
-            # Row level security that hid rows would make a table look encrypted that is not.
             connection.exec_driver_sql(
                 "set local row_security = off; set local lock_timeout = '100ms'; set local jit = off"
             )

@@ -249,15 +249,15 @@ class _Encryption(Rewrite):
         super().__init__(table)
         self.ring = ring
 
-    def wanted(self, column: KeyColumn) -> str:
+    def condition(self, column: KeyColumn) -> str:
         return f"{kind_of(column)} in ('plain', 'blank')"
 
-    def rewritten(self, row: KeyRow, column: KeyColumn, value: str) -> str | None:
+    def rewrite(self, row: KeyRow, column: KeyColumn, value: str) -> str | None:
         if column.nullable and not value.strip(BLANKS):
             return None
         return self.ring.encrypt(value, user_id=row.user_id, column=row.binding(column))
 
-    def kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
+    def is_kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
         if found is None:
             return column.nullable and not value.strip(BLANKS)
         try:

@@ -193,6 +193,7 @@ class _Trial:
         yield "get_my_progress returns the own progress", self.get_my_progress
         yield "award_points counts a key once", self.award_points
         yield "export_my_data queues one export", self.export_my_data
+        yield "delete_my_account wants the username", self.delete_my_account
         if self.value("select exists (select from pg_policy where polname = :name)", name=_NO_CHANGES):
             yield "users change nothing, as before", self.change_nothing
         else:
@@ -225,13 +226,13 @@ class _Trial:
         if found != wanted:
             raise _Failed(f"{what} is {found!r} instead of {wanted!r}")
 
-    def expect_denied(self, sql: str, **values: Any) -> None:
+    def expect_denied(self, sql: str, code: str = DENIED, **values: Any) -> None:
         savepoint = self.connection.begin_nested()
         try:
             self.connection.execute(text(sql), values)
         except DBAPIError as error:
             savepoint.rollback()
-            if sqlstate(error) == DENIED:
+            if sqlstate(error) == code:
                 return
             raise
         savepoint.rollback()
@@ -317,6 +318,10 @@ class _Trial:
         with self.acting_as("authenticated", self.user):
             queued = self.value("select public.export_my_data()")
             self.expect(self.value("select public.export_my_data()"), queued, "the second export")
+
+    def delete_my_account(self) -> None:
+        with self.acting_as("authenticated", self.user):
+            self.expect_denied("select public.delete_my_account('somebody else')", "22023")
 
     def award_points(self) -> None:
         award = "select public.award_points(:id, 5, 'smoke', 'smoke')"

@@ -25,14 +25,14 @@ def test_everything_passes_and_nothing_is_kept(database):
     before = contents(database)
     tried = steps(database)
     assert [step for step in tried if not step.passed] == []
-    assert len(tried) == 23
+    assert len(tried) == 24
     assert contents(database) == before
 
 
 def test_everything_passes_on_a_hosted_project(supabase):
     tried = steps(supabase)
     assert [step for step in tried if not step.passed] == []
-    assert len(tried) == 22  # create_user does not exist there
+    assert len(tried) == 23  # create_user does not exist there
 
 
 def test_it_passes_while_the_flag_is_off_and_leaves_it_off(database):

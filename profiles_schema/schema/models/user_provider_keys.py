@@ -17,6 +17,7 @@ from profiles_schema.schema.models.base import (
     references_user,
 )
 from profiles_schema.schema.models.checks import is_an_object, matches
+from profiles_schema.schema.models.privacy import DELETE, label, label_all
 from profiles_schema.schema.models.user_api_keys import Envelope, is_encrypted
 
 PROVIDER = "^[a-z0-9][a-z0-9_.-]{0,62}$"
@@ -28,33 +29,21 @@ class UserProviderKey(Timestamps, Base):
 
     __tablename__ = "user_provider_keys"
 
-    id: Mapped[uuid.UUID] = mapped_column(
-        primary_key=True, server_default=RANDOM_UUID, info={"personal": "identifier", "on_erase": "delete"}
-    )
-    user_id: Mapped[uuid.UUID] = mapped_column(references_user(), info={"personal": "identifier", "on_erase": "delete"})
-    provider: Mapped[str] = mapped_column(
-        comment="Name of the provider, for example deepl", info={"personal": "activity", "on_erase": "delete"}
-    )
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=RANDOM_UUID)
+    user_id: Mapped[uuid.UUID] = mapped_column(references_user())
+    provider: Mapped[str] = mapped_column(comment="Name of the provider, for example deepl")
     label: Mapped[str] = mapped_column(
         server_default=EMPTY_TEXT,
         comment="The user's name for it, where there are several; bound to the ciphertext",
-        info={"personal": "content", "on_erase": "delete"},
     )
-    envelope: Mapped[str] = mapped_column(
-        Envelope, comment="Ciphertext envelope psk1.KEYID.DATA", info={"personal": "secret", "on_erase": "delete"}
-    )
-    hint: Mapped[str | None] = mapped_column(
-        comment="The last four characters of the key, to know it by", info={"personal": "secret", "on_erase": "delete"}
-    )
-    is_active: Mapped[bool] = mapped_column(server_default=TRUE, info={"personal": "activity", "on_erase": "delete"})
+    envelope: Mapped[str] = mapped_column(Envelope, comment="Ciphertext envelope psk1.KEYID.DATA")
+    hint: Mapped[str | None] = mapped_column(comment="The last four characters of the key, to know it by")
+    is_active: Mapped[bool] = mapped_column(server_default=TRUE)
     validation: Mapped[JsonObject] = mapped_column(
         server_default=EMPTY_OBJECT,
         comment="Whether the key is valid, when that was checked, and why not",
-        info={"personal": "activity", "on_erase": "delete"},
     )
-    last_used_at: Mapped[datetime | None] = mapped_column(
-        comment="When it was last read to be used, to the hour", info={"personal": "activity", "on_erase": "delete"}
-    )
+    last_used_at: Mapped[datetime | None] = mapped_column(comment="When it was last read to be used, to the hour")
 
     __table_args__ = (
         is_encrypted("envelope"),
@@ -71,6 +60,7 @@ class UserProviderKey(Timestamps, Base):
     )
 
 
-# Those that the mixin brings.
-for _name in ("created_at", "updated_at"):
-    UserProviderKey.__table__.c[_name].info.update(personal="activity", on_erase="delete")
+label(UserProviderKey, "identifier", DELETE, "id", "user_id")
+label(UserProviderKey, "secret", DELETE, "envelope", "hint")
+label(UserProviderKey, "content", DELETE, "label")
+label_all(UserProviderKey, "activity", DELETE)
