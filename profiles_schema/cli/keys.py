@@ -247,7 +247,7 @@ def rotate(  # noqa: PLR0917 - click passes them by name
 @keys.command(
     "validate",
     epilog=examples(
-        "profiles-schema keys validate --older-than 7", "profiles-schema keys validate --provider openai --user ID"
+        "profiles-schema keys validate --older-than 7", "profiles-schema keys validate --provider openai"
     ),
 )
 @click.option("--provider", metavar="NAME", help="Keys of this provider only: openai, anthropic or unsplash.")
