@@ -17,7 +17,7 @@ from profiles_schema.cli.style import counted
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.services.api_keys import ApiKeyService
 
 _PAGE_ROWS = 500
@@ -58,7 +58,7 @@ def validate_keys(
     """Validate, print what came of it, and return the exit code."""
     from sqlalchemy.orm import sessionmaker
 
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.services.api_keys import ApiKeyService
     from profiles_schema.services.key_validators import PROVIDERS
 
@@ -103,7 +103,7 @@ def _validated(
     stopped: Callable[[], bool],
 ) -> Iterator[Progress]:
     from profiles_schema.errors import DecryptionFailed
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
 
     progress = Progress("validate", "keys", total=_count(connection, filters))
     counts: Counter[str] = Counter()

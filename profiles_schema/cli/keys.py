@@ -15,7 +15,7 @@ from profiles_schema.cli.style import counted, print_failures
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.operations.keys import KeysStatus
 
 _REMAINS = "plain text remains in old pages until VACUUM FULL, and in WAL and backups until the keys are replaced at the provider"
@@ -40,9 +40,9 @@ _table_option = click.option(
     ),
 )  # fmt: skip
 def keys() -> None:
-    """Make encryption keys, encrypt the API keys of users, rotate what encrypts them, and validate them.
+    """Generate encryption keys, encrypt the API keys of users, rotate what encrypts them, and validate them.
 
-    PROFILES_ENCRYPTION_KEYS holds the ring, ID:KEY,ID:KEY: the first encrypts, all decrypt. Instead,
+    PROFILES_ENCRYPTION_KEYS holds the key ring, ID:KEY,ID:KEY: the first key encrypts, all decrypt. Instead,
     PROFILES_ENCRYPTION_KEYS_FILE names a file with it, or PROFILES_ENCRYPTION_KMS_KEYS holds one that AWS KMS has encrypted.
     """
 
@@ -50,10 +50,12 @@ def keys() -> None:
 @keys.command(
     "generate", epilog=examples("profiles-schema keys generate", "profiles-schema keys generate --id 2027-spring")
 )
-@click.option("--id", "key_id", metavar="ID", help="Its id, up to 64 of A-Z a-z 0-9 _ -; by default made of the day.")
+@click.option(
+    "--id", "key_id", metavar="ID", help="Its id, up to 64 of A-Z a-z 0-9 _ -; by default the day and four digits."
+)
 @click.option("--kms", metavar="KEY", help="Let AWS KMS make it, encrypted under this key of KMS (id, ARN or alias).")
 def generate(key_id: str | None, kms: str | None) -> None:
-    """Print a new entry for the ring, ID:KEY, and nothing else on stdout."""
+    """Print a new entry for the key ring, ID:KEY, and nothing else on stdout."""
     from profiles_schema.operations import keys as operation
 
     if kms:
@@ -78,9 +80,9 @@ def generate(key_id: str | None, kms: str | None) -> None:
         "profiles-schema keys encrypt --dry-run", "profiles-schema keys encrypt --table legacy.api_keys --max-rate 200"
     ),
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it should take, and change nothing.")
 @_table_option
-@batch_options("rows", "who uses a row of the batch waits for it")
+@batch_options("rows", "a session that uses a row of the batch waits for it")
 @local_option
 @json_option
 def encrypt(  # noqa: PLR0917 - click passes them by name
@@ -92,14 +94,14 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
     local: bool,
     as_json: bool,
 ) -> int:
-    """Encrypt API keys that stand in the table in plain text, also in a database that was never migrated.
+    """Encrypt API keys that are in the table in plain text, also in a database that was never migrated.
 
-    Can be interrupted and run again at any time; envelopes are left alone. Exit 1 if something is left that is neither
+    Can be interrupted and run again at any time; envelopes stay as they are. Exit 1 if a value remains that is neither
     NULL nor an envelope.
     """
     from profiles_schema.key_providers import keys_from_environment
     from profiles_schema.operations import keys as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     ring = keys_from_environment().ring()
     with database(local=local, writes=True) as connection:
@@ -183,9 +185,9 @@ def _print_left(found: KeysStatus, blank: str = "") -> None:
 @keys.command(
     "rotate", epilog=examples("profiles-schema keys rotate --dry-run", "profiles-schema keys rotate --max-rate 200")
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it should take, and change nothing.")
 @_tables_option
-@batch_options("rows", "who uses a row of the batch waits for it")
+@batch_options("rows", "a session that uses a row of the batch waits for it")
 @local_option
 @json_option
 def rotate(  # noqa: PLR0917 - click passes them by name
@@ -203,7 +205,7 @@ def rotate(  # noqa: PLR0917 - click passes them by name
     """
     from profiles_schema.key_providers import keys_from_environment
     from profiles_schema.operations import key_rotation as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
     from profiles_schema.operations.keys import status
 
     ring = keys_from_environment().ring()
@@ -246,9 +248,7 @@ def rotate(  # noqa: PLR0917 - click passes them by name
 
 @keys.command(
     "validate",
-    epilog=examples(
-        "profiles-schema keys validate --older-than 7", "profiles-schema keys validate --provider openai"
-    ),
+    epilog=examples("profiles-schema keys validate --older-than 7", "profiles-schema keys validate --provider openai"),
 )
 @click.option("--provider", metavar="NAME", help="Keys of this provider only: openai, anthropic or unsplash.")
 @click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Keys of this user only.")

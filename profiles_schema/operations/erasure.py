@@ -62,7 +62,7 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield notice(
             "found_deleted",
             f"{found} {'user who was' if found == 1 else 'users who were'} deleted before the tables were taken over still"
-            f" {'has' if found == 1 else 'have'} personal data in them. Nothing erases it unless it is told to, irrevocably.",
+            f" {'has' if found == 1 else 'have'} personal data in them. Only an explicit command erases it, and that cannot be undone.",
             ERASE,
             found,
         )

@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.encryption import KeyRing, key_id_of
 from profiles_schema.errors import DecryptionFailed
-from profiles_schema.operations.batches import FIRST_ROWS, Limits, Progress, trial
+from profiles_schema.operations.batch_job import FIRST_ROWS, Limits, Progress
+from profiles_schema.operations.batches import trial
 from profiles_schema.operations.key_tables import (
     LOCKS,
     KeyColumn,

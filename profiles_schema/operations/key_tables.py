@@ -31,7 +31,8 @@ from profiles_schema.errors import (
     InsufficientPrivilege,
     TableLocked,
 )
-from profiles_schema.operations.batches import Job, Limits, Progress, run
+from profiles_schema.operations.batch_job import Job, Limits, Progress
+from profiles_schema.operations.batches import run
 from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT, ENVELOPE_PREFIX
 
 COLUMNS = ("openai_api_key", "unsplash_api_key", "anthropic_api_key")

@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection, Row
 from profiles_schema.encryption import KeyRing, new_entry, new_id
 from profiles_schema.errors import DecryptionFailed, KeyRingMissing, ProfilesSchemaError, UsageError
 from profiles_schema.key_providers import keys_from_environment
-from profiles_schema.operations.batches import FIRST_ROWS, Limits, Progress, trial
+from profiles_schema.operations.batch_job import FIRST_ROWS, Limits, Progress
+from profiles_schema.operations.batches import trial
 from profiles_schema.operations.key_tables import (
     BLANKS,
     LOCKS,

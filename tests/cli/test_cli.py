@@ -57,7 +57,7 @@ def test_help_lists_every_verb_once_in_sections():
     page = help_of()
     titles = re.findall(r"^(\S.*):$", page, flags=re.MULTILINE)
     assert titles == [
-        "Options", "Migrate", "Watch", "Repair", "Exports", "Take over", "Keys and settings", "Server", "Examples",
+        "Options", "Migrate", "Watch", "Repair", "Exports", "Adopt", "Keys and settings", "Server", "Examples",
     ]  # fmt: skip
     for verb in cli.VERBS:
         assert len(re.findall(rf"^  {verb} ", page, flags=re.MULTILINE)) == 1, verb

@@ -14,7 +14,7 @@ import pytest
 from profiles_schema.encryption import KeyRing, bound_to, key_id_of
 from profiles_schema.errors import EncryptionKeyChanged
 from profiles_schema.operations import key_rotation
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.settings import ENCRYPTION_KEYS
 from support import profiles_schema
 
