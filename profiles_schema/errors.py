@@ -225,15 +225,29 @@ class DecryptionFailed(ProfilesSchemaError):
 
 
 class NotAnEnvelope(DecryptionFailed):
-    """The value is not an envelope psk1.KEYID.DATA, or a damaged one."""
+    """The value is not an envelope psk1.KEYID.DATA."""
+
+
+class DamagedEnvelope(DecryptionFailed):
+    """The value begins like an envelope psk1.KEYID.DATA, and is not a whole one. Restore it from a backup, or set the API
+    key again.
+    """
 
 
 class UnknownEncryptionKey(DecryptionFailed):
     """The key that encrypted this is not in PROFILES_ENCRYPTION_KEYS. Add it again, after the first key."""
 
 
-class CiphertextMismatch(DecryptionFailed):
+class CiphertextMismatch(DamagedEnvelope):
     """The ciphertext belongs to another user, column or key, or was changed."""
+
+
+class KeyServiceFailed(ProfilesSchemaError):
+    """The service that keeps the encryption keys did not answer, or refused."""
+
+
+class EncryptionKeyChanged(InvalidKeyRing):
+    """Another key has this id in the ring than the one that was first used under it. Nothing was read or written."""
 
 
 class EncryptionRefused(ProfilesSchemaError):
@@ -372,6 +386,14 @@ class ActingRefused(ProfilesSchemaError):
 
 class RowSecurityBypassed(ProfilesSchemaError):
     """Row level security does not bind the role of this engine. Connect as a role without rights of its own."""
+
+
+class InvalidApiKey(FieldsRefused):
+    """The API key cannot be stored like this."""
+
+
+class SecretNotSerializable(ProfilesSchemaError, TypeError):
+    """A Secret is not pickled: the API key would be in the pickle. Pass on the user and the provider, and read it there."""
 
 
 class InvalidRegistration(ProfilesSchemaError):
