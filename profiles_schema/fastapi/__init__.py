@@ -16,10 +16,11 @@
 """
 
 from profiles_schema.fastapi.dependencies import allow_anon, async_session_for, require_user, session_for
-from profiles_schema.fastapi.problems import install
+from profiles_schema.fastapi.problems import PROBLEMS, install
 from profiles_schema.fastapi.tokens import CurrentUser, TokenVerifier
 
 __all__ = [
+    "PROBLEMS",
     "CurrentUser",
     "TokenVerifier",
     "allow_anon",

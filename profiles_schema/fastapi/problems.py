@@ -7,6 +7,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+import sqlalchemy.exc
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
@@ -34,6 +35,25 @@ if TYPE_CHECKING:
 
 LOGGER: Final = logging.getLogger("profiles_schema.fastapi")
 
+_MEDIA_TYPE: Final = "application/problem+json"
+_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}},
+    },
+}
+_RESPONSE: Final[dict[str, Any]] = {
+    "description": "Problem details (RFC 9457)",
+    "content": {_MEDIA_TYPE: {"schema": _SCHEMA}},
+}
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {"4XX": _RESPONSE, "5XX": _RESPONSE}
+"""What OpenAPI says of errors: ``FastAPI(responses=PROBLEMS)``."""
+
 _URN: Final = "urn:profiles-schema"
 _POLICY_VIOLATION: Final = 1008
 _RETRY_SECONDS: Final = 5
@@ -52,6 +72,10 @@ def install(app: FastAPI) -> None:
     handlers: dict[type[Exception], Any] = {
         ServiceError: _on_service_error,
         DBAPIError: _on_database_error,
+        # Drivers let these pass as they are, when the server is not there; the pool has its own.
+        ConnectionError: _on_no_answer,
+        TimeoutError: _on_no_answer,
+        sqlalchemy.exc.TimeoutError: _on_no_answer,
         RequestValidationError: _on_invalid_request,
         WebSocketRequestValidationError: _on_invalid_request,
         HTTPException: _on_http_exception,
@@ -84,6 +108,12 @@ async def _on_database_error(connection: HTTPConnection, error: Any) -> Response
         )
     note(connection, sqlstate=sqlstate(error))
     return await _on_service_error(connection, refusal)
+
+
+async def _on_no_answer(connection: HTTPConnection, error: Any) -> Response | None:
+    LOGGER.error("a request had no answer: %s", type(error).__name__, extra={"event": "failed"})
+    problem = ServiceFailed("A server that this request needs did not answer. Repeat the request later.")
+    return await _on_service_error(connection, problem)
 
 
 def refusal_of(error: DBAPIError) -> ServiceError:
@@ -143,4 +173,4 @@ async def _answer(
     # As ASCII: a name in the request may be half a surrogate pair, which no UTF-8 can hold.
     body = json.dumps(problem).encode("ascii")
     status = problem["status"]
-    return Response(body, status, headers=dict(headers or {}), media_type="application/problem+json")
+    return Response(body, status, headers=dict(headers or {}), media_type=_MEDIA_TYPE)
