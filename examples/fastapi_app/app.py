@@ -194,7 +194,7 @@ async def read_profile(user: User, response: Response) -> OwnProfile:
     return _own(await profiles.get_or_create(user.id), response)
 
 
-Version = Annotated[AwareDatetime, BeforeValidator(lambda value: str(value).strip('"'))]
+Version = Annotated[AwareDatetime, BeforeValidator(lambda value: datetime.fromisoformat(value.strip('"')))]
 IfMatch = Annotated[
     Version | None, Header(description="The ETag that was read: write only if nothing has changed since")
 ]
