@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import click
@@ -30,6 +31,17 @@ def test_each_floor_imports_lower_floors_only():
     done = run(sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-cache")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Floors KEPT" in done.stdout
+
+
+def test_the_floors_of_contributing_are_those_that_are_enforced():
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        (contract,) = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    enforced = [layer.split(" | ") for layer in contract["layers"]]
+    rows = re.findall(
+        r"^\| (\d) \| (`.+?`) \|", (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [re.findall(r"`(.+?)`", modules) for _, modules in rows] == enforced
+    assert [int(floor) for floor, _ in rows] == list(reversed(range(len(enforced))))
 
 
 def test_the_package_is_imported_without_its_dependencies():

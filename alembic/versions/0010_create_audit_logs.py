@@ -2,7 +2,7 @@
 
 Why: a failure that is caught must be found again.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for the foreign key: its writers wait for milliseconds, its readers not at all.
-Beside it: any code may run; until policies come the table is closed to the API roles.
+Compatible with: any code; until policies come the table is closed to the API roles.
 Back: drops the table; refuses while it holds rows.
 """
 
@@ -42,6 +42,8 @@ create table if not exists public.user_profile_audit_logs (
   constraint ck_user_profile_audit_logs_retry_count_not_negative check (retry_count >= 0),
   constraint fk_user_profile_audit_logs_user_id_users foreign key(user_id) references auth.users (id) on delete set null
 );
+
+create index if not exists idx_user_profile_audit_logs_actor on public.user_profile_audit_logs (actor) where actor is not null and actor is distinct from user_id;
 
 create index if not exists idx_user_profile_audit_logs_failures on public.user_profile_audit_logs (created_at desc) where action in ('failed', 'skipped');
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from profiles_schema.driver import execute_literally
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.migrations.paths import script_location
 from profiles_schema.operations import adopt
@@ -22,7 +23,7 @@ create function public.get_my_referral_code() returns uuid language sql as $$ se
 def test_the_planner_knows_our_public_functions(database):
     body = Path(script_location() / "adoption" / "functions_we_replace.sql").read_text(encoding="utf-8")
     with database.engine.connect() as connection:
-        connection.exec_driver_sql(body.replace("%", "%%"))
+        execute_literally(connection, body)
         known = connection.exec_driver_sql(
             "select r.function_id::regprocedure::text from profiles_internal.functions_we_replace() as r order by 1"
         ).scalars()
@@ -46,7 +47,7 @@ def test_a_function_that_ours_replaces_is_a_question_and_others_of_the_name_stay
     }
     question = questions["function:public.get_public_profile(text)"]
     assert question.found == (
-        "has a name of ours; returns json, with the rights of its owner; may be called by anon, authenticated, service_role"
+        "has one of our names; returns json, with the rights of its owner; may be called by anon, authenticated, service_role"
     )
     assert "may be called by anon, authenticated and service_role" in question.answers["replace"]
     with pytest.raises(MigrationFailed, match=r"function public.get_public_profile\(text\)"):
@@ -72,7 +73,26 @@ def test_a_function_of_other_types_can_be_replaced_too(hosted_open):
     hosted_open.script(FUNCTIONS)
     hosted_open.upgrade(answers=hosted_open.answers("replace"))
     # Of ours, and create_user, which is not.
-    assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 12 + 1
+    assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 13 + 1
     assert hosted_open.value("select public.create_user('x')") == "made x"
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 6
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        ("create function public.get_user_profile_stats() returns jsonb language sql as 'select null::jsonb'", "get_user_profile_stats()"),
+        ("create function public.gen_available_username(text) returns text language sql as 'select 1::text'", "gen_available_username(text)"),
+    ],
+)  # fmt: skip
+def test_functions_of_our_names_are_set_aside_and_come_back(empty, found, name):
+    body = f"select prosrc from pg_proc where oid = to_regprocedure('public.{name}')"
+    empty.script(found)
+    before = empty.value(body)
+    empty.answering = ("replace",)
+    empty.upgrade()
+    assert drift(empty) == []
+    assert empty.value(body) != before
+    empty.downgrade("base")
+    assert empty.value(body) == before

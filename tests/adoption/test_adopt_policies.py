@@ -455,3 +455,18 @@ def test_functions_in_standard_form_are_among_those_that_find_less(application, 
     }
     application.upgrade(answers=application.answers("replace", "accept"))
     application.downgrade("base", allow_data_loss="yes")
+
+
+def test_a_table_with_our_columns_and_nothing_else_is_closed_like_any_other(database, empty):
+    columns = database.value(
+        "select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)"
+        " from pg_attribute as a where a.attrelid = 'public.user_profiles'::regclass and a.attnum > 0"
+    )
+    empty.script(
+        f"create table public.user_profiles ({columns}); create policy open on public.user_profiles using (true);"
+        "grant all on public.user_profiles to public"
+    )
+    empty.answering = ("replace",)
+    empty.upgrade()
+    assert drift(empty) == []
+    assert empty.value("select count(*) from pg_policy where polname = 'open'") == 0

@@ -1,9 +1,12 @@
 """Downgrades keep data, or say what they would drop and stop before anything has changed."""
 
+import threading
+
+import psycopg2
 import pytest
 from alembic.script import ScriptDirectory
 
-from profiles_schema.errors import DependentsRefused, ProfilesSchemaError
+from profiles_schema.errors import DependentsRefused, MigrationFailed, ProfilesSchemaError
 from profiles_schema.migrations import paths
 from profiles_schema.migrations.dependents import refuse_dependents
 from profiles_schema.schema.catalog import differences
@@ -246,3 +249,15 @@ def test_a_downgrade_up_is_refused_in_a_plain_sentence(database):
         2,
         "error: +1 leads up, not down. Give -1 for one step, or a revision.\n",
     )
+
+
+def test_a_downgrade_does_not_drop_what_was_committed_while_it_waited(empty):
+    empty.upgrade("0007")
+    user = empty.value("insert into auth.users (email) values ('ada@example.org') returning id")
+    writer = psycopg2.connect(empty.url)
+    writer.cursor().execute("insert into public.user_progress (user_id, total_points) values (%s, 4711)", (str(user),))
+    threading.Timer(1.0, writer.commit).start()
+    with pytest.raises(MigrationFailed, match="user_progress"):
+        empty.downgrade("0006", lock_timeout="5000")
+    assert empty.value("select total_points from public.user_progress") == 4711
+    writer.close()

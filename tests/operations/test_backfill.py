@@ -183,3 +183,15 @@ def test_it_can_be_interrupted_and_run_again(database, how):
     assert 0 < left < 3000
     assert run(database).counts["created"] == left
     assert missing(database) == 0
+
+
+def test_progress_made_after_the_sessions_counts_them(database):
+    user = database.sign_up("ada@example.org")
+    database.run(
+        "insert into public.sessions (user_id, ended_at, qa_attempts) select :id, now(), 4 from generate_series(1, 5)",
+        id=user,
+    )
+    database.run("delete from public.user_progress")
+    with database.engine.connect() as connection:
+        list(backfill(connection))
+    assert database.run("select total_sessions, total_questions_answered from public.user_progress") == [(5, 20)]

@@ -7,7 +7,7 @@ import pytest
 from profiles_schema.operations.health import Health, examine
 from profiles_schema.operations.repair import repair
 from support import drift, profiles_schema
-from support.health import look, monitored
+from support.health import finding_codes, look, monitored
 
 
 def codes(health: Health) -> set[str]:
@@ -241,7 +241,7 @@ def test_a_locked_table_is_said_instead_of_waited_for(database):
         holder.exec_driver_sql("lock table public.user_profiles in access exclusive mode")
         said = profiles_schema(database.url, "health")
     assert said.returncode == 1
-    assert said.stderr.startswith("error: Another session holds a lock on a table of ours.")
+    assert said.stderr.startswith("error: Another session holds a lock on one of our tables.")
 
 
 def test_the_command_says_it_in_lines_and_in_json(database):
@@ -350,3 +350,44 @@ def test_a_role_that_may_only_read_looks_at_wide_columns(wide):
     with monitored(wide) as monitor:
         assert "dual_write" in codes(look(monitor))
         assert len(drift(monitor)) == 1
+
+
+def test_health_finds_the_newest_users_of_ids_that_grow_with_time(database):
+    database.script(
+        "alter table auth.users disable trigger profiles_on_auth_user_created;"
+        "insert into auth.users (id, email)"
+        " select ('01900000-0000-7000-8000-' || lpad(to_hex(g), 12, '0'))::uuid, g || '@example.org' from generate_series(1, 3500) as g;"
+        "alter table auth.users enable trigger profiles_on_auth_user_created;"
+        "select profiles_internal.create_profiles(array(select to_jsonb(u) from auth.users as u order by id limit 3000))"
+    )
+    assert all("missing" in finding_codes(database) for _ in range(3))
+
+
+def test_a_foreign_policy_and_a_foreign_owner_are_said(database):
+    database.script(
+        "create policy leak on public.user_profiles for select to authenticated using (true);"
+        "create role stranger_of_definers; grant all on schema profiles_internal to stranger_of_definers;"
+        "alter function profiles_internal.on_auth_user_created() owner to stranger_of_definers"
+    )
+    try:
+        assert {"policy", "owner"} <= finding_codes(database)
+    finally:
+        database.script(
+            "reassign owned by stranger_of_definers to postgres; drop owned by stranger_of_definers; drop role stranger_of_definers"
+        )
+
+
+def test_quoted_identifiers_are_no_drift(database):
+    database.script(f'alter database "{database.name}" set quote_all_identifiers = on')
+    assert finding_codes(database) == set()
+
+
+def test_sessions_with_other_types_get_no_roll_up(empty):
+    empty.script(
+        "create table public.sessions (id bigserial, user_id bigint, started_at timestamptz, ended_at timestamptz,"
+        " duration_minutes int, descriptions_generated int, images_processed int, qa_attempts int, vocabulary_learned int)"
+    )
+    empty.upgrade()
+    empty.run("insert into public.sessions (user_id) values (7)")
+    empty.run("update public.sessions set ended_at = now()")
+    assert "sessions" in finding_codes(empty)

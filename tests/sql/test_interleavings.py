@@ -39,8 +39,8 @@ def sql(statement, role=None):
 
 OPERATIONS = {
     "ensure": sql("select public.ensure_user_profile(cast(:id as uuid))", "service_role"),
-    "batch": lambda connection, user: backfill._create(connection, [str(user.id)]),
-    "repair": lambda connection, user: backfill._follow(connection, str(user.id)),
+    "batch": lambda connection, user: backfill._MissingProfiles().do(connection, [str(user.id)]),
+    "repair": lambda connection, user: backfill._Repair(erase_deleted=False).do(connection, [str(user.id)]),
     "email": sql("update auth.users set email = :tag || '-new@example.org', email_confirmed_at = '2026-01-02' where id = :id"),
     "phone": sql("update auth.users set phone = '+49 1' where id = :id"),
     "name": sql("""update auth.users set raw_user_meta_data = '{"full_name"\\: "Augusta"}' where id = :id"""),

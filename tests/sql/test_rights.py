@@ -330,6 +330,7 @@ EXECUTABLE = {
     "ensure_user_profile(uuid,text,text,text,text,text,text)": USERS,
     "gen_available_username(text)": USERS,
     "award_points(uuid,integer,text,text)": {"service_role"},
+    "delete_my_account(text)": {"authenticated"},
     "export_my_data()": {"authenticated"},
     "get_my_profile_v2()": {"authenticated"},
     "get_my_progress()": {"authenticated"},
@@ -339,6 +340,7 @@ EXECUTABLE = {
     "get_user_profile_stats()": {"service_role"},
     "update_my_profile_v2(jsonb,boolean,timestamp with time zone)": {"authenticated"},
     "profiles_internal.available_username(text)": USERS,
+    "profiles_internal.delete_my_account(text)": {"authenticated"},
     "profiles_internal.export_my_data()": {"authenticated"},
     "profiles_internal.award_points(uuid,integer,text,text)": {"service_role"},
     "profiles_internal.ensure_profile(uuid,jsonb,boolean)": USERS,
@@ -384,6 +386,7 @@ CALLS = {
     "ensure_user_profile(uuid,text,text,text,text,text,text)": "public.ensure_user_profile('{ada}', '', '', '', '', '', '')",
     "gen_available_username(text)": "public.gen_available_username('ada@example.org')",
     "award_points(uuid,integer,text,text)": "public.award_points('{ada}', 5, 'a gift', 'k1')",
+    "delete_my_account(text)": "public.delete_my_account('ada')",
     "export_my_data()": "public.export_my_data()",
     "get_my_profile_v2()": "public.get_my_profile_v2()",
     "get_my_progress()": "public.get_my_progress()",
@@ -525,3 +528,31 @@ def test_a_direct_connection_of_a_stranger_reaches_nothing(database):
         connection.close()
     finally:
         database.script(f"drop role {name}")
+
+
+def test_a_service_whose_subject_is_no_user_is_audited(database):
+    user = database.sign_up("ada@example.org")
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("select set_config('request.jwt.claims', '{\"sub\": \"worker-7\"}', true)")
+        connection.exec_driver_sql("set local role service_role")
+        connection.exec_driver_sql("update public.user_profiles set role = 'admin'")
+    assert database.run("select user_id, action, changed from public.user_profile_audit_logs") == [
+        (user, "updated", ["role"])
+    ]
+
+
+def test_nobody_can_take_a_reserved_username(database):
+    user = database.sign_up("ada@example.org")
+    with database.acting_as("authenticated", user) as connection, pytest.raises(Exception, match="reserved"):
+        connection.exec_driver_sql("update public.user_profiles set username = 'support'")
+    database.run("update public.user_profiles set username = 'support'")
+
+
+def test_a_role_of_the_applications_own_may_act_for_its_user(database):
+    user = database.sign_up("ada@example.org")
+    database.script("create role member_of_ours; grant authenticated to member_of_ours")
+    try:
+        with database.acting_as("member_of_ours", user) as connection:
+            assert connection.exec_driver_sql("select (public.get_my_profile_v2()).username").scalar() == "ada"
+    finally:
+        database.script("drop role member_of_ours")

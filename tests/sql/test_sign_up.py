@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
+import psycopg2
 import pytest
 from sqlalchemy import text
 
+from profiles_schema.driver import execute_literally
 from support import insert_user
 
 # Generous: what is guarded against is a wait of many seconds, or for ever.
@@ -527,7 +529,7 @@ def test_whatever_fails_the_sign_up_goes_on_and_leaves_a_record(database):
     seen = {}
     for breakage, (sql, _) in BREAKAGES.items():
         with database.engine.connect() as connection, connection.begin() as transaction:
-            connection.exec_driver_sql(sql.replace("%", "%%"))
+            execute_literally(connection, sql)
             user_id = insert_user(
                 connection, email="secret@example.org", raw_user_meta_data={"name": "secret", "timezone": "Asia/Tokyo"}
             )
@@ -743,3 +745,37 @@ def test_the_feature_flag_switches_the_work_of_the_trigger_off_and_on(project):
         connection.execute(text("update auth.users set last_sign_in_at = now() where id = :id"), {"id": user_id})
         other = insert_user(connection, email="eve@example.org")
     assert usernames(project) == {user_id: "ada", other: "eve"}
+
+
+def test_one_bad_row_costs_an_import_no_more_than_its_own_thousand(database):
+    database.run("alter table public.user_profiles add constraint none check (email <> 'bad@example.org')")
+
+    def import_users(first, last):
+        started = time.monotonic()
+        database.run(
+            "insert into auth.users (email) select case when g = :last then 'bad' else 'user' || g end || '@example.org'"
+            " from generate_series(cast(:first as int), cast(:last as int)) as g",
+            first=first, last=last,
+        )  # fmt: skip
+        return time.monotonic() - started
+
+    small, large = import_users(1, 1000), import_users(10_001, 16_000)
+    assert database.value("select count(*) from public.user_profiles") == 6998
+    # Linear would be 6 at most, quadratic 36.
+    assert large / small < 15
+
+
+def test_a_sign_up_with_one_snapshot_gets_its_profile_though_the_name_was_taken_since(database):
+    first = psycopg2.connect(database.url)
+    with first.cursor() as cursor:
+        cursor.execute("begin isolation level repeatable read; select 1")
+        database.sign_up("same@example.org")
+        cursor.execute(
+            "insert into auth.users (id, email, is_sso_user) values ('00000000-0000-4000-8000-0000456789ab', 'same@example.org', true)"
+        )
+        cursor.execute("commit")
+    first.close()
+    assert (
+        database.value("select username from public.user_profiles where username like 'same%456789ab'")
+        == "same_456789ab"
+    )

@@ -25,3 +25,8 @@ def monitored(database, role="bypassrls"):
         yield Database(database.server, database.name, "monitor_of_health")
     finally:
         administrator.script("set transaction read write; drop owned by monitor_of_health; drop role monitor_of_health")
+
+
+def finding_codes(database, **options) -> set[str]:
+    """The codes of all findings."""
+    return {finding.code for finding in look(database, **options).findings}
