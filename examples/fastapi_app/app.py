@@ -131,6 +131,12 @@ class Progress(_Row):
     new_words_count: int
 
 
+class Deletion(BaseModel):
+    """The confirmation: the username, as the person typed it."""
+
+    username: str = Field(max_length=100)
+
+
 class Words(BaseModel):
     """The counters that the application keeps."""
 
@@ -286,6 +292,12 @@ async def download_export(export_id: UUID, _: User) -> StreamingResponse:
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(pieces(), media_type="application/octet-stream", headers=headers)
+
+
+@app.post("/me/deletion", status_code=204)
+async def delete_account(deletion: Deletion, session: UserSession) -> None:
+    """Shut the account at once. `profiles-schema users erase --pending` erases what belongs to it."""
+    await session.execute(text("select public.delete_my_account(:username)"), {"username": deletion.username})
 
 
 def _own(profile: Any, response: Response) -> OwnProfile:

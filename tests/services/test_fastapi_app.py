@@ -189,6 +189,23 @@ def test_an_export_is_requested_written_and_downloaded(person, work):
     assert bob.get("/me/exports") == []
 
 
+def test_a_deleted_account_is_shut_at_once(client, person):
+    ada, bob = person("ada"), person("bob")
+    names = {each.id: each.get("/me/profile")["username"] for each in (ada, bob)}
+    answer = ada.request("POST", "/me/deletion", json={"username": names[bob.id]})
+    assert (answer.status_code, ada.get("/me/profile")["username"]) == (422, names[ada.id])
+    assert ada.request("POST", "/me/deletion", json={"username": names[ada.id]}).status_code == 204
+    assert client.get(f"/profiles/{names[ada.id]}").status_code == 404
+    for method, path, _ in operations(client):
+        if path.startswith("/me/") and "{" not in path:
+            words = {"mastered_words_count": 1, "learning_words_count": 1, "new_words_count": 1}
+            body = words if path == "/me/progress" else {"username": "x"} if path == "/me/deletion" else {"bio": "x"}
+            answer = ada.request(method, path, json=body)
+            nothing_to_see = method == "GET" and answer.status_code == 200 and answer.json() == []
+            assert answer.status_code in {403, 404} or nothing_to_see, (method, path, answer.text)
+    assert bob.get("/me/profile")["username"] == names[bob.id]
+
+
 def test_it_does_not_start_with_a_role_that_row_level_security_does_not_bind(shared, auth, exports):
     with pytest.raises(AssertionError, match="RowSecurityBypassed: Row level security does not bind the role postgres"):  # noqa: SIM117
         with process(shared.url, auth.issuer, exports, TOKEN_SECRET=SECRET):
@@ -276,6 +293,7 @@ def victim(person, work):
         "first_name": MARK.title(),
     }
     assert bob.request("PUT", "/me/profile", json=secrets).status_code == 200
+    bob.username = bob.get("/me/profile")["username"]
     words = {"mastered_words_count": 1, "learning_words_count": 1, "new_words_count": 1}
     assert bob.request("PUT", "/me/progress", json=words).status_code == 200
     bob.export = bob.request("POST", "/me/exports").json()["id"]
@@ -288,7 +306,7 @@ def hostile(group, bob):
     """The inputs of a group, with Bob's ids filled in."""
     names = {
         "BOB_UPPERCASE": bob.id.upper(), "BOB_WITHOUT_HYPHENS": bob.id.replace("-", ""), "BOB_IN_BRACES": f"{{{bob.id}}}",
-        "BOB_EXPORT": bob.export, "BOB": bob.id,
+        "BOB_EXPORT": bob.export, "BOB_USERNAME": bob.username, "BOB": bob.id,
     }  # fmt: skip
     for each in HOSTILE[group]:
         text = json.dumps(each)
