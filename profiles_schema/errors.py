@@ -277,7 +277,7 @@ class MigrationFailed(ProfilesSchemaError):
 class ServiceError(ProfilesSchemaError):
     """A service refused this request, or could not answer it. No message of such an error repeats a personal value."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
     """The HTTP status that says the same."""
 
     def problem(self) -> dict[str, Any]:
@@ -436,5 +436,35 @@ class ExportLost(ServiceError):
 
 class StorageFailed(ServiceError):
     """The storage of exports failed."""
+
+    status = 503
+
+
+class ValueRefused(ServiceError):
+    """A value of this request breaks a rule of the database."""
+
+    status = 422
+
+    def __init__(self, message: str | None = None, *, conflicts: bool = False, objects: str | None = None) -> None:
+        super().__init__(message)
+        if conflicts:
+            self.status = 409
+        self.objects = objects
+        """Names of the table, column or constraint."""
+
+
+class TokenRefused(ServiceError):
+    """The access token is not valid. Sign in again."""
+
+    status = 401
+
+    def __init__(self, message: str | None = None, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Why, for the log: missing, malformed, expired, signature, algorithm, unknown key, issuer, audience, role ..."""
+
+
+class TokenKeysUnavailable(ServiceError):
+    """The keys that verify access tokens cannot be fetched. Repeat the request later."""
 
     status = 503
