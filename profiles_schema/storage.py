@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 from urllib.parse import urlencode
@@ -49,6 +50,9 @@ class Storage(Protocol):
 
     def keys(self) -> Iterator[str]:
         """The keys of all exports."""
+
+    def delete_all(self, user_id: object) -> int:
+        """Remove every object of a user, and what was never finished; returns how many objects there were."""
 
 
 def export_key(user_id: object, export_id: object) -> str:
@@ -105,6 +109,20 @@ class DirectoryStorage:
         for place in sorted(self.path.glob("exports/*/*")):
             if not place.name.startswith(_UNFINISHED):
                 yield place.relative_to(self.path).as_posix()
+
+    def delete_all(self, user_id: object) -> int:
+        """Remove every object of a user, and what a killed worker left; returns how many objects there were."""
+        place = self._place(f"exports/{user_id}")
+        removed = 0
+        for each in place.glob("*"):
+            try:
+                each.unlink()
+            except FileNotFoundError:
+                continue
+            removed += not each.name.startswith(_UNFINISHED)
+        with suppress(FileNotFoundError, OSError):
+            place.rmdir()
+        return removed
 
     def remove_unfinished(self, older_than_seconds: float) -> int:
         """Remove what killed workers left behind; returns how many files that were."""

@@ -62,9 +62,16 @@ class S3Storage:
 
     def keys(self) -> Iterator[str]:
         """The keys of all exports."""
+        return self._below("exports/")
+
+    def delete_all(self, user_id: object) -> int:
+        """Remove every object of a user; returns how many there were. Older versions are the bucket's to remove."""
+        return sum(self.delete(key) for key in list(self._below(f"exports/{user_id}/")))
+
+    def _below(self, start: str) -> Iterator[str]:
         with _typed():
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=f"{self._prefix}exports/"
+                Bucket=self._bucket, Prefix=f"{self._prefix}{start}"
             )
             for page in pages:
                 for each in page.get("Contents", ()):

@@ -2,26 +2,32 @@
 
 import ast
 import contextlib
+import datetime as dt
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from profiles_schema import UserProfile, cli, errors, metadata, operations
 from profiles_schema.migrations import options, paths, standing
-from profiles_schema.operations import health
+from profiles_schema.operations import health, user_exports
 from profiles_schema.operations.smoke import smoke
-from profiles_schema.schema import objects
+from profiles_schema.schema import objects, personal_data
+from profiles_schema.schema.models import privacy
 from profiles_schema.schema.models.typed_group import TypedGroup
 from profiles_schema.schema.trait_models import GROUPS
 from support import REPOSITORY, profiles_schema
@@ -86,6 +92,98 @@ def test_the_reference_is_what_help_says(request):
     if request.config.getoption("--update-docs"):
         REFERENCE.write_text(written_reference(), encoding="utf-8")
     assert REFERENCE.read_text(encoding="utf-8") == written_reference(), "run: make docs"
+
+
+def written_inventory():
+    """The tables of docs/reference/personal-data.md: what every column is of a person, and what an erasure does with it."""
+    parts = []
+    for table in sorted(metadata.tables.values(), key=lambda each: (each.schema or "public", each.name)):
+        rows = {}
+        for column in table.columns:
+            rows.setdefault((column.info["personal"] or "-", column.info["on_erase"]), []).append(f"`{column.name}`")
+        parts += [f"## {table.schema or 'public'}.{table.name}", "| columns | personal | on erasure |\n|---|---|---|"]
+        parts[-1] += "".join(f"\n| {', '.join(names)} | {kind} | {what} |" for (kind, what), names in rows.items())
+    return "\n\n".join(parts) + "\n"
+
+
+INVENTORY = "<!-- The rest is made from the models: make docs -->\n\n"
+
+
+def test_the_inventory_of_personal_data_is_that_of_the_models(request):
+    path = DOCS / "reference" / "personal-data.md"
+    prose, mark, written = path.read_text(encoding="utf-8").partition(INVENTORY)
+    assert mark
+    if request.config.getoption("--update-docs"):
+        path.write_text(prose + mark + written_inventory(), encoding="utf-8")
+        written = written_inventory()
+    assert written == written_inventory(), "run: make docs"
+    for kind in privacy.KINDS:
+        assert f"| {kind} | {privacy.KINDS[kind]} |" in prose
+
+
+JSON_TYPES = {
+    int: ["integer"], bool: ["boolean"], str: ["string"], list: ["array"], Decimal: ["number", "string"], float: ["number"],
+}  # fmt: skip
+
+
+def json_schema_of(column):
+    """What JSON holds of a column in an export."""
+    if column.info["personal"] == "secret":
+        return {"enum": ["encrypted", None], "description": "Whether there is one; the key itself is not handed over."}
+    if isinstance(column.type, JSONB):
+        return {}
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        kind = str
+    schema = {"type": [*JSON_TYPES.get(kind, ["string"]), *(["null"] if column.nullable else [])]}
+    formats = {uuid.UUID: "uuid", dt.datetime: "date-time", dt.date: "date"}
+    if kind in formats:
+        schema["format"] = formats[kind]
+    if column.comment:
+        schema["description"] = column.comment
+    return schema
+
+
+def written_export_schema():
+    """docs/reference/user-export.schema.json as it has to be."""
+    tables = {}
+    for person in personal_data.TABLES:
+        tables[person.name] = {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {column.name: json_schema_of(column) for column in person.table.columns},
+                "required": [person.user_column],
+            },
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "profiles-schema users export",
+        "description": "Everything that is a person's. Tables without rows are left out; those of the application are arrays of"
+        " objects with the columns that were registered.",
+        "type": "object",
+        "required": ["format", "user_id", "exported_at", "tables"],
+        "additionalProperties": False,
+        "properties": {
+            "format": {"const": user_exports.FORMAT},
+            "user_id": {"type": "string", "format": "uuid"},
+            "exported_at": {"type": "string", "format": "date-time"},
+            "tables": {
+                "type": "object",
+                "properties": tables,
+                "additionalProperties": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+    }
+
+
+def test_the_schema_of_exports_is_that_of_the_models(request):
+    path = REPOSITORY / "docs" / "reference" / "user-export.schema.json"
+    wanted = json.dumps(written_export_schema(), indent=2, ensure_ascii=False) + "\n"
+    if request.config.getoption("--update-docs"):
+        path.write_text(wanted, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == wanted, "run: make docs"
 
 
 def test_the_readme_begins_with_make_up_and_make_test():
@@ -262,7 +360,13 @@ def test_every_internal_table_is_documented():
     }
 
 
-def run_page(page, database, known):
+def shown(sample):
+    """A pattern for what a sample shows: … is any number of lines, and no machine is as fast as another."""
+    lines = ["(?:.*\n)*?" if line == "…" else re.escape(line) + "\n" for line in sample.strip("\n").splitlines()]
+    return re.sub(r"locked\\ for\\ [^:]*:", "locked for [^:]*:", "".join(lines))
+
+
+def run_page(page, database, known, environment=None):
     """Do what a page says, block after block: its Python, and its commands, whose output it shows."""
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
         if language == "python":
@@ -272,14 +376,12 @@ def run_page(page, database, known):
             promised = re.findall(r"^ *print\(.*\)  # (.+)$", block, flags=re.MULTILINE)
             assert out.getvalue().splitlines()[: len(promised)] == promised
         elif language == "text":
-            for command, shown in re.findall(
+            for command, sample in re.findall(
                 r"^\$ profiles-schema (.*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE
             ):
-                done = profiles_schema(database.url, *command.split())
-                pattern = "".join(
-                    "(?:.*\n)*?" if line == "…" else re.escape(line) + "\n" for line in shown.strip("\n").splitlines()
-                )
-                assert re.fullmatch(pattern, done.stdout), (command, done.stdout, done.stderr)
+                done = profiles_schema(database.url, *command.split(), environment=environment)
+                printed = re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
+                assert re.fullmatch(shown(sample), printed), (command, done.stdout, done.stderr)
                 yield command
 
 
@@ -305,6 +407,55 @@ def test_the_sample_of_health_is_what_it_prints(database):
     database.run("alter table auth.users disable trigger profiles_on_auth_user_created")
     database.sign_up("dan@example.org")
     assert list(run_page(text("docs/how-to/diagnose-a-health-finding.md"), database, {})) == ["health"]
+
+
+def test_the_samples_of_an_adoption_are_what_it_prints_and_writes(hosted, tmp_path, monkeypatch):
+    hosted.script(text("examples/adopt/application.sql"))
+    page = text("docs/how-to/adopt-existing-tables.md")
+    monkeypatch.chdir(tmp_path)
+    assert profiles_schema(hosted.url, "adopt", "--dry-run", "--write-answers", "adopt.toml").returncode == 1
+    asked = Path("adopt.toml").read_text(encoding="utf-8")
+    assert re.search(shown(re.search(r"^```toml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)[1]), asked)
+    answered = re.sub(r'^("policy:.*) = ""$', r'\1 = "keep"', asked, flags=re.MULTILINE)
+    answered = re.sub(r'^("quarantine:.*) = ""$', r'\1 = "quarantine"', answered, flags=re.MULTILINE)
+    Path("adopt.toml").write_text(answered, encoding="utf-8")
+    assert list(run_page(page, hosted, {}, {"COLUMNS": "100"})) == ["adopt --dry-run -x answers=adopt.toml"]
+
+
+def test_the_sample_of_keys_is_what_it_prints(empty):
+    empty.script(
+        "create table user_api_keys (user_id uuid primary key default gen_random_uuid(),"
+        " openai_api_key text, unsplash_api_key text, anthropic_api_key text);"
+        "insert into user_api_keys (openai_api_key) select case when n <= 88 then 'sk-' || n end from generate_series(1, 100) n"
+    )
+    ring = profiles_schema(empty.url, "keys", "generate", "--id", "k20261121-7f3a").stdout.strip()
+    environment = {"PROFILES_ENCRYPTION_KEYS": ring}
+    assert profiles_schema(empty.url, "keys", "encrypt", environment=environment).returncode == 0
+    empty.run(
+        "update user_api_keys set unsplash_api_key = 'plain' where user_id in (select user_id from user_api_keys limit 3)"
+    )
+    page = text("docs/how-to/encrypt-api-keys.md")
+    assert list(run_page(page, empty, {}, environment)) == ["keys status"]
+
+
+def test_the_sample_of_a_backfill_has_the_form_of_what_it_prints(database):
+    page = text("docs/how-to/create-missing-profiles.md")
+    for name in ("ada", "bob", "cleo"):
+        database.sign_up(f"{name}@example.org")
+    database.run("delete from user_profiles")
+
+    def form(output):
+        return re.sub(r"\d+", "1", output)
+
+    samples = re.findall(r"^\$ profiles-schema (.*)\n((?:(?!\$ |```).*\n)*)", page, flags=re.MULTILINE)
+    commands = [command for command, _ in samples]
+    assert commands == ["backfill --dry-run", "backfill", "jobs list", "backfill", "health --full"]
+    for command, sample in (samples[0], samples[3]):
+        assert re.fullmatch(shown(form(sample)), form(profiles_schema(database.url, *command.split()).stdout))
+    jobs = profiles_schema(database.url, "jobs", "list").stdout
+    assert jobs.splitlines()[0].split() == samples[2][1].splitlines()[0].split()
+    health_lines = profiles_schema(database.url, "health", "--full").stdout.splitlines()
+    assert {form(line) for line in samples[4][1].splitlines()} <= {form(line) for line in health_lines}
 
 
 def test_the_sample_of_a_standby_is_what_it_prints(database):

@@ -12,6 +12,7 @@ as $functions_we_replace$
   join (values
     ('award_points', 'uuid integer text text', 4, 'integer', 'service_role'),
     ('create_user', 'text text text text jsonb', 0, 'uuid', 'service_role'),
+    ('delete_my_account', 'text', 1, 'void', 'authenticated'),
     ('ensure_user_profile', 'uuid', 0, 'jsonb', 'authenticated and service_role'),
     ('ensure_user_profile', 'uuid text text text text text text', 7, 'jsonb', 'authenticated and service_role'),
     ('export_my_data', '', 0, 'uuid', 'authenticated'),

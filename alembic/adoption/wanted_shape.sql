@@ -314,6 +314,9 @@ as $wanted_shape$
     ('user_profile_audit_logs', 'foreign key', 'fk_user_profile_audit_logs_user_id_users',
       'FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE SET NULL', null, null),
     ('user_profile_audit_logs', 'primary key', 'pk_user_profile_audit_logs', 'PRIMARY KEY (id)', null, null),
+    ('user_profile_audit_logs', 'index', 'idx_user_profile_audit_logs_actor',
+      'CREATE INDEX idx_user_profile_audit_logs_actor ON public.user_profile_audit_logs USING '
+        'btree (actor) WHERE ((actor IS NOT NULL) AND (actor IS DISTINCT FROM user_id))', null, null),
     ('user_profile_audit_logs', 'index', 'idx_user_profile_audit_logs_failures',
       'CREATE INDEX idx_user_profile_audit_logs_failures ON public.user_profile_audit_logs USING'
         ' btree (created_at DESC) WHERE (action = ANY (ARRAY[''failed''::text, '

@@ -184,6 +184,27 @@ comment on column profiles_internal.kept_json.superseded_at is 'When something n
     )
     op.execute(
         r"""
+create table if not exists profiles_internal.erasures (
+  user_id uuid not null,
+  requested_at timestamp with time zone default now() not null,
+  requested_by text not null,
+  finished_at timestamp with time zone,
+  constraint pk_erasures primary key (user_id),
+  constraint fk_erasures_user_id_users foreign key(user_id) references auth.users (id) on delete cascade,
+  constraint ck_erasures_requested_by_is_known check (requested_by::text in ('user', 'operator'))
+);
+
+create index if not exists ix_erasures_pending on profiles_internal.erasures (requested_at) where finished_at is null;
+
+comment on table profiles_internal.erasures is 'Accounts that end or have ended: they stay shut, and their profiles no longer follow auth.users';
+comment on column profiles_internal.erasures.user_id is 'Whose account ends';
+comment on column profiles_internal.erasures.requested_at is 'When that was asked for';
+comment on column profiles_internal.erasures.requested_by is 'user: delete_my_account; operator: users erase';
+comment on column profiles_internal.erasures.finished_at is 'When everything was erased; null until then';
+"""
+    )
+    op.execute(
+        r"""
 create table if not exists profiles_internal.migration_log (
   id bigint generated always as identity,
   revision text not null,
@@ -229,7 +250,8 @@ on conflict do nothing;
 insert into profiles_internal.settings (key, value) values
   ('auto_create_profiles', 'true'),
   ('audit_level', '"changes"'),
-  ('normalize_verification_days', '7')
+  ('normalize_verification_days', '7'),
+  ('audit_keep_days', '365')
 on conflict do nothing;
 """
     )
@@ -250,6 +272,7 @@ def downgrade() -> None:
     op.execute(
         r"""
 drop table profiles_internal.migration_log;
+drop table profiles_internal.erasures;
 drop table profiles_internal.kept_json;
 drop table profiles_internal.legacy_columns;
 drop table profiles_internal.quarantine;

@@ -43,6 +43,8 @@ create table if not exists public.user_profile_audit_logs (
   constraint fk_user_profile_audit_logs_user_id_users foreign key(user_id) references auth.users (id) on delete set null
 );
 
+create index if not exists idx_user_profile_audit_logs_actor on public.user_profile_audit_logs (actor) where actor is not null and actor is distinct from user_id;
+
 create index if not exists idx_user_profile_audit_logs_failures on public.user_profile_audit_logs (created_at desc) where action in ('failed', 'skipped');
 
 create index if not exists idx_user_profile_audit_logs_user_id on public.user_profile_audit_logs (user_id, created_at desc);

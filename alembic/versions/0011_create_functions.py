@@ -145,7 +145,7 @@ revoke all on function profiles_internal.known_traits() from public, anon, authe
     )
     op.execute(
         r"""
--- Columns of the application in our tables that hold something of a person: what an erasure leaves, since nobody has said
+-- Columns of the application in our tables that hold something of a person: what an erasure leaves, because no one has said
 -- whether it is personal. Names, never values. Without a person: all columns of the application.
 create or replace function profiles_internal.left_columns(p_user_id uuid default null)
 returns text[]
@@ -207,7 +207,7 @@ revoke all on function profiles_internal.left_columns(uuid) from public, anon, a
     op.execute(
         r"""
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
--- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
+-- under a random, meaningless name that no profile can have, so that foreign keys of the application keep their target.
 -- Columns of the application stay as they are; the log names those that hold something.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
@@ -303,7 +303,8 @@ revoke all on function profiles_internal.erase_profile(uuid) from public, anon, 
 -- Phone, name, picture and username follow only while the profile still holds what the OLD user row had produced: what a
 -- person has edited stays theirs. A value that the user row no longer has is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
--- Who is undeleted becomes active again.
+-- Who is undeleted becomes active again. The profile of an account that was ended follows no more, or what was erased would
+-- come back from auth.users, where the auth server's row may go on; an undelete ends that.
 -- Returns false when there is no profile to follow with.
 create or replace function profiles_internal.follow_user(p_old jsonb, p_new jsonb)
 returns boolean
@@ -342,6 +343,11 @@ begin
   ) then
     undeleted := true;
     perform profiles_internal.record_events(array[changed_user_id], 'repaired', 'trigger');
+  end if;
+  if undeleted then
+    delete from profiles_internal.erasures as e where e.user_id = changed_user_id;
+  elsif exists (select from profiles_internal.erasures as e where e.user_id = changed_user_id) then
+    return true;
   end if;
   select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
   select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
@@ -383,7 +389,7 @@ begin
         update public.user_profiles set username = wanted_username where user_id = changed_user_id;
         exit;
       exception when unique_violation or lock_not_available then
-        continue; -- somebody else was quicker
+        continue; -- another transaction was faster
       end;
     end loop;
   end if;
@@ -591,7 +597,7 @@ revoke all on function profiles_internal.repair_profile(uuid) from public, anon,
     )
     op.execute(
         r"""
--- May the caller act for this user? The user themselves, service_role, and whoever connected directly as a role that
+-- May the caller act for this user? The user themselves, service_role, and a session that connected directly as a role that
 -- is a member of service_role or owns this schema. Asked inside definer functions, where current_user is the owner:
 -- the role that the caller has set is read from the setting "role", which a definer function does not change.
 create or replace function profiles_internal.may_act_for(p_user_id uuid)
@@ -618,8 +624,8 @@ revoke all on function profiles_internal.may_act_for(uuid) from public, anon, au
     )
     op.execute(
         r"""
--- May the signed-in user read and write their own rows? Not when they are erased or their profile is inactive, whatever
--- token they still hold. A user without a profile may: it is made on first request.
+-- May the signed-in user read and write their own rows? Not if they are erased or their profile is inactive, with
+-- any token. A user without a profile may: the first request creates it.
 -- For policies, in a scalar sub-select, so that it is asked once per statement.
 -- Definer: authenticated may not read auth.users, and policies must not read the table that they guard. Says nothing about
 -- anybody but the caller.
@@ -772,7 +778,7 @@ grant execute on function profiles_internal.ensure_profile(uuid, jsonb, boolean)
 -- The work of get_public_profile and get_public_profiles: what profiles show to everybody, of public and active ones only; by
 -- name, or by the ids of their users.
 -- Errors: 42501 for a caller who is erased or inactive.
--- Definer: the one door through which somebody else's profile can be read; it opens on these columns alone.
+-- Definer: the only way to read another user's profile, and only these columns.
 create or replace function profiles_internal.public_profiles(p_username text, p_user_ids uuid[])
 returns table (
   id text, user_id uuid, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text
@@ -796,7 +802,7 @@ grant execute on function profiles_internal.public_profiles(text, uuid[]) to ano
     )
     op.execute(
         r"""
--- The work of gen_available_username: a name made from an address that nobody has at this moment.
+-- The work of gen_available_username: a name made from an address, which no profile has at this moment.
 -- Advice for a form, no reservation; the sign-up trigger does not depend on it.
 -- Definer: must see every username, which no API role may.
 create or replace function profiles_internal.available_username(p_email text)
@@ -980,7 +986,7 @@ comment on function public.gen_available_username(text) is 'A username that is f
         r"""
 -- ensure_user_profile(user): the profile as JSON, made if it is missing. For the user's own id, or for service_role.
 -- The seven-argument form serves callers of an older function of this name: what they pass and a user may write (names,
--- phone, language) is used when the profile is made. Email and role are ignored: the user row alone says who somebody is.
+-- phone, language) is used when the profile is made. Email and role are ignored: only the user row decides them.
 create or replace function public.ensure_user_profile(p_user_id uuid default auth.uid())
 returns jsonb
 language sql
@@ -1150,8 +1156,8 @@ comment on function public.get_my_progress() is 'The caller''s own row of user_p
     )
     op.execute(
         r"""
--- The work of export_my_data. Definer: the request leaves a row in the audit log, which users cannot write; it acts for the
--- signed-in user only. The profile row is locked, so that two requests at once give one export.
+-- The work of export_my_data. Definer: it makes a missing profile; it acts for the signed-in user only.
+-- The profile row is locked, so that two requests at once give one export.
 create or replace function profiles_internal.export_my_data()
 returns uuid
 language plpgsql
@@ -1172,9 +1178,6 @@ begin
   if export_id is null then
     insert into public.export_history (user_id, export_type, export_format) values (caller, 'everything', 'json')
     returning id into export_id;
-    perform profiles_internal.record_events(
-      array[caller], 'updated', 'manual', p_metadata => jsonb_build_object('export', export_id, 'status', 'pending')
-    );
   end if;
   return export_id;
 end
@@ -1204,8 +1207,61 @@ comment on function public.export_my_data() is 'Queues an export of everything t
     )
     op.execute(
         r"""
+-- The work of delete_my_account: shuts the account at once and notes that it is to be erased, which
+-- `profiles-schema users erase --pending` does. It leaves auth.users alone, which the auth server may own.
+-- Definer: users may write neither is_active nor the note; it acts for the signed-in user only.
+-- The user is locked first, then the profile, as everywhere: rows that are being added are waited for.
+create or replace function profiles_internal.delete_my_account(p_confirm text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $delete_my_account$
+declare
+  caller constant uuid := auth.uid();
+  username constant text := profiles_internal.ensure_profile(caller) ->> 'username';
+begin
+  if lower(p_confirm) is distinct from lower(username) then
+    raise exception 'the account was not deleted: p_confirm is not its username'
+      using errcode = 'invalid_parameter_value', hint = 'Ask the person to type their username, and send what they typed.';
+  end if;
+  if has_any_column_privilege('auth.users', 'update') then -- which a row lock needs
+    perform from auth.users as u where u.id = caller for update;
+  end if;
+  insert into profiles_internal.erasures as e (user_id, requested_by) values (caller, 'user')
+  on conflict (user_id) do update
+  set requested_at = excluded.requested_at, requested_by = excluded.requested_by, finished_at = null;
+  update public.user_profiles as p set is_active = false where p.user_id = caller;
+  perform profiles_internal.record_events(array[caller], 'deleted', 'manual', p_metadata => '{"account": "to be erased"}');
+end
+$delete_my_account$;
+
+revoke all on function profiles_internal.delete_my_account(text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.delete_my_account(text) to authenticated;
+"""
+    )
+    op.execute(
+        r"""
+-- delete_my_account('ada'): ends the caller's account; p_confirm is their username. From then on they read and write nothing,
+-- whatever token they hold, and nobody sees their profile. `profiles-schema users erase --pending` erases what is theirs.
+-- Errors: 42501 without a signed-in user, or for an erased or inactive one; 22023 another username.
+create or replace function public.delete_my_account(p_confirm text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $delete_my_account$
+  select profiles_internal.delete_my_account(p_confirm)
+$delete_my_account$;
+
+revoke all on function public.delete_my_account(text) from public, anon, authenticated, service_role;
+grant execute on function public.delete_my_account(text) to authenticated;
+comment on function public.delete_my_account(text) is 'Ends the caller''s account; p_confirm is their username';
+"""
+    )
+    op.execute(
+        r"""
 -- The work of award_points. The progress row is locked first, so that awards of a user come one after the other and the total is
--- the sum of the ledger. Definer: nobody else may write either.
+-- the sum of the ledger. Definer: no other role may write them.
 create or replace function profiles_internal.award_points(p_user_id uuid, p_amount integer, p_reason text, p_key text)
 returns integer
 language plpgsql
@@ -1628,6 +1684,8 @@ drop function profiles_internal.merge_patch(jsonb, jsonb);
 drop function profiles_internal.refused_changes(jsonb);
 drop function public.award_points(uuid, integer, text, text);
 drop function profiles_internal.award_points(uuid, integer, text, text);
+drop function public.delete_my_account(text);
+drop function profiles_internal.delete_my_account(text);
 drop function public.export_my_data();
 drop function profiles_internal.export_my_data();
 drop function public.get_my_progress();

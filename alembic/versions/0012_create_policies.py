@@ -107,8 +107,8 @@ $hidden_columns$;
     )
     op.execute(
         r"""
--- Who may do what with user_progress. The rolled-up columns are nobody's: only the trigger on sessions writes them. Points are
--- written by award_points alone.
+-- Who may do what with user_progress. Only the trigger on sessions writes the counted columns. Only award_points writes
+-- points.
 revoke all on table public.user_progress from public, anon, authenticated, service_role;
 
 grant select on table public.user_progress to authenticated;
@@ -296,7 +296,7 @@ $hidden_columns$;
     )
     op.execute(
         r"""
--- Who may do what with user_profile_audit_logs. Append only, by grants: nobody but the owner of the table can change
+-- Who may do what with user_profile_audit_logs. Append only, by grants: only the owner of the table can change
 -- or remove a row (a trigger that forbids it would break ON DELETE SET NULL).
 revoke all on table public.user_profile_audit_logs from public, anon, authenticated, service_role;
 

@@ -49,9 +49,9 @@ create or replace trigger fill_missing_profile_id
         r"""
 -- Before a profile gets a time zone: it must be a name in pg_timezone_names. A CHECK cannot ask that, and
 -- AT TIME ZONE accepts inventions such as 'FOO+5'.
--- The view walks a directory of a thousand files, so the names stand in a table of ours; the view is asked only for
+-- The view walks a directory of a thousand files, so the names are in a table of this package; the view is asked only for
 -- a name that the table does not know (the server's zone data may be newer).
--- Definer: whoever updates the profile has no rights in profiles_internal.
+-- Definer: a role that updates the profile has no rights in profiles_internal.
 create or replace function profiles_internal.require_known_timezone()
 returns trigger
 language plpgsql
@@ -84,7 +84,7 @@ create or replace trigger require_known_timezone
     )
     op.execute(
         r"""
--- Before a person takes another username: not one that would pass for somebody in charge. The list is that of sign-up
+-- Before a person takes another username: not one that suggests authority. The list is that of sign-up
 -- (profile_values makes another name of a reserved one); service_role may hand such names out.
 -- Definer: a person may not call profile_values.
 create or replace function profiles_internal.refuse_reserved_username()
@@ -233,12 +233,12 @@ create or replace trigger keep_updated_at
     )
     op.execute(
         r"""
--- After a profile was inserted, changed or deleted, by whatever road: an audit row says who, from where, and which
--- columns; never a value. The setting audit_level decides: 'failures' nothing of this, 'changes' (the default) updates
+-- After any insert, change or deletion of a profile: an audit row says who, from where, and which columns; never a
+-- value. The setting audit_level decides: 'failures' nothing of this, 'changes' (the default) updates
 -- and deletions, 'all' insertions too. Activity alone is no change: WHEN looks at updated_at, which keep_updated_at
 -- moves only for more than that.
 -- Never fails or holds up the change itself: a record that cannot be written is a warning in the server's log.
--- Definer: whoever changes a profile may not write the log.
+-- Definer: a role that changes a profile may not write the log.
 create or replace function profiles_internal.record_profile_change()
 returns trigger
 language plpgsql
@@ -293,7 +293,7 @@ begin
         order by n.key
       );
   else
-    -- The user is already gone when the profile goes with them; then the row names nobody.
+    -- If the profile is deleted with its user, the user no longer exists; then the row names no user.
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
     values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor, context);
   end if;
@@ -334,7 +334,7 @@ begin
 -- After a profile was deleted: what adoption had kept of its old values goes, too. It was kept for a way back, which this
 -- row no longer takes.
 -- Never fails or holds up the deletion: values that could not be deleted are a warning in the server's log.
--- Definer: whoever deletes a profile has no rights in profiles_internal.
+-- Definer: a role that deletes a profile has no rights in profiles_internal.
 create or replace function profiles_internal.forget_adopted_values()
 returns trigger
 language plpgsql
@@ -434,6 +434,65 @@ create or replace trigger guard_export_status
     )
     op.execute(
         r"""
+-- After an export was requested, failed or expired, or its file was removed, by whatever road: an audit row says which
+-- export, its status, and who acted. What has expired counts as deleted.
+-- Never fails the change itself: a record that cannot be written is a warning in the server's log.
+-- Definer: users, who may request an export, may not write the log.
+create or replace function profiles_internal.record_export()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $record_export$
+declare
+  actor uuid;
+begin
+  -- The token of a service may name a subject that is no user.
+  begin
+    actor := auth.uid();
+  exception when others then
+    actor := null;
+  end;
+  insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata, created_at)
+  values (
+    new.user_id,
+    case
+      when tg_op = 'INSERT' then 'created'
+      when new.status = 'expired' or new.file_size_bytes is null and old.file_size_bytes is not null then 'deleted'
+      else 'updated'
+    end,
+    'manual',
+    actor,
+    jsonb_build_object('export', new.id, 'status', new.status),
+    clock_timestamp()
+  );
+  return null;
+exception when query_canceled or assert_failure or others then
+  raise warning 'profiles-schema: an export was not recorded in the audit log (SQLSTATE %)', sqlstate;
+  return null;
+end
+$record_export$;
+
+revoke all on function profiles_internal.record_export() from public, anon, authenticated, service_role;
+
+create or replace trigger record_export_request
+  after insert on public.export_history
+  for each row
+  execute function profiles_internal.record_export();
+
+create or replace trigger record_export_end
+  after update on public.export_history
+  for each row
+  when (
+    old.status is distinct from new.status and new.status in ('failed', 'expired')
+    or old.file_size_bytes is not null and new.file_size_bytes is null
+  )
+  execute function profiles_internal.record_export();
+"""
+    )
+    op.execute(
+        r"""
 do $only_where$
 begin
   if (select count(*) from pg_catalog.pg_attribute as a where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated', 'images_processed', 'qa_attempts', 'vocabulary_learned') and (a.attname <> 'user_id' or a.atttypid = 'pg_catalog.uuid'::pg_catalog.regtype) and (a.attname not in ('started_at', 'ended_at') or a.atttypid = 'pg_catalog.timestamptz'::pg_catalog.regtype)) = 9 then
@@ -453,7 +512,7 @@ begin
 -- It never fails the statement. What goes wrong (a lock, a deadlock, a cancel) leaves a mark in profiles_internal.stale_progress:
 -- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells.
 -- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
--- Definer: nobody else may write the rolled-up columns. Generic plans: planning would cost more than the work.
+-- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
 create or replace function profiles_internal.roll_up_sessions()
 returns trigger
 language plpgsql
@@ -692,7 +751,7 @@ begin
       );
     exception
       when serialization_failure then
-        raise; -- without a mark nobody would know; and whoever asks for such an isolation runs the transaction again
+        raise; -- without a mark no one would know; and a client with such an isolation level retries the transaction
       when query_canceled or assert_failure or others then
         raise warning 'profiles-schema: progress was not counted (SQLSTATE %), and there is no record of it (SQLSTATE %)', error_code, sqlstate
           using hint = 'Run: profiles-schema progress recount';
@@ -754,6 +813,9 @@ drop function if exists profiles_internal.roll_up_sessions() cascade; -- with it
 -- Sessions that change from here on are not counted: a later upgrade counts these users anew at their next session.
 insert into profiles_internal.stale_progress (user_id, error_code, error_message)
 select p.user_id, '00000', 'downgrade' from public.user_progress as p where p.total_sessions > 0;
+drop trigger record_export_end on public.export_history;
+drop trigger record_export_request on public.export_history;
+drop function profiles_internal.record_export();
 drop trigger guard_export_status on public.export_history;
 drop function profiles_internal.guard_export_status();
 drop function if exists profiles_internal.forget_adopted_values() cascade; -- with its trigger

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from profiles_schema.cli.options import (
     require_migrated,
 )
 from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.storage import open_storage
 from profiles_schema.cli.style import counted, print_failures
 from profiles_schema.cli.tables import print_table
 from profiles_schema.settings import EXPORT_STORAGE
@@ -30,7 +30,6 @@ from profiles_schema.settings import EXPORT_STORAGE
 if TYPE_CHECKING:
     from profiles_schema.operations.exports import ExportRow
     from profiles_schema.services.export_worker import ExportWorker
-    from profiles_schema.storage import Storage
 
 _STATUSES = ("pending", "processing", "completed", "failed", "expired")
 
@@ -40,26 +39,8 @@ _storage_option = click.option(
     required=True,
     metavar="DIRECTORY",
     show_envvar=True,
-    help="Where the files are; s3://BUCKET/PREFIX with the extra s3 and the variables of AWS, AWS_ENDPOINT_URL among them.",
+    help="Where the files are. s3://BUCKET/PREFIX needs the extra s3 and the environment variables of AWS, AWS_ENDPOINT_URL included.",
 )
-
-
-def _opened(place: str) -> Storage:
-    """The storage that a text names."""
-    from profiles_schema.storage import DirectoryStorage
-
-    if not place.startswith("s3://"):
-        return DirectoryStorage(place)
-    if not place.removeprefix("s3://").partition("/")[0]:
-        raise click.UsageError("s3:// needs a bucket. Write it as s3://BUCKET/PREFIX.")
-    try:
-        from profiles_schema.storage_s3 import S3Storage
-
-        bucket, _, prefix = place.removeprefix("s3://").partition("/")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return S3Storage(bucket, prefix=prefix, **({"endpoint_url": endpoint} if endpoint else {}))
-    except ModuleNotFoundError as error:
-        raise click.UsageError('s3:// needs boto3. Install it with: pip install "profiles-schema[s3]"') from error
 
 
 @click.group(
@@ -82,17 +63,21 @@ def exports() -> None:
     ),
 )
 @_storage_option
-@click.option("--once", is_flag=True, help="End when no export is due.")
+@click.option("--once", is_flag=True, help="Stop when no export is due.")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 32), default=1, show_default=True, help="Write so many exports at a time."
+    "--concurrency",
+    type=click.IntRange(1, 32),
+    default=1,
+    show_default=True,
+    help="How many exports to write at a time.",
 )
 @click.option(
     "--lease-seconds", type=click.IntRange(1, 3600), default=60, show_default=True, metavar="SECONDS",
-    help="An export whose worker gives no sign of life for so long is taken back.",
+    help="After how long without a sign of life another worker takes the export.",
 )  # fmt: skip
 @click.option(
     "--poll-seconds", type=click.FloatRange(0.1, 600), default=5.0, show_default=True, metavar="SECONDS",
-    help="How often to look for exports where there are none.",
+    help="How often to look for new exports when none is due.",
 )  # fmt: skip
 @click.option(
     "--keep-days", type=click.FloatRange(min=0, min_open=True), default=7.0, show_default=True, metavar="DAYS",
@@ -110,7 +95,7 @@ def work(  # noqa: PLR0917 - click passes them by name
     local: bool,
     as_json: bool,
 ) -> int:
-    """Write exports until SIGTERM or Ctrl-C, which let those at work end first; exit 1 with --once if one failed."""
+    """Write exports until SIGTERM or Ctrl-C, after which it finishes the present ones; exit 1 with --once if one failed."""
     from sqlalchemy.orm import sessionmaker
 
     from profiles_schema.services.export_worker import ExportWorker
@@ -121,13 +106,13 @@ def work(  # noqa: PLR0917 - click passes them by name
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         factory = sessionmaker(connection.engine)
-    files = _opened(storage)
+    files = open_storage(storage)
     if isinstance(files, DirectoryStorage):
         # What a killed worker left is removed long after its lease has run out.
         files.remove_unfinished(86_400)
     service = ExportService(factory, files, lease_seconds=lease_seconds, keep_days=keep_days)
     worker = ExportWorker(service, factory)
-    with _draining(worker):
+    with _end_gently(worker):
         outcomes = worker.work(once=once, concurrency=concurrency, poll_seconds=poll_seconds)
     if as_json:
         print_json(dict(outcomes))
@@ -137,7 +122,7 @@ def work(  # noqa: PLR0917 - click passes them by name
 
 
 @contextmanager
-def _draining(worker: ExportWorker) -> Iterator[None]:
+def _end_gently(worker: ExportWorker) -> Iterator[None]:
     """SIGTERM and SIGINT let the worker end what it is at; a second SIGINT ends it at once."""
 
     def drain(number: int, _frame: Any) -> None:
@@ -162,13 +147,15 @@ def _draining(worker: ExportWorker) -> Iterator[None]:
 @exports.command(
     "list", epilog=examples("profiles-schema exports list", "profiles-schema exports list --status failed --json")
 )
-@click.option("--status", type=click.Choice(_STATUSES), help="Only those.")
-@click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Only those of one user.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--status", type=click.Choice(_STATUSES), help="Only exports with this status.")
+@click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Only exports of this user.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many to list at most."
+)
 @local_option
 @json_option
 def list_them(status: str | None, user_id: uuid.UUID | None, limit: int, local: bool, as_json: bool) -> None:
-    """Exports, newest first."""
+    """List exports, newest first."""
     from profiles_schema.operations.exports import list_exports
 
     with database(local=local) as connection:
@@ -211,12 +198,12 @@ def _cells(row: ExportRow) -> tuple[str, ...]:
     ),
 )
 @_storage_option
-@click.option("--archive-to", metavar="DIRECTORY", help="Copy every file there before it is removed.")
+@click.option("--archive-to", metavar="DIRECTORY", help="Copy every file to this directory before it is removed.")
 @click.option(
     "--keep-days", type=click.FloatRange(min=0), default=90.0, show_default=True, metavar="DAYS",
-    help="Delete the rows of exports that expired so long ago.",
+    help="How long after its expiry the row of an export is deleted.",
 )  # fmt: skip
-@click.option("--orphans", is_flag=True, help="Also remove files whose export is gone, for example with its user.")
+@click.option("--orphans", is_flag=True, help="Also remove files whose export was deleted, for example with its user.")
 @click.option("--all-orphans", is_flag=True, help="The same, even if most files belong to no export of this database.")
 @batch_options("exports", "a worker waits for it")
 @local_option
@@ -235,10 +222,10 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Remove the files of expired exports; exit 1 if one could not be removed. Can be interrupted and run again."""
     from profiles_schema.operations import exports as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
-    files = _opened(storage)
-    archive = _opened(archive_to) if archive_to else None
+    files = open_storage(storage)
+    archive = open_storage(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with at_work("exports purge", as_json=as_json) as work:

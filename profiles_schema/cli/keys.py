@@ -13,7 +13,7 @@ from profiles_schema.cli.progress import at_work, say_stopped
 from profiles_schema.cli.style import counted, print_failures
 
 if TYPE_CHECKING:
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.operations.keys import KeysStatus
 
 _REMAINS = "plain text remains in old pages until VACUUM FULL, and in WAL and backups until the keys are replaced at the provider"
@@ -34,18 +34,20 @@ _table_option = click.option(
     ),
 )
 def keys() -> None:
-    """Make encryption keys, encrypt the API keys of users, and see which are encrypted.
+    """Generate encryption keys, encrypt the API keys of users, and see which are encrypted.
 
-    PROFILES_ENCRYPTION_KEYS holds the ring, ID:KEY,ID:KEY: the first encrypts, all decrypt.
+    PROFILES_ENCRYPTION_KEYS holds the key ring, ID:KEY,ID:KEY: the first key encrypts, all decrypt.
     """
 
 
 @keys.command(
     "generate", epilog=examples("profiles-schema keys generate", "profiles-schema keys generate --id 2027-spring")
 )
-@click.option("--id", "key_id", metavar="ID", help="Its id, up to 64 of A-Z a-z 0-9 _ -; by default made of the day.")
+@click.option(
+    "--id", "key_id", metavar="ID", help="Its id, up to 64 of A-Z a-z 0-9 _ -; by default the day and four digits."
+)
 def generate(key_id: str | None) -> None:
-    """Print a new entry for the ring, ID:KEY, and nothing else on stdout."""
+    """Print a new entry for the key ring, ID:KEY, and nothing else on stdout."""
     from profiles_schema.operations import keys as operation
 
     click.echo(operation.generate(key_id))
@@ -64,9 +66,9 @@ def generate(key_id: str | None) -> None:
         "profiles-schema keys encrypt --dry-run", "profiles-schema keys encrypt --table legacy.api_keys --max-rate 200"
     ),
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it should take, and change nothing.")
 @_table_option
-@batch_options("rows", "who uses a row of the batch waits for it")
+@batch_options("rows", "a session that uses a row of the batch waits for it")
 @local_option
 @json_option
 def encrypt(  # noqa: PLR0917 - click passes them by name
@@ -78,14 +80,14 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
     local: bool,
     as_json: bool,
 ) -> int:
-    """Encrypt API keys that stand in the table in plain text, also in a database that was never migrated.
+    """Encrypt API keys that are in the table in plain text, also in a database that was never migrated.
 
-    Can be interrupted and run again at any time; envelopes are left alone. Exit 1 if something is left that is neither
+    Can be interrupted and run again at any time; envelopes stay as they are. Exit 1 if a value remains that is neither
     NULL nor an envelope.
     """
     from profiles_schema.encryption import KeyRing
     from profiles_schema.operations import keys as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     ring = KeyRing.from_environment()
     with database(local=local, writes=True) as connection:
@@ -173,7 +175,7 @@ def _print_left(found: KeysStatus, blank: str = "") -> None:
 @local_option
 @json_option
 def show_status(table: str, local: bool, as_json: bool) -> int:
-    """Count what is encrypted, and with which key; exit 1 if something is in plain text or its key is not in the ring."""
+    """Count what is encrypted with which key; exit 1 if a value is in plain text or its key is not in the ring."""
     from profiles_schema.operations.keys import status
 
     with database(local=local) as connection:

@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.driver import quote_name
 from profiles_schema.errors import InsufficientPrivilege
-from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, ListedJob, Progress, run, trial
+from profiles_schema.operations.batch_job import FIRST_ROWS, Job, Limits, ListedJob, Progress
+from profiles_schema.operations.batches import run, trial
 from profiles_schema.operations.erasure import FOUND_DELETED, PERSONAL
 from profiles_schema.operations.health.users import ALIVE, INCOMPLETE, UNREPAIRED
 
@@ -123,7 +123,7 @@ def backfill(
         _MissingProfiles(),
         _Repair(erase_deleted=erase_deleted),
     ]
-    for progress in run(lambda: connect(connection.engine), jobs, limits, stopped=stopped):
+    for progress in run(connection.engine, jobs, limits, stopped=stopped):
         if release.gone:
             progress.counts["gone"] = release.gone
         yield progress

@@ -36,11 +36,12 @@ FOUND_DELETED = (
 """Whether a user ``u`` was deleted before tables were taken over. What is theirs there is erased only when somebody says so."""
 
 ERASE: Final = "profiles-schema backfill --erase-deleted"
+PENDING: Final = "profiles-schema users erase --pending"
 _DELETED = "to_jsonb(u) ->> 'deleted_at' is not null"
 
 
 def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
-    """Deleted users who still have personal data.
+    """Deleted users who still have personal data, and erasures that nobody has done.
 
     Not ``full``: a window of users from a random point of the primary key, its ends, and whoever was written lately.
     """
@@ -60,7 +61,7 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield notice(
             "found_deleted",
             f"{found} {'user who was' if found == 1 else 'users who were'} deleted before the tables were taken over still"
-            f" {'has' if found == 1 else 'have'} personal data in them. Nothing erases it unless it is told to, irrevocably.",
+            f" {'has' if found == 1 else 'have'} personal data in them. Only an explicit command erases it, and that cannot be undone.",
             ERASE,
             found,
         )
@@ -70,4 +71,19 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
             f"{count} deleted {'user still has' if count == 1 else 'users still have'} personal data.",
             "profiles-schema backfill",
             count,
+        )
+    if connection.scalar(text("select to_regclass('profiles_internal.erasures') is null")):
+        return
+    waiting = connection.scalar(
+        text(
+            "select count(*) from profiles_internal.erasures"
+            " where finished_at is null and requested_at < now() - interval '1 day'"
+        )
+    )
+    if waiting:
+        yield problem(
+            "erasure_pending",
+            f"{waiting} {'user has' if waiting == 1 else 'users have'} waited for their erasure for more than a day.",
+            PENDING,
+            waiting,
         )

@@ -242,7 +242,7 @@ def _rights(connection: Connection, declared: Collection[Key]) -> Iterator[Openi
             "accepted_openings",
             f"execute on {row.plain} to {row.rolname}",
             "execute",
-            f"The role {row.rolname} may execute our function {row.plain}, which is declared for nobody but the roles of the API.",
+            f"The role {row.rolname} may execute our function {row.plain}, which is declared only for the roles of the API.",
             f"revoke execute on function {row.name} from {row.quoted}",
         )
 

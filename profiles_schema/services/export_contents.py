@@ -8,22 +8,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, BinaryIO, Final
 
-from sqlalchemy import Table, select, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from profiles_schema.errors import InvalidExport
-from profiles_schema.schema.models import Base, UserProfile, UserProgress
-from profiles_schema.schema.models.sessions import LearningSession
+from profiles_schema.schema.personal_data import BY_SECTION, PersonTable, plain
 from profiles_schema.services.export_queries import Claim
 
 _ROWS_AT_ONCE: Final = 1_000
-_MODELS: Final[Mapping[str, type[Base]]] = {
-    "profile": UserProfile,
-    "progress": UserProgress,
-    "sessions": LearningSession,
+# Those that a service may read; `profiles-schema users export` writes what the database keeps for itself, too.
+_SECTIONS: Final[Mapping[str, PersonTable]] = {
+    name: person for name, person in BY_SECTION.items() if person.table.schema is None
 }
 _XLSX_ROWS: Final = 1_048_576
 _XLSX_CHARACTERS: Final = 32_767
@@ -52,7 +49,7 @@ def write(session: Session, claim: Claim, file: BinaryIO, alive: Callable[[], No
         InvalidExport: a filter is wrong, or there are no learning sessions in this database.
     """
     session.execute(text("set transaction isolation level repeatable read, read only"))
-    names = list(_MODELS) if claim.export_type == "everything" else [claim.export_type]
+    names = list(_SECTIONS) if claim.export_type == "everything" else [claim.export_type]
     if claim.export_type == "everything" and not _has_learning_sessions(session):
         names.remove("sessions")
     sections = (_section(session, name, claim, alive) for name in names)
@@ -60,8 +57,8 @@ def write(session: Session, claim: Claim, file: BinaryIO, alive: Callable[[], No
 
 
 def _section(session: Session, name: str, claim: Claim, alive: Callable[[], None]) -> Section:
-    table = _MODELS[name].__table__
-    assert isinstance(table, Table)  # noqa: S101 - for the type checker
+    person = _SECTIONS[name]
+    table = person.table
     if name == "sessions" and not _has_learning_sessions(session):
         raise InvalidExport("The table sessions of this database does not hold learning sessions.")
     # Only columns of ours: those that the application added may hold what is not for its users.
@@ -74,8 +71,7 @@ def _section(session: Session, name: str, claim: Claim, alive: Callable[[], None
             {"table": f"public.{table.name}"},
         )
     )
-    columns = [column for column in table.columns if column.name in present]
-    query = select(*columns).where(table.c.user_id == claim.user_id)
+    query = person.rows(claim.user_id, present)
     if name == "sessions":
         since, until = _period(claim.filters)
         if since:
@@ -88,9 +84,9 @@ def _section(session: Session, name: str, claim: Claim, alive: Callable[[], None
         for part in session.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}).partitions():
             alive()
             for row in part:
-                yield tuple(map(_plain, row))
+                yield tuple(map(plain, row))
 
-    return Section(name, tuple(column.name for column in columns), rows())
+    return Section(name, tuple(query.selected_columns.keys()), rows())
 
 
 def _has_learning_sessions(session: Session) -> bool:
@@ -122,15 +118,6 @@ def _period(filters: Mapping[str, Any]) -> tuple[datetime | None, datetime | Non
         known = {name: rules for name, rules in wrong.items() if name in _FILTERS}
         raise InvalidExport(fields=known or {"filters": [f"are {' and '.join(_FILTERS)}"]})
     return found[0], found[1]
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if value is None or isinstance(value, (str, int, float, bool, dict, list)):
-        return value
-    if isinstance(value, Decimal):
-        return float(value)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _json(value: Any) -> str:

@@ -47,7 +47,7 @@ def test_a_function_that_ours_replaces_is_a_question_and_others_of_the_name_stay
     }
     question = questions["function:public.get_public_profile(text)"]
     assert question.found == (
-        "has a name of ours; returns json, with the rights of its owner; may be called by anon, authenticated, service_role"
+        "has one of our names; returns json, with the rights of its owner; may be called by anon, authenticated, service_role"
     )
     assert "may be called by anon, authenticated and service_role" in question.answers["replace"]
     with pytest.raises(MigrationFailed, match=r"function public.get_public_profile\(text\)"):
@@ -73,7 +73,7 @@ def test_a_function_of_other_types_can_be_replaced_too(hosted_open):
     hosted_open.script(FUNCTIONS)
     hosted_open.upgrade(answers=hosted_open.answers("replace"))
     # Of ours, and create_user, which is not.
-    assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 12 + 1
+    assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 13 + 1
     assert hosted_open.value("select public.create_user('x')") == "made x"
     hosted_open.downgrade("base", allow_data_loss="yes")
     assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 6

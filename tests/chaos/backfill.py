@@ -32,7 +32,7 @@ from pathlib import Path
 import psycopg2
 
 from profiles_schema import local
-from profiles_schema.operations.batches import FIRST_ROWS
+from profiles_schema.operations.batch_job import FIRST_ROWS
 from support import REPOSITORY
 
 MOST_RECONNECT_SECONDS = 5.0
@@ -256,7 +256,7 @@ class Chaos:
             "runner": "survived by reconnecting"
             if not runner.restarts
             else f"started again {len(runner.restarts)} times",
-            "users_reported_by_the_runner": result.get("users"),
+            "profiles_reported_by_the_runner": result.get("created"),
             "seconds_down_most": round(max(down, default=0.0), 2),
             "seconds_to_next_progress_most": round(max(back, default=0.0), 2),
             "seconds_to_next_progress_median": round(sorted(back)[len(back) // 2], 2) if back else None,

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.health import examine
 from profiles_schema.operations.normalize import contract, restore, status
 from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema.traits import trait_columns
 from support import drift, profiles_schema
-from support.wide import NAMES, cells, documents, present, set_cells, some, widen
+from support.trait_oracle import NAMES, cells, documents, present, set_cells, some, widen
 
 TYPES = {column.name: column.data_type for column in trait_columns()}
 PROFILES = 5

@@ -16,7 +16,7 @@ from profiles_schema.services import export_contents, export_queries
 from profiles_schema.services.export_worker import ExportWorker
 from profiles_schema.services.exports import ExportService
 from profiles_schema.storage import DirectoryStorage
-from support import wait_until
+from support import ENVELOPE, wait_until
 from support.services import Services
 
 
@@ -79,7 +79,7 @@ def test_csv_has_a_line_per_session_in_order(service, worker, storage, database,
     assert done.file_size_bytes == len(content(storage, done).encode())
 
 
-def test_json_of_everything_holds_profile_progress_and_sessions(service, worker, storage, database, ada):
+def test_json_of_everything_holds_every_table_that_a_service_may_read(service, worker, storage, database, ada):
     add_sessions(database, ada, 3)
     database.run(
         'update public.user_profiles set bio = :bio, preferences = \'{"theme": "dark"}\' where user_id = :user',
@@ -88,12 +88,24 @@ def test_json_of_everything_holds_profile_progress_and_sessions(service, worker,
     )
     done = export(service, worker, ada, "everything", "json")
     found = json.loads(content(storage, done))
-    assert list(found) == ["profile", "progress", "sessions"]
+    assert list(found) == ["profile", "progress", "sessions", "api_keys", "exports", "audit_log"]
     assert found["profile"][0]["bio"] == 'Quotes ", commas, and\nünïcode'
     assert found["profile"][0]["preferences"] == {"theme": "dark"}
     assert found["progress"][0]["total_sessions"] == 3
     assert [row["qa_attempts"] for row in found["sessions"]] == [1, 2, 3]
-    assert done.records_count == 5
+    assert [row["id"] for row in found["exports"]] == [str(done.id)]
+    assert [row["action"] for row in found["audit_log"]] == ["updated"]
+    assert done.records_count == 7
+
+
+def test_an_export_says_which_api_keys_there_are_and_holds_none(service, worker, storage, database, ada):
+    database.run(
+        "insert into public.user_api_keys (user_id, openai_api_key) values (:user, :key)", user=ada, key=ENVELOPE
+    )
+    written = content(storage, export(service, worker, ada, "everything", "json"))
+    (row,) = json.loads(written)["api_keys"]
+    assert (row["openai_api_key"], row["unsplash_api_key"]) == ("encrypted", None)
+    assert "psk1" not in written
 
 
 def test_json_without_rows_is_an_empty_array(service, worker, storage, ada):
@@ -103,7 +115,12 @@ def test_json_without_rows_is_an_empty_array(service, worker, storage, ada):
 def test_ndjson_has_an_object_per_line(service, worker, storage, database, ada):
     add_sessions(database, ada, 3)
     lines = content(storage, export(service, worker, ada, "everything", "ndjson")).splitlines()
-    assert [json.loads(line)["section"] for line in lines] == ["profile", "progress", *["sessions"] * 3]
+    assert [json.loads(line)["section"] for line in lines] == [
+        "profile",
+        "progress",
+        *["sessions"] * 3,
+        "exports",
+    ]
     lines = content(storage, export(service, worker, ada, "sessions", "ndjson")).splitlines()
     assert [json.loads(line)["qa_attempts"] for line in lines] == [1, 2, 3]
 
@@ -114,12 +131,12 @@ def test_xlsx_has_a_sheet_per_table_and_texts_stay_texts(service, worker, storag
     done = export(service, worker, ada, "everything", "xlsx")
     with storage.open(done.file_url) as file:
         book = openpyxl.load_workbook(file)
-    assert book.sheetnames == ["profile", "progress", "sessions"]
+    assert book.sheetnames == ["profile", "progress", "sessions", "api_keys", "exports", "audit_log"]
     cells = dict(zip(*(list(row) for row in book["profile"].iter_rows()), strict=True))
     bio = next(cell for name, cell in cells.items() if name.value == "bio")
     assert (bio.value, bio.data_type) == ("=1+1\ufffd", "s")
     assert book["sessions"].max_row == 4
-    assert done.records_count == 5
+    assert done.records_count == 7
 
 
 def test_a_full_sheet_goes_on_in_another(service, worker, storage, database, ada, monkeypatch):
@@ -166,6 +183,9 @@ def test_sessions_of_a_web_framework_are_not_exported(service, worker, storage, 
     assert list(json.loads(content(storage, export(service, worker, ada, "everything", "json")))) == [
         "profile",
         "progress",
+        "api_keys",
+        "exports",
+        "audit_log",
     ]
 
 

@@ -72,6 +72,18 @@ def test_objects_are_written_read_listed_and_removed(storage, key):
         storage.open(key)
 
 
+def test_all_objects_of_a_user_are_removed_and_no_others(storage, key):
+    user = key.split("/")[1]
+    keys = [key, export_key(user, uuid.uuid4())]
+    other = export_key(uuid.uuid4(), uuid.uuid4())
+    for each in (*keys, other):
+        put(storage, each, b"content")
+    assert storage.delete_all(user) == 2
+    assert storage.delete_all(user) == 0
+    assert not set(keys) & set(storage.keys())
+    assert other in list(storage.keys())
+
+
 def test_what_was_not_published_is_not_there(storage, key):
     upload = storage.upload(key)
     upload.file.write(b"half")

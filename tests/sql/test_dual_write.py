@@ -16,12 +16,12 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.normalize import contract, convert, restore, status, verify
 from profiles_schema.schema.traits import trait_columns
 from support import Database, profiles_schema
 from support.dual_writers import BY_BOTH, BY_COLUMN, BY_PATH, Writer, mistakes, prepare
-from support.wide_profiles import GROUPS, HELD, NOT_HELD, at
+from support.trait_columns import GROUPS, HELD, NOT_HELD, at
 
 # Concurrent writers: seconds of a phase, how many, on how many profiles.
 SECONDS = float(os.environ.get("PROFILES_TEST_SECONDS", "0.4"))

@@ -61,7 +61,7 @@ def test_an_upsert_writes_nothing_either(refused):
 
 def test_every_function_refuses_with_a_plain_sentence(refused):
     calls = {name: call for name, call in CALLS.items() if "authenticated" in EXECUTABLE[name]}
-    assert len(calls) == 9
+    assert len(calls) == 10
     profiles = refused.database.administrator.value("select count(*) from public.user_profiles")
     for call in calls.values():
         with refused.acting_as(OWNER, refused.ada) as connection:

@@ -70,6 +70,10 @@ DOCUMENTED = {
     "idx_user_profile_audit_logs_user_id": (
         "authenticated", "select * from public.user_profile_audit_logs order by created_at desc limit 20",
     ),
+    "idx_user_profile_audit_logs_actor": (
+        "service_role",
+        "select * from public.user_profile_audit_logs where actor = '{somebody}' and actor is distinct from user_id",
+    ),
     "idx_user_profile_audit_logs_failures": (
         "service_role",
         "select * from public.user_profile_audit_logs where action in ('failed', 'skipped') order by created_at desc limit 50",
@@ -110,9 +114,9 @@ insert into public.export_history (id, user_id, export_type, export_format, stat
     case when n % 500 = 8 then 'processing' else 'completed' end, timestamptz '2026-01-01' + n * interval '1 minute',
     case when k = 1 then timestamptz '2020-01-01' + n * interval '1 hour' end
   from person, generate_series(1, 2) as k;
-insert into public.user_profile_audit_logs (id, user_id, action, origin, created_at)
+insert into public.user_profile_audit_logs (id, user_id, actor, action, origin, created_at)
   select
-    case when k = 1 then id else gen_random_uuid() end, id, case when n % 500 = 9 then 'failed' else 'updated' end, 'manual',
+    case when k = 1 then id else gen_random_uuid() end, id, case when n % 2 = 0 then id else gen_random_uuid() end, case when n % 500 = 9 then 'failed' else 'updated' end, 'manual',
     timestamptz '2026-01-01' + n * interval '1 minute'
   from person, generate_series(1, 2) as k;
 insert into public.sessions (id, user_id, ended_at)

@@ -260,6 +260,12 @@ COLUMNS = {
         "reason": "text not null",
         "created_at": NOW,
     },
+    "profiles_internal.erasures": {
+        "user_id": "uuid not null",
+        "requested_at": NOW,
+        "requested_by": "text not null",
+        "finished_at": TIME,
+    },
     "profiles_internal.identity_links": {"external_id": "text not null", "user_id": "uuid not null"},
     "profiles_internal.migration_log": {
         "id": NUMBER,
@@ -287,6 +293,7 @@ INDEXES = {
     "CREATE UNIQUE INDEX idx_user_progress_user_id ON user_progress (user_id)",
     "CREATE INDEX ix_adopted_key ON profiles_internal.adopted ((data ->> 'key'))",
     "CREATE INDEX ix_stale_progress_user_id ON profiles_internal.stale_progress (user_id)",
+    "CREATE INDEX ix_erasures_pending ON profiles_internal.erasures (requested_at) WHERE finished_at is null",
     "CREATE INDEX ix_kept_json_user_id ON profiles_internal.kept_json (user_id)",
     "CREATE INDEX idx_user_progress_last_activity ON user_progress (last_activity_at desc)",
     "CREATE INDEX idx_sessions_user_id ON sessions (user_id, ended_at)",
@@ -297,12 +304,14 @@ INDEXES = {
     "CREATE INDEX idx_export_history_export_type ON export_history (export_type)",
     "CREATE INDEX idx_export_history_expires_at ON export_history (expires_at) WHERE expires_at is not null",
     "CREATE INDEX idx_user_profile_audit_logs_user_id ON user_profile_audit_logs (user_id, created_at desc)",
+    "CREATE INDEX idx_user_profile_audit_logs_actor ON user_profile_audit_logs (actor) WHERE actor is not null and actor is distinct from user_id",
     "CREATE INDEX idx_user_profile_audit_logs_failures ON user_profile_audit_logs (created_at desc) WHERE action in ('failed', 'skipped')",
 }
 
 FOREIGN_KEYS = {
     "fk_user_profiles_user_id_users": "CASCADE",
     "fk_identity_links_user_id_users": "CASCADE",
+    "fk_erasures_user_id_users": "CASCADE",
     "fk_kept_json_user_id_users": "CASCADE",
     "fk_active_days_user_id_users": "CASCADE",
     "fk_stale_progress_user_id_users": "CASCADE",
@@ -345,6 +354,7 @@ ONE_OF = {
     "ck_user_profile_audit_logs_origin_is_known": (
         "'trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'"
     ),
+    "ck_erasures_requested_by_is_known": "'user', 'operator'",
     "ck_jobs_state_is_known": "'pending', 'running', 'paused', 'completed', 'cancelled'",
     "ck_migration_log_direction_is_known": "'upgrade', 'downgrade'",
     "ck_migration_log_outcome_is_known": "'running', 'done', 'failed'",
@@ -560,7 +570,7 @@ def test_importing_a_model_imports_sqlalchemy_and_nothing_else():
     ours = modules_after("from profiles_schema import UserProfile")
     assert {name for name in ours - limit if not name.startswith("profiles_schema")} == set()
     assert {name.partition(".")[0] for name in ours}.isdisjoint(
-        {"psycopg2", "psycopg", "asyncpg", "alembic", "click", "pydantic"}
+        {"psycopg2", "psycopg", "asyncpg", "alembic", "click", "pydantic", "rich"}
     )
 
 

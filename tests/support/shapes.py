@@ -16,7 +16,7 @@ from profiles_schema.operations.rehearse import contents
 from profiles_schema.operations.rehearse.contents import Contents, RowChange
 from profiles_schema.schema.traits import trait_columns
 from support import REPOSITORY, Database
-from support.wide_profiles import HELD
+from support.trait_columns import HELD
 
 HERE = REPOSITORY / "tests" / "adoption" / "shapes"
 SCHEMAS = ["public", "auth"]

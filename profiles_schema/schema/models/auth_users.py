@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import FALSE, NOW, RANDOM_UUID, Base, JsonObject
+from profiles_schema.schema.models.privacy import NULL, NUMBER, TOMBSTONE, label
 
 
 class AuthUser(Base):
@@ -29,3 +30,14 @@ class AuthUser(Base):
     deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime | None] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime | None] = mapped_column(server_default=NOW)
+
+
+label(AuthUser, "identifier", TOMBSTONE, "id")
+label(AuthUser, "contact", NULL, "email", "phone")
+label(AuthUser, "content", NULL, "raw_user_meta_data", "raw_app_meta_data")
+label(
+    AuthUser, "activity", NULL, "email_confirmed_at", "phone_confirmed_at", "last_sign_in_at", "is_sso_user",
+    "is_anonymous", "banned_until",
+)  # fmt: skip
+label(AuthUser, "activity", "keep: says that the account is erased, and keeps it shut", "deleted_at")
+label(AuthUser, "activity", NUMBER, "created_at", "updated_at")

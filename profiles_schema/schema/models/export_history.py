@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import RANDOM_UUID, ZERO, Base, JsonObject, Timestamps, references_user
 from profiles_schema.schema.models.checks import is_json_up_to_64_kb, is_not_negative, is_one_of
+from profiles_schema.schema.models.privacy import DELETE, label, label_all
 
 
 class ExportHistory(Timestamps, Base):
@@ -47,3 +48,8 @@ class ExportHistory(Timestamps, Base):
         Index("idx_export_history_expires_at", "expires_at", postgresql_where=text("expires_at is not null")),
         {"comment": "Exports that users asked for, from pending to expired"},
     )
+
+
+label(ExportHistory, "identifier", DELETE, "id", "user_id")
+label(ExportHistory, "content", DELETE, "filters", "data", "file_url", "error_message")
+label_all(ExportHistory, "activity", DELETE)

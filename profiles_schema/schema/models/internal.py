@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import UUID
 
 from profiles_schema.schema.models.base import EMPTY_OBJECT, NOW, ZERO, Json, metadata, references_user
 from profiles_schema.schema.models.checks import is_one_of
+from profiles_schema.schema.models.privacy import DELETE, NO_PERSON, label, label_all
 
 INTERNAL_SCHEMA = "profiles_internal"
 
@@ -210,3 +211,38 @@ point_awards = Table(
     schema=INTERNAL_SCHEMA,
     comment="The ledger of points: user_progress.total_points is its sum",
 )
+
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("user_id", UUID(as_uuid=True), references_user(), primary_key=True, comment="Whose account ends"),
+    Column("requested_at", TIME, nullable=False, server_default=NOW, comment="When that was asked for"),
+    Column("requested_by", Text, nullable=False, comment="user: delete_my_account; operator: users erase"),
+    Column("finished_at", TIME, comment="When everything was erased; null until then"),
+    is_one_of("requested_by", "user", "operator"),
+    Index("ix_erasures_pending", "requested_at", postgresql_where=text("finished_at is null")),
+    schema=INTERNAL_SCHEMA,
+    comment="Accounts that end or have ended: they stay shut, and their profiles no longer follow auth.users",
+)
+
+label(kept_json, "identifier", DELETE, "user_id")
+label(kept_json, "content", DELETE, "id", "jsonb_column", "path", "value", "kept_at", "superseded_at")
+label(active_days, "activity", DELETE, "user_id", "day", "sessions")
+label(stale_progress, "activity", DELETE, "id", "user_id", "error_code", "error_message", "created_at")
+label(point_awards, "activity", DELETE, "user_id", "key", "amount", "reason", "created_at")
+label(
+    identity_links,
+    "identifier",
+    "keep: goes with its row in the application's table of users",
+    "external_id",
+    "user_id",
+)
+label(erasures, "identifier", "keep: the proof of the erasure; goes with the row of the user", "user_id")
+label(erasures, "activity", "keep: the proof of the erasure", "requested_at", "requested_by", "finished_at")
+# Rows that hold something of the person; those that hold definitions stay.
+label(adopted, "content", DELETE, "id", "revision", "object_type", "object_name", "definition", "data", "created_at")
+label(quarantine, "content", DELETE, "id", "table_name", "row_data", "reason", "created_at")
+label(jobs, "identifier", "keep: ids alone, of the rows that a job has reached or left out", "cursor", "parameters")
+for _table in (settings, timezones, jobs, legacy_columns, migration_log):
+    label_all(_table, None, NO_PERSON)

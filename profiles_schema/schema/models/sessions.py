@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import NOW, RANDOM_UUID, ZERO, Base, references_user
 from profiles_schema.schema.models.checks import is_not_negative
+from profiles_schema.schema.models.privacy import DELETE, label, label_all
 
 
 class LearningSession(Base):
@@ -37,3 +38,7 @@ class LearningSession(Base):
         Index("idx_sessions_user_id", "user_id", "ended_at"),
         {"comment": "profiles-schema: learning sessions; ended ones are rolled up into user_progress"},
     )
+
+
+label(LearningSession, "identifier", DELETE, "id", "user_id")
+label_all(LearningSession, "activity", DELETE)

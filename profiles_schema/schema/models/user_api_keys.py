@@ -23,6 +23,7 @@ from profiles_schema.schema.models.base import (
     references_user,
 )
 from profiles_schema.schema.models.checks import is_an_object
+from profiles_schema.schema.models.privacy import DELETE, label, label_all
 from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT
 
 _PATTERNS = frozenset({
@@ -94,3 +95,8 @@ class UserApiKeys(Timestamps, Base):
         Index("idx_user_api_keys_user_id", "user_id", unique=True),
         {"comment": "Keys of users at other providers, encrypted before they reach the database"},
     )
+
+
+label(UserApiKeys, "identifier", DELETE, "id", "user_id")
+label(UserApiKeys, "secret", DELETE, "openai_api_key", "unsplash_api_key", "anthropic_api_key")
+label_all(UserApiKeys, "activity", DELETE)

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import EMPTY_OBJECT, NOW, RANDOM_UUID, ZERO, Base, JsonObject, references_user
 from profiles_schema.schema.models.checks import is_not_negative, is_one_of
+from profiles_schema.schema.models.privacy import NULL, label
 
 
 class UserProfileAuditLog(Base):
@@ -34,6 +35,12 @@ class UserProfileAuditLog(Base):
         is_one_of("action", "created", "updated", "failed", "skipped", "repaired", "deleted"),
         is_one_of("origin", "trigger", "manual", "backfill", "registration", "sync", "normalize"),
         is_not_negative("retry_count"),
+        # For those who acted on others, which an erasure looks for; most rows are of users who change their own profile.
+        Index(
+            "idx_user_profile_audit_logs_actor",
+            "actor",
+            postgresql_where=text("actor is not null and actor is distinct from user_id"),
+        ),
         Index("idx_user_profile_audit_logs_user_id", "user_id", text("created_at desc")),
         Index(
             "idx_user_profile_audit_logs_failures",
@@ -42,3 +49,13 @@ class UserProfileAuditLog(Base):
         ),
         {"comment": "What happened to profiles: who, by which road, which columns; failures with their SQLSTATE"},
     )
+
+
+_PROOF = "keep: what happened, of no person any more"
+
+label(UserProfileAuditLog, "identifier", NULL, "user_id", "actor")
+label(UserProfileAuditLog, "content", NULL, "metadata")
+label(
+    UserProfileAuditLog, "activity", _PROOF, "id", "action", "origin", "changed", "error_code", "error_message",
+    "retry_count", "created_at",
+)  # fmt: skip

@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # pydantic is loaded with the first group that is read or wri
         Extras,
         PersonalityTraits,
     )
+from profiles_schema.schema.models.privacy import NULL, NUMBER, TOMBSTONE, label
 
 
 class UserProfile(Timestamps, Base):
@@ -190,3 +191,21 @@ class UserProfile(Timestamps, Base):
     def picture_url(self) -> str | None:
         """The picture to show: the uploaded one, else that of the identity provider, else None."""
         return self.profile_picture_url or self.avatar_url
+
+
+label(UserProfile, "identifier", TOMBSTONE, "id", "user_id")
+label(UserProfile, "identifier", NULL, "external_id", "username", "referral_code")
+label(UserProfile, "contact", NULL, "display_name", "first_name", "last_name", "email", "phone")
+label(
+    UserProfile, "content", NULL, "bio", "company_name", "target_audience", "business_context", "master_system_prompt",
+    "avatar_emoji", "avatar_url", "profile_picture_url", "logo_url", "profile_visibility", "key_metrics", "preferences",
+    "notification_settings", "timezone", "language", "personality_traits", "appearance_traits", "behavioral_metrics",
+    "cultural_attributes", "analysis_summary", "metadata",
+)  # fmt: skip
+label(UserProfile, "activity", NULL, "email_verified", "last_login")
+label(
+    UserProfile, "activity", NUMBER, "is_anonymous", "login_count", "first_seen_at", "last_interaction_at",
+    "last_analyzed_at", "last_photo_analyzed_at", "message_count", "created_at", "updated_at",
+)  # fmt: skip
+label(UserProfile, None, "keep: a right of the account; an erased account can use none", "role")
+label(UserProfile, None, "keep: false, which keeps the account shut", "is_active")

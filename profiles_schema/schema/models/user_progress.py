@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import RANDOM_UUID, ZERO, Base, Timestamps, references_user
 from profiles_schema.schema.models.checks import is_not_negative
+from profiles_schema.schema.models.privacy import NULL, NUMBER, TOMBSTONE, label, label_all
 
 # One CHECK for all of them: nobody but the roll-up writes them, and each CHECK costs every sign-up 2 microseconds.
 ROLLED_UP = (
@@ -78,3 +79,8 @@ class UserProgress(Timestamps, Base):
         if self.last_active_on is None or self.last_active_on < day - timedelta(days=1):
             return 0
         return self.current_streak_days
+
+
+label(UserProgress, "identifier", TOMBSTONE, "id", "user_id")
+label(UserProgress, "activity", NUMBER, "created_at", "updated_at")
+label_all(UserProgress, "activity", NULL)

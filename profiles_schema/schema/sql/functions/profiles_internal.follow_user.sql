@@ -5,7 +5,8 @@
 -- Phone, name, picture and username follow only while the profile still holds what the OLD user row had produced: what a
 -- person has edited stays theirs. A value that the user row no longer has is kept.
 -- email_change and phone_change are pending, unproved wishes: never read.
--- Who is undeleted becomes active again.
+-- Who is undeleted becomes active again. The profile of an account that was ended follows no more, or what was erased would
+-- come back from auth.users, where the auth server's row may go on; an undelete ends that.
 -- Returns false when there is no profile to follow with.
 create or replace function profiles_internal.follow_user(p_old jsonb, p_new jsonb)
 returns boolean
@@ -44,6 +45,11 @@ begin
   ) then
     undeleted := true;
     perform profiles_internal.record_events(array[changed_user_id], 'repaired', 'trigger');
+  end if;
+  if undeleted then
+    delete from profiles_internal.erasures as e where e.user_id = changed_user_id;
+  elsif exists (select from profiles_internal.erasures as e where e.user_id = changed_user_id) then
+    return true;
   end if;
   select v.* into old_values from profiles_internal.profile_values(array[p_old]) as v;
   select v.* into new_values from profiles_internal.profile_values(array[p_new]) as v;
@@ -85,7 +91,7 @@ begin
         update public.user_profiles set username = wanted_username where user_id = changed_user_id;
         exit;
       exception when unique_violation or lock_not_available then
-        continue; -- somebody else was quicker
+        continue; -- another transaction was faster
       end;
     end loop;
   end if;
