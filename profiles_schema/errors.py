@@ -378,6 +378,10 @@ class InvalidRegistration(ProfilesSchemaError):
     """This table cannot be registered for exports and erasures like this."""
 
 
+class UnregisteredTables(ProfilesSchemaError):
+    """Something of the application refers to users, and nobody has said what an erasure does with it."""
+
+
 class UserNotFound(ProfilesSchemaError):
     """There is no such user, and nothing here is theirs."""
 

@@ -2,7 +2,7 @@
 
 Why: everything else hangs on auth.users(id) and auth.uid(). Where an auth server has them, nothing is made or changed.
 Locks: nothing.
-Beside it: any code may run.
+Compatible with: any code.
 Back: drops auth.users where it was made here; refuses while that holds users.
 """
 

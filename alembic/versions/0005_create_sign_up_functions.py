@@ -2,7 +2,7 @@
 
 Why: sign-up, sign-in, the API and backfill share one rule, in one place; while tables change, no old trigger may write them.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode, where a trigger of the application is emptied: its writers wait for milliseconds.
-Beside it: any code may run. A user who signs up meanwhile gets a profile at the end of the upgrade.
+Compatible with: any code; a user who signs up meanwhile gets a profile at the end of the upgrade.
 Back: gives the triggers back, and drops the functions.
 """
 

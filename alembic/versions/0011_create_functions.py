@@ -2,7 +2,7 @@
 
 Why: triggers, the API and backfill share one rule, in one place.
 Locks: nothing.
-Beside it: any code may run: nothing calls them yet.
+Compatible with: any code: nothing calls them yet.
 Back: drops them.
 """
 

@@ -2,7 +2,7 @@
 
 Why: hosted databases open new tables to everybody by default; here everything starts closed.
 Locks: our own tables in ACCESS EXCLUSIVE mode for milliseconds; nothing uses them before this.
-Beside it: any code may run; the API roles reach the tables from here on.
+Compatible with: any code; the API roles reach the tables from here on.
 Back: drops the policies and takes the rights away: the tables are closed again.
 """
 

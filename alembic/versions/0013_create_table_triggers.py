@@ -2,7 +2,7 @@
 
 Why: rules that no road to the table may go round.
 Locks: our own tables in SHARE ROW EXCLUSIVE mode for milliseconds.
-Beside it: any code may run.
+Compatible with: any code.
 Back: drops them.
 """
 

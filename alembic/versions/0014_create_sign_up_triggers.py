@@ -2,7 +2,7 @@
 
 Why: the purpose of it all; alone in its revision, because it locks the table that sign-ups need.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode: its writers wait for milliseconds, its readers not at all.
-Beside it: any code may run; sign-ups that commit before this are found by the next revision.
+Compatible with: any code; sign-ups that commit before this are found by the next revision.
 Beside triggers of the application on auth.users: one user is inserted, and taken back, before the revision counts.
 Back: drops the triggers; ACCESS EXCLUSIVE on auth.users for milliseconds. Profiles stay.
 """

@@ -2,7 +2,7 @@
 
 Why: they become JSON; until they are dropped, old and new code must see the same values.
 Locks: user_profiles in SHARE ROW EXCLUSIVE mode where it has wide columns, for milliseconds; otherwise nothing.
-Beside it: code that uses the columns, and code that uses the groups.
+Compatible with: code that uses the columns, and code that uses the groups.
 Back: the groups are emptied into the columns' world: what has no column is kept in kept_json; one batch at a time.
 """
 

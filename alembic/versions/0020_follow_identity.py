@@ -2,7 +2,7 @@
 
 Why: not every application signs its users up in auth.users; then its own table leads, and auth.users follows.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for a foreign key; with -x identity that table in the same mode: writers wait for milliseconds, readers not at all.
-Beside it: any code may run; users that come before this commits are found by the next revision.
+Compatible with: any code; users that come before this commits are found by the next revision.
 Back: drops the triggers, with ACCESS EXCLUSIVE on the table for milliseconds; users and profiles stay, and so does the choice.
 """
 

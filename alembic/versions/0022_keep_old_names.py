@@ -2,7 +2,7 @@
 
 Why: a table whose user_id was an outside id has changed its columns; the programs that use it need not change with it.
 Locks: its own new view alone; user_profiles in ACCESS SHARE mode, like any reader.
-Beside it: any code may run; old programs need their search path changed before they write again.
+Compatible with: any code; old programs need their search path changed before they write again.
 Back: drops the view and its schema; stops where something of the application's own hangs on them.
 """
 

@@ -48,6 +48,7 @@ _SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "Write the exports of users, list them, remove expired ones.",
         ),
         "users": ("profiles_schema.cli.users:users", "Hand over what is a person's, or erase it."),
+        "audit": ("profiles_schema.cli.audit:audit", "Remove rows of the audit log that are older than its retention."),
     },
     "Adopt": {
         "adopt": (

@@ -60,7 +60,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     get a profile.
     """
     from profiles_schema.operations import backfill as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)

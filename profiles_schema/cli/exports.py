@@ -222,7 +222,7 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Remove the files of expired exports; exit 1 if one could not be removed. Can be interrupted and run again."""
     from profiles_schema.operations import exports as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     files = open_storage(storage)
     archive = open_storage(archive_to) if archive_to else None

@@ -13,7 +13,7 @@ from profiles_schema.cli.progress import at_work, say_stopped
 from profiles_schema.cli.style import counted, print_failures
 
 if TYPE_CHECKING:
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.operations.keys import KeysStatus
 
 _REMAINS = "plain text remains in old pages until VACUUM FULL, and in WAL and backups until the keys are replaced at the provider"
@@ -87,7 +87,7 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
     """
     from profiles_schema.encryption import KeyRing
     from profiles_schema.operations import keys as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     ring = KeyRing.from_environment()
     with database(local=local, writes=True) as connection:

@@ -13,7 +13,7 @@ from profiles_schema.cli.progress import at_work, say_stopped
 from profiles_schema.cli.style import counted, print_failures
 
 if TYPE_CHECKING:
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.operations.normalize import Status
 
 _SHOWN = 50
@@ -86,7 +86,7 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
     converted.
     """
     from profiles_schema.operations import normalize as operation
-    from profiles_schema.operations.batches import Limits
+    from profiles_schema.operations.batch_job import Limits
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
@@ -115,7 +115,7 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
 def restore(batch_size: int, target_ms: int, max_rate: float | None, local: bool, as_json: bool) -> int:
     """Restore the dropped columns, filled from the JSON; exit 1 if a profile could not be restored."""
     from profiles_schema.operations import normalize as operation
-    from profiles_schema.operations.batches import Limits
+    from profiles_schema.operations.batch_job import Limits
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
@@ -152,7 +152,7 @@ def _finish(done: Progress | None, word: str, command: str, *, local: bool, as_j
 def verify(local: bool, as_json: bool) -> int:
     """Compare every wide column with the JSON, profile by profile; print the differences, and exit 1 if there are any."""
     from profiles_schema.operations import normalize as operation
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
 
     with database(local=local) as connection:
         require_migrated(connection)

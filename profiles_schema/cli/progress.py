@@ -21,7 +21,7 @@ from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
 
 INTERRUPTED = 130
 """Exit code of work that was stopped and can be taken up again."""
@@ -67,7 +67,7 @@ class Work:
         from sqlalchemy.exc import DBAPIError
 
         from profiles_schema.driver import sqlstate
-        from profiles_schema.operations.batches import Progress, Stopped
+        from profiles_schema.operations.batch_job import Progress, Stopped
 
         last: Progress | None = None
         try:

@@ -43,7 +43,7 @@ def recount(  # noqa: PLR0917 - click passes them by name
     Exit 1 if a user could not be counted; with --dry-run, if anything differs.
     """
     from profiles_schema.operations import recount as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)

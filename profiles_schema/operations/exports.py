@@ -12,7 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import StorageFailed, UsageError
-from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, Stopped, run
+from profiles_schema.operations.batch_job import Job, Limits, ListedJob, Progress, Stopped
+from profiles_schema.operations.batches import run
 from profiles_schema.storage import Storage, copy_object, export_key
 
 KEEP_DAYS: Final = 90

@@ -35,7 +35,8 @@ from profiles_schema.errors import (
     TableLocked,
     UsageError,
 )
-from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, run, trial
+from profiles_schema.operations.batch_job import FIRST_ROWS, Job, Limits, Progress
+from profiles_schema.operations.batches import run, trial
 from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT, ENVELOPE_PREFIX
 
 COLUMNS = ("openai_api_key", "unsplash_api_key", "anthropic_api_key")

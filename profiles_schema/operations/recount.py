@@ -13,7 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import NoSessions
-from profiles_schema.operations.batches import Job, Limits, Progress, next_page, run
+from profiles_schema.operations.batch_job import Job, Limits, Progress, next_page
+from profiles_schema.operations.batches import run
 from profiles_schema.operations.findings import Finding, problem
 from profiles_schema.schema.objects import Where
 

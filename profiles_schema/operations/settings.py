@@ -18,12 +18,14 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "auto_create_profiles": (True, False),
     "audit_level": ("failures", "changes", "all"),
     "normalize_verification_days": range(3651),
+    "audit_keep_days": range(1, 36_501),
 }
 _LISTS = ("accepted_policies", "accepted_openings")
 DEFAULTS: Mapping[str, Any] = {
     "auto_create_profiles": True,
     "audit_level": "changes",
     "normalize_verification_days": 7,
+    "audit_keep_days": 365,
     "accepted_policies": [],
     "accepted_openings": [],
 }

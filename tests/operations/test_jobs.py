@@ -13,7 +13,7 @@ import pytest
 from profiles_schema.cli import main, progress
 from profiles_schema.errors import JobCancelled, UsageError
 from profiles_schema.operations.backfill import backfill, count_missing
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.health import examine
 from profiles_schema.operations.jobs import list_jobs, move
 from support import profiles_schema

@@ -292,7 +292,7 @@ def test_an_erasure_that_was_killed_is_ended_by_the_next(application, storage, m
     def die(*_):
         raise Killed
 
-    target = {"the account is shut": "_erase_rows", "the rows are erased": None, "the files are removed": "_finish"}[
+    target = {"the account is shut": "erase_rows", "the rows are erased": None, "the files are removed": "finish"}[
         moment
     ]
     with monkeypatch.context() as patched:
