@@ -10,13 +10,13 @@ m ?=
 .DEFAULT_GOAL := help
 .PHONY: help setup up down demo-adopt test test-slow test-all matrix lint format revision freeze judges snapshot docs docs-serve wheel chaos bench clean
 
-help: ## What there is to make
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 $(READY): pyproject.toml profiles_schema/_version.py
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version) ..."
-# Without the mark the last set-up was cut off, and may have left half a pip behind: begin with an empty directory.
+# Without the mark, the last set-up was interrupted and may have left half a pip: begin with an empty directory.
 	@rm -f $(READY)
 	@$(PYTHON) -m venv $(if $(wildcard $(READY)),,--clear) $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
@@ -25,7 +25,7 @@ $(READY): pyproject.toml profiles_schema/_version.py
 
 setup: $(READY) ## Make the environment in .venv, with all extras and the development set
 
-up: $(READY) ## Set up, then migrate the embedded PostgreSQL, look at its health and try everything once
+up: $(READY) ## Set up, migrate the embedded PostgreSQL, check its health, try everything once
 	@$(BIN)/profiles-schema upgrade --local
 	@$(BIN)/profiles-schema health --local
 	@$(BIN)/profiles-schema smoke --local
@@ -34,19 +34,19 @@ up: $(READY) ## Set up, then migrate the embedded PostgreSQL, look at its health
 	@echo "  your own database    DATABASE_URL=postgresql://user:password@host/db $(BIN)/alembic upgrade head"
 	@echo "  look at this one     $(BIN)/profiles-schema local url"
 	@echo "  in your application  from profiles_schema import UserProfile"
-	@echo "  all commands         $(BIN)/profiles-schema --help    (README.md says when to use which)"
-	@echo "  stop the server      make down    (its data stay)"
+	@echo "  all commands         $(BIN)/profiles-schema --help    (the tutorial: docs/tutorial/your-first-profile.md)"
+	@echo "  stop the server      make down    (keeps its data)"
 
-down: $(READY) ## Stop the embedded PostgreSQL; its data stay
+down: $(READY) ## Stop the embedded PostgreSQL and keep its data
 	@$(BIN)/profiles-schema local stop
 
-demo-adopt: $(READY) ## Show how tables that are there already are taken over: before, the plan, after
+demo-adopt: $(READY) ## Show how existing tables are adopted: before, the plan, after
 	@$(BIN)/python examples/adopt/demo.py
 
 # Three workers for two cores: a third of the time the tests wait for servers and programs.
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3 // 2 or 1)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-# What a part of the tests covers says nothing, so ARGS are run without the floor.
+# A part of the tests covers little, so ARGS run without the floor.
 COVERAGE := $(if $(ARGS),,--cov --cov-report=term:skip-covered --cov-fail-under=90)
 
 test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, in minutes; some of them: ARGS=tests/sql
@@ -55,7 +55,7 @@ test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, in minut
 test-slow: $(READY) ## Run the tests that kill, load and repeat
 	$(PYTEST) -m slow $(ARGS)
 
-test-all: $(if $(ARGS),$(READY),test test-slow) ## Run all tests; each once
+test-all: $(if $(ARGS),$(READY),test test-slow) ## Run all tests, each once
 	$(if $(ARGS),$(PYTEST) $(ARGS))
 
 matrix: $(READY) ## Run the database tests on PostgreSQL 15, 16 and 17, some on other Pythons and libraries; on one: ARGS=15
@@ -117,5 +117,5 @@ bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/result
 	$(BIN)/python benchmarks/normalize.py --out benchmarks/results/normalize.json
 	$(BIN)/python benchmarks/adopt.py --out benchmarks/results/adopt.json
 
-clean: ## Remove what was built; the embedded server's data stay
+clean: ## Remove what was built, but not the embedded server's data
 	rm -rf $(VENV) build dist site .cache benchmarks/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

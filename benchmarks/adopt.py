@@ -30,6 +30,7 @@ from common import at_least, at_most, report, tell
 from sqlalchemy import text
 
 from profiles_schema import local
+from profiles_schema.driver import execute_literally
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -165,7 +166,7 @@ def measure_steps(bench: Bench, shape: str, rows: int) -> dict[str, Any]:
                     )
                 if step.statement:
                     started = time.monotonic()
-                    connection.exec_driver_sql(step.statement.replace("%", "%%"))
+                    execute_literally(connection, step.statement)
                     steps.append({
                         "step": f"{step.action} {step.object}: {(step.wanted or '')[:60]}",
                         "seconds": round(time.monotonic() - started, 3),

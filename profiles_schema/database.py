@@ -156,8 +156,12 @@ def create_engine(url: URL, *, application_name: str = APPLICATION_NAME) -> Engi
     return engine
 
 
-def connect(engine: Engine) -> Connection:
+def connect(engine: Engine, *, patience_seconds: float = _RETRY_SECONDS) -> Connection:
     """A connection, or one sentence on why there is none. A server that is starting gets some seconds.
+
+    Args:
+        engine: From ``create_engine``.
+        patience_seconds: How long to try again where that may help.
 
     Raises:
         NoDatabase: (a subclass) the server cannot be reached, refuses the role, or lacks the database.
@@ -168,7 +172,7 @@ def connect(engine: Engine) -> Connection:
     """
     from sqlalchemy.exc import DBAPIError
 
-    give_up = time.monotonic() + _RETRY_SECONDS
+    give_up = time.monotonic() + patience_seconds
     while True:
         problem: Exception
         try:

@@ -21,7 +21,7 @@ from profiles_schema import local
 from support import Database, Server
 from support.hosted import host_a_project, open_by_default, owned
 from support.services import DRIVERS, Services
-from support.wide_profiles import BEFORE, add_columns
+from support.trait_columns import BEFORE, add_columns
 
 HERE = Path(__file__).parent
 MEMORY = Path("/dev/shm")

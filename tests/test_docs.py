@@ -360,7 +360,13 @@ def test_every_internal_table_is_documented():
     }
 
 
-def run_page(page, database, known):
+def shown(sample):
+    """A pattern for what a sample shows: … is any number of lines, and no machine is as fast as another."""
+    lines = ["(?:.*\n)*?" if line == "…" else re.escape(line) + "\n" for line in sample.strip("\n").splitlines()]
+    return re.sub(r"locked\\ for\\ [^:]*:", "locked for [^:]*:", "".join(lines))
+
+
+def run_page(page, database, known, environment=None):
     """Do what a page says, block after block: its Python, and its commands, whose output it shows."""
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
         if language == "python":
@@ -370,14 +376,12 @@ def run_page(page, database, known):
             promised = re.findall(r"^ *print\(.*\)  # (.+)$", block, flags=re.MULTILINE)
             assert out.getvalue().splitlines()[: len(promised)] == promised
         elif language == "text":
-            for command, shown in re.findall(
+            for command, sample in re.findall(
                 r"^\$ profiles-schema (.*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE
             ):
-                done = profiles_schema(database.url, *command.split())
-                pattern = "".join(
-                    "(?:.*\n)*?" if line == "…" else re.escape(line) + "\n" for line in shown.strip("\n").splitlines()
-                )
-                assert re.fullmatch(pattern, done.stdout), (command, done.stdout, done.stderr)
+                done = profiles_schema(database.url, *command.split(), environment=environment)
+                printed = re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
+                assert re.fullmatch(shown(sample), printed), (command, done.stdout, done.stderr)
                 yield command
 
 
@@ -403,6 +407,55 @@ def test_the_sample_of_health_is_what_it_prints(database):
     database.run("alter table auth.users disable trigger profiles_on_auth_user_created")
     database.sign_up("dan@example.org")
     assert list(run_page(text("docs/how-to/diagnose-a-health-finding.md"), database, {})) == ["health"]
+
+
+def test_the_samples_of_an_adoption_are_what_it_prints_and_writes(hosted, tmp_path, monkeypatch):
+    hosted.script(text("examples/adopt/application.sql"))
+    page = text("docs/how-to/adopt-existing-tables.md")
+    monkeypatch.chdir(tmp_path)
+    assert profiles_schema(hosted.url, "adopt", "--dry-run", "--write-answers", "adopt.toml").returncode == 1
+    asked = Path("adopt.toml").read_text(encoding="utf-8")
+    assert re.search(shown(re.search(r"^```toml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)[1]), asked)
+    answered = re.sub(r'^("policy:.*) = ""$', r'\1 = "keep"', asked, flags=re.MULTILINE)
+    answered = re.sub(r'^("quarantine:.*) = ""$', r'\1 = "quarantine"', answered, flags=re.MULTILINE)
+    Path("adopt.toml").write_text(answered, encoding="utf-8")
+    assert list(run_page(page, hosted, {}, {"COLUMNS": "100"})) == ["adopt --dry-run -x answers=adopt.toml"]
+
+
+def test_the_sample_of_keys_is_what_it_prints(empty):
+    empty.script(
+        "create table user_api_keys (user_id uuid primary key default gen_random_uuid(),"
+        " openai_api_key text, unsplash_api_key text, anthropic_api_key text);"
+        "insert into user_api_keys (openai_api_key) select case when n <= 88 then 'sk-' || n end from generate_series(1, 100) n"
+    )
+    ring = profiles_schema(empty.url, "keys", "generate", "--id", "k20261121-7f3a").stdout.strip()
+    environment = {"PROFILES_ENCRYPTION_KEYS": ring}
+    assert profiles_schema(empty.url, "keys", "encrypt", environment=environment).returncode == 0
+    empty.run(
+        "update user_api_keys set unsplash_api_key = 'plain' where user_id in (select user_id from user_api_keys limit 3)"
+    )
+    page = text("docs/how-to/encrypt-api-keys.md")
+    assert list(run_page(page, empty, {}, environment)) == ["keys status"]
+
+
+def test_the_sample_of_a_backfill_has_the_form_of_what_it_prints(database):
+    page = text("docs/how-to/create-missing-profiles.md")
+    for name in ("ada", "bob", "cleo"):
+        database.sign_up(f"{name}@example.org")
+    database.run("delete from user_profiles")
+
+    def form(output):
+        return re.sub(r"\d+", "1", output)
+
+    samples = re.findall(r"^\$ profiles-schema (.*)\n((?:(?!\$ |```).*\n)*)", page, flags=re.MULTILINE)
+    commands = [command for command, _ in samples]
+    assert commands == ["backfill --dry-run", "backfill", "jobs list", "backfill", "health --full"]
+    for command, sample in (samples[0], samples[3]):
+        assert re.fullmatch(shown(form(sample)), form(profiles_schema(database.url, *command.split()).stdout))
+    jobs = profiles_schema(database.url, "jobs", "list").stdout
+    assert jobs.splitlines()[0].split() == samples[2][1].splitlines()[0].split()
+    health_lines = profiles_schema(database.url, "health", "--full").stdout.splitlines()
+    assert {form(line) for line in samples[4][1].splitlines()} <= {form(line) for line in health_lines}
 
 
 def test_the_sample_of_a_standby_is_what_it_prints(database):

@@ -434,6 +434,65 @@ create or replace trigger guard_export_status
     )
     op.execute(
         r"""
+-- After an export was requested, failed or expired, or its file was removed, by whatever road: an audit row says which
+-- export, its status, and who acted. What has expired counts as deleted.
+-- Never fails the change itself: a record that cannot be written is a warning in the server's log.
+-- Definer: users, who may request an export, may not write the log.
+create or replace function profiles_internal.record_export()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $record_export$
+declare
+  actor uuid;
+begin
+  -- The token of a service may name a subject that is no user.
+  begin
+    actor := auth.uid();
+  exception when others then
+    actor := null;
+  end;
+  insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata, created_at)
+  values (
+    new.user_id,
+    case
+      when tg_op = 'INSERT' then 'created'
+      when new.status = 'expired' or new.file_size_bytes is null and old.file_size_bytes is not null then 'deleted'
+      else 'updated'
+    end,
+    'manual',
+    actor,
+    jsonb_build_object('export', new.id, 'status', new.status),
+    clock_timestamp()
+  );
+  return null;
+exception when query_canceled or assert_failure or others then
+  raise warning 'profiles-schema: an export was not recorded in the audit log (SQLSTATE %)', sqlstate;
+  return null;
+end
+$record_export$;
+
+revoke all on function profiles_internal.record_export() from public, anon, authenticated, service_role;
+
+create or replace trigger record_export_request
+  after insert on public.export_history
+  for each row
+  execute function profiles_internal.record_export();
+
+create or replace trigger record_export_end
+  after update on public.export_history
+  for each row
+  when (
+    old.status is distinct from new.status and new.status in ('failed', 'expired')
+    or old.file_size_bytes is not null and new.file_size_bytes is null
+  )
+  execute function profiles_internal.record_export();
+"""
+    )
+    op.execute(
+        r"""
 do $only_where$
 begin
   if (select count(*) from pg_catalog.pg_attribute as a where a.attrelid = pg_catalog.to_regclass('public.sessions') and not a.attisdropped and a.attname in ('id', 'user_id', 'started_at', 'ended_at', 'duration_minutes', 'descriptions_generated', 'images_processed', 'qa_attempts', 'vocabulary_learned') and (a.attname <> 'user_id' or a.atttypid = 'pg_catalog.uuid'::pg_catalog.regtype) and (a.attname not in ('started_at', 'ended_at') or a.atttypid = 'pg_catalog.timestamptz'::pg_catalog.regtype)) = 9 then
@@ -754,6 +813,9 @@ drop function if exists profiles_internal.roll_up_sessions() cascade; -- with it
 -- Sessions that change from here on are not counted: a later upgrade counts these users anew at their next session.
 insert into profiles_internal.stale_progress (user_id, error_code, error_message)
 select p.user_id, '00000', 'downgrade' from public.user_progress as p where p.total_sessions > 0;
+drop trigger record_export_end on public.export_history;
+drop trigger record_export_request on public.export_history;
+drop function profiles_internal.record_export();
 drop trigger guard_export_status on public.export_history;
 drop function profiles_internal.guard_export_status();
 drop function if exists profiles_internal.forget_adopted_values() cascade; -- with its trigger

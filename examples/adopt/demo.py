@@ -1,6 +1,6 @@
-"""One database with tables of its own: before an upgrade, the plan, and after it. `make demo-adopt` runs this.
+"""Adopt the tables of a small application: before the upgrade, the plan, and after it. `make demo-adopt` runs this.
 
-Everything happens in an embedded PostgreSQL that is removed at the end, whatever happens.
+It works on an embedded PostgreSQL of its own, and always removes it at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 
 from profiles_schema import local
 from profiles_schema.database import normalize_url
+from profiles_schema.driver import execute_literally
 from profiles_schema.errors import ProfilesSchemaError
 from profiles_schema.migrations.interrupts import interruptible
 
@@ -70,24 +71,24 @@ def _shown(url: str, directory: Path) -> int:
     engine = create_engine(normalize_url(url), poolclass=NullPool)
     with engine.begin() as connection:
         for name in ("auth_server.sql", "application.sql"):
-            connection.exec_driver_sql((HERE / name).read_text(encoding="utf-8").replace("%", "%%"))
+            execute_literally(connection, (HERE / name).read_text(encoding="utf-8"))
 
     _head(
         "1. What is there", "An application with its own profiles, posts and policies: examples/adopt/application.sql."
     )
-    print("Its profiles. 1 and 2 have the same name but for its case, 3 to 5 names that no rule")
-    print("of ours allows, user 6 has no profile, and the user of 9 is gone:\n")
+    print("Its profiles. The names of 1 and 2 differ only in case. Our rules allow none of the names 3 to 5.")
+    print("User 6 has no profile. The user of profile 9 no longer exists:\n")
     _table(engine, _PROFILES_BEFORE)
-    print("\nIts posts, through a view of its own that joins them with the profiles:\n")
+    print("\nIts posts, through a view of the application that joins them with the profiles:\n")
     _table(engine, _BYLINES)
 
-    _head("2. The plan", "What an upgrade would do to these tables, and what it asks. It changes nothing.")
+    _head("2. The plan", "What an upgrade would do to these tables, and what it asks. The plan changes nothing.")
     answers = directory / "adopt.toml"
     _run(url, "adopt", "--dry-run", "--write-answers", str(answers))
 
     _head(
         "3. The answers",
-        "The application shows its profiles to everybody: that is meant, and stays. The profile of an account that is gone\n"
+        "The application shows its profiles to everyone: this is intended and stays. The profile without an account\n"
         "may go to quarantine:",
     )
     text = answers.read_text(encoding="utf-8")
@@ -96,35 +97,36 @@ def _shown(url: str, directory: Path) -> int:
     answers.write_text(text, encoding="utf-8")
     print(answers.read_text(encoding="utf-8"))
 
-    _head("4. The upgrade", "One transaction per revision. 0006 takes the table over.")
+    _head("4. The upgrade", "One transaction per revision. 0006 adopts the table.")
     if _run(url, "upgrade", "-x", f"answers={answers}"):
         return 1
 
     _head("5. The same profiles", "The id is still a uuid. A column user_id was added. User 6 has a profile.")
     _table(engine, _PROFILES_AFTER)
     print(
-        "\nThe view was not touched. Post 3 is still in its table, but the view joins it with no profile: that is in quarantine,\n"
-        "and the foreign key is NOT VALID:\n"
+        "\nThe view was not touched. Post 3 is still in its table, but its profile is in quarantine, so the view does not show it.\n"
+        "The foreign key is NOT VALID:\n"
     )
     _table(engine, _BYLINES)
 
-    _head("6. What was changed", "Values that break a rule. The old ones are kept, and come back with a downgrade.")
+    _head("6. What was changed", "Values that break a rule. The old values are kept, and a downgrade restores them.")
     _table(engine, _CHANGED)
 
     _head(
-        "7. What was set aside", "It would act beside ours. Its definitions are kept, and come back with a downgrade."
+        "7. What was set aside",
+        "Objects that would do the same as ours. Their definitions are kept, and a downgrade restores them.",
     )
     _table(engine, _SET_ASIDE)
 
-    _head("8. What is in quarantine", "Rows that cannot stay, whole, each with the reason.")
+    _head("8. What is in quarantine", "Complete rows that cannot stay, each with the reason.")
     _table(engine, _QUARANTINE)
 
-    _head("9. Health", "What is left to look after.")
+    _head("9. Health", "What needs a look afterwards.")
     _run(url, "health", "--full")
 
-    _head("10. Your own database", "On a copy first. The source is only read:")
+    _head("10. Your own database", "Try it on a copy first. The source is only read:")
     print("  profiles-schema rehearse --source postgresql://user:password@host:5432/database")
-    print("\nand how it works: docs/how-to/adopt-existing-tables.md")
+    print("\nHow it works: docs/how-to/adopt-existing-tables.md")
     return 0
 
 

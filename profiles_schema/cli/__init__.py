@@ -111,6 +111,7 @@ class _Verbs(Verbs):
         "profiles-schema upgrade --local        # try it on the embedded PostgreSQL",
         "profiles-schema upgrade && profiles-schema health",
         "profiles-schema VERB --help            # options and examples of one verb",
+        'eval "$(_PROFILES_SCHEMA_COMPLETE=bash_source profiles-schema)"    # Tab completes; zsh_source, fish_source',
     ),
 )
 @click.version_option(__version__, prog_name="profiles-schema")

@@ -108,7 +108,7 @@ def work(  # noqa: PLR0917 - click passes them by name
         files.remove_unfinished(86_400)
     service = ExportService(factory, files, lease_seconds=lease_seconds, keep_days=keep_days)
     worker = ExportWorker(service, factory)
-    with _draining(worker):
+    with _end_gently(worker):
         outcomes = worker.work(once=once, concurrency=concurrency, poll_seconds=poll_seconds)
     if as_json:
         print_json(dict(outcomes))
@@ -118,7 +118,7 @@ def work(  # noqa: PLR0917 - click passes them by name
 
 
 @contextmanager
-def _draining(worker: ExportWorker) -> Iterator[None]:
+def _end_gently(worker: ExportWorker) -> Iterator[None]:
     """SIGTERM and SIGINT let the worker end what it is at; a second SIGINT ends it at once."""
 
     def drain(number: int, _frame: Any) -> None:

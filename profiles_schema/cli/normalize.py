@@ -182,7 +182,7 @@ def verify(local: bool, as_json: bool) -> int:
     click.echo(f"{done.done} profiles compared, {different} values differ")
     print_failures(done.failed, "profile")
     for each in found.named[:_SHOWN]:
-        click.echo(f"  {each.user_id}  {each.column}  column {_quoted(each.old)}  JSON {_quoted(each.new)}")
+        click.echo(f"  {each.user_id}  {each.column}  column {_quote(each.old)}  JSON {_quote(each.new)}")
     if different > _SHOWN:
         click.echo(f"  … and {different - _SHOWN} more; --json names up to 1000 of them, and counts them by column")
     if different and phase == "expanded":
@@ -219,5 +219,5 @@ def contract(now: bool, local: bool, as_json: bool) -> int:
     return 0
 
 
-def _quoted(value: str | None) -> str:
+def _quote(value: str | None) -> str:
     return "NULL" if value is None else repr(value)

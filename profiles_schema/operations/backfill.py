@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.driver import quote_name
 from profiles_schema.errors import InsufficientPrivilege
 from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, ListedJob, Progress, run, trial
@@ -123,7 +122,7 @@ def backfill(
         _MissingProfiles(),
         _Repair(erase_deleted=erase_deleted),
     ]
-    for progress in run(lambda: connect(connection.engine), jobs, limits, stopped=stopped):
+    for progress in run(connection.engine, jobs, limits, stopped=stopped):
         if release.gone:
             progress.counts["gone"] = release.gone
         yield progress

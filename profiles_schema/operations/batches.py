@@ -22,11 +22,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
+from uuid import UUID
 
-from sqlalchemy.engine import Connection
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from profiles_schema.database import connect
 from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, retry_on_lock, sqlstate
 from profiles_schema.operations.ledger import JobTable, Ledger, Position
 
@@ -71,6 +75,9 @@ class Job(ABC):
 
     repeats: bool = True
     """Whether another pass follows one that found something: rows may have come in behind the cursor."""
+
+    session: Mapping[str, str] = MappingProxyType({})
+    """Settings of the server that the session needs."""
 
     @abstractmethod
     def count(self, connection: Connection) -> int:
@@ -130,6 +137,12 @@ class ListedJob(Job):
         return keys, keys[-1] if start + rows < len(self.keys) else None
 
 
+def next_page(connection: Connection, statement: str, after: str | None, rows: int) -> tuple[list[str], str | None]:
+    """The next uuids of a statement with the parameters :after and :rows, and how far they reach; None for the end."""
+    keys = [str(key) for key in connection.scalars(text(statement), {"after": after or str(UUID(int=0)), "rows": rows})]
+    return keys, keys[-1] if len(keys) == rows else None
+
+
 @dataclass
 class Progress:
     """How far a run is.
@@ -173,7 +186,7 @@ class Stopped(Exception):
 
 
 def run(
-    connect: Callable[[], Connection],
+    engine: Engine,
     jobs: Sequence[Job],
     limits: Limits | None = None,
     *,
@@ -184,7 +197,7 @@ def run(
     The last report is completed, or stopped.
 
     Args:
-        connect: Opens a connection; called again when the connection is lost.
+        engine: Opens the connection that the jobs share, and another one when it is lost.
         jobs: What to do.
         limits: Sizes and rates.
         stopped: Asked between batches and while something is waited for; True ends the run, which can be taken up later.
@@ -195,7 +208,7 @@ def run(
         JobCancelled: somebody cancelled a job.
     """
     progress = Progress(jobs[0].kind, jobs[0].unit)
-    session = _Session(connect, stopped)
+    session = _Session(engine, jobs, stopped)
     try:
         for job in jobs:
             runner = _Runner(session, job, limits or Limits(), progress)
@@ -250,21 +263,23 @@ def trial(connection: Connection, job: Job, rows: int = FIRST_ROWS) -> Iterator[
 class _Session:
     """One connection for all jobs of a run, made again when it is lost."""
 
-    def __init__(self, connect: Callable[[], Connection], stopped: Callable[[], bool]) -> None:
-        self.connect = connect
+    def __init__(self, engine: Engine, jobs: Sequence[Job], stopped: Callable[[], bool]) -> None:
+        self.engine = engine
         self.stopped = stopped
         self.number = 0
-        self.connection = self._open()
-
-    def _open(self) -> Connection:
-        connection = self.connect()
-        connection.exec_driver_sql(
+        self.settings = {
             # A runner that is frozen inside a batch must not hold its rows for longer than this.
-            f"set idle_in_transaction_session_timeout = '{_IN_TRANSACTION_SECONDS}s';"
-            " set lock_timeout = '100ms';"
+            "idle_in_transaction_session_timeout": f"{_IN_TRANSACTION_SECONDS}s",
+            "lock_timeout": "100ms",
             # Compiling would take longer than the batch.
-            " set jit = off"
-        )
+            "jit": "off",
+        }
+        for job in jobs:
+            self.settings |= job.session
+        self.connection = self._prepare(connect(engine))
+
+    def _prepare(self, connection: Connection) -> Connection:
+        connection.exec_driver_sql("; ".join(f"set {name} = '{value}'" for name, value in self.settings.items()))
         connection.commit()
         return connection
 
@@ -278,7 +293,7 @@ class _Session:
             self.close()
             self.number += 1
             try:
-                self.connection = self._open()
+                self.connection = self._prepare(connect(self.engine, patience_seconds=0.0))
             except Exception:
                 if self.stopped():
                     raise Stopped from None
@@ -492,7 +507,7 @@ class _Runner:
             self.connection, after=cursor, rows=len(keys), failed=len(failures), left_out=failures if room else {},
             size=self.rows,
         )  # fmt: skip
-        harmed = bool(keys) and self._waited_for()
+        harmed = bool(keys) and self._blocks_others()
         return _Batch(len(found), len(keys), counts, failures, cursor, harmed, looked, started)
 
     def _note(self, batch: _Batch) -> None:
@@ -524,7 +539,9 @@ class _Runner:
             failures[keys[0]] = code
             return Counter()
         middle = len(keys) // 2
-        return self._do(keys[:middle], failures) + self._do(keys[middle:], failures)
+        counts = self._do(keys[:middle], failures)
+        counts.update(self._do(keys[middle:], failures))
+        return counts
 
     def _is_passing(self, error: DBAPIError, code: str, failures: Mapping[str, str]) -> bool:
         """Whether the error is to be waited out, and not narrowed down."""
@@ -564,7 +581,7 @@ class _Runner:
 
     # Others
 
-    def _waited_for(self) -> bool:
+    def _blocks_others(self) -> bool:
         """Whether a session waits for a lock that the present transaction holds.
 
         pg_locks, for pg_stat_activity hides what the sessions of other roles wait for from most roles.

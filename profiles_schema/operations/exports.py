@@ -11,7 +11,6 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.errors import StorageFailed, UsageError
 from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, Stopped, run
 from profiles_schema.storage import Storage, copy_object, export_key
@@ -20,6 +19,7 @@ KEEP_DAYS: Final = 90
 KIND: Final = "purge_exports"
 _FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
 _FEW_ORPHANS: Final = 10
+_STORAGE_MINUTES: Final = 30
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class _Purge(Job):
         return keys, found[-1][0] if len(found) == window else None
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        _wait_for_storage(connection)
         # Locked in the order of their ids, and looked at again: a retry may have come in between.
         due = connection.execute(
             text(
@@ -135,14 +136,6 @@ class _Purge(Job):
                 ),
                 {"ids": [str(row.id) for row in removed]},
             )
-            for row in removed:
-                connection.execute(
-                    text(
-                        "select profiles_internal.record_events(array[cast(:user as uuid)], 'deleted', 'manual',"
-                        " p_metadata => jsonb_build_object('export', cast(:id as text), 'status', 'expired'))"
-                    ),
-                    {"user": str(row.user_id), "id": str(row.id)},
-                )
         return {"purged": len(gone) + len(removed)}
 
     def _remove(self, user_id: uuid.UUID, export_id: uuid.UUID) -> bool:
@@ -170,6 +163,7 @@ class _Orphans(ListedJob):
         self._stopped = stopped
 
     def find(self, connection: Connection) -> list[str]:
+        _wait_for_storage(connection)
         known, orphans = 0, []
         for key in self._storage.keys():  # noqa: SIM118 - not a dict
             if self._stopped():
@@ -186,6 +180,7 @@ class _Orphans(ListedJob):
         return orphans
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        _wait_for_storage(connection)
         removed = 0
         for key in keys:
             if self._stopped():
@@ -229,9 +224,14 @@ def purge(
     jobs: list[Job] = [expired]
     if orphans or all_orphans:
         jobs.append(_Orphans(storage, even_many=all_orphans, stopped=stopped))
-    for progress in run(lambda: connect(connection.engine), jobs, limits, stopped=stopped):
+    for progress in run(connection.engine, jobs, limits, stopped=stopped):
         progress.counts["unreachable"] = len(expired.unreachable)
         yield progress
+
+
+def _wait_for_storage(connection: Connection) -> None:
+    """Let the present transaction be idle for long: a large file takes its time to be copied or removed."""
+    connection.exec_driver_sql(f"set local idle_in_transaction_session_timeout = '{_STORAGE_MINUTES}min'")
 
 
 def _is_orphan(connection: Connection, key: str, *, lock: bool = False) -> bool:

@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import connect, lost_connection
+from profiles_schema.database import lost_connection
 from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, sqlstate
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, new_entry
 from profiles_schema.errors import (
@@ -198,13 +199,7 @@ def encrypt(
     """
     job = _Encryption(_fit(connection, table), ring)
 
-    def open_connection() -> Connection:
-        fresh = connect(connection.engine)
-        fresh.exec_driver_sql("set row_security = off")
-        fresh.commit()
-        return fresh
-
-    reports = run(open_connection, [job], limits, stopped=stopped)
+    reports = run(connection.engine, [job], limits, stopped=stopped)
     while True:
         problem: Exception
         try:
@@ -371,6 +366,8 @@ class _Rewrite(Job):
 
     unit = "rows"
     recorded = False
+    # Row level security that hid rows would make a table look encrypted that is not.
+    session = MappingProxyType({"row_security": "off"})
 
     def __init__(self, table: _Table) -> None:
         self.table = table
@@ -379,19 +376,19 @@ class _Rewrite(Job):
         self.refused: set[str] = set()
 
     @abstractmethod
-    def wanted(self, column: _Column) -> str:
+    def condition(self, column: _Column) -> str:
         """SQL for whether a value is to be done."""
 
     @abstractmethod
-    def rewritten(self, user_id: UUID, column: _Column, value: str) -> str | None:
+    def rewrite(self, user_id: UUID, column: _Column, value: str) -> str | None:
         """The new value."""
 
     @abstractmethod
-    def kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
+    def is_kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
         """Whether what stands in the row now means what was read before."""
 
     def count(self, connection: Connection) -> int:
-        wanted = " or ".join(self.wanted(column) for column in self.table.columns)
+        wanted = " or ".join(self.condition(column) for column in self.table.columns)
         return int(
             connection.scalar(
                 text(f"select count(*) from {self.table.sql} as t where t.user_id is not null and ({wanted})")
@@ -412,7 +409,7 @@ class _Rewrite(Job):
             slots = ", ".join(f"cast(:k{i} as {kind})" for i, (_, kind) in enumerate(keys))
             behind = f" and ({', '.join(f't.{name}' for name, _ in keys)}) > ({slots})"
             values |= {f"k{i}": part for i, part in enumerate(json.loads(after))}
-        wanted = [self.wanted(column) for column in self.table.columns]
+        wanted = [self.condition(column) for column in self.table.columns]
         # A value that is not to be done is not even read.
         read = [
             f"case when {each} then t.{column.quoted}::text end"
@@ -449,7 +446,7 @@ class _Rewrite(Job):
         slots = ["cast(:version as text[])"]
         for i, column in enumerate(columns):
             new = [
-                self.rewritten(row.user_id, column, row.values[column.name]) if column.name in row.values else None
+                self.rewrite(row.user_id, column, row.values[column.name]) if column.name in row.values else None
                 for row in rows
             ]
             flags = [column.name in row.values for row in rows]
@@ -493,7 +490,7 @@ class _Rewrite(Job):
         for place, values in found:
             row = rows[place - 1]
             kept += all(
-                self.kept(row.user_id, column, row.values[column.name], value)
+                self.is_kept(row.user_id, column, row.values[column.name], value)
                 for column, value in zip(columns, values, strict=True)
                 if column.name in row.values
             )
@@ -520,15 +517,15 @@ class _Encryption(_Rewrite):
         super().__init__(table)
         self.ring = ring
 
-    def wanted(self, column: _Column) -> str:
+    def condition(self, column: _Column) -> str:
         return f"{_kind(column)} in ('plain', 'blank')"
 
-    def rewritten(self, user_id: UUID, column: _Column, value: str) -> str | None:
+    def rewrite(self, user_id: UUID, column: _Column, value: str) -> str | None:
         if column.nullable and not value.strip(_BLANKS):
             return None
         return self.ring.encrypt(value, user_id=user_id, column=column.name)
 
-    def kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
+    def is_kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
         if found is None:
             return column.nullable and not value.strip(_BLANKS)
         try:
@@ -546,7 +543,6 @@ def _quietly(connection: Connection, table: str, work: Callable[[], _T]) -> _T:
     """
     try:
         with connection.begin():
-            # Row level security that hid rows would make a table look encrypted that is not.
             connection.exec_driver_sql(
                 "set local row_security = off; set local lock_timeout = '100ms'; set local jit = off"
             )

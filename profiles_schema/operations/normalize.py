@@ -23,7 +23,7 @@ from profiles_schema.driver import diagnosis, retry_on_lock, server_message, sql
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.migrations import packs
 from profiles_schema.migrations.drift import dual_write_is_broken
-from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, Stopped, run, trial
+from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, Stopped, next_page, run, trial
 from profiles_schema.operations.settings import VERIFICATION_DAYS
 from profiles_schema.schema.objects import Where
 from profiles_schema.schema.traits import trait_columns
@@ -31,6 +31,7 @@ from profiles_schema.settings import RELOAD_API
 
 LOCKS = "ROW EXCLUSIVE on user_profiles; a batch at a time, committed each"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
+_LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _NAMED = 1_000
 _LOCK_SECONDS = 60.0
 _REFUSALS = {"55000", "2BP01", "42701", "0A000"}
@@ -167,6 +168,7 @@ def convert(
     Raises:
         NormalizationRefused: a column has a type that cannot go and come back, or columns are being restored.
         AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
+        Stopped: before the first report.
     """
     if _phase(connection) == "restoring":
         raise NormalizationRefused(
@@ -185,7 +187,7 @@ def convert(
             return
         _alter(connection, _begin_again, stopped)
     with _own_words():
-        yield from run(lambda: connect(connection.engine), [_Kept(), _Conversion()], limits, stopped=stopped)
+        yield from run(connection.engine, [_Kept(), _Conversion()], limits, stopped=stopped)
 
 
 def restore(
@@ -199,6 +201,7 @@ def restore(
     Raises:
         NormalizationRefused: the table has columns of those names again, or a row could not be restored.
         AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
+        Stopped: before the first report.
     """
     if _phase(connection) == "none":
         return
@@ -210,7 +213,7 @@ def restore(
     if not whole:
         _alter(connection, partial(_call, "install_dual_write"), stopped)
     with _own_words():
-        yield from run(lambda: connect(connection.engine), [_Restoration()], limits, stopped=stopped)
+        yield from run(connection.engine, [_Restoration()], limits, stopped=stopped)
 
 
 def verify(
@@ -235,7 +238,7 @@ def verify(
             text("select exists (select from profiles_internal.traits_in_place())")
         )
     comparison = _Comparison(differences or Differences(), anything=bool(anything))
-    yield from run(lambda: connect(connection.engine), [comparison], limits, stopped=stopped)
+    yield from run(connection.engine, [comparison], limits, stopped=stopped)
 
 
 def contract(
@@ -331,19 +334,19 @@ class _Differing(Job):
     def next_keys(
         self, connection: Connection, after: str | None, rows: int, window: int
     ) -> tuple[list[str], str | None]:
-        looked_at, up_to = _window(connection, after or _FIRST_ID, max(rows, window))
-        if not looked_at:
-            return [], None
-        keys = [
-            key
-            for (key,) in connection.execute(
-                text("select profiles_internal.differing_profiles(cast(:after as uuid), cast(:up_to as uuid), :rows)"),
-                {"after": after or _FIRST_ID, "up_to": up_to, "rows": rows},
-            )
-        ]
-        if len(keys) == rows:
-            up_to = str(keys[-1])
-        return [str(key) for key in keys], up_to
+        values = {"after": after or _FIRST_ID, "window": max(rows, window) - 1, "rows": rows}
+        reached: str | None = connection.scalar(
+            text(
+                "select p.user_id::text from public.user_profiles as p where p.user_id > cast(:after as uuid)"
+                " order by p.user_id offset :window limit 1"
+            ),
+            values,
+        )
+        differing = text(
+            "select profiles_internal.differing_profiles(cast(:after as uuid), cast(:up_to as uuid), :rows)"
+        )
+        keys = [str(key) for key in connection.scalars(differing, values | {"up_to": reached or _LAST_ID})]
+        return keys, keys[-1] if len(keys) == rows else reached
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
         changed = connection.scalar(
@@ -398,13 +401,10 @@ class _Kept(Job):
     def next_keys(
         self, connection: Connection, after: str | None, rows: int, window: int
     ) -> tuple[list[str], str | None]:
-        users = connection.scalars(
-            text(
-                f"select distinct k.user_id::text from {_KEPT} and k.user_id > cast(:after as uuid) order by 1 limit :rows"
-            ),
-            {"after": after or _FIRST_ID, "rows": min(rows, window)},
-        ).all()
-        return list(users), users[-1] if len(users) == min(rows, window) else None
+        statement = (
+            f"select distinct k.user_id from {_KEPT} and k.user_id > cast(:after as uuid) order by 1 limit :rows"
+        )
+        return next_page(connection, statement, after, min(rows, window))
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
         connection.execute(text("select profiles_internal.convert_traits(cast(:users as uuid[]))"), {"users": keys})
@@ -437,14 +437,8 @@ class _Comparison(Job):
         if after != self.after:
             self._keep()
         self.after, self.found = after, []
-        users = connection.scalars(
-            text(
-                "select p.user_id::text from public.user_profiles as p where p.user_id > cast(:after as uuid)"
-                " order by p.user_id limit :rows"
-            ),
-            {"after": after or _FIRST_ID, "rows": min(rows, window)},
-        ).all()
-        return list(users), users[-1] if len(users) == min(rows, window) else None
+        statement = "select p.user_id from public.user_profiles as p where p.user_id > cast(:after as uuid)"
+        return next_page(connection, f"{statement} order by p.user_id limit :rows", after, min(rows, window))
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
         found = connection.execute(
@@ -466,18 +460,6 @@ class _Comparison(Job):
             columns[each.column] = columns.get(each.column, 0) + 1
         named += self.found[: max(0, _NAMED - len(named))]
         self.found = []
-
-
-def _window(connection: Connection, after: str, rows: int) -> tuple[int, str | None]:
-    """How many of the next profiles there are, up to some number, and the last one's user id."""
-    row = connection.execute(
-        text(
-            "select count(*), (array_agg(w.user_id order by w.user_id desc))[1]::text from (select p.user_id"
-            " from public.user_profiles as p where p.user_id > cast(:after as uuid) order by p.user_id limit :rows) as w"
-        ),
-        {"after": after, "rows": rows},
-    ).one()
-    return row[0], row[1]
 
 
 def _call(function: str, connection: Connection) -> None:

@@ -12,15 +12,13 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.errors import NoSessions
-from profiles_schema.operations.batches import Job, Limits, Progress, run
+from profiles_schema.operations.batches import Job, Limits, Progress, next_page, run
 from profiles_schema.operations.findings import Finding, problem
 from profiles_schema.schema.objects import Where
 
 REMEDY = "profiles-schema progress recount"
 LOCKS = "ROW EXCLUSIVE on user_progress; a batch at a time, committed each"
-_FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _WINDOW = 200
 _SAMPLE = 50
 _LONG_HISTORY = 2_000
@@ -85,8 +83,8 @@ class _Marks(Job):
     def next_keys(
         self, connection: Connection, after: str | None, rows: int, window: int
     ) -> tuple[list[str], str | None]:
-        marked = "select distinct p.user_id from profiles_internal.stale_progress as p"
-        return _page(connection, marked, after, min(rows, window, _WINDOW))
+        statement = "select distinct s.user_id from profiles_internal.stale_progress as s where s.user_id > cast(:after as uuid)"
+        return next_page(connection, f"{statement} order by s.user_id limit :rows", after, min(rows, window, _WINDOW))
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
         connection.execute(
@@ -117,7 +115,7 @@ def recount(
     """
     with connection.begin():
         require_sessions(connection)
-    yield from run(lambda: connect(connection.engine), [_Recount(), _Marks()], limits, stopped=stopped)
+    yield from run(connection.engine, [_Recount(), _Marks()], limits, stopped=stopped)
 
 
 def forecast(connection: Connection) -> dict[str, Any]:
@@ -207,19 +205,8 @@ def _windows(connection: Connection) -> Iterator[list[str]]:
 
 def _window(connection: Connection, after: str | None, rows: int) -> tuple[list[str], str | None]:
     """The next users with progress, and how far that is; None for the end."""
-    return _page(connection, "select p.user_id from public.user_progress as p", after, rows)
-
-
-def _page(connection: Connection, users: str, after: str | None, rows: int) -> tuple[list[str], str | None]:
-    """The next of some users, and how far that is; None for the end."""
-    found = [
-        str(user)
-        for user in connection.scalars(
-            text(f"{users} where p.user_id > cast(:after as uuid) order by p.user_id limit :rows"),
-            {"after": after or _FIRST_ID, "rows": rows},
-        )
-    ]
-    return found, found[-1] if len(found) == rows else None
+    statement = "select p.user_id from public.user_progress as p where p.user_id > cast(:after as uuid)"
+    return next_page(connection, f"{statement} order by p.user_id limit :rows", after, rows)
 
 
 def differences(connection: Connection, users: list[Any]) -> list[list[Any]]:

@@ -32,14 +32,14 @@ def examine_switches(connection: Connection, declared: Collection[Key]) -> Itera
         connection: Any connection; the transaction is the caller's.
         declared: Keys of what this version declares on this database.
     """
-    yield from _settings(connection)
-    yield from _unlogged(connection)
+    yield from _server_settings(connection)
+    yield from _unlogged_tables(connection)
     yield from _triggers(connection)
-    yield from _too_early(connection)
+    yield from _early_triggers(connection)
     yield from _foreign_keys(connection, declared)
 
 
-def _settings(connection: Connection) -> Iterator[Finding]:
+def _server_settings(connection: Connection) -> Iterator[Finding]:
     """Settings of the database or of a role under which triggers, foreign keys or policies do not work."""
     rows = connection.execute(
         text(
@@ -71,7 +71,7 @@ def _settings(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _unlogged(connection: Connection) -> Iterator[Finding]:
+def _unlogged_tables(connection: Connection) -> Iterator[Finding]:
     rows = connection.scalars(
         text(
             f"with {_OURS} select format('%I.%I', n.nspname, c.relname) from ours as o join pg_class as c on c.oid = o.oid"
@@ -107,7 +107,7 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _too_early(connection: Connection) -> Iterator[Finding]:
+def _early_triggers(connection: Connection) -> Iterator[Finding]:
     """Row triggers of the application that need a profile at sign-up, and run before there is one.
 
     Ours runs after the statement, unless it was made a row trigger, too: then names decide.

@@ -235,6 +235,7 @@ TRIGGERS = (
     SqlObject("triggers", "record_profile_change"),
     SqlObject("triggers", "forget_adopted_values", Where.ADOPTED_PROFILES),
     SqlObject("triggers", "guard_export_status"),
+    SqlObject("triggers", "record_export"),
     SqlObject("triggers", "roll_up_sessions", Where.USABLE_SESSIONS),
     SqlObject("triggers", "profiles_on_auth_user_created"),
     SqlObject("triggers", "profiles_on_auth_user_updated"),

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from profiles_schema.errors import ExportLost, ExportNotFound, ExportStepRefused
 from profiles_schema.schema.models import ExportHistory
+from profiles_schema.services.flows import call_blocking
 from profiles_schema.storage import export_key
 
 TYPES: Final = ("profile", "progress", "sessions", "everything")
@@ -116,9 +117,6 @@ def take_back(session: Session, lease_seconds: float, most_retries: int) -> list
         _TAKE_BACK,
         {"types": list(TYPES), "formats": _writable(), "lease": lease_seconds, "most_retries": most_retries},
     ).all()
-    for row in rows:
-        if row.status == "failed":
-            record(session, row.user_id, row.id, "failed")
     return list(rows)
 
 
@@ -154,7 +152,7 @@ def heartbeat(session: Session, held: Claim) -> None:
 def complete(session: Session, held: Claim, records: int, publish: Callable[[], int], keep_days: float) -> None:
     """Publish the object and complete the export, while its row is locked: only the claim that counts publishes."""
     hold(session, held)
-    size = publish()
+    size = call_blocking(publish)
     session.execute(
         text(
             "update public.export_history as e set status = 'completed', records_count = :records,"
@@ -173,8 +171,6 @@ def fail(session: Session, held: Claim, reason: str, most_retries: int, *, final
         text("update public.export_history as e set status = :status, error_message = :reason where e.id = :id"),
         {"id": held.id, "status": status, "reason": reason},
     )
-    if status == "failed":
-        record(session, held.user_id, held.id, "failed")
     return status
 
 
@@ -191,9 +187,7 @@ def retry(session: Session, export_id: uuid.UUID) -> ExportHistory:
 
 def expire(session: Session, export_id: uuid.UUID, remove: Callable[[str], Any]) -> ExportHistory:
     """Remove the object and every reference to it. Expiring twice is no error."""
-    export = _move(session, export_id, ("pending", "completed", "expired"), "expired", remove=remove)
-    record(session, export.user_id, export.id, "expired")
-    return export
+    return _move(session, export_id, ("pending", "completed", "expired"), "expired", remove=remove)
 
 
 def _move(
@@ -210,27 +204,10 @@ def _move(
         raise ExportStepRefused(f"An export cannot go from {export.status} to {status}.")
     if remove:
         # By the ids, never by file_url: what the row says about its file cannot lead to another's object.
-        remove(export_key(export.user_id, export.id))
+        call_blocking(lambda: remove(export_key(export.user_id, export.id)))
         export.file_url = export.data = export.file_size_bytes = None
     export.status = status
     session.flush()
     session.refresh(export)
     session.expunge(export)
     return export
-
-
-def record(session: Session, user_id: uuid.UUID, export_id: uuid.UUID, status: str) -> None:
-    """A row in the audit log."""
-    session.execute(
-        text(
-            "insert into public.user_profile_audit_logs (user_id, action, origin, metadata, created_at)"
-            " values (:user_id, :action, 'manual',"
-            " jsonb_build_object('export', cast(:id as text), 'status', cast(:status as text)), clock_timestamp())"
-        ),
-        {
-            "user_id": user_id,
-            "action": {"pending": "created", "expired": "deleted"}.get(status, "updated"),
-            "id": str(export_id),
-            "status": status,
-        },
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -12,7 +13,7 @@ from profiles_schema.errors import ExportStepRefused, InvalidExport, ServiceErro
 from profiles_schema.schema.models import ExportHistory
 from profiles_schema.services import export_queries as queries
 from profiles_schema.services.export_queries import FORMATS, TYPES, Claim
-from profiles_schema.services.flows import AsyncDriver, Db, Flow, SyncDriver, is_rolled_back, is_transient, retry
+from profiles_schema.services.flows import AsyncDriver, Block, Db, Flow, SyncDriver, is_rolled_back, is_transient, retry
 from profiles_schema.services.profile_flows import UserId, as_uuid
 from profiles_schema.services.refusals import failure, is_from_database
 from profiles_schema.storage import Storage, export_key
@@ -60,7 +61,7 @@ class ExportFlows:
         for row in lapsed:
             # Its worker may have died between publishing and committing.
             if row.status == "failed":
-                self.storage.delete(export_key(row.user_id, row.id))
+                yield Block(partial(self.storage.delete, export_key(row.user_id, row.id)))
         wanted = None if export_id is None else as_uuid(export_id)
         return (yield from _once(lambda session: queries.claim(session, wanted, self.backoff_seconds)))
 
@@ -78,7 +79,7 @@ class ExportFlows:
         status = yield from _once(lambda session: queries.fail(session, claim, reason, self.most_retries, final=final))
         if status == "failed":
             # Its publishing may have succeeded although the commit behind it failed.
-            self.storage.delete(claim.key)
+            yield Block(partial(self.storage.delete, claim.key))
         return status
 
     def retry(self, export_id: ExportId) -> Flow[ExportHistory]:
@@ -91,7 +92,8 @@ class ExportFlows:
         export = yield from self.get(export_id)
         if export.status != "completed":
             raise ExportStepRefused(f"There is no file: the export is {export.status}.")
-        return self.storage.link(export_key(export.user_id, export.id), seconds)
+        address: str = yield Block(lambda: self.storage.link(export_key(export.user_id, export.id), seconds))
+        return address
 
 
 def _once(work: Callable[[Session], T]) -> Flow[T]:
@@ -244,7 +246,7 @@ class AsyncExportService:
         return await self._run(self._flows.heartbeat(claim))
 
     async def complete(self, claim: Claim, records: int, publish: Callable[[], int]) -> None:
-        """As ExportService.complete. ``publish`` blocks the event loop while it works."""
+        """As ExportService.complete. ``publish`` runs in a thread."""
         return await self._run(self._flows.complete(claim, records, publish))
 
     async def fail(self, claim: Claim, reason: str, *, final: bool = False) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.util.concurrency import await_only, in_greenlet
 
 from profiles_schema import driver
 
@@ -60,7 +61,14 @@ class Call:
     function: Callable[[], Any]
 
 
-Effect = Db | Sleep | Wait | Call
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A function that blocks, such as one of a storage; an asynchronous driver runs it in a thread."""
+
+    function: Callable[[], Any]
+
+
+Effect = Db | Sleep | Wait | Call | Block
 Flow = Generator[Effect, Any, T]
 
 
@@ -105,6 +113,8 @@ class SyncDriver:
                         answer.close()
                     raise TypeError("An asynchronous function was registered. Use it with AsyncProfileService.")
                 return answer
+            case Block(function):
+                return function()
 
 
 class AsyncDriver:
@@ -147,6 +157,14 @@ class AsyncDriver:
             case Call(function):
                 answer = function()
                 return await answer if isinstance(answer, Awaitable) else answer
+            case Block(function):
+                return await asyncio.to_thread(function)
+
+
+def call_blocking(function: Callable[[], T]) -> T:
+    """What a function that blocks returns, called inside work in a session: in a thread, if the session is asynchronous."""
+    # The work of an asynchronous session runs in a greenlet, which can wait for the thread without holding up the event loop.
+    return await_only(asyncio.to_thread(function)) if in_greenlet() else function()
 
 
 def pause_seconds(attempt: int) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from profiles_schema.driver import execute_literally
 from profiles_schema.errors import MigrationFailed
 from profiles_schema.migrations.paths import script_location
 from profiles_schema.operations import adopt
@@ -22,7 +23,7 @@ create function public.get_my_referral_code() returns uuid language sql as $$ se
 def test_the_planner_knows_our_public_functions(database):
     body = Path(script_location() / "adoption" / "functions_we_replace.sql").read_text(encoding="utf-8")
     with database.engine.connect() as connection:
-        connection.exec_driver_sql(body.replace("%", "%%"))
+        execute_literally(connection, body)
         known = connection.exec_driver_sql(
             "select r.function_id::regprocedure::text from profiles_internal.functions_we_replace() as r order by 1"
         ).scalars()

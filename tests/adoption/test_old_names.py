@@ -15,7 +15,7 @@ from profiles_schema.schema.catalog import Key
 from profiles_schema.schema.traits import trait_columns
 from support import Database, Server, drift, profiles_schema, snapshot
 from support.hosted import open_by_default, owned
-from support.wide_profiles import add_columns_sql
+from support.trait_columns import add_columns_sql
 
 HERE = Path(__file__).parent
 OWNER = "project_owner"

@@ -256,7 +256,7 @@ class Chaos:
             "runner": "survived by reconnecting"
             if not runner.restarts
             else f"started again {len(runner.restarts)} times",
-            "users_reported_by_the_runner": result.get("users"),
+            "profiles_reported_by_the_runner": result.get("created"),
             "seconds_down_most": round(max(down, default=0.0), 2),
             "seconds_to_next_progress_most": round(max(back, default=0.0), 2),
             "seconds_to_next_progress_median": round(sorted(back)[len(back) // 2], 2) if back else None,

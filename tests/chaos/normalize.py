@@ -34,7 +34,7 @@ from profiles_schema import local
 from profiles_schema.operations.normalize import status
 from profiles_schema.schema.traits import TraitColumn, trait_columns
 from support import REPOSITORY
-from support.wide_profiles import BEFORE, GROUPS, add_columns_sql, at
+from support.trait_columns import BEFORE, GROUPS, add_columns_sql, at
 
 TRAITS = trait_columns()
 MOST_KILL_SECONDS = 0.8

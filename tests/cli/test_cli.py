@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from profiles_schema import cli
 from profiles_schema.cli import style
 from profiles_schema.migrations import options, paths
-from support import REPOSITORY, in_terminal
+from support import in_terminal
 
 HEAD = max(path.stem for path in paths.versions().glob("[0-9]*.py"))
 
@@ -160,8 +161,7 @@ def test_colour_is_left_to_the_terminal_unless_it_is_refused(monkeypatch, enviro
 
 
 def test_the_shell_completes_verbs_and_options():
-    script = (REPOSITORY / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
-    line = re.search(r"^eval .*bash_source.*", script, flags=re.MULTILINE)[0].partition("    #")[0]
+    line = re.search(r"^ *(eval .*bash_source.*)", help_of(), flags=re.MULTILINE)[1].partition("    #")[0]
     asked = (
         f'PATH="{Path(sys.executable).parent}:$PATH"; {line}; complete -p profiles-schema;'
         " COMP_WORDS=(profiles-schema heal) COMP_CWORD=1; _profiles_schema_completion profiles-schema; echo ${COMPREPLY[*]};"
@@ -170,6 +170,20 @@ def test_the_shell_completes_verbs_and_options():
     )
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.splitlines()[1:] == ["health", "--max-rate"], done
+
+
+def test_the_version_is_that_of_the_package():
+    code, out, _ = run("", "--version")
+    assert (code, out) == (0, f"profiles-schema, version {version('profiles-schema')}\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["backfill", "--help"], ["--version"]])
+def test_help_loads_neither_a_driver_nor_what_draws_bars(arguments):
+    program = (
+        f"import sys; from profiles_schema.cli import main; main({arguments}); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in done.stderr.split()}.isdisjoint({"rich", "sqlalchemy", "psycopg2"})
 
 
 # Which database

@@ -11,6 +11,7 @@ import uuid
 
 import pytest
 
+from profiles_schema.operations import batches
 from profiles_schema.storage import DirectoryStorage, export_key
 from support import profiles_schema, wait_until
 
@@ -160,9 +161,10 @@ def test_purge_removes_what_has_expired_and_nothing_else(database, storage, tmp_
     )
     assert set(map(tuple, rows)) == {("expired", None, None)}
     assert database.run(
-        "select count(*) from public.user_profile_audit_logs where metadata ->> 'status' = 'expired' and user_id = :user",
-        user=ada,
-    ) == [(2,)]
+        "select action, count(*) from public.user_profile_audit_logs where metadata ->> 'status' = 'expired'"
+        " and user_id = :user and metadata ->> 'export' = any(:ids) group by 1",
+        user=ada, ids=[str(each) for each in mine[:2]],
+    ) == [("deleted", 2)]  # fmt: skip
     assert json.loads(exports(database, storage, "purge", "--json").stdout)["purged"] == 0
 
 
@@ -226,6 +228,23 @@ def test_a_file_that_cannot_be_removed_is_said_and_tried_again(database, storage
     assert (done.returncode, json.loads(done.stdout)) == (1, {"purged": 0, "orphans": 0, "unreachable": 2})
     assert statuses(database) == {"completed": 2}
     assert json.loads(exports(database, storage, "purge", "--json").stdout)["purged"] == 2
+
+
+def test_a_file_that_takes_long_to_remove_does_not_cost_the_connection(database, storage, ada, monkeypatch):
+    monkeypatch.setattr(batches, "_IN_TRANSACTION_SECONDS", 1)
+    ask(database, ada)
+    exports(database, storage, "work", "--once")
+    database.run("update public.export_history set expires_at = now()")
+    delete, removed = DirectoryStorage.delete, []
+
+    def slowly(self, key):
+        time.sleep(1.5)
+        removed.append(key)
+        return delete(self, key)
+
+    monkeypatch.setattr(DirectoryStorage, "delete", slowly)
+    assert exports(database, storage, "purge").stdout == "purged 1 export\n"
+    assert len(removed) == 1
 
 
 def test_a_bucket_without_a_name_is_wrong_usage(database):

@@ -427,3 +427,50 @@ def test_a_runner_in_a_long_statement_is_not_replaced(crowd, monkeypatch):
         # Its session is idle now, and nothing comes from it.
         assert run(database)[-1].counts["created"] == 10
     busy.close()
+
+
+def lose_updates(database, users):
+    """Sign users up whose profiles did not follow the last change; returns their ids."""
+    ids = [database.sign_up(f"old{n}@example.org") for n in range(users)]
+    database.script(
+        "alter table auth.users disable trigger profiles_on_auth_user_updated;"
+        "update auth.users set email = replace(email, 'old', 'new');"
+        "alter table auth.users enable trigger profiles_on_auth_user_updated;"
+        "insert into public.user_profile_audit_logs (user_id, action, origin, error_code)"
+        " select id, 'failed', 'trigger', '55P03' from auth.users"
+    )
+    return ids
+
+
+def test_the_counts_of_a_list_of_jobs_add_up(crowd, poison):
+    database = crowd(50)
+    codes = poison(database, [str(u) for (u,) in database.run("select id from auth.users order by id limit 4")])
+    lose_updates(database, 3)
+    steps = run(database)
+    assert [step.job for step in steps] == ["backfill", "repair", "repair"]
+    last = steps[-1]
+    assert last.counts == {"created": 46, "completed": 0, "repaired": 3, "erased": 0}
+    assert (last.failed, last.state) == (dict.fromkeys(codes.values(), 1), "completed")
+
+
+def test_a_row_that_is_locked_for_long_is_left_out_and_the_others_are_done(database, monkeypatch):
+    monkeypatch.setattr(batches, "_ROW_LOCK_SECONDS", 0.3)
+    locked, *others = lose_updates(database, 8)
+    with database.engine.begin() as holder:
+        holder.exec_driver_sql(f"select from public.user_profiles where user_id = '{locked}' for update")
+        last = run(database)[-1]
+    assert (last.failed, last.counts["repaired"]) == ({"55P03": 1}, 7)
+    assert database.profile(locked).email.startswith("old")
+    assert all(database.profile(user).email.startswith("new") for user in others)
+    assert run(database)[-1].counts["repaired"] == 1
+
+
+def test_a_table_that_is_locked_for_long_is_waited_for(crowd, monkeypatch):
+    monkeypatch.setattr(batches, "_ROW_LOCK_SECONDS", 0.1)
+    database = crowd(100)
+    holder = psycopg2.connect(database.url)
+    holder.cursor().execute("lock table public.user_profiles in exclusive mode")
+    threading.Timer(3.0, holder.rollback).start()
+    last = run(database)[-1]
+    assert (last.counts["created"], last.failed) == (100, {})
+    holder.close()

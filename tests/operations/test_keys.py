@@ -569,15 +569,15 @@ def cut_off(found):
 def test_a_connection_lost_in_a_batch_loses_the_batch_alone(found, monkeypatch):
     fill(found, 20)
     before = plain(found)
-    rewritten, cuts = keys._Encryption.rewritten, []
+    rewrite, cuts = keys._Encryption.rewrite, []
 
     def once(*arguments):
         if not cuts:
             cuts.append(plain(found))
             cut_off(found)
-        return rewritten(*arguments)
+        return rewrite(*arguments)
 
-    monkeypatch.setattr(keys._Encryption, "rewritten", once)
+    monkeypatch.setattr(keys._Encryption, "rewrite", once)
     assert list(steps(found))[-1].state == "completed"
     assert cuts == [before]
     assert opened(found) == before
@@ -586,9 +586,9 @@ def test_a_connection_lost_in_a_batch_loses_the_batch_alone(found, monkeypatch):
 def test_a_batch_that_always_loses_its_connection_ends_the_run(found, monkeypatch):
     fill(found, 20)
     before = plain(found)
-    rewritten = keys._Encryption.rewritten
+    rewrite = keys._Encryption.rewrite
     monkeypatch.setattr(batches, "_MOST_LOSSES", 2)
-    monkeypatch.setattr(keys._Encryption, "rewritten", lambda *arguments: cut_off(found) or rewritten(*arguments))
+    monkeypatch.setattr(keys._Encryption, "rewrite", lambda *arguments: cut_off(found) or rewrite(*arguments))
     with pytest.raises(NoDatabase) as lost:
         list(steps(found))
     assert SECRET not in "".join(traceback.format_exception(lost.value))
@@ -597,7 +597,7 @@ def test_a_batch_that_always_loses_its_connection_ends_the_run(found, monkeypatc
 
 def test_a_process_frozen_in_a_batch_holds_its_rows_for_some_seconds_only(found, monkeypatch):
     user = add(found, openai_api_key=SECRET)
-    encryption = keys._Encryption.rewritten
+    encryption = keys._Encryption.rewrite
 
     def frozen(*arguments):
         time.sleep(1.5)
@@ -605,7 +605,7 @@ def test_a_process_frozen_in_a_batch_holds_its_rows_for_some_seconds_only(found,
 
     monkeypatch.setattr(batches, "_IN_TRANSACTION_SECONDS", 1)
     monkeypatch.setattr(batches, "_MOST_LOSSES", 0)
-    monkeypatch.setattr(keys._Encryption, "rewritten", frozen)
+    monkeypatch.setattr(keys._Encryption, "rewrite", frozen)
     with pytest.raises(NoDatabase):
         list(steps(found))
     assert row_of(found, user).openai_api_key == SECRET

@@ -18,7 +18,7 @@ from profiles_schema.operations.normalize import contract, restore, status
 from profiles_schema.operations.smoke import smoke
 from profiles_schema.schema.traits import trait_columns
 from support import drift, profiles_schema
-from support.wide import NAMES, cells, documents, present, set_cells, some, widen
+from support.trait_oracle import NAMES, cells, documents, present, set_cells, some, widen
 
 TYPES = {column.name: column.data_type for column in trait_columns()}
 PROFILES = 5

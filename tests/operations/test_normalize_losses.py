@@ -1,7 +1,7 @@
 """Ways in which a value could get lost beside the dual write, each tried."""
 
 from support import drift
-from support.wide import BEFORE, widen
+from support.trait_oracle import BEFORE, widen
 
 UPSERT = (
     "insert into public.user_profiles (id, user_id, username) values (:u, cast(:u as uuid), 'somebody')"

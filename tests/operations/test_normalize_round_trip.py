@@ -17,7 +17,7 @@ from profiles_schema.errors import NormalizationRefused, ProfilesSchemaError
 from profiles_schema.operations.normalize import contract
 from profiles_schema.schema.traits import trait_columns
 from support import drift
-from support.wide import (
+from support.trait_oracle import (
     BEFORE,
     COLUMNS,
     MISSING,

@@ -11,7 +11,7 @@ from profiles_schema.errors import ValuesDiffer
 from profiles_schema.operations.normalize import Differences, contract, verify
 from profiles_schema.schema.traits import trait_columns
 from support import profiles_schema
-from support.wide import BEFORE, COLUMNS, NAMES, at, present, widen
+from support.trait_oracle import BEFORE, COLUMNS, NAMES, at, present, widen
 
 PROFILES = int(os.environ.get("PROFILES_TEST_VERIFY_PROFILES", "150"))
 SEED = int(os.environ.get("PROFILES_TEST_VERIFY_SEED", "1"))

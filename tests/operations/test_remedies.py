@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from profiles_schema import cli
+from profiles_schema.driver import execute_literally
 from profiles_schema.operations import health
 from support import profiles_schema
 from support.followed_users import application
@@ -121,7 +122,7 @@ def follow(database, command, remedy):
         return command(*shlex.split(remedy)[1:])[0]
     with database.administrator.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql(remedy.replace("%", "%%"))
+        execute_literally(connection, remedy)
     return 0
 
 

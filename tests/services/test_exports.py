@@ -1,9 +1,12 @@
 """ExportService and AsyncExportService: an export from its request to its expiry, on every driver."""
 
+import json
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.errors import (
@@ -92,7 +95,7 @@ def test_an_export_goes_from_request_to_expiry(exports, storage, database, ada):
     expired = exports.expire(asked.id)
     assert (expired.status, expired.file_url, expired.file_size_bytes) == ("expired", None, None)
     assert list(storage.keys()) == []
-    assert audited(database, asked.id) == ["expired"]
+    assert audited(database, asked.id) == ["pending", "expired"]
 
 
 def test_a_heartbeat_is_a_sign_of_life(exports, database, ada):
@@ -136,7 +139,7 @@ def test_failures_are_retried_up_to_the_limit_with_their_reason(exports, databas
     assert statuses == ["pending", "pending", "failed"]
     failed = exports.get(asked.id)
     assert (failed.status, failed.error_message, failed.retry_count) == ("failed", "The storage failed.", 2)
-    assert audited(database, asked.id) == ["failed"]
+    assert audited(database, asked.id) == ["pending", "failed"]
     assert exports.retry(asked.id).status == "pending"
 
 
@@ -147,7 +150,7 @@ def test_workers_that_die_every_time_end_in_failed(exports, database, ada):
         lapse(database, asked.id)
         exports.start(uuid.uuid4())
     assert exports.get(asked.id).status == "failed"
-    assert audited(database, asked.id) == ["failed"]
+    assert audited(database, asked.id) == ["pending", "failed"]
 
 
 def test_steps_that_the_state_machine_does_not_know_are_refused(exports, ada):
@@ -311,3 +314,57 @@ def test_keys_stay_inside_the_directory(storage, key):
 def test_links_need_a_secret(tmp_path):
     with pytest.raises(StorageFailed):
         DirectoryStorage(tmp_path).link("exports/a/b", 60)
+
+
+@pytest.mark.parametrize("driver", ["psycopg-async", "asyncpg"])
+def test_a_slow_storage_does_not_hold_up_the_event_loop(database, storage, ada, driver):
+    made = Services(database, driver)
+    blocked = []
+
+    def slow(work):
+        def function(*arguments):
+            blocked.append(threading.current_thread() is threading.main_thread())
+            return work(*arguments)
+
+        return function
+
+    service = AsyncExportService(made.factory().sessions, storage)
+    asked = made.runner.run(service.request(ada, "progress", "json"))
+    claim = made.runner.run(service.start())
+    made.runner.run(service.complete(claim, 1, slow(publish(storage, claim))))
+    for method in ("link", "delete"):
+        setattr(storage, method, slow(getattr(storage, method)))
+    made.runner.run(service.link(asked.id))
+    made.runner.run(service.expire(asked.id))
+    made.close()
+    assert blocked == [False, False, False]
+
+
+@pytest.mark.parametrize("role", ["authenticated", "service_role"])
+def test_a_request_is_on_record_by_whatever_road_it_came(database, ada, role):
+    with database.engine.begin() as connection:
+        claims = json.dumps({"role": role, "sub": str(ada)})
+        connection.execute(text("select set_config('request.jwt.claims', :claims, true)"), {"claims": claims})
+        connection.exec_driver_sql(f"set local role {role}")
+        connection.execute(
+            text(
+                "insert into public.export_history (user_id, export_type, export_format)"
+                " values (:id, 'progress', 'json')"
+            ),
+            {"id": ada},
+        )
+    assert database.run(
+        "select user_id, actor, action, metadata ->> 'status' from public.user_profile_audit_logs"
+        " where metadata ? 'export'"
+    ) == [(ada, ada, "created", "pending")]
+
+
+def test_a_request_that_cannot_be_recorded_is_made_all_the_same(database, ada):
+    database.script(
+        "alter table public.user_profile_audit_logs add constraint none check (action <> 'created') not valid"
+    )
+    database.run(
+        "insert into public.export_history (user_id, export_type, export_format) values (:id, 'progress', 'json')",
+        id=ada,
+    )
+    assert database.value("select count(*) from public.export_history") == 1

@@ -21,7 +21,7 @@ from profiles_schema.operations.normalize import contract, convert, restore, sta
 from profiles_schema.schema.traits import trait_columns
 from support import Database, profiles_schema
 from support.dual_writers import BY_BOTH, BY_COLUMN, BY_PATH, Writer, mistakes, prepare
-from support.wide_profiles import GROUPS, HELD, NOT_HELD, at
+from support.trait_columns import GROUPS, HELD, NOT_HELD, at
 
 # Concurrent writers: seconds of a phase, how many, on how many profiles.
 SECONDS = float(os.environ.get("PROFILES_TEST_SECONDS", "0.4"))

@@ -570,7 +570,7 @@ def test_importing_a_model_imports_sqlalchemy_and_nothing_else():
     ours = modules_after("from profiles_schema import UserProfile")
     assert {name for name in ours - limit if not name.startswith("profiles_schema")} == set()
     assert {name.partition(".")[0] for name in ours}.isdisjoint(
-        {"psycopg2", "psycopg", "asyncpg", "alembic", "click", "pydantic"}
+        {"psycopg2", "psycopg", "asyncpg", "alembic", "click", "pydantic", "rich"}
     )
 
 

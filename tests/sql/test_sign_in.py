@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import text
 
+from profiles_schema.driver import execute_literally
 from support import ENVELOPE, insert_user
 
 # Generous: what is guarded against is a wait of many seconds, or for ever.
@@ -299,7 +300,7 @@ def test_whatever_fails_the_update_goes_on_and_leaves_a_record(database):
     user_id = database.sign_up("secret@example.org")
     for breakage, (sql, sqlstates) in BREAKAGES.items():
         with database.engine.connect() as connection, connection.begin() as transaction:
-            connection.exec_driver_sql(sql.replace("%", "%%"))
+            execute_literally(connection, sql)
             connection.execute(text("update auth.users set email = 'secret@new.example', last_sign_in_at = now()"))
             query = "select user_id, action, error_code, to_jsonb(a)::text from public.user_profile_audit_logs as a"
             rows = connection.execute(text(query)).all()

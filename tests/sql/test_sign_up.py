@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
+from profiles_schema.driver import execute_literally
 from support import insert_user
 
 # Generous: what is guarded against is a wait of many seconds, or for ever.
@@ -528,7 +529,7 @@ def test_whatever_fails_the_sign_up_goes_on_and_leaves_a_record(database):
     seen = {}
     for breakage, (sql, _) in BREAKAGES.items():
         with database.engine.connect() as connection, connection.begin() as transaction:
-            connection.exec_driver_sql(sql.replace("%", "%%"))
+            execute_literally(connection, sql)
             user_id = insert_user(
                 connection, email="secret@example.org", raw_user_meta_data={"name": "secret", "timezone": "Asia/Tokyo"}
             )

@@ -20,6 +20,7 @@ from pytest_postgresql import factories
 from sqlalchemy import Column, MetaData, Table, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from profiles_schema.driver import execute_literally
 from profiles_schema.operations import backfill
 from profiles_schema.operations.health import examine
 from profiles_schema.operations.repair import repair
@@ -108,7 +109,7 @@ class Naive(Candidate):
         with self.database.engine.begin() as connection:
             connection.exec_driver_sql("set local lock_timeout = '1s'")
             for name in names:
-                connection.exec_driver_sql(SECTIONS[name].replace("%", "%%"))
+                execute_literally(connection, SECTIONS[name])
 
     def install(self):
         self.run_sections("tables", "trigger", "backfill")

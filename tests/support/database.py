@@ -23,6 +23,7 @@ from pytest_postgresql.executors import NoopExecutor
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
 from profiles_schema import local, metadata
+from profiles_schema.driver import execute_literally
 from profiles_schema.errors import MigrationFailed, SchemaDrift
 from profiles_schema.migrations import paths
 from profiles_schema.migrations.runner import COMMAND
@@ -78,7 +79,7 @@ class Database:
     def script(self, sql: str) -> None:
         """Execute several statements, taken literally, in one transaction."""
         with self.engine.begin() as connection:
-            connection.exec_driver_sql(sql.replace("%", "%%"))
+            execute_literally(connection, sql)
 
     def value(self, sql: str, **values: Any) -> Any:
         """The first column of the first row; None without one."""

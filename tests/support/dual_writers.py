@@ -13,7 +13,7 @@ import psycopg2
 
 from profiles_schema.schema.traits import TraitColumn, trait_columns
 from support import Database
-from support.wide_profiles import GROUPS, HELD, NOT_HELD, at, held
+from support.trait_columns import GROUPS, HELD, NOT_HELD, at, held
 
 TRAITS = trait_columns()
 OF_GROUP = {group: [trait for trait in TRAITS if trait.group == group] for group in GROUPS}

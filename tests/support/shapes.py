@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from profiles_schema.driver import quote_name
+from profiles_schema.driver import execute_literally, quote_name
 from profiles_schema.operations.rehearse import contents
 from profiles_schema.operations.rehearse.contents import Contents, RowChange
 from profiles_schema.schema.traits import trait_columns
 from support import REPOSITORY, Database
-from support.wide_profiles import HELD
+from support.trait_columns import HELD
 
 HERE = REPOSITORY / "tests" / "adoption" / "shapes"
 SCHEMAS = ["public", "auth"]
@@ -401,12 +401,12 @@ def values(database: Database, table: str) -> dict[str, dict[str, str | None]]:
     """All rows of a table by their key, every value as its text."""
     administrator = database.administrator
     columns = list(types(database, table))
-    texts = ", ".join(f"t.{quote_name(name)}::text".replace("%", "%%") for name in columns)
+    texts = ", ".join(f"t.{quote_name(name)}::text" for name in columns)
     with administrator.engine.begin() as connection:
         connection.exec_driver_sql(
             "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local extra_float_digits = 1"
         )
-        rows = connection.exec_driver_sql(f"select {texts} from only public.{table} as t")
+        rows = execute_literally(connection, f"select {texts} from only public.{table} as t")
         place = columns.index("id")
         return {row[place]: dict(zip(columns, row, strict=True)) for row in rows}
 

@@ -1,5 +1,5 @@
--- The work of export_my_data. Definer: the request leaves a row in the audit log, which users cannot write; it acts for the
--- signed-in user only. The profile row is locked, so that two requests at once give one export.
+-- The work of export_my_data. Definer: it makes a missing profile; it acts for the signed-in user only.
+-- The profile row is locked, so that two requests at once give one export.
 create or replace function profiles_internal.export_my_data()
 returns uuid
 language plpgsql
@@ -20,9 +20,6 @@ begin
   if export_id is null then
     insert into public.export_history (user_id, export_type, export_format) values (caller, 'everything', 'json')
     returning id into export_id;
-    perform profiles_internal.record_events(
-      array[caller], 'updated', 'manual', p_metadata => jsonb_build_object('export', export_id, 'status', 'pending')
-    );
   end if;
   return export_id;
 end
