@@ -8,7 +8,6 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.operations.batches import Job, Limits, Progress, run
 from profiles_schema.operations.settings import DEFAULTS, get_settings
 
@@ -84,4 +83,4 @@ def purge(
     Raises:
         AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
     """
-    yield from run(lambda: connect(connection.engine), [_Purge(days)], limits, stopped=stopped)
+    yield from run(connection.engine, [_Purge(days)], limits, stopped=stopped)

@@ -15,7 +15,6 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.database import connect
 from profiles_schema.errors import StorageMissing, UnregisteredTables
 from profiles_schema.operations import users
 from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, run
@@ -181,4 +180,4 @@ def prune(
             text("select exists (select from public.export_history where file_size_bytes is not null)")
         ):
             raise StorageMissing
-    yield from run(lambda: connect(connection.engine), [_Shut(unseen), _Erase(storage)], limits, stopped=stopped)
+    yield from run(connection.engine, [_Shut(unseen), _Erase(storage)], limits, stopped=stopped)
