@@ -200,7 +200,11 @@ async def read_profile(user: User, response: Response) -> OwnProfile:
     return _own(await profiles.get_or_create(user.id), response)
 
 
-Version = Annotated[AwareDatetime, BeforeValidator(lambda value: datetime.fromisoformat(value.strip('"')))]
+def _read_etag(value: str) -> datetime:
+    return datetime.fromisoformat(value.strip('"'))
+
+
+Version = Annotated[AwareDatetime, BeforeValidator(_read_etag)]
 IfMatch = Annotated[
     Version | None, Header(description="The ETag that was read: write only if nothing has changed since")
 ]
