@@ -21,6 +21,10 @@ def settings() -> None:
 
     audit_level (failures, changes, all): which changes of profiles are recorded.
 
+    audit_key_reads (true, false): whether reading an API key is recorded.
+
+    audit_keep_days (1 to 36500): how long audit purge keeps a row.
+
     normalize_verification_days (0 to 3650): how long wide columns stay after their conversion.
 
     accepted_policies: policies of your own on our tables that health accepts. A name as health prints it is added; a JSON
@@ -64,7 +68,7 @@ def get_setting(key: str | None, local: bool, as_json: bool) -> None:
 @local_option
 @json_option
 def set_setting(key: str, value: str, local: bool, as_json: bool) -> None:
-    """Change one setting; it holds from the next statement on."""
+    """Change one setting. It takes effect with the next statement."""
     from profiles_schema.operations import settings as operation
 
     with database(local=local, writes=True) as connection:

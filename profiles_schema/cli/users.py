@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from profiles_schema.cli.help import Verbs, examples
-from profiles_schema.cli.options import database, json_option, local_option, print_json, require_migrated
+from profiles_schema.cli.options import (
+    batch_options,
+    database,
+    json_option,
+    local_option,
+    print_json,
+    require_migrated,
+)
+from profiles_schema.cli.progress import at_work, say_stopped
 from profiles_schema.cli.storage import open_storage
-from profiles_schema.cli.style import counted, print_error
+from profiles_schema.cli.style import counted, print_error, print_failures
 from profiles_schema.settings import EXPORT_STORAGE
 
 if TYPE_CHECKING:
+    from profiles_schema.operations.prune import Plan as PrunePlan
     from profiles_schema.operations.users import Erasure, Unregistered
     from profiles_schema.storage import Storage
+
+
+_storage_option = click.option(
+    "--storage", envvar=EXPORT_STORAGE, metavar="DIRECTORY", show_envvar=True,
+    help="Where the files of exports are: a directory, or s3://BUCKET/PREFIX. Needed where there are any.",
+)  # fmt: skip
 
 
 @click.group(
@@ -32,7 +49,7 @@ if TYPE_CHECKING:
     ),
 )
 def users() -> None:
-    """Hand over what is a person's, or erase it, in our tables and in those of the application."""
+    """Export or erase the data of a person, in our tables and in those of the application."""
 
 
 @users.command(
@@ -48,7 +65,7 @@ def users() -> None:
 )
 @local_option
 def export(user_id: uuid.UUID, out: Path | None, local: bool) -> None:
-    """Write everything that is a person's as JSON, from one snapshot, and note the export in export_history.
+    """Write all data of a person as JSON, from one snapshot, and record the export in export_history.
 
     docs/reference/user-export.schema.json describes the file. Tables of the application are in it if they are registered.
     """
@@ -73,14 +90,11 @@ def export(user_id: uuid.UUID, out: Path | None, local: bool) -> None:
 )
 @click.argument("user_id", metavar="[ID]", type=click.UUID, required=False)
 @click.option(
-    "--check", "only_look", is_flag=True, help="Change nothing: say what would be erased, and what would stay."
+    "--check", "only_look", is_flag=True, help="Say what would be erased and what would stay, and change nothing."
 )
-@click.option("--pending", is_flag=True, help="Erase those who asked for it, and end erasures that were cut off.")
+@click.option("--pending", is_flag=True, help="Erase users who asked for it, and finish interrupted erasures.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "--storage", envvar=EXPORT_STORAGE, metavar="DIRECTORY", show_envvar=True,
-    help="Where the files of exports are: a directory, or s3://BUCKET/PREFIX. Needed where the user has any.",
-)  # fmt: skip
+@_storage_option
 @local_option
 @json_option
 def erase(  # noqa: PLR0917 - click passes them by name
@@ -94,7 +108,7 @@ def erase(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Erase a person: our tables, the registered ones of the application, and the files of exports. It cannot be undone.
 
-    It can be repeated, also after it was cut off. What must stay stays of nobody: an empty profile, so that foreign keys
+    It can be repeated, also after an interruption. What must stay belongs to no person: an empty profile, so that foreign keys
     keep their target, and the audit log without ids. Exit 1 if something is left, or with --check if a table that refers to
     users is not registered.
     """
@@ -156,7 +170,7 @@ def _erase_all(
         shown = [_as_json(each) for each in done]
         print_json(shown if several else shown[0])
     elif several and not waiting:
-        click.echo("nobody waits for an erasure")
+        click.echo("no user waits for an erasure")
     else:
         for erasure in done:
             _print_proof(erasure)
@@ -223,6 +237,106 @@ def _print_unregistered(found: Sequence[Unregistered], what: str, *, err: bool =
             )
 
 
+_AGE = re.compile(r"([1-9]\d{0,4})([dwmy])")
+_DAYS = {"d": 1, "w": 7, "m": 30, "y": 365}
+
+
+def _age(_ctx: click.Context, _param: click.Parameter, value: str | None) -> timedelta | None:
+    """A time span: 30d, 12w, 6m (of 30 days), 3y (of 365 days)."""
+    if value is None:
+        return None
+    found = _AGE.fullmatch(value)
+    if not found:
+        raise click.BadParameter(f'"{value}" is no age. Write it as 30d, 12w, 6m or 3y.')
+    return timedelta(days=int(found[1]) * _DAYS[found[2]])
+
+
+@users.command(
+    "prune",
+    epilog=examples(
+        "profiles-schema users prune --anonymous --older-than 30d --dry-run",
+        "profiles-schema users prune --anonymous --older-than 30d --yes",
+        "profiles-schema users prune --inactive-since 3y",
+    ),
+)
+@click.option("--anonymous", is_flag=True, help="Anonymous users; with --older-than.")
+@click.option(
+    "--older-than", callback=_age, metavar="AGE", help="Made so long ago, and not seen since: 30d, 12w, 6m, 3y."
+)
+@click.option("--inactive-since", callback=_age, metavar="AGE", help="Any users who were not seen for so long.")
+@click.option("--dry-run", is_flag=True, help="Say how many users that are; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_storage_option
+@batch_options("users", "a sign-up waits 250 ms for a lock")
+@local_option
+@json_option
+def prune(  # noqa: PLR0917 - click passes them by name
+    anonymous: bool,
+    older_than: timedelta | None,
+    inactive_since: timedelta | None,
+    dry_run: bool,
+    yes: bool,
+    storage: str | None,
+    batch_size: int,
+    target_ms: int,
+    max_rate: float | None,
+    local: bool,
+    as_json: bool,
+) -> int:
+    """Erase users of whom nothing was seen for long, as `users erase` does. It cannot be undone.
+
+    Seen is who was made, signed in, changed the profile, or made progress. Users with a role other than "user" stay. Can be
+    interrupted and run again; exit 1 if a user could not be erased.
+    """
+    from profiles_schema.operations import prune as operation
+    from profiles_schema.operations.batch_job import Limits, Progress
+
+    age = older_than if anonymous else inactive_since
+    if age is None or (anonymous and inactive_since) or (older_than and not anonymous):
+        raise click.UsageError("Say which users: --anonymous --older-than AGE, or --inactive-since AGE.")
+    unseen = operation.Unseen(age, anonymous)
+    files = open_storage(storage) if storage else None
+    with database(local=local, writes=not dry_run) as connection:
+        require_migrated(connection)
+        with connection.begin():
+            plan = operation.plan(connection, unseen)
+        if dry_run:
+            return _print_prune_plan(plan, as_json=as_json)
+        if not yes:
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise click.UsageError(
+                    f"This would erase {counted(plan.users, 'user')}. Without a terminal, say --yes."
+                )
+            click.confirm(f"Erase {counted(plan.users, 'user')}? This cannot be undone.", abort=True, err=True)
+        with at_work("users prune", as_json=as_json) as work:
+            done = work.follow(
+                operation.prune(
+                    connection, unseen, files, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped
+                )
+            ) or Progress("prune")  # fmt: skip
+    if done.state == "stopped":
+        return say_stopped(done, "profiles-schema users erase --pending")
+    counts = {name: done.counts.get(name, 0) for name in ("erased", "files")}
+    if as_json:
+        print_json({**counts, "failed": done.failed})
+    else:
+        click.echo(f"erased {counted(counts['erased'], 'user')}, removed {counted(counts['files'], 'file')}")
+        print_failures(done.failed, "user")
+    return int(bool(done.failed))
+
+
+def _print_prune_plan(plan: PrunePlan, *, as_json: bool) -> int:
+    if as_json:
+        print_json(asdict(plan))
+    else:
+        click.echo(f"{counted(plan.users, 'user')} would be erased; nothing was changed")
+        for each in plan.sample:
+            click.echo(f"  {each}")
+        for name in plan.unregistered:
+            click.echo(f"{name} is not registered; a prune would not begin")
+    return int(bool(plan.unregistered))
+
+
 @users.command(
     "register",
     epilog=examples(
@@ -240,7 +354,7 @@ def _print_unregistered(found: Sequence[Unregistered], what: str, *, err: bool =
 )  # fmt: skip
 @local_option
 def register(table: str, user_column: str, exported: tuple[str, ...], on_erase: tuple[str, ...], local: bool) -> None:
-    """Say that a table of the application holds data of persons. The database keeps that; a second call replaces it.
+    """Register a table of the application that holds data of persons. The database keeps that; a second call replaces it.
 
     In a revision of the application: profiles_schema.data_rights.register, which says the same.
     """
@@ -267,7 +381,7 @@ def _words(on_erase: tuple[str, ...]) -> str | dict[str, str]:
 @click.argument("table")
 @local_option
 def unregister(table: str, local: bool) -> None:
-    """Take a registration back: exports and erasures leave the table alone again."""
+    """Remove a registration: exports and erasures no longer touch the table."""
     from profiles_schema import data_rights
 
     with database(local=local, writes=True) as connection:

@@ -310,9 +310,9 @@ def erase(connection: Connection, user_id: uuid.UUID, storage: Storage | None = 
         connection.execute(
             text("update public.user_profiles set is_active = false where user_id = :id and is_active"), {"id": user_id}
         )
-    _in_transaction(connection, lambda: _erase_rows(connection, user_id))
+    _in_transaction(connection, lambda: erase_rows(connection, user_id))
     objects = storage.delete_all(user_id) if storage is not None else 0
-    finished_at = _in_transaction(connection, lambda: _finish(connection, user_id))
+    finished_at = _in_transaction(connection, lambda: finish(connection, user_id))
     with connection.begin():
         before.left = _remains(connection, user_id)
     before.objects, before.finished_at = objects, finished_at
@@ -341,7 +341,8 @@ def _in_transaction(connection: Connection, work: Callable[[], Result]) -> Resul
     return retry_on_lock(connection, whole, _LOCK_SECONDS)
 
 
-def _erase_rows(connection: Connection, user_id: uuid.UUID) -> None:
+def erase_rows(connection: Connection, user_id: uuid.UUID) -> None:
+    """Erase the rows of a person in the present transaction; of exports the row stays until the file is gone."""
     _see_everything(connection)
     owned = owns_identity(connection)
     if owned:
@@ -425,7 +426,8 @@ def _forget_in_log(connection: Connection, user_id: uuid.UUID) -> None:
     )
 
 
-def _finish(connection: Connection, user_id: uuid.UUID) -> datetime | None:
+def finish(connection: Connection, user_id: uuid.UUID) -> datetime | None:
+    """Forget the exports, whose files are gone, and note the end of an erasure; when that was."""
     connection.execute(text("delete from public.export_history where user_id = :id"), {"id": user_id})
     finished: datetime | None = connection.scalar(
         text("update profiles_internal.erasures set finished_at = now() where user_id = :id returning finished_at"),

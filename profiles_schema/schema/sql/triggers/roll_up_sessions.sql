@@ -19,7 +19,7 @@
 -- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells. A user
 -- whose progress row is missing gets a mark, too: the transaction that makes the row may not see these sessions.
 -- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
--- Definer: nobody else may write the rolled-up columns. Generic plans: planning would cost more than the work.
+-- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
 do $session_change$
 begin
   -- What counts of a session: rows of the application may be wide.
@@ -317,7 +317,7 @@ begin
       where u.id = any (recounted);
     exception
       when serialization_failure then
-        raise; -- without a mark nobody would know; and whoever asks for such an isolation runs the transaction again
+        raise; -- without a mark no one would know; and a client with such an isolation level retries the transaction
       when query_canceled or assert_failure or others then
         raise warning 'profiles-schema: progress was not counted (SQLSTATE %), and there is no record of it (SQLSTATE %)', error_code, sqlstate
           using hint = 'Run: profiles-schema progress recount';
