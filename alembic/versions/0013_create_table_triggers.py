@@ -731,8 +731,7 @@ begin
 -- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells. A user
 -- whose progress row is missing gets a mark, too: the transaction that makes the row may not see these sessions.
 -- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
-<<<<<<< HEAD
--- Definer: nobody else may write the rolled-up columns. Generic plans: planning would cost more than the work.
+-- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
 do $session_change$
 begin
   -- What counts of a session: rows of the application may be wide.
@@ -745,9 +744,6 @@ begin
 end
 $session_change$;
 
-=======
--- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
->>>>>>> main
 create or replace function profiles_internal.roll_up_sessions()
 returns trigger
 language plpgsql
