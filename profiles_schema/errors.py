@@ -225,15 +225,29 @@ class DecryptionFailed(ProfilesSchemaError):
 
 
 class NotAnEnvelope(DecryptionFailed):
-    """The value is not an envelope psk1.KEYID.DATA, or a damaged one."""
+    """The value is not an envelope psk1.KEYID.DATA."""
+
+
+class DamagedEnvelope(DecryptionFailed):
+    """The value begins like an envelope psk1.KEYID.DATA, and is not a whole one. Restore it from a backup, or set the API
+    key again.
+    """
 
 
 class UnknownEncryptionKey(DecryptionFailed):
     """The key that encrypted this is not in PROFILES_ENCRYPTION_KEYS. Add it again, after the first key."""
 
 
-class CiphertextMismatch(DecryptionFailed):
+class CiphertextMismatch(DamagedEnvelope):
     """The ciphertext belongs to another user, column or key, or was changed."""
+
+
+class KeyServiceFailed(ProfilesSchemaError):
+    """The service that keeps the encryption keys did not answer, or refused."""
+
+
+class EncryptionKeyChanged(InvalidKeyRing):
+    """Another key has this id in the ring than the one that was first used under it. Nothing was read or written."""
 
 
 class EncryptionRefused(ProfilesSchemaError):
@@ -263,7 +277,7 @@ class MigrationFailed(ProfilesSchemaError):
 class ServiceError(ProfilesSchemaError):
     """A service refused this request, or could not answer it. No message of such an error repeats a personal value."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
     """The HTTP status that says the same."""
 
     def problem(self) -> dict[str, Any]:
@@ -374,6 +388,14 @@ class RowSecurityBypassed(ProfilesSchemaError):
     """Row level security does not bind the role of this engine. Connect as a role without rights of its own."""
 
 
+class InvalidApiKey(FieldsRefused):
+    """The API key cannot be stored like this."""
+
+
+class SecretNotSerializable(ProfilesSchemaError, TypeError):
+    """A Secret is not pickled: the API key would be in the pickle. Pass on the user and the provider, and read it there."""
+
+
 class InvalidRegistration(ProfilesSchemaError):
     """This table cannot be registered for exports and erasures like this."""
 
@@ -414,5 +436,35 @@ class ExportLost(ServiceError):
 
 class StorageFailed(ServiceError):
     """The storage of exports failed."""
+
+    status = 503
+
+
+class ValueRefused(ServiceError):
+    """A value of this request breaks a rule of the database."""
+
+    status = 422
+
+    def __init__(self, message: str | None = None, *, conflicts: bool = False, objects: str | None = None) -> None:
+        super().__init__(message)
+        if conflicts:
+            self.status = 409
+        self.objects = objects
+        """Names of the table, column or constraint."""
+
+
+class TokenRefused(ServiceError):
+    """The access token is not valid. Sign in again."""
+
+    status = 401
+
+    def __init__(self, message: str | None = None, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Why, for the log: missing, malformed, expired, signature, algorithm, unknown key, issuer, audience, role ..."""
+
+
+class TokenKeysUnavailable(ServiceError):
+    """The keys that verify access tokens cannot be fetched. Repeat the request later."""
 
     status = 503

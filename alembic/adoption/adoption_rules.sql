@@ -129,7 +129,8 @@ as $adoption_rules$
       'null::uuid', 'no such user: null'),
     (71, 'user_profile_audit_logs',
       'action', $rule$action is null
-        or action not in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted')$rule$,
+        or action not in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted',
+          'key_set', 'key_deleted', 'key_disabled', 'key_enabled', 'key_read')$rule$,
       '''skipped''', 'no known action: skipped'),
     (72, 'user_profile_audit_logs', 'origin',
       $rule$origin is null

@@ -250,6 +250,7 @@ on conflict do nothing;
 insert into profiles_internal.settings (key, value) values
   ('auto_create_profiles', 'true'),
   ('audit_level', '"changes"'),
+  ('audit_key_reads', 'false'),
   ('normalize_verification_days', '7'),
   ('audit_keep_days', '365')
 on conflict do nothing;

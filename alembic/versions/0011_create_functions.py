@@ -247,6 +247,7 @@ begin
   where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value', 'kept value');
 
   delete from public.user_api_keys where user_id = p_user_id;
+  delete from public.user_provider_keys where user_id = p_user_id;
   update public.export_history
   set
     status = case status when 'pending' then 'expired' when 'processing' then 'failed' when 'completed' then 'expired' else status end,
@@ -620,6 +621,90 @@ end
 $may_act_for$;
 
 revoke all on function profiles_internal.may_act_for(uuid) from public, anon, authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- After an API key was read to be used: last_used_at says so, at most once an hour, and an audit row does where the
+-- setting audit_key_reads is on. Readers of one key do not wait for each other.
+-- Definer: users write neither. The caller must be the user, or may act for anybody (may_act_for).
+create or replace function profiles_internal.record_key_use(p_user_id uuid, p_provider text, p_label text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $record_key_use$
+declare
+  actor uuid;
+begin
+  if not profiles_internal.may_act_for(p_user_id) then
+    raise exception 'a key is used by its owner' using errcode = 'insufficient_privilege';
+  end if;
+  update public.user_provider_keys as k
+  set last_used_at = clock_timestamp()
+  where k.id = (
+    select o.id from public.user_provider_keys as o
+    where o.user_id = p_user_id and o.provider = p_provider and o.label = p_label
+      and (o.last_used_at is null or o.last_used_at < clock_timestamp() - interval '1 hour')
+    for no key update skip locked
+  );
+  if (select s.value from profiles_internal.settings as s where s.key = 'audit_key_reads') = 'true' and (
+    exists (
+      select from public.user_provider_keys as k
+      where k.user_id = p_user_id and k.provider = p_provider and k.label = p_label
+    )
+    or p_label = '' and exists (
+      select from public.user_api_keys as k where k.user_id = p_user_id and to_jsonb(k) ->> (p_provider || '_api_key') is not null
+    )
+  ) then
+    -- The token of a service may name a subject that is no user.
+    begin
+      actor := auth.uid();
+    exception when others then
+      actor := null;
+    end;
+    insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
+    values (p_user_id, 'key_read', 'manual', actor, jsonb_build_object('provider', p_provider));
+  end if;
+end
+$record_key_use$;
+
+revoke all on function profiles_internal.record_key_use(uuid, text, text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.record_key_use(uuid, text, text) to authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Is this the encryption key that has always had this id? 'same', 'other', or 'new' where none is recorded. The check
+-- value is a short fingerprint that tells nothing about the key.
+-- service_role, and whoever owns this schema, record a new one; a user who could do that could lock everybody out.
+-- Definer: nobody else reads the table.
+create or replace function profiles_internal.check_encryption_key(p_key_id text, p_check_value text)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $check_encryption_key$
+declare
+  caller constant text := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+  recorded text := (select k.check_value from profiles_internal.encryption_keys as k where k.key_id = p_key_id);
+begin
+  if recorded is null and caller not in ('anon', 'authenticated')
+    and (pg_has_role(caller, 'service_role', 'member') or pg_has_role(caller, current_user, 'member'))
+  then
+    insert into profiles_internal.encryption_keys (key_id, check_value)
+    values (p_key_id, p_check_value)
+    on conflict do nothing;
+    -- Another process may have been first.
+    select k.check_value into recorded from profiles_internal.encryption_keys as k where k.key_id = p_key_id;
+  end if;
+  return case when recorded is null then 'new' when recorded = p_check_value then 'same' else 'other' end;
+end
+$check_encryption_key$;
+
+revoke all on function profiles_internal.check_encryption_key(text, text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.check_encryption_key(text, text) to authenticated, service_role;
 """
     )
     op.execute(
@@ -1701,6 +1786,8 @@ drop function profiles_internal.ensure_profile(uuid, jsonb, boolean);
 drop function profiles_internal.require_active_caller();
 drop function profiles_internal.may_add_own_rows();
 drop function profiles_internal.may_use_own_rows();
+drop function profiles_internal.check_encryption_key(text, text);
+drop function profiles_internal.record_key_use(uuid, text, text);
 drop function profiles_internal.may_act_for(uuid);
 drop function profiles_internal.repair_profile(uuid);
 drop function profiles_internal.recount_progress(uuid[]);

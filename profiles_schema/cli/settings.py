@@ -21,6 +21,8 @@ def settings() -> None:
 
     audit_level (failures, changes, all): which changes of profiles are recorded.
 
+    audit_key_reads (true, false): whether reading an API key is recorded.
+
     audit_keep_days (1 to 36500): how long audit purge keeps a row.
 
     normalize_verification_days (0 to 3650): how long wide columns stay after their conversion.

@@ -24,6 +24,7 @@ PERSONAL = (
     f" or num_nonnulls({', '.join(f'p.{column}' for column in _EMPTY)}) > 0"
     " or p.preferences <> '{}' or p.notification_settings <> '{}' or p.key_metrics <> '[]'))"
     " or exists (select from public.user_api_keys as k where k.user_id = u.id)"
+    " or exists (select from public.user_provider_keys as k where k.user_id = u.id)"
     " or exists (select from public.export_history as e where e.user_id = u.id"
     "  and num_nonnulls(e.data, e.filters, e.file_url, e.error_message) > 0))"
 )

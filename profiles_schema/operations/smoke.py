@@ -29,10 +29,13 @@ _NO_CHANGES = "Users change nothing, as before"
 """The policy of an adopted table whose users could change nothing (answer `keep` to `writes:TABLE`)."""
 # Signed in with a second factor: many applications ask for that in a restrictive policy.
 _AAL = "aal2"
-_TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
+_TABLES = (
+    "user_profiles", "user_progress", "user_api_keys", "user_provider_keys", "export_history", "user_profile_audit_logs"
+)  # fmt: skip
 # What a row needs in the tables that a sign-up leaves empty.
 _ROWS: dict[str, dict[str, Any]] = {
     "user_api_keys": {"openai_api_key": f"{ENVELOPE_PREFIX}smoke.{'A' * 60}"},
+    "user_provider_keys": {"provider": "smoke", "envelope": f"{ENVELOPE_PREFIX}smoke.{'A' * 60}"},
     "export_history": {"export_type": "smoke", "export_format": "json"},
     "user_profile_audit_logs": {"action": "updated", "origin": "manual"},
     "sessions": {},
@@ -40,7 +43,7 @@ _ROWS: dict[str, dict[str, Any]] = {
 # A column that users may change in their own rows.
 _CHANGED = {
     "user_profiles": "bio", "user_progress": "new_words_count", "user_api_keys": "openai_api_key",
-    "export_history": "filters",
+    "user_provider_keys": "envelope", "export_history": "filters",
 }  # fmt: skip
 
 

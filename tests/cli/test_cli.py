@@ -266,7 +266,7 @@ WRITING = [
     ["upgrade"], ["downgrade", "-1"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
     ["progress", "recount"], ["repair"], ["repair", "--dry-run"], ["stamp"],
     ["jobs", "pause", "1"], ["jobs", "resume", "1"], ["jobs", "cancel", "1"], ["settings", "set", "audit_level", "all"],
-    ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["normalize", "run"], ["normalize", "run", "--dry-run"],
+    ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["keys", "rotate"], ["keys", "rotate", "--dry-run"], ["keys", "validate"], ["normalize", "run"], ["normalize", "run", "--dry-run"],
     ["normalize", "restore"], ["normalize", "contract"], ["adopt", "--dry-run"],
     ["exports", "work", "--once", "--storage", "files"], ["exports", "purge", "--storage", "files"],
 ]  # fmt: skip

@@ -40,7 +40,16 @@ def examine_adoption(connection: Connection, *, full: bool) -> Iterator[Finding]
             " and k.confrelid in (select to_regclass('public.' || t.name) from unnest(cast(:ours as text[])) as t (name))"
             " order by 2, 1"
         ),
-        {"ours": ["user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs"]},
+        {
+            "ours": [
+                "user_profiles",
+                "user_progress",
+                "user_api_keys",
+                "user_provider_keys",
+                "export_history",
+                "user_profile_audit_logs",
+            ]
+        },
     ):
         yield notice(
             "foreign_key",
