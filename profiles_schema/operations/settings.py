@@ -19,6 +19,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "audit_level": ("failures", "changes", "all"),
     "normalize_verification_days": range(3651),
     "audit_keep_days": range(1, 36_501),
+    "username_hold_days": range(3651),
 }
 _LISTS = ("accepted_policies", "accepted_openings")
 DEFAULTS: Mapping[str, Any] = {
@@ -26,6 +27,7 @@ DEFAULTS: Mapping[str, Any] = {
     "audit_level": "changes",
     "normalize_verification_days": 7,
     "audit_keep_days": 365,
+    "username_hold_days": 90,
     "accepted_policies": [],
     "accepted_openings": [],
 }
