@@ -100,12 +100,13 @@ $(VENV)/.docs: $(READY)
 wheel: $(READY) ## Build the wheel, install it without the development set, and upgrade a first database from it
 	PYTHON=$(BIN)/python scripts/wheel.sh
 
-chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill, normalize, adoption and upgrade killed and cut off
+chaos: $(READY) ## Try to break it for long: 100,000 sign-ups with one name; backfill, normalize, adoption, upgrade and rotation killed and cut off
 	$(BIN)/python benchmarks/same_name.py
 	PYTHONPATH=tests $(BIN)/python -m chaos.backfill
 	PYTHONPATH=tests $(BIN)/python -m chaos.normalize
 	PYTHONPATH=tests $(BIN)/python -m chaos.adopt
 	PYTHONPATH=tests $(BIN)/python -m chaos.upgrade
+	PYTHONPATH=tests $(BIN)/python -m chaos.rotate
 	PROFILES_TEST_SHAPE_ROWS=10000 $(BIN)/python -m pytest -q tests/adoption/test_adopt.py
 
 bench: $(READY) ## Run the benchmarks side by side; results in benchmarks/results

@@ -11,7 +11,7 @@
 
 Why: say what this is for.
 Locks: say which live tables it locks, in which mode, for how long. One live table per revision.
-Beside it: say which versions of the application may run while and after it runs.
+Compatible with: say which versions of the application may run while and after it runs.
 Back: say what the downgrade does, and what it refuses to lose.
 """
 

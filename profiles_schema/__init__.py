@@ -18,25 +18,32 @@ if TYPE_CHECKING:
         UserProfile,
         UserProfileAuditLog,
         UserProgress,
+        UserProviderKey,
         metadata,
     )
+    from profiles_schema.secret import Secret
     from profiles_schema.services.acting import Actor, acting_as, current_actor, follow_actor, on_behalf_of
+    from profiles_schema.services.api_keys import ApiKeyService, AsyncApiKeyService
     from profiles_schema.services.default import configure, get_or_create_profile, get_profile, update_profile
     from profiles_schema.services.engines import async_engine, async_require_rls, engine, require_rls
     from profiles_schema.services.profiles import AsyncProfileService, ProfileService
 
 __all__ = [
     "Actor",
+    "ApiKeyService",
+    "AsyncApiKeyService",
     "AsyncProfileService",
     "AuthUser",
     "Base",
     "ExportHistory",
     "LearningSession",
     "ProfileService",
+    "Secret",
     "UserApiKeys",
     "UserProfile",
     "UserProfileAuditLog",
     "UserProgress",
+    "UserProviderKey",
     "__version__",
     "acting_as",
     "async_engine",
@@ -62,6 +69,7 @@ _MODELS = (
     "UserProfile",
     "UserProfileAuditLog",
     "UserProgress",
+    "UserProviderKey",
     "metadata",
 )
 
@@ -72,7 +80,11 @@ if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept every 
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        home = "profiles_schema.schema.models" if name in _MODELS else "profiles_schema.services"
+        home = "profiles_schema.services"
+        if name in _MODELS:
+            home = "profiles_schema.schema.models"
+        elif name == "Secret":
+            home = "profiles_schema.secret"
         value = globals()[name] = getattr(import_module(home), name)
         return value
 

@@ -60,7 +60,7 @@ def normalize_url(text: str | None) -> URL:
         raise InvalidDatabaseUrl(
             f"DATABASE_URL names {scheme}://, which is not PostgreSQL; profiles-schema runs on PostgreSQL only. {_SHAPE}"
         )
-    # Whatever goes wrong below may quote the password: the causes are dropped, not chained.
+    # An error from below may quote the password: its cause is dropped, not chained.
     try:
         return _parsed(rest)
     except InvalidDatabaseUrl as error:

@@ -1,7 +1,8 @@
-"""Encryption of API keys at rest: AES-256-GCM, under a ring of keys from the environment.
+"""Encryption of API keys at rest: AES-256-GCM, under a ring of keys.
 
 An envelope is ``psk1.KEYID.DATA``; DATA is the base64url, unpadded, of nonce, ciphertext and tag. User id and column are
-bound to it as associated data: an envelope that was copied to another row or column does not open.
+bound to it as associated data: an envelope that was copied to another row or column does not open. In
+``user_provider_keys``, provider and label stand for the column (``bound_to``).
 
 No key and no plain text leaves this module other than as a result. What an underlying error holds may be either, so none
 is chained: errors are raised outside the ``except`` that met them.
@@ -10,6 +11,8 @@ is chained: errors are raised outside the ``except`` that met them.
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import os
 import re
 import secrets
@@ -20,6 +23,7 @@ from uuid import UUID
 
 from profiles_schema.errors import (
     CiphertextMismatch,
+    DamagedEnvelope,
     InvalidKeyRing,
     KeyRingMissing,
     NotAnEnvelope,
@@ -35,6 +39,7 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _LONGEST_ID = 64
+_CHECK_BYTES = 8
 _ENVELOPE = re.compile(ENVELOPE.strip("^$"))
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Ids stand in every envelope. 32 bytes in base64url or hexadecimal in that place are a key in the wrong place.
@@ -114,6 +119,18 @@ class KeyRing:
         """The ids, the one that encrypts first."""
         return tuple(self._keys)
 
+    @property
+    def check_values(self) -> dict[str, str]:
+        """A fingerprint of each key by its id. It tells nothing about the key, and may be stored and shown."""
+        return {
+            key_id: hmac.new(key, b"profiles-schema: key check value", hashlib.sha256).digest()[:_CHECK_BYTES].hex()
+            for key_id, key in self._keys.items()
+        }
+
+    def ring(self) -> KeyRing:
+        """Itself: a ring is the simplest of key providers."""
+        return self
+
     def encrypt(self, text: str, *, user_id: UUID, column: str) -> str:
         """The envelope of a text, for one user and column, under the first key.
 
@@ -133,8 +150,9 @@ class KeyRing:
 
         Raises:
             NotAnEnvelope: this is no envelope of ours.
+            DamagedEnvelope: it begins like an envelope, and is not a whole one.
             UnknownEncryptionKey: its key is not in the ring.
-            CiphertextMismatch: it belongs to another user or column, or was changed.
+            CiphertextMismatch: it belongs to another user or column, was changed, or another key has this id now.
         """
         from cryptography.exceptions import InvalidTag
 
@@ -142,7 +160,7 @@ class KeyRing:
         sealed = _decoded(envelope.rpartition(".")[2])
         # Base64 with bits to spare has several spellings; one counts, so that no character can be changed unnoticed.
         if sealed is None or _encoded(sealed) != envelope.rpartition(".")[2]:
-            raise NotAnEnvelope
+            raise DamagedEnvelope
         if key_id not in self._keys:
             raise UnknownEncryptionKey(
                 f'The key "{key_id}" that encrypted this is not in {ENCRYPTION_KEYS}. Put it back, behind the first.'
@@ -179,14 +197,29 @@ def new_entry(key_id: str | None = None) -> str:
     Raises:
         InvalidKeyRing: the id cannot be one.
     """
+    return f"{new_id(key_id)}:{_encoded(secrets.token_bytes(KEY_BYTES))}"
+
+
+def new_id(key_id: str | None = None) -> str:
+    """An id for a key: the one that is given, or one made of the day and four random digits.
+
+    Raises:
+        InvalidKeyRing: it cannot be one.
+    """
     if key_id is None:
         key_id = f"k{datetime.now(tz=UTC):%Y%m%d}-{secrets.token_hex(2)}"
     _check_id(key_id, "the new entry")
-    return f"{key_id}:{_encoded(secrets.token_bytes(KEY_BYTES))}"
+    return key_id
+
+
+def bound_to(provider: str, label: str) -> str:
+    """What stands for the column where a key is not in a column of its own but in user_provider_keys."""
+    # Unambiguous: neither the name of a provider nor that of a column of user_api_keys holds a slash.
+    return f"user_provider_keys/{provider}/{label}"
 
 
 def is_envelope(text: str) -> bool:
-    """Whether the CHECKs of user_api_keys admit this text."""
+    """Whether the CHECKs of the tables admit this text."""
     return len(text) <= ENVELOPE_LIMIT and _ENVELOPE.fullmatch(text) is not None
 
 
@@ -195,9 +228,10 @@ def key_id_of(envelope: str) -> str:
 
     Raises:
         NotAnEnvelope: this is none.
+        DamagedEnvelope: it begins like one.
     """
     if not is_envelope(envelope):
-        raise NotAnEnvelope
+        raise DamagedEnvelope if envelope.startswith(ENVELOPE_PREFIX) else NotAnEnvelope
     return envelope.split(".")[1]
 
 

@@ -76,11 +76,11 @@ class EmbeddedServerNotRunning(NoDatabase):
 
 
 class SourceUnreadable(ProfilesSchemaError):
-    """The role may not read everything that is to be copied. Have it granted, or connect as another role."""
+    """The role may not read everything that the copy needs. Grant the missing rights, or connect as another role."""
 
 
 class CopyFailed(ProfilesSchemaError):
-    """The database could not be copied. Nothing of the copy is left, and the source was only read."""
+    """The database could not be copied. The copy is removed, and the source was only read."""
 
 
 class NotEnoughSpace(ProfilesSchemaError):
@@ -126,7 +126,7 @@ class MigrationLockLost(ProfilesSchemaError):
 
 
 class LockDeadlineExceeded(ProfilesSchemaError):
-    """A lock could not be had before the deadline. Nothing of this revision is done; run this again."""
+    """The revision could not get a lock before the deadline. It changed nothing; run this again."""
 
 
 class ForeignHistory(ProfilesSchemaError):
@@ -144,7 +144,7 @@ class NotAtHead(ProfilesSchemaError):
 
 
 class TableLocked(ProfilesSchemaError):
-    """Another session holds a lock on a table of ours. See who with: select pid, application_name, state, query
+    """Another session holds a lock on one of our tables. Find it with: select pid, application_name, state, query
     from pg_stat_activity where pid in (select unnest(pg_blocking_pids(pid)) from pg_stat_activity)
     """
 
@@ -163,17 +163,17 @@ class SchemaDrift(ProfilesSchemaError):
             [
                 f"{super().__str__()} Differences: {len(self.differences)}.",
                 *self.differences,
-                "Put back what this package declares with: profiles-schema repair",
+                "Repair them with: profiles-schema repair",
             ]
         )
 
 
 class DataLossRefused(ProfilesSchemaError):
-    """This downgrade would drop tables that hold rows. Save them, or lose them on purpose: -x allow-data-loss=yes."""
+    """This downgrade would drop tables that hold rows. Save them, or allow the loss: -x allow-data-loss=yes."""
 
 
 class DependentsRefused(ProfilesSchemaError):
-    """This downgrade would drop what objects of the application depend on. Drop those first."""
+    """Objects of the application depend on what this downgrade would drop. Drop those objects first."""
 
 
 class AnotherRunner(ProfilesSchemaError):
@@ -181,21 +181,21 @@ class AnotherRunner(ProfilesSchemaError):
 
 
 class RunnerReplaced(ProfilesSchemaError):
-    """This process stood still for so long that another one took its job over. Nothing was written since;
-    there is nothing to do here any more.
+    """This process gave no sign of life for so long that another one took over its job. It has written nothing since then,
+    and has nothing left to do.
     """
 
 
 class JobCancelled(ProfilesSchemaError):
-    """The job was cancelled. What is done stands."""
+    """The job was cancelled. Finished work stays."""
 
 
 class JobPaused(ProfilesSchemaError):
-    """The job is paused. Let it go on with: profiles-schema jobs resume ID"""
+    """The job is paused. Resume it with: profiles-schema jobs resume ID"""
 
 
 class NormalizationRefused(ProfilesSchemaError):
-    """The wide columns cannot go, or come back, yet."""
+    """The wide columns cannot be dropped or restored yet."""
 
 
 class ValuesDiffer(ProfilesSchemaError):
@@ -215,8 +215,8 @@ class TextNotEncryptable(ProfilesSchemaError):
 
 
 class PlainApiKey(ProfilesSchemaError):
-    """An API key in plain text was to be stored in user_api_keys, or compared with what is stored there.
-    Encrypt it first, with KeyRing of profiles_schema.encryption; store None where there is no key.
+    """An API key in plain text cannot be stored in user_api_keys, or compared with a stored one.
+    Encrypt it first, with KeyRing of profiles_schema.encryption; store None if there is no key.
     """
 
 
@@ -225,15 +225,29 @@ class DecryptionFailed(ProfilesSchemaError):
 
 
 class NotAnEnvelope(DecryptionFailed):
-    """The value is not an envelope psk1.KEYID.DATA, or a damaged one."""
+    """The value is not an envelope psk1.KEYID.DATA."""
+
+
+class DamagedEnvelope(DecryptionFailed):
+    """The value begins like an envelope psk1.KEYID.DATA, and is not a whole one. Restore it from a backup, or set the API
+    key again.
+    """
 
 
 class UnknownEncryptionKey(DecryptionFailed):
-    """The key that encrypted this is not in PROFILES_ENCRYPTION_KEYS. Put it back, behind the first."""
+    """The key that encrypted this is not in PROFILES_ENCRYPTION_KEYS. Add it again, after the first key."""
 
 
-class CiphertextMismatch(DecryptionFailed):
+class CiphertextMismatch(DamagedEnvelope):
     """The ciphertext belongs to another user, column or key, or was changed."""
+
+
+class KeyServiceFailed(ProfilesSchemaError):
+    """The service that keeps the encryption keys did not answer, or refused."""
+
+
+class EncryptionKeyChanged(InvalidKeyRing):
+    """Another key has this id in the ring than the one that was first used under it. Nothing was read or written."""
 
 
 class EncryptionRefused(ProfilesSchemaError):
@@ -241,7 +255,7 @@ class EncryptionRefused(ProfilesSchemaError):
 
 
 class EncryptionNotKept(ProfilesSchemaError):
-    """A row did not come back as it was written, and was rolled back."""
+    """A row was read back with other values than were written, and was rolled back."""
 
 
 class NotMigrated(ProfilesSchemaError):
@@ -249,7 +263,7 @@ class NotMigrated(ProfilesSchemaError):
 
 
 class ObjectsMissing(NotMigrated):
-    """Something that this package needs is missing from the database. See what: profiles-schema health"""
+    """The database lacks an object that this package needs. Find it with: profiles-schema health"""
 
 
 class NotProven(ProfilesSchemaError):
@@ -257,13 +271,13 @@ class NotProven(ProfilesSchemaError):
 
 
 class MigrationFailed(ProfilesSchemaError):
-    """A revision was refused by the database; it is rolled back and those before it stand."""
+    """The database refused a revision. It is rolled back; the revisions before it stay."""
 
 
 class ServiceError(ProfilesSchemaError):
     """A service refused this request, or could not answer it. No message of such an error repeats a personal value."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
     """The HTTP status that says the same."""
 
     def problem(self) -> dict[str, Any]:
@@ -339,7 +353,7 @@ class ServiceFailed(ServiceError):
 
 
 class ProfileNotCreated(ServiceFailed):
-    """The profile could not be made, and the failure is on record. See it with: profiles-schema health"""
+    """The profile could not be created, and the failure is recorded. See it with: profiles-schema health"""
 
 
 class ReadOnlyProfile(ProfilesSchemaError, AttributeError):
@@ -372,6 +386,14 @@ class ActingRefused(ProfilesSchemaError):
 
 class RowSecurityBypassed(ProfilesSchemaError):
     """Row level security does not bind the role of this engine. Connect as a role without rights of its own."""
+
+
+class InvalidApiKey(FieldsRefused):
+    """The API key cannot be stored like this."""
+
+
+class SecretNotSerializable(ProfilesSchemaError, TypeError):
+    """A Secret is not pickled: the API key would be in the pickle. Pass on the user and the provider, and read it there."""
 
 
 class InvalidRegistration(ProfilesSchemaError):
@@ -414,5 +436,35 @@ class ExportLost(ServiceError):
 
 class StorageFailed(ServiceError):
     """The storage of exports failed."""
+
+    status = 503
+
+
+class ValueRefused(ServiceError):
+    """A value of this request breaks a rule of the database."""
+
+    status = 422
+
+    def __init__(self, message: str | None = None, *, conflicts: bool = False, objects: str | None = None) -> None:
+        super().__init__(message)
+        if conflicts:
+            self.status = 409
+        self.objects = objects
+        """Names of the table, column or constraint."""
+
+
+class TokenRefused(ServiceError):
+    """The access token is not valid. Sign in again."""
+
+    status = 401
+
+    def __init__(self, message: str | None = None, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Why, for the log: missing, malformed, expired, signature, algorithm, unknown key, issuer, audience, role ..."""
+
+
+class TokenKeysUnavailable(ServiceError):
+    """The keys that verify access tokens cannot be fetched. Repeat the request later."""
 
     status = 503

@@ -38,6 +38,12 @@ EXPORT_STORAGE = "PROFILES_EXPORT_STORAGE"
 ENCRYPTION_KEYS = "PROFILES_ENCRYPTION_KEYS"
 """The environment variable with the key ring: ``id:base64key,...``; the first encrypts, all decrypt."""
 
+ENCRYPTION_KEYS_FILE = "PROFILES_ENCRYPTION_KEYS_FILE"
+"""The environment variable with the path of a file that holds the key ring; it is read again when it changes."""
+
+ENCRYPTION_KMS_KEYS = "PROFILES_ENCRYPTION_KMS_KEYS"
+"""The environment variable with a key ring whose keys AWS KMS has encrypted: ``id:base64ciphertext,...``."""
+
 ENVELOPE_PREFIX = "psk1."
 ENVELOPE = "^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$"
 """What an encrypted API key looks like: psk1.<id of the encryption key>.<base64url, unpadded, of nonce (12 bytes) +

@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import psycopg
@@ -134,6 +135,24 @@ def empty_database(empty):
 def database(server, _migrated_client):
     """A plain database at head."""
     return Database(server, _migrated_client.info.dbname)
+
+
+@pytest.fixture(scope="module")
+def shared(server, migrated_template):
+    """A plain database at head for all tests of a module, which make users of their own."""
+    name = f"shared_{uuid.uuid4().hex[:12]}"
+    options = {"host": server.host, "port": server.port, "user": server.user, "dbname": name}
+    with DatabaseJanitor(**options, template_dbname=migrated_template.template_dbname):
+        yield Database(server, name)
+
+
+@pytest.fixture(scope="module")
+def app_url(shared):
+    """The URL of the shared database for the role of an application, made as require_rls says."""
+    role = f"app_{uuid.uuid4().hex[:12]}"
+    shared.script(f"create role {role} login noinherit; grant anon, authenticated, service_role to {role}")
+    yield shared.server.url(shared.name, role)
+    shared.script(f"drop role {role}")
 
 
 @pytest.fixture

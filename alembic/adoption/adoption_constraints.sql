@@ -91,7 +91,7 @@ begin
         return next jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note',
           'object', format('%s.%s', target, theirs.name), 'found', theirs.definition,
           'wanted', 'stays: foreign keys refer to it',
-          'remedy', 'A new user with a value that somebody else has there gets no profile, and a change that it '
+          'remedy', 'A new user with a value that another user has there gets no profile, and a change that it '
           'refuses does not reach the profile: profiles-schema health names both.');
       end if;
     elsif theirs.kind = 'p'
@@ -106,7 +106,7 @@ begin
       return query
       select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop',
         'object', format('%s.%s', target, theirs.name), 'found', 'used by view ' || w.ev_class::regclass,
-        'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns beside it. Drop it, and '
+        'wanted', 'ours', 'remedy', format('%s groups by this key and reads other columns too. Drop it, and '
           'create it again after the upgrade.', w.ev_class::regclass))
       from pg_depend as d
       join pg_constraint as k on k.oid = d.refobjid and k.conrelid = relation and k.conname = theirs.name
@@ -374,9 +374,9 @@ begin
     continue when not theirs.constraint_goes and left_behind = 0 and (theirs.may_change or aside = 0);
     if not theirs.may_change then
       return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop',
-        'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of somebody else refers to it',
+        'object', format('%s.%s', theirs.table_name, theirs.name), 'found', 'a table of another role refers to it',
         'wanted', 'one that may be changed',
-          'remedy', 'Its owner drops this foreign key, and makes it again after the upgrade.');
+          'remedy', 'Let its owner drop this foreign key, and create it again after the upgrade.');
       continue;
     end if;
     legacy := legacy or theirs.refers_to = 'legacy_id';

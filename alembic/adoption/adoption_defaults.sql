@@ -20,7 +20,7 @@ begin
     'wanted', case when d.hides then 'default ' || (c.value ->> 'wanted_default') when k.stays then 'stays'
       else coalesce('default ' || w.default_value, 'no default') end,
     'remedy', case when d.hides
-      then 'A new profile is shown to nobody until its user, or the application, makes it public.'
+      then 'No one sees a new profile until its user, or the application, makes it public.'
       when d.same then null when k.stays then 'New profiles get the default of the application, not ours: '
         || w.default_value
       else 'New profiles get our default. That of the application is no constant, or breaks a rule of this column; a '

@@ -72,19 +72,19 @@ begin
   cross join lateral (
     select case
       when b.acts and not a.may_change
-        then format('It would act beside ours, and its function belongs to %I. Run the upgrade as that role, or drop '
+        then format('It does the same as ours, and its function belongs to %I. Run the upgrade as that role, or drop '
         'the trigger.', pg_get_userbyid(f.proowner))
       when b.acts and a.is_shared
-        then 'It would act beside ours, and its function serves other tables, too. Give it a function of its own, or '
+        then 'It does the same as ours, and its function serves other tables, too. Give it a function of its own, or '
         'drop the trigger.'
       when b.acts and cardinality(a.others) > 0
-        then format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, '
+        then format('It does the same as ours, but it also writes %s. Move that into a trigger function of its own, '
         'which then stays.', array_to_string(a.others, ', '))
       when b.acts and a.body ~* '\m(pg_notify|notify)\M'
-        then 'It would act beside ours, but it also notifies. Move that into a trigger function of its own, which then '
+        then 'It does the same as ours, but it also notifies. Move that into a trigger function of its own, which then '
         'stays.'
       when b.acts and t.tgtype & 2 <> 0 and a.body ~* '\mnew"?\s*\.\s*"?\w+"?\s*:?='
-        then 'It would act beside ours, but it also changes the row of the user. Move that into a trigger function of '
+        then 'It does the same as ours, but it also changes the row of the user. Move that into a trigger function of '
         'its own, which then stays.'
       when b.names_ours and b.is_dynamic
         then 'It names our tables and puts statements together as it runs, so what it does cannot be seen. Write the '
@@ -115,7 +115,7 @@ begin
         case when b.refers then 'writes rows that refer to a profile' else 'names our tables' end),
       'answers', jsonb_build_object('accept',
         'it stays, and runs after ours, so it finds the profile. From 0005 to 0014 there is none: if it fails '
-        'without one, so do the sign-ups of that time; let nobody sign up while the upgrade runs'))
+        'without one, so do the sign-ups of that time; allow no sign-ups while the upgrade runs'))
     where not b.acts and d.remedy is null and t.tgtype & 5 = 5 and t.tgtype & 66 = 0 and t.tgenabled <> 'D'
       and (b.names_ours or b.refers)
     union all
@@ -136,7 +136,7 @@ begin
     select jsonb_build_object('revision', '0005_create_sign_up_functions', 'phase', 'replace_objects',
       'kind', 'empty_function', 'action', 'set aside', 'object', 'function ' || f.oid::regprocedure,
       'found', format('trigger %s on auth.users', t.tgname),
-      'wanted', 'does nothing; who signs up gets a profile at the end',
+      'wanted', 'does nothing; new users get a profile at the end',
       'lock', 'SHARE ROW EXCLUSIVE on auth.users',
       'statement', format('create or replace function %s returns trigger language plpgsql as %L', f.oid::regprocedure,
         E'begin\n  /* profiles_schema: set aside */\n  return coalesce(new, old);\nend'),
@@ -183,7 +183,7 @@ begin
       'object', 'function ' || f.oid::regprocedure,
       -- A body that is stored parsed reads otherwise after a rename.
       'evidence', case when f.prokind <> 'a' and f.prosqlbody is null then pg_get_functiondef(f.oid) end,
-      'found', format('has a name of ours; %s%s',
+      'found', format('has one of our names; %s%s',
         case when f.prokind = 'p' then 'a procedure' else 'returns ' || pg_get_function_result(f.oid) end,
         case when f.prosecdef then ', with the rights of its owner' else '' end
           || coalesce('; may be called by ' || (
@@ -192,7 +192,7 @@ begin
               and has_function_privilege(r.oid, f.oid, 'execute')
           ), '')),
       'answers', jsonb_strip_nulls(jsonb_build_object('keep', case when not o.is_same then
-        'it stays beside ours, which takes other types: a call in SQL that leaves the types open (a literal) may find '
+        'both exist, because ours takes other types: a call in SQL that leaves the types open (a literal) may find '
           'either, so name them there' end,
         'replace', format('it is set aside, and its callers find ours, which returns %s and may be called by %s; a '
           'downgrade '
@@ -273,10 +273,10 @@ begin
   cross join lateral (
     select case
       when cardinality(w.others) > 0
-        then format('It would count beside ours, but it also writes %s. Move that into a trigger function of its own, '
+        then format('It counts the same as ours, but it also writes %s. Move that into a trigger function of its own, '
         'which then stays.', array_to_string(w.others, ', '))
       when not pg_has_role((select c.relowner from pg_class as c where c.oid = t.tgrelid), 'usage')
-        then 'It would count beside ours, and the table belongs to somebody else, who can drop it.'
+        then 'It counts the same as ours, and the table belongs to another role, which can drop it.'
     end as remedy
   ) as a
   where t.tgrelid = to_regclass('public.sessions') and not t.tgisinternal

@@ -100,9 +100,9 @@ begin
               then 'row level security is on, with a policy that lets everybody read every row, and users write their '
               'own' else 'it stays' end,
             case when policy.is_narrower
-              then 'but beside it, ours let users do the same with their own row without its further condition' end,
+              then 'but ours also let users do the same with their own row without its further condition' end,
             case when policy.command in ('w', '*')
-              then format('whoever it is for could change in every row that it shows what users may write: %s',
+              then format('its users could change, in every row that it shows, what users may write: %s',
               writable) end,
             case when policy.command in ('a', '*') then 'rows are inserted only by whom our rights let do so' end,
             case when policy.command in ('r', '*') then case when unread is null then ''
@@ -131,7 +131,7 @@ begin
       return next step || jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop',
         'object', format('policy "%s" on %s', policy.name, p_found),
         'found', 'reads its own table in a sub-select', 'wanted', 'no recursion',
-        'remedy', 'Beside ours, which have sub-selects, every statement that it is for would fail (42P17). Move the '
+        'remedy', 'With ours, which have sub-selects, every statement that it is for would fail (42P17). Move the '
           'sub-select into a function that is SECURITY DEFINER.');
     elsif policy.fate = 'stays' then
       return next step || jsonb_build_object('phase', 'replace_objects', 'kind', 'keep_policy', 'action', 'keep',
@@ -174,9 +174,9 @@ begin
     return query
     select step || jsonb_build_object('phase', 'ask_about_readers', 'kind', 'ask', 'action', 'question',
       'id', 'reads:' || r.name, 'object', r.name, 'evidence', profiles_internal.reader_text(r.object, r.name),
-      'found', format('reads %s with the rights of whoever asks', target),
+      'found', format('reads %s with the rights of its caller', target),
       'answers', jsonb_build_object('accept',
-        format('it finds in %s only the row of whoever asks, where today an open policy shows it others'' rows; look '
+        format('it finds in %s only the row of its caller, where today an open policy shows it others'' rows; look '
         'at what it decides by that', target)))
     from profiles_internal.table_readers(p_found) as r
     where not r.as_owner;

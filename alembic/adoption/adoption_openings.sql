@@ -97,7 +97,7 @@ begin
         else format('users cannot read these columns, or only those for whom a policy is true (%s): ', conditions) end
         || (select string_agg(quote_ident(h.name), ', ') from unnest(hidden) as h (name)),
       'answers', jsonb_strip_nulls(jsonb_build_object(
-        'accept', 'a user reads them in the own row, and in every row that a policy shows',
+        'accept', 'a user reads them in their own row, and in every row that a policy shows',
         'keep', case when can_hide
           then 'they stay hidden: users read the other columns by name, and select * fails (42501)' end)));
     if can_hide and profiles_internal.answer('columns:' || target) = 'keep' then
@@ -173,7 +173,7 @@ begin
         array_to_string(writers, ', '))
         else 'users cannot write these columns: ' end || closed,
       'answers', jsonb_strip_nulls(jsonb_build_object(
-        'accept', 'a user writes them in the own row from then on',
+        'accept', 'a user writes them in their own row from then on',
         'keep', case when wrote_nothing then case when cardinality(writers) > 0
           then 'a restrictive policy lets only those users change rows for whom these policies are true, as today; for '
             'all others update_my_profile_v2 refuses'
@@ -219,14 +219,14 @@ begin
         'found', format('%s, false in %s rows and null in %s',
           coalesce('default ' || (active ->> 'found_default'), 'no default'), inactive, unknown),
         'answers', jsonb_build_object('accept', format(
-          'ours says who may use the account: whoever has false (%s) reads and writes nothing; null becomes true; a '
+          'ours says who may use the account: users with false (%s) read and write nothing; null becomes true; a '
             'new user gets true. '
           'If it means something else, rename it before the upgrade: alter table %s rename column %I to ...', inactive,
             relation, active ->> 'found_name')));
     elsif inactive > 0 then
       return next jsonb_build_object('phase', 'record', 'kind', 'tell', 'action', 'note',
         'object', target || '.is_active', 'found', format('false in %s rows', inactive),
-        'wanted', 'inactive users', 'remedy', 'These users read and write nothing of ours, whatever token they hold.');
+        'wanted', 'inactive users', 'remedy', 'These users read and write nothing of ours, with any token.');
     end if;
   end if;
 
@@ -239,7 +239,7 @@ begin
     if shown > 0 or visibility ->> 'wanted_default' ~ '^''public''' then
       return next jsonb_build_object('phase', 'ask', 'kind', 'ask', 'action', 'question', 'id', 'visible:' || target,
         'object', target || '.profile_visibility',
-        'found', format('%s, public in %s rows, and nobody reads rows of others',
+        'found', format('%s, public in %s rows, and no one reads rows of others',
           coalesce('default ' || (visibility ->> 'found_default'), 'no default'), shown),
         'answers', jsonb_build_object('accept', format(
           'get_public_profile shows the id, names, pictures and bio of these users to everybody, without an account, '

@@ -56,6 +56,17 @@ begin
     end if;
   end loop;
 
+  -- A table of ours that is never taken over: only the name can be in the way.
+  if p_revision is null and to_regclass('public.user_provider_keys') is not null and not exists (
+    select from pg_constraint as k
+    where k.conrelid = to_regclass('public.user_provider_keys')
+      and k.conname = 'ck_user_provider_keys_envelope_is_encrypted'
+  ) then
+    steps := steps || jsonb_build_object('phase', 'look', 'kind', 'refuse', 'revision', '0008_create_user_api_keys',
+      'action', 'stop', 'object', 'public.user_provider_keys', 'found', 'a relation of that name',
+      'wanted', 'free, for the API keys of users at any provider', 'remedy', 'Rename it: that name is needed.');
+  end if;
+
   -- A revision that takes a table over has locked it, and has none of these.
   if p_revision is null or p_revision not in (select r.revision from profiles_internal.adopting_revisions() as r) then
     steps := steps || coalesce((

@@ -125,7 +125,7 @@ begin
     having count(*) > 0;
     return next jsonb_build_object('phase', 'record', 'kind', 'tell', 'action', 'note', 'object', target,
       'found', 'users have the right to delete rows', 'wanted', 'refused',
-      'remedy', 'A DELETE by users fails (42501). What is to be deleted goes with its user, or a server deletes it.');
+      'remedy', 'A DELETE by users fails (42501). Delete the user, or let a server delete the row.');
   end if;
   if exists (select from jsonb_array_elements(rights) as r where r ->> 'role' = 'anon') then
     return next jsonb_build_object('phase', 'record', 'kind', 'tell', 'action', 'note', 'object', target,

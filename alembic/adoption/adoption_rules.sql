@@ -102,12 +102,12 @@ as $adoption_rules$
       '(referral_code, id) in (select r.code, r.id from (select x.referral_code as code, x.id, row_number() over '
         '(partition by x.referral_code order by x.created_at, x.id) as n from {table} as x where x.referral_code is '
         'not null) as r where r.n > 1)',
-      'null::text', 'somebody older has this referral code: null'),
+      'null::text', 'an older profile has this referral code: null'),
     (57, 'user_profiles', 'external_id',
       '(external_id, id) in (select r.code, r.id from (select x.external_id as code, x.id, row_number() over '
         '(partition by x.external_id order by x.created_at, x.id) as n from {table} as x where x.external_id is not '
         'null) as r where r.n > 1)',
-      'null::text', 'somebody older has this outside id: null'),
+      'null::text', 'an older profile has this outside id: null'),
     (21, 'user_profiles', 'email', 'char_length(email) > 320', 'null::text', 'more than 320 characters: null'),
     (22, 'user_profiles', 'avatar_emoji', $rule$avatar_emoji !~ '^[^\u0001-\u001f&<>]{0,16}$'$rule$,
       $fitted$left(regexp_replace(avatar_emoji, '[\u0001-\u001f&<>]', '', 'g'), 16)$fitted$,
@@ -129,7 +129,8 @@ as $adoption_rules$
       'null::uuid', 'no such user: null'),
     (71, 'user_profile_audit_logs',
       'action', $rule$action is null
-        or action not in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted')$rule$,
+        or action not in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted',
+          'key_set', 'key_deleted', 'key_disabled', 'key_enabled', 'key_read')$rule$,
       '''skipped''', 'no known action: skipped'),
     (72, 'user_profile_audit_logs', 'origin',
       $rule$origin is null

@@ -155,7 +155,7 @@ begin
   select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop',
     'object', format('trigger %s on %s', t.tgname, target),
     'found', 'calls ' || t.tgfoid::regprocedure, 'wanted', 'ours',
-    'remedy', format('It would act beside ours, but it also writes %s. Move that into a trigger function of its own, '
+    'remedy', format('It does the same as ours, but it also writes %s. Move that into a trigger function of its own, '
       'which then stays.', array_to_string(w.others, ', ')))
   from pg_trigger as t
   cross join lateral (
@@ -211,7 +211,7 @@ begin
         return next jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop',
           'object', format('%s.%s', target, tested.attname),
           'found', 'not null, default ' || tested.default_value,
-          'wanted', 'a default that is not null when nobody is signed in',
+          'wanted', 'a default that is not null when no user is signed in',
           'remedy', format('At a sign-up there are no claims, and the default is null: no new user would have a '
             'profile. '
             'Give it another default, or: alter table %s alter column %I drop not null;', relation, tested.attname));

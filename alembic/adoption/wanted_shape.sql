@@ -218,11 +218,16 @@ as $wanted_shape$
     ('user_api_keys', 'column', 'last_validated_at', 'timestamp with time zone', false, null),
     ('user_api_keys', 'column', 'is_active', 'boolean', true, 'true'),
     ('user_api_keys', 'column', 'validation', 'jsonb', true, '''{}''::jsonb'),
+    ('user_api_keys', 'column', 'hints', 'jsonb', true, '''{}''::jsonb'),
     ('user_api_keys', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
     ('user_api_keys', 'column', 'updated_at', 'timestamp with time zone', true, 'now()'),
     ('user_api_keys', 'check', 'ck_user_api_keys_anthropic_api_key_is_encrypted',
       'CHECK (((anthropic_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text)'
         ' AND (char_length(anthropic_api_key) <= 4096)))', null, null),
+    ('user_api_keys', 'check', 'ck_user_api_keys_hints_four_characters',
+      'CHECK (((NOT (hints @? ''$.**?(@.type() != "object" && (@.type() != "string" || !(@ '
+        'like_regex "^[!-~]{4}$")))''::jsonpath)) AND (octet_length((hints)::text) <= 256)))', null, null),
+    ('user_api_keys', 'check', 'ck_user_api_keys_hints_is_object', 'CHECK ((hints @> ''{}''::jsonb))', null, null),
     ('user_api_keys', 'check', 'ck_user_api_keys_openai_api_key_is_encrypted',
       'CHECK (((openai_api_key ~ ''^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$''::text) '
         'AND (char_length(openai_api_key) <= 4096)))', null, null),
@@ -305,7 +310,9 @@ as $wanted_shape$
     ('user_profile_audit_logs', 'column', 'created_at', 'timestamp with time zone', true, 'now()'),
     ('user_profile_audit_logs', 'check', 'ck_user_profile_audit_logs_action_is_known',
       'CHECK ((action = ANY (ARRAY[''created''::text, ''updated''::text, ''failed''::text, '
-        '''skipped''::text, ''repaired''::text, ''deleted''::text])))', null, null),
+        '''skipped''::text, ''repaired''::text, ''deleted''::text, ''key_set''::text, '
+        '''key_deleted''::text, ''key_disabled''::text, ''key_enabled''::text, '
+        '''key_read''::text])))', null, null),
     ('user_profile_audit_logs', 'check', 'ck_user_profile_audit_logs_origin_is_known',
       'CHECK ((origin = ANY (ARRAY[''trigger''::text, ''manual''::text, ''backfill''::text, '
         '''registration''::text, ''sync''::text, ''normalize''::text])))', null, null),

@@ -13,8 +13,10 @@ as $writable_columns$
     ]
     when 'insert user_progress' then array['user_id']
     when 'update user_progress' then array['mastered_words_count', 'learning_words_count', 'new_words_count']
-    when 'insert user_api_keys' then array['user_id', 'openai_api_key', 'unsplash_api_key', 'anthropic_api_key']
-    when 'update user_api_keys' then array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key']
+    when 'insert user_api_keys' then array[
+      'user_id', 'openai_api_key', 'unsplash_api_key', 'anthropic_api_key', 'hints'
+    ]
+    when 'update user_api_keys' then array['openai_api_key', 'unsplash_api_key', 'anthropic_api_key', 'hints']
     when 'insert export_history' then array['user_id', 'export_type', 'export_format', 'filters']
     when 'update export_history' then array['filters']
     else array[]::text[]

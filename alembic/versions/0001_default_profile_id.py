@@ -2,7 +2,7 @@
 
 Why: programs that insert profiles may leave `id` out from here on, if this step is deployed alone before everything else.
 Locks: the table of profiles in ACCESS EXCLUSIVE mode for milliseconds, where its text `id` has no default; else nothing.
-Beside it: any code may run; what inserts an id of its own goes on doing so.
+Compatible with: any code; what inserts an id of its own goes on doing so.
 Back: takes that default away, where it was given here.
 """
 

@@ -2,7 +2,7 @@
 
 Why: all else hangs on the roles. What cannot be taken over, or is a question, ends the upgrade here, with nothing changed.
 Locks: each table that is taken over, for a moment: functions and triggers are tried with its new columns. Else nothing.
-Beside it: any code may run.
+Compatible with: any code.
 Back: drops the functions that planned it. Roles stay: they belong to the whole server.
 """
 

@@ -2,7 +2,7 @@
 
 Why: everything else hangs on auth.users(id) and auth.uid(). Where an auth server has them, nothing is made or changed.
 Locks: nothing.
-Beside it: any code may run.
+Compatible with: any code.
 Back: drops auth.users where it was made here; refuses while that holds users.
 """
 
@@ -172,7 +172,7 @@ begin
   if coalesce(pg_catalog.obj_description(pg_catalog.to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%' then
     execute $frozen$
 -- Who may do what in schema auth, where it is ours: call the functions that read the claims, and nothing else.
--- The rows of auth.users belong to create_user, to the triggers, and to whoever owns the table.
+-- The rows of auth.users belong to create_user, to the triggers, and to the owner of the table.
 revoke all on schema auth from public, anon, authenticated, service_role;
 revoke all on table auth.users from public, anon, authenticated, service_role;
 

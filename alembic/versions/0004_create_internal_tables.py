@@ -2,7 +2,7 @@
 
 Why: settings, jobs, the record of what an upgrade set aside, and the log of migrations outlive a session.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for a foreign key: its writers wait for milliseconds, its readers not at all.
-Beside it: any code may run; profiles_internal is closed to the roles of the API.
+Compatible with: any code; profiles_internal is closed to the roles of the API.
 Back: drops the tables.
 """
 
@@ -268,6 +268,7 @@ on conflict do nothing;
 insert into profiles_internal.settings (key, value) values
   ('auto_create_profiles', 'true'),
   ('audit_level', '"changes"'),
+  ('audit_key_reads', 'false'),
   ('normalize_verification_days', '7'),
   ('audit_keep_days', '365'),
   ('username_hold_days', '90')

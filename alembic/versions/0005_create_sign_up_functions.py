@@ -2,7 +2,7 @@
 
 Why: sign-up, sign-in, the API and backfill share one rule, in one place; while tables change, no old trigger may write them.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode, where a trigger of the application is emptied: its writers wait for milliseconds.
-Beside it: any code may run. A user who signs up meanwhile gets a profile at the end of the upgrade.
+Compatible with: any code; a user who signs up meanwhile gets a profile at the end of the upgrade.
 Back: gives the triggers back, and drops the functions.
 """
 
@@ -64,7 +64,7 @@ revoke all on function profiles_internal.default_timezone() from public, anon, a
 -- to 32 characters; or, made alike, the username that an application's own table of users gives. The first choice is that
 -- name; the second adds the last eight hex digits of the user id; the third is all 32 of them. No chance and no loop: the
 -- thousandth ada@… costs what the second did. 'user' replaces what leaves nothing usable: no address, fewer than three
--- characters, or a reserved name, which would pass for somebody in charge. A name is reserved too if it only looks like one
+-- characters, or a reserved name, which suggests authority. A name is reserved too if it only looks like one
 -- of the list: without _ . - and with look-alikes read as one letter (adm1n, -admin-, supp0rt). No profile is called just 'user'.
 --
 -- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.
@@ -269,10 +269,10 @@ revoke all on function profiles_internal.key_of(uuid, anyelement) from public, a
 -- Gives every user of the array a profile and a progress row, and returns how many profiles it made.
 -- The one place where a profile comes into being: sign-up, sign-in, ensure_user_profile and backfill all call it.
 --
--- Names are inserted in order, so that two imports meet each name in the same order; whoever finds the name taken
--- (by an older row or by a concurrent one) goes to the next choice. ON CONFLICT stands without a target on purpose:
+-- Names are inserted in order, so that two imports meet each name in the same order; an import that finds the name taken
+-- (by an older row or by a concurrent one) uses the next choice. ON CONFLICT has no target on purpose:
 -- a target would cover one unique index and let the others fail.
--- When all three are taken, somebody took them on purpose (ids can be seen in public profiles): then a random one.
+-- If all three are taken, a person took them on purpose (public profiles show ids): then a random one.
 -- At audit level 'all' it records the creation itself, which is cheaper than a trigger call per row
 -- (record_profile_creation stands back while `profiles_internal.creating` is set).
 -- Generic plans: planning anew for every array would cost as much as the inserts.
@@ -343,7 +343,7 @@ begin
   end loop;
 
   if asked is not null then
-    -- Somebody had a profile already, and perhaps no progress.
+    -- A user had a profile already, and perhaps no progress.
     insert into public.user_progress (user_id)
     select p.user_id
     from unnest(asked) as u (user_row)
@@ -424,13 +424,13 @@ revoke all on function profiles_internal.describe_failure(text, text, text, text
     op.execute(
         r"""
 -- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
--- saved, record the others, and let the sign-up go on whatever happens.
+-- saved, record the others, and let the sign-up commit in any case.
 --
---   A lock (55P03, 40P01; 40001 in a transaction with one snapshot): either somebody else is just taking the same name, and the second name is waited for by
---   nobody; or the table itself is locked, and waiting on would hold the sign-up up. So: one more short wait, with the
---   second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
+--   A lock (55P03, 40P01; 40001 in a transaction with one snapshot): either another transaction is taking the same name, and none
+--   waits for the second name; or the table itself is locked, and a further wait would delay the sign-up. So: one more
+--   short wait, with the second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
 --   auth server follows its INSERT with two UPDATEs, and an import may have a statement per user.
---   A cancel (57014): somebody wants this statement to end. Nothing more is tried.
+--   A cancel (57014): the statement has to end. Nothing more is tried.
 --   Anything else: row by row, so that one bad row costs one profile and not the batch.
 --
 -- What is recorded here is found by `profiles-schema health` and repaired by the next sign-in or by `backfill`.
@@ -475,7 +475,7 @@ begin
 
     if error_code = any (lock_errors || '57014'::text) then
       perform set_config('profiles_internal.gave_up', 'yes', true);
-      perform profiles_internal.record_events(ids[i:], 'failed', 'trigger', error_code, 'waited for a lock in vain');
+      perform profiles_internal.record_events(ids[i:], 'failed', 'trigger', error_code, 'waited for a lock and did not get it');
       return;
     elsif error_code is not null then
       perform profiles_internal.record_events(
@@ -483,7 +483,7 @@ begin
       );
     end if;
 
-    -- After three names that somebody else was taking, the rest of the batch no longer competes for any.
+    -- After three names that other transactions were taking, the rest of the batch no longer competes for any.
     if lock_failures >= 3 then
       first_choice := 2;
     end if;

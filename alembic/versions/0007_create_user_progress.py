@@ -2,7 +2,7 @@
 
 Why: totals, accuracy and streaks are read on every screen; counting them there would be too dear. Points have a ledger.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for the foreign keys: its writers wait for milliseconds, its readers not at all.
-Beside it: any code may run; until policies come the tables are closed to the API roles.
+Compatible with: any code; until policies come the tables are closed to the API roles.
 Back: drops user_progress with the ledger of points, and sessions only where it was made here; refuses while they hold rows.
 """
 

@@ -2,7 +2,7 @@
 
 Why: an export takes longer than a request; its state must outlive both.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for the foreign key: its writers wait for milliseconds, its readers not at all.
-Beside it: any code may run; until policies come the table is closed to the API roles.
+Compatible with: any code; until policies come the table is closed to the API roles.
 Back: drops the table; refuses while it holds rows.
 """
 

@@ -2,7 +2,7 @@
 
 Why: a failure that is caught must be found again.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for the foreign key: its writers wait for milliseconds, its readers not at all.
-Beside it: any code may run; until policies come the table is closed to the API roles.
+Compatible with: any code; until policies come the table is closed to the API roles.
 Back: drops the table; refuses while it holds rows.
 """
 
@@ -37,7 +37,7 @@ create table if not exists public.user_profile_audit_logs (
   metadata jsonb default '{}'::jsonb not null,
   created_at timestamp with time zone default now() not null,
   constraint pk_user_profile_audit_logs primary key (id),
-  constraint ck_user_profile_audit_logs_action_is_known check (action::text in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted')),
+  constraint ck_user_profile_audit_logs_action_is_known check (action::text in ('created', 'updated', 'failed', 'skipped', 'repaired', 'deleted', 'key_set', 'key_deleted', 'key_disabled', 'key_enabled', 'key_read')),
   constraint ck_user_profile_audit_logs_origin_is_known check (origin::text in ('trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize')),
   constraint ck_user_profile_audit_logs_retry_count_not_negative check (retry_count >= 0),
   constraint fk_user_profile_audit_logs_user_id_users foreign key(user_id) references auth.users (id) on delete set null

@@ -2,7 +2,7 @@
 
 Why: triggers, the API and backfill share one rule, in one place.
 Locks: nothing.
-Beside it: any code may run: nothing calls them yet.
+Compatible with: any code: nothing calls them yet.
 Back: drops them.
 """
 
@@ -145,7 +145,7 @@ revoke all on function profiles_internal.known_traits() from public, anon, authe
     )
     op.execute(
         r"""
--- Columns of the application in our tables that hold something of a person: what an erasure leaves, since nobody has said
+-- Columns of the application in our tables that hold something of a person: what an erasure leaves, because no one has said
 -- whether it is personal. Names, never values. Without a person: all columns of the application.
 create or replace function profiles_internal.left_columns(p_user_id uuid default null)
 returns text[]
@@ -207,7 +207,7 @@ revoke all on function profiles_internal.left_columns(uuid) from public, anon, a
     op.execute(
         r"""
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
--- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
+-- under a random, meaningless name that no profile can have, so that foreign keys of the application keep their target.
 -- Columns of the application stay as they are; the log names those that hold something.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
@@ -248,6 +248,7 @@ begin
 
   delete from public.user_api_keys where user_id = p_user_id;
   delete from profiles_internal.held_usernames where user_id = p_user_id;
+  delete from public.user_provider_keys where user_id = p_user_id;
   update public.export_history
   set
     status = case status when 'pending' then 'expired' when 'processing' then 'failed' when 'completed' then 'expired' else status end,
@@ -390,7 +391,7 @@ begin
         update public.user_profiles set username = wanted_username where user_id = changed_user_id;
         exit;
       exception when unique_violation or lock_not_available then
-        continue; -- somebody else was quicker
+        continue; -- another transaction was faster
       end;
     end loop;
   end if;
@@ -598,7 +599,7 @@ revoke all on function profiles_internal.repair_profile(uuid) from public, anon,
     )
     op.execute(
         r"""
--- May the caller act for this user? The user themselves, service_role, and whoever connected directly as a role that
+-- May the caller act for this user? The user themselves, service_role, and a session that connected directly as a role that
 -- is a member of service_role or owns this schema. Asked inside definer functions, where current_user is the owner:
 -- the role that the caller has set is read from the setting "role", which a definer function does not change.
 create or replace function profiles_internal.may_act_for(p_user_id uuid)
@@ -625,8 +626,92 @@ revoke all on function profiles_internal.may_act_for(uuid) from public, anon, au
     )
     op.execute(
         r"""
--- May the signed-in user read and write their own rows? Not when they are erased or their profile is inactive, whatever
--- token they still hold. A user without a profile may: it is made on first request.
+-- After an API key was read to be used: last_used_at says so, at most once an hour, and an audit row does where the
+-- setting audit_key_reads is on. Readers of one key do not wait for each other.
+-- Definer: users write neither. The caller must be the user, or may act for anybody (may_act_for).
+create or replace function profiles_internal.record_key_use(p_user_id uuid, p_provider text, p_label text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $record_key_use$
+declare
+  actor uuid;
+begin
+  if not profiles_internal.may_act_for(p_user_id) then
+    raise exception 'a key is used by its owner' using errcode = 'insufficient_privilege';
+  end if;
+  update public.user_provider_keys as k
+  set last_used_at = clock_timestamp()
+  where k.id = (
+    select o.id from public.user_provider_keys as o
+    where o.user_id = p_user_id and o.provider = p_provider and o.label = p_label
+      and (o.last_used_at is null or o.last_used_at < clock_timestamp() - interval '1 hour')
+    for no key update skip locked
+  );
+  if (select s.value from profiles_internal.settings as s where s.key = 'audit_key_reads') = 'true' and (
+    exists (
+      select from public.user_provider_keys as k
+      where k.user_id = p_user_id and k.provider = p_provider and k.label = p_label
+    )
+    or p_label = '' and exists (
+      select from public.user_api_keys as k where k.user_id = p_user_id and to_jsonb(k) ->> (p_provider || '_api_key') is not null
+    )
+  ) then
+    -- The token of a service may name a subject that is no user.
+    begin
+      actor := auth.uid();
+    exception when others then
+      actor := null;
+    end;
+    insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
+    values (p_user_id, 'key_read', 'manual', actor, jsonb_build_object('provider', p_provider));
+  end if;
+end
+$record_key_use$;
+
+revoke all on function profiles_internal.record_key_use(uuid, text, text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.record_key_use(uuid, text, text) to authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- Is this the encryption key that has always had this id? 'same', 'other', or 'new' where none is recorded. The check
+-- value is a short fingerprint that tells nothing about the key.
+-- service_role, and whoever owns this schema, record a new one; a user who could do that could lock everybody out.
+-- Definer: nobody else reads the table.
+create or replace function profiles_internal.check_encryption_key(p_key_id text, p_check_value text)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $check_encryption_key$
+declare
+  caller constant text := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+  recorded text := (select k.check_value from profiles_internal.encryption_keys as k where k.key_id = p_key_id);
+begin
+  if recorded is null and caller not in ('anon', 'authenticated')
+    and (pg_has_role(caller, 'service_role', 'member') or pg_has_role(caller, current_user, 'member'))
+  then
+    insert into profiles_internal.encryption_keys (key_id, check_value)
+    values (p_key_id, p_check_value)
+    on conflict do nothing;
+    -- Another process may have been first.
+    select k.check_value into recorded from profiles_internal.encryption_keys as k where k.key_id = p_key_id;
+  end if;
+  return case when recorded is null then 'new' when recorded = p_check_value then 'same' else 'other' end;
+end
+$check_encryption_key$;
+
+revoke all on function profiles_internal.check_encryption_key(text, text) from public, anon, authenticated, service_role;
+grant execute on function profiles_internal.check_encryption_key(text, text) to authenticated, service_role;
+"""
+    )
+    op.execute(
+        r"""
+-- May the signed-in user read and write their own rows? Not if they are erased or their profile is inactive, with
+-- any token. A user without a profile may: the first request creates it.
 -- For policies, in a scalar sub-select, so that it is asked once per statement.
 -- Definer: authenticated may not read auth.users, and policies must not read the table that they guard. Says nothing about
 -- anybody but the caller.
@@ -779,7 +864,7 @@ grant execute on function profiles_internal.ensure_profile(uuid, jsonb, boolean)
 -- The work of get_public_profile and get_public_profiles: what profiles show to everybody, of public and active ones only; by
 -- name, or by the ids of their users.
 -- Errors: 42501 for a caller who is erased or inactive.
--- Definer: the one door through which somebody else's profile can be read; it opens on these columns alone.
+-- Definer: the only way to read another user's profile, and only these columns.
 create or replace function profiles_internal.public_profiles(p_username text, p_user_ids uuid[])
 returns table (
   id text, user_id uuid, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text
@@ -808,7 +893,7 @@ grant execute on function profiles_internal.public_profiles(text, uuid[]) to ano
     )
     op.execute(
         r"""
--- The work of gen_available_username: a name made from an address that nobody has at this moment.
+-- The work of gen_available_username: a name made from an address, which no profile has at this moment.
 -- Advice for a form, no reservation; the sign-up trigger does not depend on it.
 -- Definer: must see every username, which no API role may.
 create or replace function profiles_internal.available_username(p_email text)
@@ -994,7 +1079,7 @@ comment on function public.gen_available_username(text) is 'A username that is f
         r"""
 -- ensure_user_profile(user): the profile as JSON, made if it is missing. For the user's own id, or for service_role.
 -- The seven-argument form serves callers of an older function of this name: what they pass and a user may write (names,
--- phone, language) is used when the profile is made. Email and role are ignored: the user row alone says who somebody is.
+-- phone, language) is used when the profile is made. Email and role are ignored: only the user row decides them.
 create or replace function public.ensure_user_profile(p_user_id uuid default auth.uid())
 returns jsonb
 language sql
@@ -1269,7 +1354,7 @@ comment on function public.delete_my_account(text) is 'Ends the caller''s accoun
     op.execute(
         r"""
 -- The work of award_points. The progress row is locked first, so that awards of a user come one after the other and the total is
--- the sum of the ledger. Definer: nobody else may write either.
+-- the sum of the ledger. Definer: no other role may write them.
 create or replace function profiles_internal.award_points(p_user_id uuid, p_amount integer, p_reason text, p_key text)
 returns integer
 language plpgsql
@@ -1713,6 +1798,8 @@ drop function profiles_internal.ensure_profile(uuid, jsonb, boolean);
 drop function profiles_internal.require_active_caller();
 drop function profiles_internal.may_add_own_rows();
 drop function profiles_internal.may_use_own_rows();
+drop function profiles_internal.check_encryption_key(text, text);
+drop function profiles_internal.record_key_use(uuid, text, text);
 drop function profiles_internal.may_act_for(uuid);
 drop function profiles_internal.repair_profile(uuid);
 drop function profiles_internal.recount_progress(uuid[]);

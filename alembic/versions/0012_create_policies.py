@@ -2,7 +2,7 @@
 
 Why: hosted databases open new tables to everybody by default; here everything starts closed.
 Locks: our own tables in ACCESS EXCLUSIVE mode for milliseconds; nothing uses them before this.
-Beside it: any code may run; the API roles reach the tables from here on.
+Compatible with: any code; the API roles reach the tables from here on.
 Back: drops the policies and takes the rights away: the tables are closed again.
 """
 
@@ -107,8 +107,8 @@ $hidden_columns$;
     )
     op.execute(
         r"""
--- Who may do what with user_progress. The rolled-up columns are nobody's: only the trigger on sessions writes them. Points are
--- written by award_points alone.
+-- Who may do what with user_progress. Only the trigger on sessions writes the counted columns. Only award_points writes
+-- points.
 revoke all on table public.user_progress from public, anon, authenticated, service_role;
 
 grant select on table public.user_progress to authenticated;
@@ -192,8 +192,8 @@ $only_where$
 revoke all on table public.user_api_keys from public, anon, authenticated, service_role;
 
 grant select, delete on table public.user_api_keys to authenticated;
-grant insert (user_id, openai_api_key, unsplash_api_key, anthropic_api_key) on table public.user_api_keys to authenticated;
-grant update (openai_api_key, unsplash_api_key, anthropic_api_key) on table public.user_api_keys to authenticated;
+grant insert (user_id, openai_api_key, unsplash_api_key, anthropic_api_key, hints) on table public.user_api_keys to authenticated;
+grant update (openai_api_key, unsplash_api_key, anthropic_api_key, hints) on table public.user_api_keys to authenticated;
 grant select, insert, update, delete on table public.user_api_keys to service_role;
 
 alter table public.user_api_keys enable row level security;
@@ -240,6 +240,37 @@ begin
   end loop;
 end
 $hidden_columns$;
+"""
+    )
+    op.execute(
+        r"""
+-- Who may do what with user_provider_keys. The column envelope accepts only our ciphertext envelope, from every role; whether a
+-- key works, and is used, is for the application to say.
+revoke all on table public.user_provider_keys from public, anon, authenticated, service_role;
+
+grant select, delete on table public.user_provider_keys to authenticated;
+grant insert (user_id, provider, label, envelope, hint) on table public.user_provider_keys to authenticated;
+grant update (envelope, hint) on table public.user_provider_keys to authenticated;
+grant select, insert, update, delete on table public.user_provider_keys to service_role;
+
+alter table public.user_provider_keys enable row level security;
+
+create policy "Owners can read their own provider keys" on public.user_provider_keys
+  for select to authenticated
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
+
+create policy "Owners can store their own provider keys" on public.user_provider_keys
+  for insert to authenticated
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_add_own_rows()));
+
+create policy "Owners can replace their own provider keys" on public.user_provider_keys
+  for update to authenticated
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()))
+  with check ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
+
+create policy "Owners can delete their own provider keys" on public.user_provider_keys
+  for delete to authenticated
+  using ((select auth.uid()) = user_id and (select profiles_internal.may_use_own_rows()));
 """
     )
     op.execute(
@@ -296,7 +327,7 @@ $hidden_columns$;
     )
     op.execute(
         r"""
--- Who may do what with user_profile_audit_logs. Append only, by grants: nobody but the owner of the table can change
+-- Who may do what with user_profile_audit_logs. Append only, by grants: only the owner of the table can change
 -- or remove a row (a trigger that forbids it would break ON DELETE SET NULL).
 revoke all on table public.user_profile_audit_logs from public, anon, authenticated, service_role;
 
@@ -348,8 +379,8 @@ begin
     return;
   end if;
   foreach table_name in array array[
-    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.export_history',
-    'public.user_profile_audit_logs', 'public.sessions'
+    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.user_provider_keys',
+    'public.export_history', 'public.user_profile_audit_logs', 'public.sessions'
   ] loop
     if pg_catalog.obj_description(pg_catalog.to_regclass(table_name), 'pg_class') like 'profiles-schema:%'
       or table_name <> 'public.sessions'
@@ -384,7 +415,7 @@ begin
     from pg_policy as p
     where p.polrelid in (
         to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.user_api_keys'),
-        to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs'), to_regclass('public.sessions')
+        to_regclass('public.user_provider_keys'), to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs'), to_regclass('public.sessions')
       )
       and (p.polname like 'Owners can %' or p.polname = 'Service role can do what its grants allow')
   loop
@@ -393,8 +424,8 @@ begin
 end
 $drop_policies$;
 
-revoke all on table public.user_profiles, public.user_progress, public.user_api_keys, public.export_history,
-  public.user_profile_audit_logs from public, anon, authenticated, service_role;
+revoke all on table public.user_profiles, public.user_progress, public.user_api_keys, public.user_provider_keys,
+  public.export_history, public.user_profile_audit_logs from public, anon, authenticated, service_role;
 
 do $close_sessions$
 begin

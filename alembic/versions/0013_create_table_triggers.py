@@ -2,7 +2,7 @@
 
 Why: rules that no road to the table may go round.
 Locks: our own tables in SHARE ROW EXCLUSIVE mode for milliseconds.
-Beside it: any code may run.
+Compatible with: any code.
 Back: drops them.
 """
 
@@ -49,9 +49,9 @@ create or replace trigger fill_missing_profile_id
         r"""
 -- Before a profile gets a time zone: it must be a name in pg_timezone_names. A CHECK cannot ask that, and
 -- AT TIME ZONE accepts inventions such as 'FOO+5'.
--- The view walks a directory of a thousand files, so the names stand in a table of ours; the view is asked only for
+-- The view walks a directory of a thousand files, so the names are in a table of this package; the view is asked only for
 -- a name that the table does not know (the server's zone data may be newer).
--- Definer: whoever updates the profile has no rights in profiles_internal.
+-- Definer: a role that updates the profile has no rights in profiles_internal.
 create or replace function profiles_internal.require_known_timezone()
 returns trigger
 language plpgsql
@@ -84,7 +84,7 @@ create or replace trigger require_known_timezone
     )
     op.execute(
         r"""
--- Before a person takes another username: not one that would pass for somebody in charge. The list is that of sign-up
+-- Before a person takes another username: not one that suggests authority. The list is that of sign-up
 -- (profile_values makes another name of a reserved one); service_role may hand such names out.
 -- Definer: a person may not call profile_values.
 create or replace function profiles_internal.refuse_reserved_username()
@@ -191,8 +191,9 @@ create or replace trigger hold_username_on_insert
     )
     op.execute(
         r"""
--- Before API keys are stored: refuses one that is not encrypted, in an error that does not quote it. The CHECKs of the table
--- say the same, and they remain the law; but their error quotes the whole row, in the server's log too.
+-- Before API keys are stored: refuses one that is not encrypted, and a hint that is more than its last four characters,
+-- in an error that does not quote it. The CHECKs of the tables say the same, and they remain the law; but their error
+-- quotes the whole row, in the server's log too. The trigger names the columns of envelopes, the column of hints last.
 create or replace function profiles_internal.refuse_plain_api_keys()
 returns trigger
 language plpgsql
@@ -201,17 +202,25 @@ as $refuse_plain_api_keys$
 declare
   envelope constant text := '^psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,}$';
   longest constant integer := 4096;
-  refused constant text := case
-    when not (new.openai_api_key ~ envelope and char_length(new.openai_api_key) <= longest) then 'openai_api_key'
-    when not (new.unsplash_api_key ~ envelope and char_length(new.unsplash_api_key) <= longest) then 'unsplash_api_key'
-    when not (new.anthropic_api_key ~ envelope and char_length(new.anthropic_api_key) <= longest) then 'anthropic_api_key'
-  end;
+  stored constant jsonb := to_jsonb(new);
+  hints_column constant text := tg_argv[tg_nargs - 1];
+  place integer;
+  column_name text;
 begin
-  if refused is not null then
-    raise exception '% must be encrypted: an envelope psk1.KEYID.DATA of up to % characters, or null', refused, longest
-      using errcode = 'check_violation', schema = 'public', table = 'user_api_keys', column = refused,
-        constraint = format('ck_user_api_keys_%s_is_encrypted', refused),
-        hint = 'Encrypt the key in the application, with profiles_schema.encryption.KeyRing; store null where there is no key.';
+  for place in 0 .. tg_nargs - 2 loop
+    column_name := tg_argv[place];
+    if not (stored ->> column_name ~ envelope and char_length(stored ->> column_name) <= longest) then
+      raise exception '% must be encrypted: an envelope psk1.KEYID.DATA of up to % characters, or null', column_name, longest
+        using errcode = 'check_violation', schema = tg_table_schema, table = tg_table_name, column = column_name,
+          constraint = format('ck_%s_%s_is_encrypted', tg_table_name, column_name),
+          hint = 'Encrypt the key in the application, with profiles_schema.encryption.KeyRing; store null where there is no key.';
+    end if;
+  end loop;
+  if stored -> hints_column @? '$.** ? (@.type() != "object" && @.type() != "null" && (@.type() != "string" || !(@ like_regex "^[!-~]{4}$")))' then
+    raise exception '% holds more than the last four characters of a key', hints_column
+      using errcode = 'check_violation', schema = tg_table_schema, table = tg_table_name, column = hints_column,
+        constraint = format('ck_%s_%s_four_characters', tg_table_name, hints_column),
+        hint = 'Store null where the key is too short to show a part of it.';
   end if;
   return new;
 end
@@ -222,7 +231,68 @@ revoke all on function profiles_internal.refuse_plain_api_keys() from public, an
 create or replace trigger refuse_plain_api_keys
   before insert or update on public.user_api_keys
   for each row
-  execute function profiles_internal.refuse_plain_api_keys();
+  execute function profiles_internal.refuse_plain_api_keys('openai_api_key', 'unsplash_api_key', 'anthropic_api_key', 'hints');
+
+create or replace trigger refuse_plain_api_keys
+  before insert or update on public.user_provider_keys
+  for each row
+  execute function profiles_internal.refuse_plain_api_keys('envelope', 'hint');
+"""
+    )
+    op.execute(
+        r"""
+-- Before an API key is replaced: what was known of the old one (its hint, its validation, that it was disabled, its last
+-- use) is not true of the new one and goes, except what the same statement sets.
+-- A writer says by the setting profiles_internal.api_keys what it does: 'hinted' (the hint belongs to the new key, also
+-- where it reads like the old one) or 'rotated' (another envelope of the same key, and nothing changes).
+create or replace function profiles_internal.reset_replaced_key()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $reset_replaced_key$
+declare
+  hinted constant boolean := coalesce(current_setting('profiles_internal.api_keys', true), '') = 'hinted';
+  provider text;
+begin
+  if tg_table_name = 'user_provider_keys' then
+    if new.envelope is not distinct from old.envelope then
+      return new;
+    end if;
+    new.hint := case when hinted or new.hint is distinct from old.hint then new.hint end;
+    new.validation := case when new.validation is distinct from old.validation then new.validation else '{}' end;
+    new.is_active := new.is_active or new.is_active is not distinct from old.is_active;
+    new.last_used_at := case when new.last_used_at is distinct from old.last_used_at then new.last_used_at end;
+    return new;
+  end if;
+
+  foreach provider in array array['openai', 'unsplash', 'anthropic'] loop
+    continue when to_jsonb(new) -> (provider || '_api_key') is not distinct from to_jsonb(old) -> (provider || '_api_key');
+    if to_jsonb(new) ->> (provider || '_api_key') is null
+      or not hinted and new.hints -> provider is not distinct from old.hints -> provider
+    then
+      new.hints := new.hints - provider;
+    end if;
+    if new.validation -> provider is not distinct from old.validation -> provider then
+      new.validation := new.validation - provider;
+    end if;
+  end loop;
+  return new;
+end
+$reset_replaced_key$;
+
+revoke all on function profiles_internal.reset_replaced_key() from public, anon, authenticated, service_role;
+
+create or replace trigger reset_replaced_key
+  before update on public.user_api_keys
+  for each row
+  when (current_setting('profiles_internal.api_keys', true) is distinct from 'rotated')
+  execute function profiles_internal.reset_replaced_key();
+
+create or replace trigger reset_replaced_key
+  before update on public.user_provider_keys
+  for each row
+  when (current_setting('profiles_internal.api_keys', true) is distinct from 'rotated')
+  execute function profiles_internal.reset_replaced_key();
 """
     )
     op.execute(
@@ -233,6 +303,7 @@ create or replace trigger refuse_plain_api_keys
 -- The clock, not now(): two changes of one transaction are two changes (record_profile_change relies on it).
 -- Neither does the conversion of wide columns to JSON: it moves values, and means nothing. It says so by the setting
 -- profiles_internal.normalizing, which counts from a role that owns the table only; anybody can set it.
+-- Nor does the rotation of API keys (another envelope of the same key), or that a key was used.
 -- Rows are compared by their image (*<>), because an application may add columns of a type that has no equality.
 create or replace function profiles_internal.keep_updated_at()
 returns trigger
@@ -291,6 +362,16 @@ create or replace trigger keep_updated_at
 create or replace trigger keep_updated_at
   before update on public.user_api_keys
   for each row
+  when (current_setting('profiles_internal.api_keys', true) is distinct from 'rotated')
+  execute function profiles_internal.keep_updated_at();
+
+create or replace trigger keep_updated_at
+  before update on public.user_provider_keys
+  for each row
+  when (
+    current_setting('profiles_internal.api_keys', true) is distinct from 'rotated'
+    and (old.last_used_at is not distinct from new.last_used_at or old.envelope is distinct from new.envelope)
+  )
   execute function profiles_internal.keep_updated_at();
 
 create or replace trigger keep_updated_at
@@ -301,12 +382,12 @@ create or replace trigger keep_updated_at
     )
     op.execute(
         r"""
--- After a profile was inserted, changed or deleted, by whatever road: an audit row says who, from where, and which
--- columns; never a value. The setting audit_level decides: 'failures' nothing of this, 'changes' (the default) updates
+-- After any insert, change or deletion of a profile: an audit row says who, from where, and which columns; never a
+-- value. The setting audit_level decides: 'failures' nothing of this, 'changes' (the default) updates
 -- and deletions, 'all' insertions too. Activity alone is no change: WHEN looks at updated_at, which keep_updated_at
 -- moves only for more than that.
 -- Never fails or holds up the change itself: a record that cannot be written is a warning in the server's log.
--- Definer: whoever changes a profile may not write the log.
+-- Definer: a role that changes a profile may not write the log.
 create or replace function profiles_internal.record_profile_change()
 returns trigger
 language plpgsql
@@ -361,7 +442,7 @@ begin
         order by n.key
       );
   else
-    -- The user is already gone when the profile goes with them; then the row names nobody.
+    -- If the profile is deleted with its user, the user no longer exists; then the row names no user.
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
     values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor, context);
   end if;
@@ -402,7 +483,7 @@ begin
 -- After a profile was deleted: what adoption had kept of its old values goes, too. It was kept for a way back, which this
 -- row no longer takes.
 -- Never fails or holds up the deletion: values that could not be deleted are a warning in the server's log.
--- Definer: whoever deletes a profile has no rights in profiles_internal.
+-- Definer: a role that deletes a profile has no rights in profiles_internal.
 create or replace function profiles_internal.forget_adopted_values()
 returns trigger
 language plpgsql
@@ -430,6 +511,109 @@ $frozen$;
   end if;
 end
 $only_where$
+"""
+    )
+    op.execute(
+        r"""
+-- After an API key was set, deleted, disabled or enabled, by whatever road: an audit row says who, from where, and which
+-- provider; never the key, its hint or its label. Nothing where the setting audit_level is 'failures'.
+-- A rotation (another envelope of the same key) leaves no row. It says so by the setting profiles_internal.api_keys, which
+-- counts from a member of the role that owns the table only; anybody can set it.
+-- Never fails the change itself: a record that cannot be written is a warning in the server's log.
+-- Definer: whoever changes a key may not write the log.
+create or replace function profiles_internal.record_key_change()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $record_key_change$
+declare
+  before constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  after constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  user_id constant uuid := coalesce(after, before) ->> 'user_id';
+  known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
+  origin text := nullif(current_setting('profiles_internal.origin', true), '');
+  context jsonb := '{}';
+  actor uuid;
+  change record;
+begin
+  if (select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level') = 'failures' then
+    return null;
+  end if;
+  if current_setting('profiles_internal.api_keys', true) = 'rotated'
+    and pg_has_role(coalesce(nullif(current_setting('role', true), 'none'), session_user), current_user, 'member')
+  then
+    return null;
+  end if;
+  -- The keys of a user who goes with them are nobody's any more.
+  if tg_op = 'DELETE' and not exists (select from auth.users as u where u.id = user_id) then
+    return null;
+  end if;
+  if origin is null or origin <> all (known_origins) then
+    origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
+  end if;
+
+  -- What the application says of the request (acting_as): kept as it is said, if it is short.
+  begin
+    if octet_length(current_setting('profiles_schema.context', true)) between 3 and 2000 then
+      context := jsonb_build_object('context', current_setting('profiles_schema.context', true)::jsonb);
+    end if;
+  exception when others then
+    null;
+  end;
+
+  -- The token of a service may name a subject that is no user.
+  begin
+    actor := auth.uid();
+  exception when others then
+    actor := null;
+  end;
+
+  for change in
+    select
+      k.provider,
+      case
+        when k.now is null then 'key_deleted'
+        when k.now is distinct from k.was then 'key_set'
+        when k.active_now then 'key_enabled'
+        else 'key_disabled'
+      end as action
+    from (
+      select
+        p.provider, before ->> p.column_name as was, after ->> p.column_name as now,
+        before ->> 'is_active' = 'true' and before #>> array['validation', p.provider, 'disabled'] is distinct from 'true' as active_before,
+        after ->> 'is_active' = 'true' and after #>> array['validation', p.provider, 'disabled'] is distinct from 'true' as active_now
+      from (
+        values
+          (coalesce(after, before) ->> 'provider', 'envelope'),
+          ('openai', 'openai_api_key'), ('unsplash', 'unsplash_api_key'), ('anthropic', 'anthropic_api_key')
+      ) as p (provider, column_name)
+      where coalesce(after, before) ? p.column_name
+    ) as k
+    where k.now is distinct from k.was or k.now is not null and k.active_now is distinct from k.active_before
+  loop
+    insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
+    values (user_id, change.action, origin, actor, context || jsonb_build_object('provider', change.provider));
+  end loop;
+  return null;
+exception when query_canceled or assert_failure or others then
+  raise warning 'profiles-schema: a change of an API key was not recorded (SQLSTATE %)', sqlstate;
+  return null;
+end
+$record_key_change$;
+
+revoke all on function profiles_internal.record_key_change() from public, anon, authenticated, service_role;
+
+create or replace trigger record_key_change
+  after insert or update or delete on public.user_api_keys
+  for each row
+  execute function profiles_internal.record_key_change();
+
+create or replace trigger record_key_change
+  after insert or update or delete on public.user_provider_keys
+  for each row
+  execute function profiles_internal.record_key_change();
 """
     )
     op.execute(
@@ -580,7 +764,7 @@ begin
 -- It never fails the statement. What goes wrong (a lock, a deadlock, a cancel) leaves a mark in profiles_internal.stale_progress:
 -- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells.
 -- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
--- Definer: nobody else may write the rolled-up columns. Generic plans: planning would cost more than the work.
+-- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
 create or replace function profiles_internal.roll_up_sessions()
 returns trigger
 language plpgsql
@@ -819,7 +1003,7 @@ begin
       );
     exception
       when serialization_failure then
-        raise; -- without a mark nobody would know; and whoever asks for such an isolation runs the transaction again
+        raise; -- without a mark no one would know; and a client with such an isolation level retries the transaction
       when query_canceled or assert_failure or others then
         raise warning 'profiles-schema: progress was not counted (SQLSTATE %), and there is no record of it (SQLSTATE %)', error_code, sqlstate
           using hint = 'Run: profiles-schema progress recount';
@@ -887,16 +1071,24 @@ drop function profiles_internal.record_export();
 drop trigger guard_export_status on public.export_history;
 drop function profiles_internal.guard_export_status();
 drop function if exists profiles_internal.forget_adopted_values() cascade; -- with its trigger
+drop trigger record_key_change on public.user_provider_keys;
+drop trigger record_key_change on public.user_api_keys;
+drop function profiles_internal.record_key_change();
 drop trigger record_profile_deletion on public.user_profiles;
 drop trigger record_profile_change on public.user_profiles;
 drop trigger record_profile_creation on public.user_profiles;
 drop function profiles_internal.record_profile_change();
 drop trigger keep_updated_at on public.export_history;
+drop trigger keep_updated_at on public.user_provider_keys;
 drop trigger keep_updated_at on public.user_api_keys;
 drop trigger keep_updated_at on public.user_progress;
 drop trigger keep_updated_at on public.user_profiles;
 drop function profiles_internal.keep_profile_updated_at();
 drop function profiles_internal.keep_updated_at();
+drop trigger reset_replaced_key on public.user_provider_keys;
+drop trigger reset_replaced_key on public.user_api_keys;
+drop function profiles_internal.reset_replaced_key();
+drop trigger refuse_plain_api_keys on public.user_provider_keys;
 drop trigger refuse_plain_api_keys on public.user_api_keys;
 drop function profiles_internal.refuse_plain_api_keys();
 drop trigger hold_username_on_insert on public.user_profiles;

@@ -2,7 +2,7 @@
 
 Why: the purpose of it all; alone in its revision, because it locks the table that sign-ups need.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode: its writers wait for milliseconds, its readers not at all.
-Beside it: any code may run; sign-ups that commit before this are found by the next revision.
+Compatible with: any code; sign-ups that commit before this are found by the next revision.
 Beside triggers of the application on auth.users: one user is inserted, and taken back, before the revision counts.
 Back: drops the triggers; ACCESS EXCLUSIVE on auth.users for milliseconds. Profiles stay.
 """
@@ -26,10 +26,10 @@ select profiles_internal.adopt('0014_create_sign_up_triggers');
     )
     op.execute(
         r"""
--- After users have signed up (one, or a whole import): every one of them gets a profile and a progress row.
+-- After users have signed up (one, or a whole import): each of them gets a profile and a progress row.
 --
--- Guarantees: the sign-up commits, whatever goes wrong in here. What went wrong is a row in
--- user_profile_audit_logs; the next sign-in and `profiles-schema backfill` repair it.
+-- Guarantees: the sign-up commits, even if this fails. A failure is a row in user_profile_audit_logs; the next sign-in
+-- and `profiles-schema backfill` repair it.
 -- Never: waits longer for a lock than 250 ms at a time, reads metadata for anything that grants a right, or assumes a
 -- column that not every auth server has.
 -- Definer: the auth server's own role has no rights in public.
@@ -48,7 +48,7 @@ set lock_timeout = '250ms'
 as $on_auth_user_created$
 declare
   batch_users constant integer := 1000;
-  lost_wait constant text := 'an earlier statement of this transaction waited for a lock in vain';
+  lost_wait constant text := 'an earlier statement of this transaction waited for a lock and did not get it';
   gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
   signing_up text := set_config('profiles_internal.signing_up', 'yes', true);
   served text := coalesce(current_setting('profiles_internal.served', true), '');
@@ -140,9 +140,9 @@ create or replace trigger profiles_on_auth_user_created
         r"""
 -- After a user has changed (every sign-in does that): the profile follows, and a missing one is made.
 --
--- Guarantees: the sign-in commits, whatever goes wrong in here; a failure is recorded as at sign-up.
+-- Guarantees: the sign-in commits, even if this fails. A failure is recorded as at sign-up.
 -- Cheap when nothing that concerns a profile has changed: one index probe.
--- Two transactions on one user: whoever makes a profile holds the user's row as a foreign key does (FOR KEY SHARE) until it
+-- Two transactions on one user: the one that creates a profile holds the user's row as a foreign key does (FOR KEY SHARE) until it
 -- commits. An erasure, and a change that finds no profile and makes none, lock the row FOR UPDATE: they wait for a profile
 -- that is being made, and the next one is made from what they leave (see living_users). A change that makes the profile
 -- itself takes no such lock: the unique index lets one of the two in, and the other one then follows.
@@ -171,15 +171,15 @@ declare
   failed_context text;
 begin
   if gave_up <> '' then
-    -- This transaction has waited for a lock in vain. What changes now is lost to the profile: on record, unless the
-    -- record cannot be written either.
+    -- This transaction has waited for a lock and did not get it. The profile misses this change: it is recorded, unless
+    -- the record cannot be written either.
     begin
       before := to_jsonb(old) - 'updated_at';
       after := to_jsonb(new) - 'updated_at';
       if gave_up = 'yes' and before <> after then
         lost := case when before ->> 'deleted_at' is not null and after ->> 'deleted_at' is null then '{"undeleted": true}' else '{}' end;
         perform profiles_internal.record_events(
-          array[new.id], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock in vain', lost
+          array[new.id], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock and did not get it', lost
         );
       end if;
     exception when query_canceled or assert_failure or others then

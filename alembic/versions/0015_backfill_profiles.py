@@ -2,7 +2,7 @@
 
 Why: triggers see only what comes after them.
 Locks: the rows that it inserts, and their users; in batches of a tenth of a second, committed each.
-Beside it: any code may run; a sign-up waits for one batch at most; a change that waited longer is repaired at the end.
+Compatible with: any code; a sign-up waits for one batch at most; a change that waited longer is repaired at the end.
 Back: nothing to do: the rows are the users', and stay.
 """
 
@@ -56,7 +56,8 @@ begin
     end if;
     raise notice '% users wait for a profile; create them with: profiles-schema backfill',
       case when waiting > inline_limit then 'more than ' || inline_limit else waiting::text end;
-    -- Who signed up while a table was taken over, from when its own trigger rested until ours came, waits for no job.
+    -- While a table was taken over, its own trigger was off and ours was not there yet. Users who signed up then wait for
+    -- no job.
     if mode = 'defer' or not exists (
       select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_profiles'
     ) then
@@ -78,8 +79,8 @@ begin
   perform set_config('profiles_internal.origin', 'backfill', false);
   if waiting > 0 then
     call profiles_internal.run_batches(
-      -- The window comes from the index of the keys alone. With the filter beside the limit, the planner takes the filter
-      -- for far more selective than it is, and sorts the table for every batch.
+      -- The window reads the index of the keys alone. With the filter next to the limit, the planner overestimates the
+      -- filter and sorts the table for every batch.
       format(
         $find$
         with looked_at as materialized (
@@ -108,8 +109,8 @@ begin
     );
   end if;
 
-  -- A change of a user that waited for a batch in vain reached no profile. The records of an adopted table have
-  -- no SQLSTATE.
+  -- A change of a user that could not wait for a batch reached no profile: these are repaired. The records of an adopted
+  -- table have no SQLSTATE.
   foreach user_id in array array(
     select distinct f.user_id
     from (

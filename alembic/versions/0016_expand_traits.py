@@ -2,7 +2,7 @@
 
 Why: they become JSON; until they are dropped, old and new code must see the same values.
 Locks: user_profiles in SHARE ROW EXCLUSIVE mode where it has wide columns, for milliseconds; otherwise nothing.
-Beside it: code that uses the columns, and code that uses the groups.
+Compatible with: code that uses the columns, and code that uses the groups.
 Back: the groups are emptied into the columns' world: what has no column is kept in kept_json; one batch at a time.
 """
 
@@ -250,7 +250,7 @@ $frozen$;
 -- Every path in which a wide column and the JSON disagree: the user, the column, the old value (of the column) and the new one (of the
 -- JSON), cut to 80 characters. Reads
 -- all profiles, or those behind one user up to another; stops after p_most differences. Locks nothing.
--- A JSON value that the column cannot hold, beside a NULL, is no difference.
+-- A JSON value that the column cannot hold is no difference if the column is NULL.
 create or replace function profiles_internal.trait_differences(
   p_after uuid default null,
   p_up_to uuid default null,
@@ -358,7 +358,7 @@ $frozen$;
 -- to profiles_internal.kept_json.
 --
 -- The setting profiles_internal.normalizing lets the conversion itself through: 'skip' leaves the row as it is, 'touch'
--- settles every path of a row that nobody changed. It counts from a role that owns the table only.
+-- settles every path of an unchanged row. It counts from a role that owns the table only.
 --
 -- Columns are compared by their image, because 0 is not -0.
 create or replace function profiles_internal.dual_write_body()
@@ -551,7 +551,7 @@ $frozen$;
 --
 -- One trigger that compares in its body: a WHEN clause over a hundred columns is read and prepared anew by every statement,
 -- which costs an update of anything else several times as much; UPDATE OF misses what other triggers change. Its name
--- sorts last. Definer: whoever writes a profile may not write kept_json.
+-- sorts last. Definer: a role that writes a profile may not write kept_json.
 create or replace function profiles_internal.install_dual_write()
 returns void
 language plpgsql
@@ -746,7 +746,7 @@ $split_path$;
 revoke all on function profiles_internal.split_path(text) from public, anon, authenticated, service_role;
 $frozen$;
   execute $frozen$
--- The leaves of a JSON document: whatever is no object, and objects that are empty, with their paths.
+-- The leaves of a JSON document, with their paths: values that are no object, and empty objects.
 create or replace function profiles_internal.json_leaves(p_document jsonb)
 returns table (path text[], value jsonb)
 language sql
@@ -966,7 +966,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state', hint = 'Run: profiles-schema normalize run';
   end if;
 
-  -- A view of the old shape reads the JSON from here on. First, because whoever reads it locks the view before the table.
+  -- A view of the old shape reads the JSON from here on. First, because a reader locks the view before the table.
   if to_regprocedure('profiles_internal.install_old_profiles(boolean)') is not null then
     perform profiles_internal.install_old_profiles(true);
   end if;
@@ -1071,8 +1071,8 @@ $contract_traits$;
 revoke all on function profiles_internal.contract_traits() from public, anon, authenticated, service_role;
 $frozen$;
   execute $frozen$
--- The wide columns come back: adds them, empty and under names of their own, and lets the dual-write triggers fill them
--- for every row that is written from here on. Nobody sees a column before finish_trait_restore, when it is complete.
+-- Restores the wide columns: adds them, empty and under temporary names, and lets the dual-write triggers fill them for
+-- every row that is written from here on. No session sees a column before finish_trait_restore, when it is complete.
 -- Returns how many. Locks user_profiles in ACCESS EXCLUSIVE mode, for as long as changing the catalog takes.
 create or replace function profiles_internal.begin_trait_restore()
 returns integer
@@ -1148,7 +1148,7 @@ revoke all on function profiles_internal.restore_traits(uuid[]) from public, ano
 $frozen$;
   execute $frozen$
 -- The wide columns are filled: gives them their names, defaults, indexes, constraints, comments and rights back, in one
--- transaction, so that whoever sees a column sees it complete. Refuses while a row differs. Returns how many.
+-- transaction, so that a session that sees a column sees it complete. Refuses while a row differs. Returns how many.
 create or replace function profiles_internal.finish_trait_restore()
 returns integer
 language plpgsql
@@ -1188,7 +1188,7 @@ begin
       end;
     end if;
   end loop;
-  -- In step, but nobody has verified it yet: the period begins anew.
+  -- In step, but not verified yet: the period begins again.
   update profiles_internal.legacy_columns
   set state = 'converted', converted_at = clock_timestamp(), contracted_at = null
   where table_name = 'user_profiles' and state = 'restoring';

@@ -2,7 +2,7 @@
 
 Why: rows that nobody touches would never be converted.
 Locks: rows that it updates; one batch at a time, committed each.
-Beside it: code that uses the columns, and code that uses the groups.
+Compatible with: code that uses the columns, and code that uses the groups.
 Back: nothing to do: both hold the same.
 """
 

@@ -2,7 +2,7 @@
 
 Why: questions such as personality_traits @> '{"attachmentStyle": "secure"}' would read every profile.
 Locks: nothing: a new table has them already; where they are missing they are built concurrently.
-Beside it: any code.
+Compatible with: any code.
 Back: nothing to do: they belong to the table, and go with it.
 """
 

@@ -2,7 +2,7 @@
 
 Why: two copies cost space and every write twice; but only a proof, row by row, and a time of waiting let the first one go.
 Locks: user_profiles in ACCESS EXCLUSIVE mode for milliseconds, only if columns go.
-Beside it: code that uses the groups; code that uses the columns until they go.
+Compatible with: code that uses the groups; code that uses the columns until they go.
 Back: the columns come back under their names once all of them are filled from the JSON; one batch at a time.
 """
 

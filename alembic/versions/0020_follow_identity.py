@@ -2,7 +2,7 @@
 
 Why: not every application signs its users up in auth.users; then its own table leads, and auth.users follows.
 Locks: auth.users in SHARE ROW EXCLUSIVE mode for a foreign key; with -x identity that table in the same mode: writers wait for milliseconds, readers not at all.
-Beside it: any code may run; users that come before this commits are found by the next revision.
+Compatible with: any code; users that come before this commits are found by the next revision.
 Back: drops the triggers, with ACCESS EXCLUSIVE on the table for milliseconds; users and profiles stay, and so does the choice.
 """
 
@@ -98,8 +98,8 @@ begin
       using hint = unchanged || 'Create it first, or correct -x identity.';
   end if;
   if parts[1] in ('auth', 'profiles_internal') or wanted in (
-    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.export_history',
-    'public.user_profile_audit_logs', 'public.sessions'
+    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.user_provider_keys',
+    'public.export_history', 'public.user_profile_audit_logs', 'public.sessions'
   ) then
     raise exception '% is a table of this package, not one of the application''s users', wanted
       using hint = unchanged || 'Name the application''s own table of users.';
@@ -170,7 +170,7 @@ revoke all on function profiles_internal.identity_table() from public, anon, aut
 $frozen$;
   execute $frozen$
 -- A point in time, as an application may write it: a timestamp (without a zone: UTC), or seconds or milliseconds since 1970.
--- Zero, false and whatever cannot be read are null.
+-- Zero, false and values that cannot be read are null.
 create or replace function profiles_internal.read_time(p_value jsonb)
 returns timestamptz
 language plpgsql
@@ -281,7 +281,7 @@ $identity_users$;
 revoke all on function profiles_internal.identity_users(jsonb[], text) from public, anon, authenticated, service_role;
 $frozen$;
   execute $frozen$
--- Rows of the application's table of users beside our users: for each row the user it is (null where there is none yet),
+-- Rows of the application's table of users, compared with our users: for each row the user it is (null where there is none yet),
 -- what that user's row is to hold, and whether it differs from what it holds. A column that the application's table does
 -- not have is left as it is. Names that are no longer sent stay, as at any other provider.
 create or replace function profiles_internal.identity_wanted(p_rows jsonb[], p_key text, p_by_uuid boolean)
@@ -342,7 +342,7 @@ $frozen$;
 -- Makes our users be as rows of the application's table say, and returns how many were made or changed. Sign-up and sign-in
 -- triggers of auth.users do the rest. The key of a row and its user are a row in identity_links: a uuid is the user's id,
 -- any other key gets a new one and is the profile's external_id.
--- Somebody known by external_id already (create_user), or by the uuid, is taken over as they are.
+-- A user who already has this external_id (create_user) or this uuid is adopted unchanged.
 -- Errors are the caller's business.
 create or replace function profiles_internal.take_users(p_rows jsonb[], p_key text, p_by_uuid boolean)
 returns integer
@@ -445,7 +445,7 @@ declare
   reference record;
 begin
   delete from profiles_internal.identity_links as k where k.external_id = any (p_old);
-  -- Whoever else still goes by a new key has lost the row, and we missed it.
+  -- Another user who still has a new key has lost the row, and the triggers missed it.
   perform profiles_internal.release_users(p_new);
   if not p_by_uuid then
     update public.user_profiles as p set external_id = null where p.user_id = any (ids) and p.external_id is not null;
@@ -501,7 +501,7 @@ begin
     perform profiles_internal.release_users(p_old);
     return;
   elsif p_event = 'insert' then
-    -- A key that is known already was somebody else's, whose end we missed.
+    -- A known key belonged to another user, whose deletion the triggers missed.
     perform profiles_internal.release_users(array(select n.source ->> p_key from unnest(p_new) as n (source)));
   else
     select array_agg(c.old_key), array_agg(c.new_key)
@@ -553,7 +553,7 @@ begin
     if gave_up <> '' then
       if gave_up = 'yes' then
         perform profiles_internal.record_events(
-          array[null::uuid], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock in vain',
+          array[null::uuid], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock and did not get it',
           jsonb_build_object('identity', p_event, 'rows', row_count)
         );
       end if;
@@ -589,10 +589,10 @@ $frozen$;
 -- After rows came, changed or went in the application's own table of users (-x identity): auth.users follows, and by its
 -- triggers the profiles.
 --
--- Guarantees: the application's statement commits, whatever goes wrong in here; a failure is recorded, found by health and
--- repaired by backfill. Never waits longer for a lock than 250 ms at a time.
--- Definer: whoever may write that table needs no right on anything of ours. It reads what the statement wrote and nothing
--- else, so row level security there does not matter to it.
+-- Guarantees: the application's statement commits, even if this fails. A failure is recorded; health finds it, and
+-- backfill repairs it. Never waits longer for a lock than 250 ms at a time.
+-- Definer: a role that may write that table needs no right on our objects. It reads only what the statement wrote, so row
+-- level security there does not affect it.
 -- Statement-level, a thousand rows at a time. No column is named in the trigger's definition: the application's own
 -- migrations are not blocked. The arguments are the name of the key and whether it is a uuid.
 -- Old and new rows of an update come in the same order, which is how a changed key is told.
@@ -677,8 +677,8 @@ $on_identity_changed$;
 revoke all on function profiles_internal.on_identity_changed() from public, anon, authenticated, service_role;
 $frozen$;
   execute $frozen$
--- Before a profile is made, by whatever road, for a user from the application's own table: it gets the key of that row.
--- Its trigger is on user_profiles only where such a table was chosen and its keys are no uuids.
+-- Before any insert of a profile for a user from the application's own table: the profile gets the key of that row.
+-- The trigger is on user_profiles only if such a table was chosen and its keys are no uuids.
 create or replace function profiles_internal.fill_external_id()
 returns trigger
 language plpgsql

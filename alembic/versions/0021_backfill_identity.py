@@ -2,7 +2,7 @@
 
 Why: triggers see only what comes after them.
 Locks: rows that it inserts or updates; one batch at a time, committed each.
-Beside it: any code may run; a statement on a row that a batch is taking waits for that batch, 250 ms at the most.
+Compatible with: any code; a statement on a row that a batch is taking waits for that batch, 250 ms at the most.
 Back: nothing to do: the users stay, and go with auth.users.
 """
 

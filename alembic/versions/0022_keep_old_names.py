@@ -2,7 +2,7 @@
 
 Why: a table whose user_id was an outside id has changed its columns; the programs that use it need not change with it.
 Locks: its own new view alone; user_profiles in ACCESS SHARE mode, like any reader.
-Beside it: any code may run; old programs need their search path changed before they write again.
+Compatible with: any code; old programs need their search path changed before they write again.
 Back: drops the view and its schema; stops where something of the application's own hangs on them.
 """
 
@@ -197,12 +197,12 @@ $frozen$;
 -- name; null where none is needed. Can run again at any time; contract_traits does, before it drops the wide columns
 -- (p_from_json), because a view hangs on the columns that it names.
 --
--- The view is written by a trigger, whose body is made here for the columns that are there. It runs as its owner: whoever
--- has the right to write the view needs none on what is behind it. INSERT makes a user; DELETE takes the user away.
+-- The view is written by a trigger, whose body is made here for the columns that are there. It runs as its owner: a
+-- role that may write the view needs no right on the objects behind it. INSERT creates a user; DELETE deletes the user.
 -- No two statements lose each other's changes: the row of today is locked first, and only what a statement changes is set.
 --
--- Nobody may create anything in the schema, its owner included: CREATE TABLE IF NOT EXISTS of an old program, which looks
--- only there, would make an empty table before the one that holds the rows.
+-- No role may create objects in the schema, not even its owner: CREATE TABLE IF NOT EXISTS of an old program looks only
+-- there, and would create an empty table in front of the one that holds the rows.
 create or replace function profiles_internal.install_old_profiles(p_from_json boolean default false)
 returns text
 language plpgsql
@@ -311,7 +311,7 @@ begin
       if broken is distinct from 'idx_user_profiles_username_lower' or attempt = 3 then
         raise;
       end if;
-      -- Somebody took the name in between.
+      -- Another transaction took the name meanwhile.
       kept.username := profiles_internal.fit_username(kept.username, kept.user_id);
     end;
   end loop;

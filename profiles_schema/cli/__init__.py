@@ -31,13 +31,13 @@ _SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Watch": {
         "health": (
             "profiles_schema.cli.health:health",
-            "Look for users without a profile, and for what else is wrong.",
+            "Find users without a profile, and other problems.",
         ),
-        "smoke": ("profiles_schema.cli.smoke:smoke", "Try a sign-up and every function, in a transaction rolled back."),
+        "smoke": ("profiles_schema.cli.smoke:smoke", "Try a sign-up and every function, and roll everything back."),
     },
     "Repair": {
-        "backfill": ("profiles_schema.cli.backfill:backfill", "Create the profiles that are missing."),
-        "progress": ("profiles_schema.cli.recount:progress", "Count progress anew where it is not what sessions say."),
+        "backfill": ("profiles_schema.cli.backfill:backfill", "Create missing profiles."),
+        "progress": ("profiles_schema.cli.recount:progress", "Count progress again if it differs from the sessions."),
         "repair": ("profiles_schema.cli.repair:repair", "Bring the database back to what this version declares."),
         "stamp": ("profiles_schema.cli.stamp:stamp", "Record the newest revision, if the catalog proves it."),
         "jobs": ("profiles_schema.cli.jobs:jobs", "List, pause, resume and cancel work in batches."),
@@ -50,18 +50,18 @@ _SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "users": ("profiles_schema.cli.users:users", "Hand over what is a person's, or erase it."),
         "audit": ("profiles_schema.cli.audit:audit", "Remove rows of the audit log that are older than its retention."),
     },
-    "Take over": {
+    "Adopt": {
         "adopt": (
             "profiles_schema.cli.adopt:adopt",
-            "Show what an upgrade would do to tables that are there already.",
+            "Show what an upgrade would do to existing tables.",
         ),
         "rehearse": (
             "profiles_schema.cli.rehearse:rehearse",
-            "Upgrade a copy of a database, and say what would happen.",
+            "Upgrade a copy of a database, and report what happens.",
         ),
         "normalize": (
             "profiles_schema.cli.normalize:normalize",
-            "Move wide columns into JSON, prove it, drop them, bring them back.",
+            "Move wide columns to JSON; verify, drop and restore them.",
         ),
     },
     "Keys and settings": {

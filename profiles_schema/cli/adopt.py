@@ -30,21 +30,21 @@ _NARROWEST, _UNKNOWN, _WIDEST = 80, 100, 132
         "profiles-schema adopt --dry-run --json | jq '.stoppers'",
     ),
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan; nothing else is to be had here.")
+@click.option("--dry-run", is_flag=True, help="Show the plan. adopt does nothing else.")
 @click.option(
-    "--write-answers", metavar="FILE", help="Write the questions of the plan to a file, to be answered there."
+    "--write-answers", metavar="FILE", help="Write the questions of the plan to a file, in which you answer them."
 )
-@click.option("--force", is_flag=True, help="Write over a file that is there; its valid answers are kept.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file, and keep its valid answers.")
 @local_option
 @json_option
 @x_option
 def adopt(
     *, dry_run: bool, write_answers: str | None, force: bool, local: bool, as_json: bool, x: tuple[str, ...]
 ) -> int:
-    """Show what `upgrade` would do to tables, functions, policies and triggers that are there already.
+    """Show what `upgrade` would do to existing tables, functions, policies and triggers.
 
-    Changes nothing: the work itself is `upgrade`, with the same -x options. Exit 1 if something stands in the way, or
-    a question is open. The file of answers goes to the upgrade with -x answers=FILE.
+    Changes nothing: `upgrade` does the work, with the same -x options. Exit 1 if something blocks the adoption, or a
+    question is open. Give the file of answers to the upgrade: -x answers=FILE.
     """
     from profiles_schema.errors import UsageError
     from profiles_schema.migrations import answers
@@ -62,9 +62,7 @@ def adopt(
             raise UsageError(f"--write-answers needs the name of a file, not {write_answers or 'an empty text'}")
         exists = Path(write_answers).exists()
         if exists and not force:
-            raise UsageError(
-                f"{write_answers} exists. With --force it is written anew, and its valid answers are kept."
-            )
+            raise UsageError(f"{write_answers} exists. --force writes it again, and keeps its valid answers.")
         source = options.values["answers"] or (write_answers if exists else "")
         given, asked = (answers.read(source), answers.read_asked(source)) if source else ({}, {})
     with database(local=local or options.local, writes=True) as connection:

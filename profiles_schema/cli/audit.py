@@ -48,7 +48,7 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Remove rows of the audit log that are older than the retention. Can be interrupted and run again."""
     from profiles_schema.operations import audit as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)

@@ -30,17 +30,17 @@ _COUNTS = ("created", "completed", "repaired", "erased", "followed", "released",
         "profiles-schema backfill --max-rate 500",
     ),
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it should take, and change nothing.")
 @batch_options("users", "a sign-up waits 250 ms for a lock")
 @click.option(
     "--remove-gone",
     is_flag=True,
-    help="Where users follow a table of your own: remove those whose row is gone, even if they are many.",
+    help="Also remove many users whose row in your own table of users is gone.",
 )
 @click.option(
     "--erase-deleted",
     is_flag=True,
-    help="Also erase users who were deleted before the tables were taken over. This cannot be undone.",
+    help="Also erase users who were deleted before the tables were adopted. This cannot be undone.",
 )
 @local_option
 @json_option
@@ -54,13 +54,13 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     local: bool,
     as_json: bool,
 ) -> int:
-    """Create the profiles and progress that are missing, and repair what recorded failures left undone.
+    """Create missing profiles and progress, and repair what recorded failures left undone.
 
-    Can be interrupted and run again at any time, and paused with `profiles-schema jobs`; exit 1 if a user could not be
-    given a profile.
+    Can be interrupted and run again at any time, and paused with `profiles-schema jobs`; exit 1 if a user could not
+    get a profile.
     """
     from profiles_schema.operations import backfill as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)

@@ -39,7 +39,7 @@ _storage_option = click.option(
     required=True,
     metavar="DIRECTORY",
     show_envvar=True,
-    help="Where the files are; s3://BUCKET/PREFIX with the extra s3 and the variables of AWS, AWS_ENDPOINT_URL among them.",
+    help="Where the files are. s3://BUCKET/PREFIX needs the extra s3 and the environment variables of AWS, AWS_ENDPOINT_URL included.",
 )
 
 
@@ -63,17 +63,21 @@ def exports() -> None:
     ),
 )
 @_storage_option
-@click.option("--once", is_flag=True, help="End when no export is due.")
+@click.option("--once", is_flag=True, help="Stop when no export is due.")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 32), default=1, show_default=True, help="Write so many exports at a time."
+    "--concurrency",
+    type=click.IntRange(1, 32),
+    default=1,
+    show_default=True,
+    help="How many exports to write at a time.",
 )
 @click.option(
     "--lease-seconds", type=click.IntRange(1, 3600), default=60, show_default=True, metavar="SECONDS",
-    help="An export whose worker gives no sign of life for so long is taken back.",
+    help="After how long without a sign of life another worker takes the export.",
 )  # fmt: skip
 @click.option(
     "--poll-seconds", type=click.FloatRange(0.1, 600), default=5.0, show_default=True, metavar="SECONDS",
-    help="How often to look for exports where there are none.",
+    help="How often to look for new exports when none is due.",
 )  # fmt: skip
 @click.option(
     "--keep-days", type=click.FloatRange(min=0, min_open=True), default=7.0, show_default=True, metavar="DAYS",
@@ -91,7 +95,7 @@ def work(  # noqa: PLR0917 - click passes them by name
     local: bool,
     as_json: bool,
 ) -> int:
-    """Write exports until SIGTERM or Ctrl-C, which let those at work end first; exit 1 with --once if one failed."""
+    """Write exports until SIGTERM or Ctrl-C, after which it finishes the present ones; exit 1 with --once if one failed."""
     from sqlalchemy.orm import sessionmaker
 
     from profiles_schema.services.export_worker import ExportWorker
@@ -143,13 +147,15 @@ def _end_gently(worker: ExportWorker) -> Iterator[None]:
 @exports.command(
     "list", epilog=examples("profiles-schema exports list", "profiles-schema exports list --status failed --json")
 )
-@click.option("--status", type=click.Choice(_STATUSES), help="Only those.")
-@click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Only those of one user.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--status", type=click.Choice(_STATUSES), help="Only exports with this status.")
+@click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Only exports of this user.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many to list at most."
+)
 @local_option
 @json_option
 def list_them(status: str | None, user_id: uuid.UUID | None, limit: int, local: bool, as_json: bool) -> None:
-    """Exports, newest first."""
+    """List exports, newest first."""
     from profiles_schema.operations.exports import list_exports
 
     with database(local=local) as connection:
@@ -192,12 +198,12 @@ def _cells(row: ExportRow) -> tuple[str, ...]:
     ),
 )
 @_storage_option
-@click.option("--archive-to", metavar="DIRECTORY", help="Copy every file there before it is removed.")
+@click.option("--archive-to", metavar="DIRECTORY", help="Copy every file to this directory before it is removed.")
 @click.option(
     "--keep-days", type=click.FloatRange(min=0), default=90.0, show_default=True, metavar="DAYS",
-    help="Delete the rows of exports that expired so long ago.",
+    help="How long after its expiry the row of an export is deleted.",
 )  # fmt: skip
-@click.option("--orphans", is_flag=True, help="Also remove files whose export is gone, for example with its user.")
+@click.option("--orphans", is_flag=True, help="Also remove files whose export was deleted, for example with its user.")
 @click.option("--all-orphans", is_flag=True, help="The same, even if most files belong to no export of this database.")
 @batch_options("exports", "a worker waits for it")
 @local_option
@@ -216,7 +222,7 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Remove the files of expired exports; exit 1 if one could not be removed. Can be interrupted and run again."""
     from profiles_schema.operations import exports as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     files = open_storage(storage)
     archive = open_storage(archive_to) if archive_to else None

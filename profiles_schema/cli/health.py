@@ -17,19 +17,19 @@ from profiles_schema.cli.style import styled
         "profiles-schema health --json | jq '.findings[].remedy'",
     ),
 )
-@click.option("--full", is_flag=True, help="Count all users instead of a window.")
+@click.option("--full", is_flag=True, help="Look at all users instead of some.")
 @click.option(
     "--fail-under",
     type=click.FloatRange(0.0, 1.0),
     default=1.0,
     show_default=True,
     metavar="SHARE",
-    help="The least share of users with a profile that is fine.",
+    help="The smallest share of users with a profile that is no problem.",
 )
 @local_option
 @json_option
 def health(full: bool, fail_under: float, local: bool, as_json: bool) -> int:
-    """Look for users without a profile, and for what else is wrong. Reads only; exit 1 if there is a problem."""
+    """Find users without a profile, and other problems. Only reads; exit 1 if there is a problem."""
     from profiles_schema.operations.health import examine
 
     with database(local=local) as connection:

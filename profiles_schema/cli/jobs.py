@@ -34,7 +34,7 @@ def jobs() -> None:
 @local_option
 @json_option
 def list_them(local: bool, as_json: bool) -> None:
-    """All jobs, newest first."""
+    """List all jobs, newest first."""
     from profiles_schema.operations.jobs import list_jobs
 
     with database(local=local) as connection:
@@ -102,7 +102,7 @@ def _mover(verb: str, summary: str) -> click.Command:
         if as_json:
             print_json({"id": job_id, "state": state})
         elif state == "pending":
-            click.echo(f"job {job_id} is pending; nobody works on it: go on with: {command_of(kind)}")
+            click.echo(f"job {job_id} is pending, and no process works on it: go on with: {command_of(kind)}")
         else:
             click.echo(f"job {job_id} is {state}")
 

@@ -23,14 +23,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 def local() -> None:
     """The embedded PostgreSQL, for development and tests.
 
-    It lives in PROFILES_LOCAL_DIR, or else in this user's data directory, and keeps its data there.
+    It keeps its data in PROFILES_LOCAL_DIR, or by default in this user's data directory.
     """
 
 
 @local.command(epilog=examples("profiles-schema local start", 'psql "$(profiles-schema local start)"'))
 @json_option
 def start(as_json: bool) -> None:
-    """Start it, or find it running; prints its URL."""
+    """Start it if it does not run, and print its URL."""
     server = start_server()
     click.echo(f"PostgreSQL {server.version} runs in {server.data_directory}, process {server.pid}.", err=True)
     click.echo(json.dumps(_described(server) | {"url": server.url()}) if as_json else server.url())
@@ -39,7 +39,7 @@ def start(as_json: bool) -> None:
 @local.command(epilog=examples("profiles-schema local stop"))
 @json_option
 def stop(as_json: bool) -> None:
-    """Stop it; its data stay."""
+    """Stop it and keep its data."""
     stopped = stop_server()
     if as_json:
         click.echo(json.dumps({"stopped": stopped}))
@@ -50,7 +50,7 @@ def stop(as_json: bool) -> None:
 @local.command(epilog=examples('psql "$(profiles-schema local url)"'))
 @json_option
 def url(as_json: bool) -> None:
-    """Print its URL; exits with 3 when it does not run."""
+    """Print its URL; exit 3 if it does not run."""
     server = server_status()
     if server is None:
         raise EmbeddedServerNotRunning
@@ -61,7 +61,7 @@ def url(as_json: bool) -> None:
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    """Say whether it runs; exits with 1 when it does not."""
+    """Say whether it runs; exit 1 if it does not."""
     server = server_status()
     if as_json:
         click.echo(json.dumps({"running": False} if server is None else _described(server)))

@@ -77,9 +77,9 @@ def upgrade(revision: str, sql: bool, local: bool, as_json: bool, x: tuple[str, 
 @json_option
 @x_option
 def downgrade(revision: str, sql: bool, local: bool, as_json: bool, x: tuple[str, ...]) -> None:
-    """Take the database back to REVISION: a name, -1 for one step, or base for before everything.
+    """Take the database back to REVISION: a name, -1 for one step, or base to remove everything.
 
-    Refuses to drop a table that holds rows, unless -x allow-data-loss=yes is given. `profiles-schema upgrade --help` lists
+    Refuses to drop a table that holds rows, unless you give -x allow-data-loss=yes. `profiles-schema upgrade --help` lists
     all keys of -x.
     """
     from alembic import command

@@ -13,7 +13,7 @@ from profiles_schema.cli.progress import at_work, say_stopped
 from profiles_schema.cli.style import counted, print_failures
 
 if TYPE_CHECKING:
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.operations.normalize import Status
 
 _SHOWN = 50
@@ -28,14 +28,14 @@ _with_batch_options = batch_options("profiles", "a sign-up waits 250 ms for a lo
     ),
 )
 def normalize() -> None:
-    """Move the 106 known wide columns of user_profiles into its JSON groups; drop them once that is proved; bring them back."""
+    """Move the 106 known wide columns of user_profiles to its JSON groups; verify, drop and restore them."""
 
 
 @normalize.command("status", epilog=examples("profiles-schema normalize status"))
 @local_option
 @json_option
 def show_status(local: bool, as_json: bool) -> None:
-    """Say where the normalization stands, and what comes next."""
+    """Show the present phase and the next step."""
     from profiles_schema.operations.normalize import status
 
     with database(local=local) as connection:
@@ -75,18 +75,18 @@ def _next(found: Status) -> str:
     "run",
     epilog=examples("profiles-schema normalize run --dry-run", "profiles-schema normalize run --max-rate 500"),
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it should take; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it should take, and change nothing.")
 @_with_batch_options
 @local_option
 @json_option
 def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, local: bool, as_json: bool) -> int:  # noqa: PLR0917 - click passes them by name
-    """Copy the values of the wide columns into the JSON groups.
+    """Copy the values of the wide columns to the JSON groups.
 
     Can be interrupted and run again at any time, and paused with `profiles-schema jobs`; exit 1 if a profile could not be
     converted.
     """
     from profiles_schema.operations import normalize as operation
-    from profiles_schema.operations.batches import Limits
+    from profiles_schema.operations.batch_job import Limits
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
@@ -113,9 +113,9 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
 @local_option
 @json_option
 def restore(batch_size: int, target_ms: int, max_rate: float | None, local: bool, as_json: bool) -> int:
-    """Bring the dropped columns back, filled from the JSON; exit 1 if a profile could not be restored."""
+    """Restore the dropped columns, filled from the JSON; exit 1 if a profile could not be restored."""
     from profiles_schema.operations import normalize as operation
-    from profiles_schema.operations.batches import Limits
+    from profiles_schema.operations.batch_job import Limits
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
@@ -150,9 +150,9 @@ def _finish(done: Progress | None, word: str, command: str, *, local: bool, as_j
 @local_option
 @json_option
 def verify(local: bool, as_json: bool) -> int:
-    """Compare every wide column with the JSON, profile by profile; exit 1 and the differences if there are any."""
+    """Compare every wide column with the JSON, profile by profile; print the differences, and exit 1 if there are any."""
     from profiles_schema.operations import normalize as operation
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
 
     with database(local=local) as connection:
         require_migrated(connection)
@@ -176,7 +176,7 @@ def verify(local: bool, as_json: bool) -> int:
         return wrong
     if phase in {"none", "found", "contracted"}:
         click.echo({"contracted": "the wide columns are dropped", "none": "there are no wide columns"}.get(
-            phase, "there are wide columns that nobody recorded: profiles-schema normalize run"
+            phase, "there are unrecorded wide columns: profiles-schema normalize run"
         ))  # fmt: skip
         return 0
     click.echo(f"{done.done} profiles compared, {different} values differ")

@@ -19,7 +19,7 @@ _CELL_CHARACTERS = 120
 _LOCKS = {
     "ACCESS EXCLUSIVE": ("all", "readers and writers wait"),
     "SHARE ROW EXCLUSIVE": ("writes", "writers wait, readers do not"),
-    "SHARE UPDATE EXCLUSIVE": ("ddl", "nobody waits but other changes of the table's structure"),
+    "SHARE UPDATE EXCLUSIVE": ("ddl", "only other changes of the table's structure wait"),
 }
 # (pattern, what a person reads instead) of definitions as the server writes them.
 _SHORTER = (

@@ -21,7 +21,7 @@ from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from profiles_schema.operations.batches import Progress
+    from profiles_schema.operations.batch_job import Progress
 
 INTERRUPTED = 130
 """Exit code of work that was stopped and can be taken up again."""
@@ -67,7 +67,7 @@ class Work:
         from sqlalchemy.exc import DBAPIError
 
         from profiles_schema.driver import sqlstate
-        from profiles_schema.operations.batches import Progress, Stopped
+        from profiles_schema.operations.batch_job import Progress, Stopped
 
         last: Progress | None = None
         try:
@@ -82,7 +82,7 @@ class Work:
             last.state = "stopped"
         if self._gave_up and last is not None:
             raise JobPaused(
-                f"Job {last.job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. What is done stands."
+                f"Job {last.job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. Finished work stays."
                 f" Resume it, then run this again: profiles-schema jobs resume {last.job_id}"
             )
         return last

@@ -23,27 +23,27 @@ from profiles_schema.cli.style import counted, print_failures
     cls=Verbs, epilog=examples("profiles-schema progress recount --dry-run", "profiles-schema progress recount")
 )
 def progress() -> None:
-    """Compare the progress of users with their sessions, and count anew what differs."""
+    """Compare the progress of users with their sessions, and count again what differs."""
 
 
 @progress.command(
     "recount",
     epilog=examples("profiles-schema progress recount --dry-run", "profiles-schema progress recount --max-rate 200"),
 )
-@click.option("--dry-run", is_flag=True, help="Say whose progress differs, and in what; change nothing.")
-@batch_options("users", "a session of a user of the batch that ends meanwhile waits for it")
+@click.option("--dry-run", is_flag=True, help="Say whose progress differs, and in which columns, and change nothing.")
+@batch_options("users", "if a user in the batch ends a session, that statement waits for it")
 @local_option
 @json_option
 def recount(  # noqa: PLR0917 - click passes them by name
     dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, local: bool, as_json: bool
 ) -> int:
-    """Count the progress of users anew where it is not what their ended sessions say.
+    """Count the progress of users again if it differs from their ended sessions.
 
-    Can be interrupted and run again at any time, and paused with `profiles-schema jobs`. Points and words are no part of it.
+    Can be interrupted and run again at any time, and paused with `profiles-schema jobs`. It does not touch points and words.
     Exit 1 if a user could not be counted; with --dry-run, if anything differs.
     """
     from profiles_schema.operations import recount as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)

@@ -41,7 +41,7 @@ _WIDTH = 120
     envvar="PROFILES_REHEARSE_SOURCE",
     show_envvar=True,
     metavar="URL",
-    help="The database to copy, as in DATABASE_URL; the variable keeps a password out of the list of processes.",
+    help="The database to copy, written like DATABASE_URL. Prefer the variable: the list of processes shows a command line.",
 )
 @click.option(
     "--probe",
@@ -49,10 +49,10 @@ _WIDTH = 120
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="SQL statements of the application, run before and after the upgrade as the roles that comments in the file name; what"
-    " differs needs attention. Several times for several files.",
+    help="SQL statements of the application. They run before and after the upgrade, as the roles that comments in the file"
+    " name; what differs needs attention. May be repeated.",
 )
-@click.option("--keep", is_flag=True, help="Leave the upgraded copy for a look, and say how to connect and remove it.")
+@click.option("--keep", is_flag=True, help="Keep the upgraded copy, and say how to connect to it and remove it.")
 @click.option("--verbose", is_flag=True, help="Show every revision and message on stderr, a line each.")
 @json_option
 @x_option
@@ -61,7 +61,7 @@ def rehearse(
 ) -> int:
     """Upgrade a copy of a database, verify it, downgrade it, compare, upgrade it again; exit 1 if something needs attention.
 
-    The source is only read. The copy lives in an embedded PostgreSQL of its own, and is removed afterwards.
+    The source is only read. The copy is in an embedded PostgreSQL of its own, and is removed afterwards.
     """
     from profiles_schema.operations.rehearse import rehearse as operation
 

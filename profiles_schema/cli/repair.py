@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Verb, epilog=examples("profiles-schema repair --dry-run", "profiles-schema repair"))
-@click.option("--dry-run", is_flag=True, help="Show the SQL, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the SQL, and change nothing.")
 @click.option(
     "--recreate-dropped",
     is_flag=True,
-    help="Also create dropped tables and columns again, empty. What they held comes back only from a backup.",
+    help="Also create dropped tables and columns again, empty. Only a backup restores their values.",
 )
 @local_option
 @json_option
 def repair(dry_run: bool, recreate_dropped: bool, local: bool, as_json: bool) -> int:
     """Bring the database back to what this version declares.
 
-    Triggers, functions, policies, rights, row level security, indexes, constraints, columns, comments and owners of
-    functions; never what belongs to your application. Each SQL text is shown before it runs, in a short transaction of
-    its own. Connect as the role that owns the tables. Exit 1 if something needs a decision; the rest is repaired.
+    Repairs triggers, functions and their owners, policies, rights, row level security, indexes, constraints, columns and
+    comments; never what belongs to your application. Prints each SQL text before it runs, in a short transaction of its
+    own. Connect as the role that owns the tables. Exit 1 if something needs a decision; the rest is repaired.
     """
     from profiles_schema.migrations.interrupts import interruptible
     from profiles_schema.operations import repair as operation

@@ -21,6 +21,8 @@ def settings() -> None:
 
     audit_level (failures, changes, all): which changes of profiles are recorded.
 
+    audit_key_reads (true, false): whether reading an API key is recorded.
+
     audit_keep_days (1 to 36500): how long audit purge keeps a row.
 
     username_hold_days (0 to 3650): how long a username that somebody gave up is held for them.
@@ -68,7 +70,7 @@ def get_setting(key: str | None, local: bool, as_json: bool) -> None:
 @local_option
 @json_option
 def set_setting(key: str, value: str, local: bool, as_json: bool) -> None:
-    """Change one setting; it holds from the next statement on."""
+    """Change one setting. It takes effect with the next statement."""
     from profiles_schema.operations import settings as operation
 
     with database(local=local, writes=True) as connection:

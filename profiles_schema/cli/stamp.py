@@ -13,9 +13,9 @@ from profiles_schema.cli.options import database, json_option, local_option, log
 @local_option
 @json_option
 def stamp(verify: bool, local: bool, as_json: bool) -> int:
-    """Record the newest revision, for a version row that was lost, if the catalog proves that the database is there.
+    """Record the newest revision, if the version row was lost and the catalog proves that the database is at it.
 
-    Every table, column, constraint, index, function, trigger, policy and right of ours is compared with this version's
+    Compares every table, column, constraint, index, function, trigger, policy and right of this package with this version's
     fingerprints. An older revision cannot be proven. Exit 1, with the differences, if something differs.
     """
     from profiles_schema.operations.stamp import proven_head

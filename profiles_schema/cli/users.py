@@ -49,7 +49,7 @@ _storage_option = click.option(
     ),
 )
 def users() -> None:
-    """Hand over what is a person's, or erase it, in our tables and in those of the application."""
+    """Export or erase the data of a person, in our tables and in those of the application."""
 
 
 @users.command(
@@ -65,7 +65,7 @@ def users() -> None:
 )
 @local_option
 def export(user_id: uuid.UUID, out: Path | None, local: bool) -> None:
-    """Write everything that is a person's as JSON, from one snapshot, and note the export in export_history.
+    """Write all data of a person as JSON, from one snapshot, and record the export in export_history.
 
     docs/reference/user-export.schema.json describes the file. Tables of the application are in it if they are registered.
     """
@@ -90,9 +90,9 @@ def export(user_id: uuid.UUID, out: Path | None, local: bool) -> None:
 )
 @click.argument("user_id", metavar="[ID]", type=click.UUID, required=False)
 @click.option(
-    "--check", "only_look", is_flag=True, help="Change nothing: say what would be erased, and what would stay."
+    "--check", "only_look", is_flag=True, help="Say what would be erased and what would stay, and change nothing."
 )
-@click.option("--pending", is_flag=True, help="Erase those who asked for it, and end erasures that were cut off.")
+@click.option("--pending", is_flag=True, help="Erase users who asked for it, and finish interrupted erasures.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_storage_option
 @local_option
@@ -108,7 +108,7 @@ def erase(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Erase a person: our tables, the registered ones of the application, and the files of exports. It cannot be undone.
 
-    It can be repeated, also after it was cut off. What must stay stays of nobody: an empty profile, so that foreign keys
+    It can be repeated, also after an interruption. What must stay belongs to no person: an empty profile, so that foreign keys
     keep their target, and the audit log without ids. Exit 1 if something is left, or with --check if a table that refers to
     users is not registered.
     """
@@ -170,7 +170,7 @@ def _erase_all(
         shown = [_as_json(each) for each in done]
         print_json(shown if several else shown[0])
     elif several and not waiting:
-        click.echo("nobody waits for an erasure")
+        click.echo("no user waits for an erasure")
     else:
         for erasure in done:
             _print_proof(erasure)
@@ -289,7 +289,7 @@ def prune(  # noqa: PLR0917 - click passes them by name
     interrupted and run again; exit 1 if a user could not be erased.
     """
     from profiles_schema.operations import prune as operation
-    from profiles_schema.operations.batches import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits, Progress
 
     age = older_than if anonymous else inactive_since
     if age is None or (anonymous and inactive_since) or (older_than and not anonymous):
@@ -354,7 +354,7 @@ def _print_prune_plan(plan: PrunePlan, *, as_json: bool) -> int:
 )  # fmt: skip
 @local_option
 def register(table: str, user_column: str, exported: tuple[str, ...], on_erase: tuple[str, ...], local: bool) -> None:
-    """Say that a table of the application holds data of persons. The database keeps that; a second call replaces it.
+    """Register a table of the application that holds data of persons. The database keeps that; a second call replaces it.
 
     In a revision of the application: profiles_schema.data_rights.register, which says the same.
     """
@@ -381,7 +381,7 @@ def _words(on_erase: tuple[str, ...]) -> str | dict[str, str]:
 @click.argument("table")
 @local_option
 def unregister(table: str, local: bool) -> None:
-    """Take a registration back: exports and erasures leave the table alone again."""
+    """Remove a registration: exports and erasures no longer touch the table."""
     from profiles_schema import data_rights
 
     with database(local=local, writes=True) as connection:

@@ -1,4 +1,4 @@
-"""What the runner uses of Alembic that Alembic does not promise to keep, each behind a name of ours.
+"""What the runner uses of Alembic that Alembic does not promise to keep, each behind one of our names.
 
 Nothing else in this package touches it. tests/migrations/test_alembic_internals.py has a test for each function here, which says in
 a sentence what a new Alembic has moved.

@@ -85,7 +85,7 @@ def configure_options(metadata: MetaData | Sequence[MetaData], *, ours_too: bool
                 return str(compare_to.comment or "").startswith("profiles-schema:")
             return not reflected or item.key in tables
         table = getattr(item, "table", None)
-        # Something of the application's on a table of ours.
+        # What the application added to one of our tables.
         return not (reflected and compare_to is None and table is not None and table.key in ours)
 
     def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
@@ -134,7 +134,7 @@ def number_revision(
 
 
 def _put_into_application(directory: ScriptDirectory, script: MigrationScript) -> None:
-    """In an application that has included our history, put a new revision into its own branch, and never beside ours.
+    """In an application that has included our history, put a new revision into its own branch, never into our directory.
 
     Its first one begins the branch ``app`` and depends on our newest. What the command line says counts.
     """
@@ -181,7 +181,7 @@ def _register() -> None:
 def _compare_sql_objects(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
     if context.connection is not None and includes_ours(context.metadata or []):
         found = changes(context.connection, our_metadata)
-        # An index that is live is rebuilt beside its table's traffic; alembic would lock the table.
+        # An index in use is rebuilt concurrently; alembic would lock the table.
         rebuilt = {change.what.name for change in found if change.concurrently}
         for operations in upgrade_ops.ops:
             if isinstance(operations, ModifyTableOps):

@@ -115,7 +115,7 @@ class BlockerWatch:
                 if connection is None:
                     connection = self._connect()
                 self._sample(connection)
-        except Exception as error:  # noqa: BLE001 - whatever the driver raises: to name blockers is a courtesy
+        except Exception as error:  # noqa: BLE001 - any error of the driver: migrations go on without the names of blockers
             logger.debug("Blocking sessions cannot be named: %s", error)
         finally:
             if connection is not None:

@@ -54,7 +54,7 @@ from added as a join pg_constraint as c on c.conrelid = a.relation and quote_ide
 where a.kind = 'constraint'
 """
 # What goes without a word is the closure over automatic dependencies; what refuses to let go is a normal one. A view
-# hangs on tables by its rule. Of ours is what belongs to a table of ours, or lives in a schema of ours.
+# hangs on tables by its rule. Ours is what belongs to one of our tables or is in one of our schemas.
 _HANGING = rf"""
 with recursive
 gone as (
@@ -71,7 +71,7 @@ hanging as (
     case when r.oid is null then d.classid else 'pg_class'::regclass end as classid,
     case when r.oid is null then d.objid else r.ev_class end as objid,
     case when r.oid is null then d.objsubid else 0 end as objsubid,
-    -- Our functions go before our tables, but for those in auth: what calls them must go by itself, on a table of ours, too.
+    -- Our functions go before our tables, but for those in auth: so what calls them must be dropped by itself, also on one of our tables.
     d.refclassid = 'pg_proc'::regclass and d.classid in ('pg_trigger'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass)
       and (select p.pronamespace::regnamespace::text from pg_proc as p where p.oid = d.refobjid) <> 'auth' as calls
   from gone as g
@@ -129,7 +129,7 @@ order by 4
 """
 
 
-# A foreign key that adoption pointed to a column of ours points to the old one again afterwards.
+# Adoption pointed some foreign keys to one of our columns. The downgrade points them back to the old one.
 _REPLACED = f"""
 select coalesce(array_agg(a.object_name), '{{}}') from {INTERNAL_SCHEMA}.adopted as a where a.object_type = 'replace'
 """

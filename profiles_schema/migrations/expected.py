@@ -1,4 +1,4 @@
-"""What a healthy database looks like: fingerprints of every object of ours at head, shipped with the package.
+"""What a healthy database looks like: fingerprints of all our objects at head, shipped with the package.
 
 Comparing with it needs no rights beyond reading the catalog, and no lock. A test keeps the file fresh
 (``make snapshot`` writes it).
@@ -83,7 +83,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[Key, str]]:
     """Look at a database: its snapshot, and what differs from this version: missing, changed or not expected.
 
     Only functions of profiles_internal, triggers that run them, policies in our words, and rights of the API roles can be
-    "not expected": anything else that is there besides ours is the application's.
+    "not expected". Anything else belongs to the application.
     """
     found = take_snapshot(connection, every_table(), public_functions(), ["profiles_internal", "auth"])
     expected = declared_fingerprints(connection)
@@ -103,7 +103,7 @@ def compare(connection: Connection) -> tuple[Snapshot, dict[Key, str]]:
 
 def sentences(connection: Connection) -> Iterator[str]:
     """What differs from this version, a sentence each. Of a table that is missing, only that."""
-    from profiles_schema.migrations.foreign_keys import ours
+    from profiles_schema.migrations.foreign_keys import our_foreign_keys
 
     found, problems = compare(connection)
     missing = {key.relation for key, what in problems.items() if key.kind == "table" and what == "missing"}
@@ -112,7 +112,7 @@ def sentences(connection: Connection) -> Iterator[str]:
             yield sentence(key, what, found.get(key, ""))
     if dual_write_is_broken(connection):
         yield "The trigger zz_dual_write of public.user_profiles is not as it is made: profiles-schema normalize run."
-    for foreign_key in ours(connection):
+    for foreign_key in our_foreign_keys(connection):
         # Internal triggers that are off: nothing that a constraint says of itself tells.
         if not foreign_key.is_on:
             yield str(foreign_key.difference())
@@ -131,7 +131,7 @@ def _must_be_ours(connection: Connection, key: Key, value: str, expected: Collec
     if key.kind == "policy":
         return key.name.startswith(OWN_POLICY_PREFIX)
     if key.is_of_function:
-        # In public and auth, the application may have functions of its own, and other forms of ours.
+        # In public and auth, the application may have its own functions, also with the names of ours.
         is_declared = Key("function", key.schema, "", key.name) in expected
         return key.kind in {"function", "grant"} and (is_declared or key.schema == "profiles_internal")
     # A right on a column counts if the column is not the application's own.

@@ -41,7 +41,7 @@ def database_error(error: DBAPIError, *, doing: str, role: str) -> ProfilesSchem
     if is_disconnect(error):
         return DatabaseUnreachable(
             f"The connection to the database was lost during {doing}. "
-            "What was finished before it stands; run this again to go on."
+            "What is finished stays; run this again to continue."
         )
     state = sqlstate(error) or "no SQLSTATE"
     message = server_message(error)

@@ -18,7 +18,7 @@ from profiles_schema.schema.catalog import subjects
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """One foreign key of ours that is there. Names are ready to stand in SQL."""
+    """One of our foreign keys, as it is in the database. Names are quoted for SQL."""
 
     name: str
     table: str
@@ -61,7 +61,7 @@ class ForeignKey:
         return int(connection.scalar(text(f"select count(*) from {self.table} as r where {self.orphans}")) or 0)
 
 
-def ours(connection: Connection) -> Iterator[ForeignKey]:
+def our_foreign_keys(connection: Connection) -> Iterator[ForeignKey]:
     """Each foreign key that this version declares and the database has."""
     rows = connection.execute(
         text(

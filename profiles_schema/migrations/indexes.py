@@ -1,7 +1,7 @@
 """CREATE and DROP INDEX CONCURRENTLY inside a revision.
 
 They wait for every open snapshot, so that under a short lock_timeout any reader makes them fail and leaves an INVALID
-index behind. Such a wait blocks nobody's reads or writes: here it may last until the deadline. What an earlier
+index behind. Such a wait blocks no reads or writes, so it may last until the deadline. What an earlier
 failure left is dropped first, and what was made is checked.
 """
 

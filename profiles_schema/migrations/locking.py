@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("profiles_schema.migrations")
 
-# Advisory locks are per database already. "prof" in ASCII; the second number is free for other locks of ours.
+# Advisory locks are per database already. "prof" in ASCII; other locks of this package take another second number.
 LOCK_CLASS = 1886547814
 LOCK_OBJECT = 1
 _HELD = f"locktype = 'advisory' and classid = {LOCK_CLASS} and objid = {LOCK_OBJECT} and objsubid = 2 and granted"

@@ -17,30 +17,30 @@ _MAX_NAME_BYTES = 63
 _KNOWN: Mapping[str, tuple[str, str, str, str]] = {
     "adopt-table": (
         r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+",
-        "the name of a table in schema public, of up to 63 bytes and without control characters", "NAME", "Take over the table of this name as user_profiles.",
+        "the name of a table in schema public, of up to 63 bytes and without control characters", "NAME", "Adopt the table of this name as user_profiles.",
     ),
     "allow-data-loss": (r"yes|no", "yes or no", "yes|no", "Let a downgrade drop tables that hold rows."),
     "answers": (
         r".+", "the name of a file", "FILE",
-        "The answers to the questions of the plan, as adopt --write-answers writes them.",
+        "The answers to the questions of the plan, in the file that adopt --write-answers writes.",
     ),
     "app-role": (r".+", "a role name", "NAME", "Also grant the three API roles to this role."),
     "backfill": (
         r"inline|defer|auto", "inline, defer or auto", "inline|defer|auto",
-        "Create profiles of existing users and convert wide columns now, later, or (auto) now up to 100,000.",
+        "Create profiles of existing users and convert wide columns now, later, or (auto) now for up to 100,000.",
     ),
     "contract": (
         r"now", "now", "now",
-        "Drop wide columns in this upgrade, once they are converted and every row has proved equal.",
+        "Drop wide columns in this upgrade, if they are converted and every row proves equal.",
     ),
     "deadline": (
         r"\d{1,6}(\.\d+)?", "seconds", "SECONDS",
-        f"How long a revision goes on trying to get its locks; by default {DEADLINE_SECONDS:g}.",
+        f"How long a revision tries to get its locks; by default {DEADLINE_SECONDS:g}.",
     ),
     "identity": (
         r".+\..+", "SCHEMA.TABLE", "SCHEMA.TABLE", "On plain servers: users come from the application's own table.",
     ),
-    "local": (r"yes|no", "yes or no", "yes|no", "The embedded server, for plain alembic; here --local does the same."),
+    "local": (r"yes|no", "yes or no", "yes|no", "Work on the embedded server, for plain alembic; here --local does the same."),
     "lock-timeout": (
         r"[1-9]\d{0,5}", "milliseconds, at least 1", "MS",
         f"How long one statement waits for a lock; by default {LOCK_TIMEOUT_MS}.",
@@ -49,7 +49,7 @@ _KNOWN: Mapping[str, tuple[str, str, str, str]] = {
         r"\d{1,6}(\.\d+)?", "seconds", "SECONDS",
         f"How long to wait for another migrator; by default {LOCK_WAIT_SECONDS:g}.",
     ),
-    "sessions": (r"require", "require", "require", "Fail if a table sessions exists that cannot be rolled up."),
+    "sessions": (r"require", "require", "require", "Fail if a table sessions exists that does not hold learning sessions."),
 }  # fmt: skip
 
 

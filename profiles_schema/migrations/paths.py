@@ -1,4 +1,4 @@
-"""Where our migration history lies: inside an installed wheel, or beside the package in a checkout."""
+"""Where our migration history lies: in the package of an installed wheel, in alembic/ of a checkout."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _shares_backends(connection: Connection) -> bool:
                     return True
                 busy.run("rollback")
     except TimeoutError:
-        # Nobody gives up a backend here: in session mode a full pool makes a newcomer wait.
+        # No session gives up its backend here: in session mode, a new session waits while the pool is full.
         return False
     except psycopg2.Error:
         # No second connection to be had, or BEGIN refused (statement mode, where no revision would get far).

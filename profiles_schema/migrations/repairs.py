@@ -126,7 +126,7 @@ def rows_to_change(query: str) -> str:
 
 
 def _rights_on_auth(snapshot: Snapshot, differences: Mapping[Key, str]) -> Iterator[Repair]:
-    """Rights on a schema auth of ours, which the comparison of SQL objects does not look at."""
+    """Rights on schema auth, if it is ours. The comparison of SQL objects does not look at them."""
     keys = [key for key in differences if key[:4] == ("grant", "auth", "", "")]
     if keys and (owner := file_of(keys[0])) is not None:
         what = " ".join(sentence(key, differences[key], snapshot.get(key, "")) for key in keys)
@@ -488,7 +488,7 @@ def _type_refusal(
 
 
 def _repairs_of_foreign_keys(connection: Connection) -> Iterator[Repair | Left]:
-    for key in foreign_keys.ours(connection):
+    for key in foreign_keys.our_foreign_keys(connection):
         what = key.difference()
         if what is None:
             continue

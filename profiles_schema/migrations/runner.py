@@ -1,6 +1,6 @@
 """Run migrations so that a live database does not notice: every ``env.py`` calls ``run``.
 
-One migrator at a time; short waits for locks, with retries; one sentence for whatever goes wrong.
+One migrator at a time; short waits for locks, with retries; one sentence for each failure.
 """
 
 from __future__ import annotations

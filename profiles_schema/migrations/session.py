@@ -56,7 +56,7 @@ def session(connection: Connection, options: Options) -> Iterator[None]:
 
 @contextmanager
 def public_by_default(connection: Connection) -> Iterator[None]:
-    """Compare with schema public, where our tables are, whatever the search path of role and database: no model names it.
+    """Compare with schema public, where our tables are, for any search path of role and database: no model names the schema.
 
     Within the caller's transaction, if there is one; else for the session.
     """
@@ -91,7 +91,7 @@ def catalog_first(search_path: str) -> str:
 
 
 def _apply(connection: Connection, values: Mapping[str, str]) -> dict[str, str]:
-    """Set them all, and return what they were. A setting nobody ever made counts as empty."""
+    """Set them all, and return what they were. A setting that was never made counts as empty."""
     from sqlalchemy import text
 
     names = list(values)

@@ -198,7 +198,7 @@ def _borrowed_tables(connection: Connection, ours: Iterable[str]) -> list[str]:
 
 
 def _keep_triggers(snapshot: Snapshot, tables: Iterable[str]) -> Snapshot:
-    """A snapshot without what these tables have beside triggers."""
+    """A snapshot that has only the triggers of these tables."""
     others = {*tables}
     return {key: value for key, value in snapshot.items() if key.kind == "trigger" or key.relation not in others}
 
@@ -260,7 +260,7 @@ def file_of(key: Key) -> SqlObject | None:
 
 
 def _is_another_form(key: Key, declared: Snapshot, found: Snapshot) -> bool:
-    """Whether it is about a function of the application that has a name of ours, and takes something else."""
+    """Whether it is about a function of the application that has the name of one of ours, with other arguments."""
     function = key._replace(kind="function", role="")
     return (
         key.is_of_function
@@ -272,7 +272,7 @@ def _is_another_form(key: Key, declared: Snapshot, found: Snapshot) -> bool:
 
 
 def _takes_the_same(function: str, ours: str) -> bool:
-    """Whether a function takes the types that one of ours of its name takes, under whatever names."""
+    """Whether a function takes the same types as our function of that name; names of arguments do not count."""
     name, _, arguments = function.removesuffix(")").partition("(")
     our_name, _, our_arguments = ours.removesuffix(")").partition("(")
     pairs = list(zip_longest(arguments.split(", "), our_arguments.split(", "), fillvalue=""))
@@ -327,7 +327,7 @@ def _replace_functions_and_triggers(
         if key in found:
             create.append(_trigger_in_database(connection, key))
         elif key.relation == "auth.users" and (made_by := _TRIGGER_FUNCTION.search(declared[key])):
-            # The table may be somebody else's, whose triggers one can add but not drop.
+            # The table may belong to another role: then its triggers can be added but not dropped.
             undo.append(f"drop function if exists {made_by[1]} cascade;")
         else:
             undo.append(f"drop trigger if exists {key.name} on {key.relation};")

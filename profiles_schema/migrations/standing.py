@@ -1,4 +1,4 @@
-"""What a database without a version row of ours is: never migrated, or damaged in a way that hides it.
+"""Why a database has no version row of ours: it was never migrated, or it is damaged in a way that hides it.
 
 Without this look a database whose version row or internal schema is lost reads as one that was never migrated, and an
 upgrade would run into its own tables.

@@ -136,7 +136,7 @@ class Steps:
             self._recover()
             self._log_failure()
             if isinstance(error, KeyboardInterrupt | SystemExit):
-                logger.warning("Interrupted. Finished revisions stand; run this again to go on.")
+                logger.warning("Interrupted. Finished revisions stay; run this again to continue.")
             raise
 
     def _prepare(self, search_path: str) -> None:

@@ -8,7 +8,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from profiles_schema.operations.batches import Job, Limits, Progress, run
+from profiles_schema.operations.batch_job import Job, Limits, Progress
+from profiles_schema.operations.batches import run
 from profiles_schema.operations.settings import DEFAULTS, get_settings
 
 _FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"

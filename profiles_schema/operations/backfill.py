@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.driver import quote_name
 from profiles_schema.errors import InsufficientPrivilege
-from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, ListedJob, Progress, run, trial
+from profiles_schema.operations.batch_job import FIRST_ROWS, Job, Limits, ListedJob, Progress
+from profiles_schema.operations.batches import run, trial
 from profiles_schema.operations.erasure import FOUND_DELETED, PERSONAL
 from profiles_schema.operations.health.users import ALIVE, INCOMPLETE, UNREPAIRED
 

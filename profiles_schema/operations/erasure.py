@@ -24,6 +24,7 @@ PERSONAL = (
     f" or num_nonnulls({', '.join(f'p.{column}' for column in _EMPTY)}) > 0"
     " or p.preferences <> '{}' or p.notification_settings <> '{}' or p.key_metrics <> '[]'))"
     " or exists (select from public.user_api_keys as k where k.user_id = u.id)"
+    " or exists (select from public.user_provider_keys as k where k.user_id = u.id)"
     " or exists (select from public.export_history as e where e.user_id = u.id"
     "  and num_nonnulls(e.data, e.filters, e.file_url, e.error_message) > 0))"
 )
@@ -61,7 +62,7 @@ def examine_erasure(connection: Connection, *, full: bool) -> Iterator[Finding]:
         yield notice(
             "found_deleted",
             f"{found} {'user who was' if found == 1 else 'users who were'} deleted before the tables were taken over still"
-            f" {'has' if found == 1 else 'have'} personal data in them. Nothing erases it unless it is told to, irrevocably.",
+            f" {'has' if found == 1 else 'have'} personal data in them. Only an explicit command erases it, and that cannot be undone.",
             ERASE,
             found,
         )

@@ -12,7 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import StorageFailed, UsageError
-from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, Stopped, run
+from profiles_schema.operations.batch_job import Job, Limits, ListedJob, Progress, Stopped
+from profiles_schema.operations.batches import run
 from profiles_schema.storage import Storage, copy_object, export_key
 
 KEEP_DAYS: Final = 90
@@ -42,7 +43,7 @@ class ExportRow:
 def list_exports(
     connection: Connection, *, status: str | None = None, user_id: uuid.UUID | None = None, limit: int = 50
 ) -> list[ExportRow]:
-    """Exports, newest first."""
+    """List exports, newest first."""
     rows = connection.execute(
         text(
             "select e.id, e.user_id, e.export_type, e.export_format, e.status, e.records_count, e.file_size_bytes,"

@@ -43,7 +43,7 @@ class JobRow:
 
 
 def list_jobs(connection: Connection) -> list[JobRow]:
-    """All jobs, newest first."""
+    """List all jobs, newest first."""
     rows = connection.execute(
         text(
             "select j.id, j.kind, j.state, j.rows_done, j.rows_total, j.rows_failed, split_part(j.runner, ' ', 1) as runner,"

@@ -1,50 +1,42 @@
-"""API keys in ``user_api_keys``: which are encrypted, and the encryption of those found in plain text.
+"""API keys of users: which are encrypted, by which key of the ring, and the encryption of those found in plain text.
 
-The table is taken as found, most often one that was never migrated: there is no ``profiles_internal.jobs`` then, and the
-rows themselves show what is left to do. On a migrated table nothing is to be done: its CHECKs admit envelopes only.
-
-Plain text is read from the server and never sent to it: the text of a statement goes into its log when that fails. So a
-row is written by its key and version, not by its old value, and no message of the server is passed on: it may quote a row.
+The table to encrypt is taken as found (module ``key_tables``), most often one that was never migrated. On a migrated table
+nothing is to be done: its CHECKs admit envelopes only.
 """
 
 from __future__ import annotations
 
-import json
-from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
-from typing import Any, TypeVar
-from uuid import UUID
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import DBAPIError
 
-from profiles_schema.database import lost_connection
-from profiles_schema.driver import LOCK_FAILURES, failed_objects, is_disconnect, sqlstate
-from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, new_entry
-from profiles_schema.errors import (
-    DecryptionFailed,
-    EncryptionNotKept,
-    EncryptionRefused,
-    InsufficientPrivilege,
-    InvalidKeyRing,
-    KeyRingMissing,
-    TableLocked,
-    UsageError,
+from profiles_schema.encryption import KeyRing, new_entry, new_id
+from profiles_schema.errors import DecryptionFailed, KeyRingMissing, ProfilesSchemaError, UsageError
+from profiles_schema.key_providers import keys_from_environment
+from profiles_schema.operations.batch_job import FIRST_ROWS, Limits, Progress
+from profiles_schema.operations.batches import trial
+from profiles_schema.operations.key_tables import (
+    BLANKS,
+    LOCKS,
+    TABLE,
+    KeyColumn,
+    KeyRow,
+    KeyTable,
+    Rewrite,
+    changed_keys,
+    check_ring,
+    find,
+    fit,
+    follow,
+    kind_of,
+    quietly,
+    tables_of,
 )
-from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, run, trial
-from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT, ENVELOPE_PREFIX
-
-COLUMNS = ("openai_api_key", "unsplash_api_key", "anthropic_api_key")
-TABLE = "user_api_keys"
-LOCKS = "ROW EXCLUSIVE on the table, and the rows of one batch at a time, committed each; rows in use are passed over"
-_BLANKS = " \t\n\r\f\v"
-_NO_RIGHT = "42501"
-_MOST_REFUSED = 20
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -72,10 +64,11 @@ class ColumnStatus:
 
 @dataclass
 class KeysStatus:
-    """What stands in a table, column by column, and which keys are in the ring.
+    """What stands in the tables, column by column, and which keys are in the ring.
 
     ``without_user`` counts unencrypted values of rows without a user, which no envelope can be bound to; ``guarded`` says
-    whether our CHECKs are on every column.
+    whether our CHECKs are on every column. ``changed`` are ids of the ring whose key is another one than was first used
+    under them.
     """
 
     table: str
@@ -83,6 +76,22 @@ class KeysStatus:
     without_user: int
     ring: list[str]
     guarded: bool
+    changed: list[str] = field(default_factory=list)
+
+    @property
+    def uses(self) -> Counter[str]:
+        """How many values each key encrypts, in the ring or not."""
+        return sum((Counter(each.envelopes) + Counter(each.unknown) for each in self.columns.values()), Counter[str]())
+
+    @property
+    def old(self) -> int:
+        """Values under keys of the ring that do not encrypt any more: what a rotation has to do."""
+        return sum(self.uses[key_id] for key_id in self.ring[1:])
+
+    @property
+    def removable(self) -> list[str]:
+        """Keys of the ring that do not encrypt any more, and that no value needs."""
+        return [key_id for key_id in self.ring[1:] if not self.uses[key_id]]
 
     @property
     def unencrypted(self) -> int:
@@ -96,7 +105,12 @@ class KeysStatus:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"unencrypted": self.unencrypted}
+        return asdict(self) | {
+            "unencrypted": self.unencrypted,
+            "uses": dict(self.uses),
+            "old": self.old,
+            "removable": self.removable,
+        }
 
 
 def generate(key_id: str | None = None) -> str:
@@ -105,30 +119,53 @@ def generate(key_id: str | None = None) -> str:
     Raises:
         UsageError: the id is taken, or cannot be one.
     """
-    entry = new_entry(key_id)
+    return new_entry(_free_id(key_id))
+
+
+def generate_wrapped(master_key: str, key_id: str | None = None) -> str:
+    """A new entry of a ring in KMS: made by KMS, and encrypted under a key of it.
+
+    Raises:
+        UsageError: as ``generate``.
+        KeyServiceFailed: KMS did not answer, or refused.
+    """
+    from profiles_schema.key_kms import new_wrapped_entry
+
+    return new_wrapped_entry(master_key, _free_id(key_id))
+
+
+def _free_id(key_id: str | None) -> str:
+    key_id = new_id(key_id)
     ids: tuple[str, ...] = ()
-    with suppress(InvalidKeyRing):  # who mends a ring needs a new key, too
-        ids = KeyRing.from_environment().ids
-    if entry.partition(":")[0] in ids:
+    with suppress(ProfilesSchemaError):  # who mends a ring needs a new key, too
+        ids = keys_from_environment().ring().ids
+    if key_id in ids:
         raise UsageError(f'The id "{key_id}" is in the ring already. Choose another, or leave --id out.')
-    return entry
+    return key_id
 
 
-def status(connection: Connection, *, table: str = TABLE) -> KeysStatus:
-    """Count what is encrypted and what is not. Only counts and key ids leave the server.
+def status(connection: Connection, *, table: str | None = None) -> KeysStatus:
+    """Count what is encrypted and what is not, in one table or in all. Only counts and key ids leave the server.
 
     Raises:
         EncryptionRefused: there is no such table, or it has none of the columns.
         InvalidKeyRing: the ring is set, and wrong; without a ring every envelope counts as unknown.
     """
-    ring: tuple[str, ...] = ()
+    keys: KeyRing | None = None
     with suppress(KeyRingMissing):
-        ring = KeyRing.from_environment().ids
-    found, rows = _quietly(connection, table, lambda: _kinds(connection, table))
+        keys = keys_from_environment().ring()
+    ring = keys.ids if keys else ()
+    names = [table] if table else tables_of(connection)
+    found = [quietly(connection, name, lambda name=name: _kinds(connection, name)) for name in names]  # type: ignore[misc]
     result = KeysStatus(
-        found.name, {column.name: ColumnStatus() for column in found.columns}, 0, [*ring], found.guarded
+        " and ".join(each.name for each, _ in found),
+        {column.name: ColumnStatus() for each, _ in found for column in each.columns},
+        0,
+        [*ring],
+        all(each.guarded for each, _ in found),
+        changed_keys(connection, keys) if keys else [],
     )
-    for row in rows:
+    for row in (row for _, rows in found for row in rows):
         column = result.columns[row.name]
         if row.kind == "envelope":
             counts = column.envelopes if row.key_id in ring else column.unknown
@@ -140,9 +177,11 @@ def status(connection: Connection, *, table: str = TABLE) -> KeysStatus:
     return result
 
 
-def _kinds(connection: Connection, name: str) -> tuple[_Table, Sequence[Row[Any]]]:
-    table = _find(connection, name)
-    values = ", ".join(f"('{each.name}', t.{each.quoted}, {_kind(each)}, t.user_id is null)" for each in table.columns)
+def _kinds(connection: Connection, name: str) -> tuple[KeyTable, Sequence[Row[Any]]]:
+    table = find(connection, name)
+    values = ", ".join(
+        f"('{each.name}', t.{each.quoted}, {kind_of(each)}, t.user_id is null)" for each in table.columns
+    )
     rows = connection.execute(
         text(
             "select v.name, v.kind, case when v.kind = 'envelope' then split_part(v.value, '.', 2) end as key_id,"
@@ -161,13 +200,13 @@ def forecast(
     Raises:
         EncryptionRefused, InsufficientPrivilege: as ``encrypt``.
     """
-    job = _Encryption(_fit(connection, table), ring)
+    job = _Encryption(fit(connection, table), ring)
 
     def attempt() -> dict[str, Any]:
         with trial(connection, job, batch_rows) as batch:
             return {"rows": batch.total, "seconds": list(batch.seconds), "locks": LOCKS}
 
-    return _quietly(connection, table, attempt)
+    return quietly(connection, table, attempt)
 
 
 def encrypt(
@@ -194,391 +233,35 @@ def encrypt(
     Raises:
         EncryptionRefused: the table cannot be encrypted as it is, and nothing was changed; or it refuses the envelopes.
         EncryptionNotKept: a row did not come back as it was written; its batch is rolled back.
+        EncryptionKeyChanged: the ring has another key under an id than before, and nothing was changed.
         InsufficientPrivilege: this role does not see all rows, or may not update them.
         TableLocked: the table was locked for long.
     """
-    job = _Encryption(_fit(connection, table), ring)
-
-    reports = run(connection.engine, [job], limits, stopped=stopped)
-    while True:
-        problem: Exception
-        try:
-            progress = next(reports, None)
-        except (DBAPIError, UnicodeDecodeError) as error:
-            problem = _without_values(error, connection, job.table.name)
-        else:
-            if progress is None:
-                return
-            yield progress
-            continue
-        # Out here, so that it is not chained: a message of the server may quote a row.
-        raise problem
+    job = _Encryption(fit(connection, table), ring)
+    check_ring(connection, ring)
+    yield from follow(connection, [job], limits, stopped)
 
 
-# The table as found
-
-
-@dataclass(frozen=True)
-class _Column:
-    name: str
-    quoted: str
-    kind: str
-    base: str
-    limit: int | None
-    nullable: bool
-
-
-@dataclass(frozen=True)
-class _Table:
-    name: str
-    sql: str
-    columns: list[_Column]
-    user_type: str | None
-    key: list[tuple[str, str]]
-    guarded: bool
-
-
-def _find(connection: Connection, name: str) -> _Table:
-    schema, dot, bare = name.partition(".")
-    schema, bare = (schema, bare) if dot else ("public", name)
-    found = connection.execute(
-        text(
-            "select c.oid, format('%I.%I', n.nspname, c.relname) as sql from pg_class as c"
-            " join pg_namespace as n on n.oid = c.relnamespace"
-            " where n.nspname = :schema and c.relname = :name and c.relkind in ('r', 'p')"
-        ),
-        {"schema": schema, "name": bare},
-    ).one_or_none()
-    if found is None:
-        raise EncryptionRefused(f"There is no table {schema}.{bare}. Name the one with the API keys: --table NAME")
-    attributes = connection.execute(
-        text(
-            "select a.attname as name, quote_ident(a.attname) as quoted, format_type(a.atttypid, a.atttypmod) as kind,"
-            " format_type(coalesce(nullif(y.typbasetype, 0), y.oid), null) as base,"
-            " nullif(greatest(a.atttypmod, y.typtypmod), -1) - 4 as limit, not (a.attnotnull or y.typnotnull) as nullable,"
-            " exists (select from pg_constraint as k where k.conrelid = a.attrelid and k.contype = 'c' and k.convalidated"
-            "  and k.conkey = array[a.attnum] and strpos(pg_get_constraintdef(k.oid), :envelope) > 0) as guarded"
-            " from pg_attribute as a join pg_type as y on y.oid = a.atttypid"
-            " where a.attrelid = :table and a.attnum > 0 and not a.attisdropped"
-        ),
-        {"table": found.oid, "envelope": ENVELOPE},
-    ).all()
-    by_name = {row.name: row for row in attributes}
-    columns = [by_name[column] for column in COLUMNS if column in by_name]
-    if not columns:
-        raise EncryptionRefused(f"The table {schema}.{bare} has none of the columns {', '.join(COLUMNS)}.")
-    if "user_id" not in by_name:
-        raise EncryptionRefused(f"The table {schema}.{bare} has no column user_id, which envelopes are bound to.")
-    key = connection.execute(
-        text(
-            "select (select array_agg(quote_ident(a.attname) order by k.place)"
-            "  from unnest(i.indkey::smallint[]) with ordinality as k(number, place)"
-            "  join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.number where k.place <= i.indnkeyatts) as names,"
-            " (select array_agg(format_type(a.atttypid, a.atttypmod) order by k.place)"
-            "  from unnest(i.indkey::smallint[]) with ordinality as k(number, place)"
-            "  join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.number where k.place <= i.indnkeyatts) as types"
-            " from pg_index as i where i.indrelid = :table and i.indisunique and i.indisvalid and i.indimmediate"
-            "  and i.indpred is null and i.indexprs is null"
-            # Nulls would be passed over by a walk along the index; rows without a user are not encrypted anyway.
-            "  and not exists (select from pg_attribute as a where a.attrelid = i.indrelid"
-            "   and a.attnum = any ((i.indkey::smallint[])[0 : i.indnkeyatts - 1])"
-            "   and not a.attnotnull and a.attname <> 'user_id')"
-            " order by i.indisprimary desc, i.indnkeyatts, i.indexrelid limit 1"
-        ),
-        {"table": found.oid},
-    ).one_or_none()
-    return _Table(
-        f"{schema}.{bare}",
-        _literal(found.sql),
-        [_Column(c.name, _literal(c.quoted), c.kind, c.base, c.limit, c.nullable) for c in columns],
-        by_name["user_id"].kind,
-        [(_literal(each), _literal(kind)) for each, kind in zip(key.names, key.types, strict=True)] if key else [],
-        all(column.guarded for column in columns),
-    )
-
-
-def _literal(sql: str) -> str:
-    """Keep SQLAlchemy from finding a parameter in a quoted name."""
-    return sql.replace(":", "\\:")
-
-
-def _fit(connection: Connection, name: str) -> _Table:
-    """The table, if it can be encrypted; else everything that is in the way, at once, before the first change."""
-    table = _quietly(connection, name, lambda: _find(connection, name))
-    problems = []
-    if table.user_type != "uuid":
-        problems.append(f"user_id is {table.user_type} and must be uuid: envelopes are bound to the user's id")
-    if not table.key:
-        problems.append(
-            "it has neither a primary key nor a unique index on columns that are NOT NULL; add one:"
-            f" alter table {table.name} add primary key (user_id)"
-        )
-    for column in table.columns:
-        if column.base not in {"text", "character varying"}:
-            problems.append(f"{column.name} is {column.kind} and must be text")
-        elif column.limit is not None and column.limit < ENVELOPE_LIMIT:
-            problems.append(
-                f"{column.name} is {column.kind} and too narrow for an envelope; this does not rewrite the table:"
-                f" alter table {table.name} alter column {column.name} type text"
-            )
-    if problems:
-        raise EncryptionRefused(
-            f"{table.name} cannot be encrypted as it is; nothing was changed.\n" + "\n".join(f"  {p}" for p in problems)
-        )
-    return table
-
-
-def _kind(column: _Column) -> str:
-    """SQL for what a value is; the names are those of ColumnStatus, and envelope."""
-    value = f"t.{column.quoted}"
-    # What cannot become NULL has to be encrypted, empty or not.
-    blank = f" when btrim({value}, E'{_BLANKS.encode('unicode_escape').decode()}') = '' then 'blank'"
-    return (
-        f"case when {value} is null then 'null'"
-        f" when {value} ~ '{ENVELOPE}' and char_length({value}) <= {ENVELOPE_LIMIT} then 'envelope'"
-        f" when starts_with({value}, '{ENVELOPE_PREFIX}') then 'damaged'"
-        f"{blank if column.nullable else ''}"
-        f" when octet_length(convert_to({value}, 'UTF8')) > {LONGEST_TEXT_BYTES} then 'too_long' else 'plain' end"
-    )
-
-
-# The work
-
-
-class _Row:
-    """A row to be done, locked. No dataclass: its repr would show the values."""
-
-    __slots__ = ("key", "user_id", "values", "version")
-
-    def __init__(self, key: list[str], user_id: UUID, version: str, values: dict[str, str]) -> None:
-        self.key = key
-        self.user_id = user_id
-        self.version = version
-        self.values = values
-
-
-class _Rewrite(Job):
-    """Values of a table become others: encryption here; a rotation selects other kinds of values and decrypts first.
-
-    What is left to do shows in the rows, and two may share the work: no ledger is needed. Rows that others hold are passed
-    over and come later, so that nobody waits for us for longer than a batch, and we for nobody.
-    """
-
-    unit = "rows"
-    recorded = False
-    # Row level security that hid rows would make a table look encrypted that is not.
-    session = MappingProxyType({"row_security": "off"})
-
-    def __init__(self, table: _Table) -> None:
-        self.table = table
-        self.rows: dict[str, _Row] = {}
-        """Those of the present batch, by key."""
-        self.refused: set[str] = set()
-
-    @abstractmethod
-    def condition(self, column: _Column) -> str:
-        """SQL for whether a value is to be done."""
-
-    @abstractmethod
-    def rewrite(self, user_id: UUID, column: _Column, value: str) -> str | None:
-        """The new value."""
-
-    @abstractmethod
-    def is_kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
-        """Whether what stands in the row now means what was read before."""
-
-    def count(self, connection: Connection) -> int:
-        wanted = " or ".join(self.condition(column) for column in self.table.columns)
-        return int(
-            connection.scalar(
-                text(f"select count(*) from {self.table.sql} as t where t.user_id is not null and ({wanted})")
-            )
-            or 0
-        )
-
-    def left(self, connection: Connection) -> int:
-        return self.count(connection)
-
-    def next_keys(
-        self, connection: Connection, after: str | None, rows: int, window: int
-    ) -> tuple[list[str], str | None]:
-        keys = self.table.key
-        behind = ""
-        values: dict[str, Any] = {"rows": min(rows, window)}
-        if after is not None:
-            slots = ", ".join(f"cast(:k{i} as {kind})" for i, (_, kind) in enumerate(keys))
-            behind = f" and ({', '.join(f't.{name}' for name, _ in keys)}) > ({slots})"
-            values |= {f"k{i}": part for i, part in enumerate(json.loads(after))}
-        wanted = [self.condition(column) for column in self.table.columns]
-        # A value that is not to be done is not even read.
-        read = [
-            f"case when {each} then t.{column.quoted}::text end"
-            for each, column in zip(wanted, self.table.columns, strict=True)
-        ]
-        found = connection.execute(
-            text(
-                f"select array[{', '.join(f't.{name}::text' for name, _ in keys)}], t.user_id::text, t.xmin::text,"
-                f" array[{', '.join(read)}] from {self.table.sql} as t where t.user_id is not null"
-                f" and ({' or '.join(wanted)}){behind} order by {', '.join(f't.{name}' for name, _ in keys)}"
-                " limit :rows for no key update of t skip locked"
-            ),
-            values,
-        )
-        names = [column.name for column in self.table.columns]
-        self.rows = {
-            json.dumps(key): _Row(
-                key, UUID(user_id), version,
-                {name: value for name, value in zip(names, old, strict=True) if value is not None},
-            )
-            for key, user_id, version, old in found
-        }  # fmt: skip
-        found_keys = list(self.rows)
-        return found_keys, found_keys[-1] if found_keys else None
-
-    def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
-        """Write rows, and read them back."""
-        rows = [self.rows[key] for key in keys]
-        # Columns in which nothing changes are not named: a trigger may wait for them.
-        columns = [column for column in self.table.columns if any(column.name in row.values for row in rows)]
-        values: dict[str, Any] = {"version": [row.version for row in rows]}
-        counts = {"encrypted": 0, "emptied": 0}
-        names, sets = ["version"], []
-        slots = ["cast(:version as text[])"]
-        for i, column in enumerate(columns):
-            new = [
-                self.rewrite(row.user_id, column, row.values[column.name]) if column.name in row.values else None
-                for row in rows
-            ]
-            flags = [column.name in row.values for row in rows]
-            values |= {f"new{i}": new, f"flag{i}": flags}
-            names += [f"new{i}", f"flag{i}"]
-            slots += [f"cast(:new{i} as text[])", f"cast(:flag{i} as boolean[])"]
-            sets.append(f"{column.quoted} = case when n.flag{i} then n.new{i} else t.{column.quoted} end")
-            counts["encrypted"] += sum(value is not None for value in new)
-            counts["emptied"] += sum(flag and value is None for flag, value in zip(flags, new, strict=True))
-        values |= {f"k{i}": [row.key[i] for row in rows] for i in range(len(self.table.key))}
-        names += [f"k{i}" for i in range(len(self.table.key))]
-        slots += [f"cast(:k{i} as text[])" for i in range(len(self.table.key))]
-        same = " and ".join(f"t.{name} = cast(n.k{i} as {kind})" for i, (name, kind) in enumerate(self.table.key))
-        # The rows are locked. The version is there so that no mistake of ours can overwrite a newer value.
-        written = connection.execute(
-            text(
-                f"update {self.table.sql} as t set {', '.join(sets)}"
-                f" from unnest({', '.join(slots)}) as n({', '.join(names)}) where {same} and t.xmin::text = n.version"
-            ),
-            values,
-        ).rowcount
-        if written != len(rows):
-            raise EncryptionNotKept(
-                f"{self.table.name}: {len(rows) - written} of {len(rows)} rows were not written; the batch is rolled back."
-                " A trigger or rule on the table suppresses updates: disable it, and run this again."
-            )
-        self._read_back(connection, rows, columns, same)
-        return counts
-
-    def _read_back(self, connection: Connection, rows: list[_Row], columns: list[_Column], same: str) -> None:
-        keys = {f"k{i}": [row.key[i] for row in rows] for i in range(len(self.table.key))}
-        slots = ", ".join(f"cast(:{name} as text[])" for name in keys)
-        found = connection.execute(
-            text(
-                f"select n.place, array[{', '.join(f't.{column.quoted}::text' for column in columns)}]"
-                f" from unnest({slots}) with ordinality as n({', '.join(keys)}, place) join {self.table.sql} as t on {same}"
-            ),
-            keys,
-        )
-        kept = 0
-        for place, values in found:
-            row = rows[place - 1]
-            kept += all(
-                self.is_kept(row.user_id, column, row.values[column.name], value)
-                for column, value in zip(columns, values, strict=True)
-                if column.name in row.values
-            )
-        if kept != len(rows):
-            raise EncryptionNotKept(
-                f"{self.table.name}: {len(rows) - kept} of {len(rows)} rows did not come back as they were written; the"
-                " batch is rolled back. A trigger on the table changes the keys: disable it, and run this again."
-            )
-
-    def skip(self, connection: Connection, key: str, code: str, what: str | None) -> None:
-        """Leave a row as it is; where it is not one row that is at fault, but the table, each further one would be, too."""
-        del connection
-        self.refused.add(key)
-        if code == _NO_RIGHT:
-            raise InsufficientPrivilege(_rights(self.table.name))
-        if len(self.refused) > _MOST_REFUSED:
-            raise EncryptionRefused(_refusal(self.table.name, code, what))
-
-
-class _Encryption(_Rewrite):
+class _Encryption(Rewrite):
     kind = "encrypt"
+    done = "encrypted"
 
-    def __init__(self, table: _Table, ring: KeyRing) -> None:
+    def __init__(self, table: KeyTable, ring: KeyRing) -> None:
         super().__init__(table)
         self.ring = ring
 
-    def condition(self, column: _Column) -> str:
-        return f"{_kind(column)} in ('plain', 'blank')"
+    def condition(self, column: KeyColumn) -> str:
+        return f"{kind_of(column)} in ('plain', 'blank')"
 
-    def rewrite(self, user_id: UUID, column: _Column, value: str) -> str | None:
-        if column.nullable and not value.strip(_BLANKS):
+    def rewrite(self, row: KeyRow, column: KeyColumn, value: str) -> str | None:
+        if column.nullable and not value.strip(BLANKS):
             return None
-        return self.ring.encrypt(value, user_id=user_id, column=column.name)
+        return self.ring.encrypt(value, user_id=row.user_id, column=row.binding(column))
 
-    def is_kept(self, user_id: UUID, column: _Column, value: str, found: str | None) -> bool:
+    def is_kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
         if found is None:
-            return column.nullable and not value.strip(_BLANKS)
+            return column.nullable and not value.strip(BLANKS)
         try:
-            return self.ring.decrypt(found, user_id=user_id, column=column.name) == value
+            return self.ring.decrypt(found, user_id=row.user_id, column=row.binding(column)) == value
         except DecryptionFailed:
             return False
-
-
-def _quietly(connection: Connection, table: str, work: Callable[[], _T]) -> _T:
-    """Work in a transaction that waits for no lock for long, sees all rows or fails, and whose errors quote no value.
-
-    Raises:
-        TableLocked: a lock could not be had.
-        EncryptionRefused, InsufficientPrivilege, NoDatabase: as ``encrypt``.
-    """
-    try:
-        with connection.begin():
-            connection.exec_driver_sql(
-                "set local row_security = off; set local lock_timeout = '100ms'; set local jit = off"
-            )
-            return work()
-    except (DBAPIError, UnicodeDecodeError) as error:
-        problem = _without_values(error, connection, table)
-    # Out here, so that it is not chained: a message of the server may quote a row.
-    raise problem
-
-
-def _without_values(error: DBAPIError | UnicodeDecodeError, connection: Connection, table: str) -> Exception:
-    """The error to raise instead of one that may quote a row."""
-    if isinstance(error, UnicodeDecodeError):
-        return EncryptionRefused(
-            f"{table} holds a value that is no text in the encoding of the database. Correct it, and run this again."
-        )
-    code = sqlstate(error) or "unknown"
-    if is_disconnect(error):
-        return lost_connection(connection.engine.url)
-    if code in LOCK_FAILURES:
-        return TableLocked()
-    if code == _NO_RIGHT:
-        return InsufficientPrivilege(_rights(table))
-    return EncryptionRefused(_refusal(table, code, failed_objects(error)))
-
-
-def _rights(table: str) -> str:
-    return (
-        f"This role may not read and update all rows of {table}: a right is missing, or row level security hides some."
-        " Connect as the role that owns the table, or a superuser."
-    )
-
-
-def _refusal(table: str, code: str, what: str | None) -> str:
-    about = f" ({what})" if what else ""
-    return (
-        f"{table} cannot be written: SQLSTATE {code}{about}. What is encrypted stands. A CHECK or trigger of your own that"
-        " looks at the keys has to go first; then run this again."
-    )

@@ -23,7 +23,8 @@ from profiles_schema.driver import diagnosis, retry_on_lock, server_message, sql
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
 from profiles_schema.migrations import packs
 from profiles_schema.migrations.drift import dual_write_is_broken
-from profiles_schema.operations.batches import FIRST_ROWS, Job, Limits, Progress, Stopped, next_page, run, trial
+from profiles_schema.operations.batch_job import FIRST_ROWS, Job, Limits, Progress, Stopped, next_page
+from profiles_schema.operations.batches import run, trial
 from profiles_schema.operations.settings import VERIFICATION_DAYS
 from profiles_schema.schema.objects import Where
 from profiles_schema.schema.traits import trait_columns

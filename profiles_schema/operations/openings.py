@@ -21,7 +21,9 @@ from profiles_schema.operations.findings import Finding, notice, problem
 from profiles_schema.schema.catalog import API_ROLES, Key, subjects
 from profiles_schema.schema.objects import Where
 
-_TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
+_TABLES = (
+    "user_profiles", "user_progress", "user_api_keys", "user_provider_keys", "export_history", "user_profile_audit_logs"
+)  # fmt: skip
 _SERVICE_POLICY = ("Service role can do what its grants allow", ["service_role"])
 _SHOWN = 3
 _VERBS = {"r": "read", "a": "insert", "w": "change", "d": "delete", "*": "read and write"}
@@ -60,7 +62,7 @@ mighty as (
 # Views that lead to a table of ours, by way of other views too; secret, if to that of the keys.
 _REACHING = """
 reaching as (
-  select o.oid, o.bare = 'user_api_keys' as secret from ours as o
+  select o.oid, o.bare in ('user_api_keys', 'user_provider_keys') as secret from ours as o
   union
   select w.ev_class, l.secret from reaching as l
   join pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = l.oid
@@ -195,7 +197,7 @@ def _functions(connection: Connection) -> Iterator[Opening]:
         " select format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) as name,"
         "  case p.prokind when 'p' then 'procedure' else 'function' end as kind, p.proowner::regrole::text as owner,"
         "  string_agg(u.rolname, ', ' order by u.rolname) as roles,"
-        f"  {_OLDER.format(oid='p.oid')} and p.prosrc !~* '\\muser_api_keys\\M' as known"
+        f"  {_OLDER.format(oid='p.oid')} and p.prosrc !~* '\\muser_(api|provider)_keys\\M' as known"
         " from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
         " join pg_roles as u on u.rolname = any (cast(:users as text[])) cross join named"
         " where p.prosecdef and n.nspname not in ('pg_catalog', 'information_schema', 'profiles_internal')"
@@ -242,7 +244,7 @@ def _rights(connection: Connection, declared: Collection[Key]) -> Iterator[Openi
             "accepted_openings",
             f"execute on {row.plain} to {row.rolname}",
             "execute",
-            f"The role {row.rolname} may execute our function {row.plain}, which is declared for nobody but the roles of the API.",
+            f"The role {row.rolname} may execute our function {row.plain}, which is declared only for the roles of the API.",
             f"revoke execute on function {row.name} from {row.quoted}",
         )
 
@@ -436,7 +438,7 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         f"with {_OURS} select t.tgname, x.plain, t.tgtype & 2 = 2 as before from ("
         "  select o.oid, o.plain from ours as o union select to_regclass('auth.users'), 'auth.users'"
         " ) as x join pg_trigger as t on t.tgrelid = x.oid join pg_proc as p on p.oid = t.tgfoid"
-        " where not t.tgisinternal and (t.tgtype & 2 = 2 or x.plain = 'public.user_api_keys') and t.tgenabled <> 'D'"
+        " where not t.tgisinternal and (t.tgtype & 2 = 2 or x.plain in ('public.user_api_keys', 'public.user_provider_keys')) and t.tgenabled <> 'D'"
         "  and p.pronamespace is distinct from to_regnamespace('profiles_internal')::oid order by 2, 1",
     )
     for row in rows:

@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import StorageMissing, UnregisteredTables
 from profiles_schema.operations import users
-from profiles_schema.operations.batches import Job, Limits, ListedJob, Progress, run
+from profiles_schema.operations.batch_job import Job, Limits, ListedJob, Progress
+from profiles_schema.operations.batches import run
 from profiles_schema.storage import Storage
 
 _FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"

@@ -13,7 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from profiles_schema.errors import NoSessions
-from profiles_schema.operations.batches import Job, Limits, Progress, next_page, run
+from profiles_schema.operations.batch_job import Job, Limits, Progress, next_page
+from profiles_schema.operations.batches import run
 from profiles_schema.operations.findings import Finding, problem
 from profiles_schema.schema.objects import Where
 
@@ -154,7 +155,7 @@ def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]
         yield problem(
             "stale_progress",
             f"Sessions of {stale.users} user{'s' if stale.users > 1 else ''} changed and the progress did not, because the roll-up failed (SQLSTATE"
-            f" {stale.codes}). The next session of each counts anew.",
+            f" {stale.codes}). The next session of each counts again.",
             REMEDY,
             stale.users,
         )
@@ -182,7 +183,7 @@ def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]
         scope = ("user" if differing == 1 else "users") if full else f"of {len(users)} users looked at"
         yield problem(
             "progress",
-            f"The progress of {differing} {scope} is not what their sessions say.",
+            f"The progress of {differing} {scope} differs from their sessions.",
             REMEDY,
             differing,
         )

@@ -17,6 +17,7 @@ from profiles_schema.operations.findings import Finding, problem
 _CHOICES: Mapping[str, Sequence[Any]] = {
     "auto_create_profiles": (True, False),
     "audit_level": ("failures", "changes", "all"),
+    "audit_key_reads": (True, False),
     "normalize_verification_days": range(3651),
     "audit_keep_days": range(1, 36_501),
     "username_hold_days": range(3651),
@@ -25,6 +26,7 @@ _LISTS = ("accepted_policies", "accepted_openings")
 DEFAULTS: Mapping[str, Any] = {
     "auto_create_profiles": True,
     "audit_level": "changes",
+    "audit_key_reads": False,
     "normalize_verification_days": 7,
     "audit_keep_days": 365,
     "username_hold_days": 90,

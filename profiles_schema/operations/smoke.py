@@ -29,10 +29,13 @@ _NO_CHANGES = "Users change nothing, as before"
 """The policy of an adopted table whose users could change nothing (answer `keep` to `writes:TABLE`)."""
 # Signed in with a second factor: many applications ask for that in a restrictive policy.
 _AAL = "aal2"
-_TABLES = ("user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs")
+_TABLES = (
+    "user_profiles", "user_progress", "user_api_keys", "user_provider_keys", "export_history", "user_profile_audit_logs"
+)  # fmt: skip
 # What a row needs in the tables that a sign-up leaves empty.
 _ROWS: dict[str, dict[str, Any]] = {
     "user_api_keys": {"openai_api_key": f"{ENVELOPE_PREFIX}smoke.{'A' * 60}"},
+    "user_provider_keys": {"provider": "smoke", "envelope": f"{ENVELOPE_PREFIX}smoke.{'A' * 60}"},
     "export_history": {"export_type": "smoke", "export_format": "json"},
     "user_profile_audit_logs": {"action": "updated", "origin": "manual"},
     "sessions": {},
@@ -40,7 +43,7 @@ _ROWS: dict[str, dict[str, Any]] = {
 # A column that users may change in their own rows.
 _CHANGED = {
     "user_profiles": "bio", "user_progress": "new_words_count", "user_api_keys": "openai_api_key",
-    "export_history": "filters",
+    "user_provider_keys": "envelope", "export_history": "filters",
 }  # fmt: skip
 
 
@@ -175,19 +178,19 @@ class _Trial:
         if seen:
             return ""
         return (
-            f"; the trial's user, with the claims role, sub and aal ({_AAL}), does not see the own profile, on which the"
+            f"; the trial's user, with the claims role, sub and aal ({_AAL}), does not see its own profile, on which the"
             f" application has restrictive policies: {', '.join(policies)}"
         )
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "the roles of the API may use the schemas", self.use_schemas
-        yield "a sign-up makes profile and progress", self.sign_up
-        yield "a second sign-up with the same name works, too", self.sign_up_with_the_same_name
+        yield "a sign-up creates profile and progress", self.sign_up
+        yield "a second sign-up with the same name works too", self.sign_up_with_the_same_name
         if "last_sign_in_at" in self.columns:
-            yield "a sign-in is carried over", self.sign_in
-        yield "get_my_profile_v2 returns the own profile", self.get_my_profile
-        yield "get_my_referral_code makes a code that stays", self.referral_code
-        yield "get_my_progress returns the own progress", self.get_my_progress
+            yield "a sign-in reaches the profile", self.sign_in
+        yield "get_my_profile_v2 returns the caller's profile", self.get_my_profile
+        yield "get_my_referral_code creates a code and keeps it", self.referral_code
+        yield "get_my_progress returns the caller's progress", self.get_my_progress
         yield "award_points counts a key once", self.award_points
         yield "export_my_data queues one export", self.export_my_data
         yield "delete_my_account wants the username", self.delete_my_account
@@ -195,19 +198,19 @@ class _Trial:
             yield "users change nothing, as before", self.change_nothing
         else:
             yield "update_my_profile_v2 changes it", self.update_my_profile
-        yield "update_my_profile_v2 refuses what is not the user's", self.update_forbidden
-        yield "ensure_user_profile returns the own profile", self.ensure_own
+        yield "update_my_profile_v2 refuses columns that users may not write", self.update_forbidden
+        yield "ensure_user_profile returns the caller's profile", self.ensure_own
         yield "ensure_user_profile refuses another user's", self.ensure_other
         yield "gen_available_username proposes a free name", self.available_username
         yield "another user's rows are invisible", self.read_other
         yield "another user's rows cannot be changed", self.change_other
-        yield "the own role cannot be changed", self.change_role
+        yield "a user cannot change their own role", self.change_role
         yield "anon can read no table", self.anon_reads
         yield "anon can call get_public_profile", self.anon_calls
         yield "get_user_profile_stats is for service_role", self.stats
         if applies(self.connection, Where.OWN_IDENTITY):
-            yield "create_user makes a user with a profile", self.create_user
-        yield "an export goes its way", self.export
+            yield "create_user creates a user with a profile", self.create_user
+        yield "an export goes through its states", self.export
         yield "deleting a user works", self.delete_user
 
     def closed(self, command: str) -> list[str]:

@@ -66,7 +66,7 @@ def _server_settings(connection: Connection) -> Iterator[Finding]:
         )
         yield problem(
             "server_setting",
-            f"The {where} sets {row.name} to {row.value}: {effect}. Sessions that are open keep it.",
+            f"The {where} sets {row.name} to {row.value}: {effect}. Open sessions keep it.",
             f"alter {target} reset {row.name}",
         )
 
@@ -163,7 +163,7 @@ def _foreign_keys(connection: Connection, declared: Collection[Key]) -> Iterator
         yield notice(
             "switched_off",
             f"The foreign key {row.conname} of {row.name} to {row.refers_to}, which is not ours, is switched off: its internal"
-            " triggers are disabled. The statement makes it anew; rows that refer to nothing make its second half fail.",
+            " triggers are disabled. The statement creates it again; its second half fails if rows refer to nothing.",
             f"alter table {row.name} drop constraint {row.quoted}, add constraint {row.quoted} {row.definition} not valid;"
             f" alter table {row.name} validate constraint {row.quoted}",
         )

@@ -74,6 +74,7 @@ TABLES: Final = (
     PersonTable("progress", _table("user_progress")),
     PersonTable("sessions", _table("sessions")),
     PersonTable("api_keys", _table("user_api_keys")),
+    PersonTable("provider_keys", _table("user_provider_keys")),
     PersonTable("exports", _table("export_history")),
     PersonTable("audit_log", _table("user_profile_audit_logs")),
     PersonTable("points", _table("profiles_internal.point_awards")),

@@ -4,19 +4,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from profiles_schema.services.acting import Actor, acting_as, current_actor, follow_actor, on_behalf_of
+    from profiles_schema.services.api_key_queries import ApiKeyInfo
+    from profiles_schema.services.api_keys import ApiKeyService, AsyncApiKeyService
     from profiles_schema.services.cache import Statistics
     from profiles_schema.services.default import configure, get_or_create_profile, get_profile, update_profile
     from profiles_schema.services.engines import async_engine, async_require_rls, engine, require_rls
     from profiles_schema.services.events import Event
     from profiles_schema.services.export_queries import Claim
     from profiles_schema.services.exports import AsyncExportService, ExportService
+    from profiles_schema.services.key_validators import Check
     from profiles_schema.services.profiles import AsyncProfileService, ProfileService
     from profiles_schema.services.results import HistoryEntry, Outcome, Page, PublicProfile, SyncResult
 
 __all__ = [
     "Actor",
+    "ApiKeyInfo",
+    "ApiKeyService",
+    "AsyncApiKeyService",
     "AsyncExportService",
     "AsyncProfileService",
+    "Check",
     "Claim",
     "Event",
     "ExportService",
@@ -43,12 +50,15 @@ __all__ = [
 
 _MODULES = {
     "acting": ("Actor", "acting_as", "current_actor", "follow_actor", "on_behalf_of"),
+    "api_key_queries": ("ApiKeyInfo",),
+    "api_keys": ("ApiKeyService", "AsyncApiKeyService"),
     "cache": ("Statistics",),
     "default": ("configure", "get_or_create_profile", "get_profile", "update_profile"),
     "engines": ("async_engine", "async_require_rls", "engine", "require_rls"),
     "events": ("Event",),
     "export_queries": ("Claim",),
     "exports": ("AsyncExportService", "ExportService"),
+    "key_validators": ("Check",),
     "profiles": ("AsyncProfileService", "ProfileService"),
     "results": ("HistoryEntry", "Outcome", "Page", "PublicProfile", "SyncResult"),
 }

@@ -77,7 +77,7 @@ class Actor:
         if not self.role or self.role.lower() in {"none", "default"}:
             raise ActingRefused(f'"{self.role}" is no role to act with. Use authenticated, anon or service_role.')
         if self.user_id is None and self.role == "authenticated":
-            raise ActingRefused("The role authenticated needs a user. For nobody, act with the role anon.")
+            raise ActingRefused("The role authenticated needs a user. Without a user, act with the role anon.")
         if len(self.settings["context"].encode()) > _MAX_CONTEXT_BYTES:
             raise ActingRefused(f"The context is longer than {_MAX_CONTEXT_BYTES:,} bytes of JSON.")
 

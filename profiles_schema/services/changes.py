@@ -99,7 +99,7 @@ def broken_rules(changes: Changes) -> Broken:
     """What is wrong with these changes, as far as one can say without the database: every field at once."""
     broken: Broken = {}
     try:
-        changes_model().model_validate({str(key)[:_KEY_SHOWN]: value for key, value in changes.items()})
+        changes_model().model_validate({_printable(key)[:_KEY_SHOWN]: value for key, value in changes.items()})
     except ValidationError as error:
         for each in error.errors(include_input=False, include_url=False, include_context=False):
             field = str(each["loc"][0])
@@ -109,6 +109,11 @@ def broken_rules(changes: Changes) -> Broken:
             if rule not in broken.setdefault(field, []):
                 broken[field].append(rule)
     return broken
+
+
+def _printable(key: Any) -> str:
+    """The key as pydantic takes it: JSON can name half a surrogate pair, which is no Unicode text."""
+    return str(key).encode("utf-8", "backslashreplace").decode()
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

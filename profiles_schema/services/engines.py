@@ -100,6 +100,7 @@ _ROLE: Final = text(
         from pg_class as c
         where c.oid = any (array[
           to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.user_api_keys'),
+          to_regclass('public.user_provider_keys'),
           to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs')
         ]::oid[]) and pg_has_role(r.oid, c.relowner, 'usage')
       ) as owns,

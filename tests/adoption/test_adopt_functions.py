@@ -47,7 +47,7 @@ def test_a_function_that_ours_replaces_is_a_question_and_others_of_the_name_stay
     }
     question = questions["function:public.get_public_profile(text)"]
     assert question.found == (
-        "has a name of ours; returns json, with the rights of its owner; may be called by anon, authenticated, service_role"
+        "has one of our names; returns json, with the rights of its owner; may be called by anon, authenticated, service_role"
     )
     assert "may be called by anon, authenticated and service_role" in question.answers["replace"]
     with pytest.raises(MigrationFailed, match=r"function public.get_public_profile\(text\)"):

@@ -447,7 +447,7 @@ def test_a_visibility_that_meant_something_else_is_a_question(hosted_open):
     hosted_open.script(TABLE.format(columns="profile_visibility text default 'public'") + GUARDED + OWN + ROWS)
     (asked,) = questions(hosted_open).values()
     assert asked.id == "visible:public.user_profiles"
-    assert asked.found == "default 'public'::text, public in 2 rows, and nobody reads rows of others"
+    assert asked.found == "default 'public'::text, public in 2 rows, and no one reads rows of others"
     assert "and those of every new user" in asked.answers["accept"]
     hosted_open.upgrade(answers={asked.id: "accept"})
     assert [row.username for row in hosted_open.run("select * from public.get_public_profile('ada')")] == ["ada"]

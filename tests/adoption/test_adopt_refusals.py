@@ -522,3 +522,21 @@ def test_a_policy_or_trigger_made_anew_under_an_old_name_stops_a_downgrade_befor
     assert "trigger set_updated_at on public.user_profiles" in said
     database.script(remedy + "drop function public.stamp()")
     given_back(database, more={"public.user_profiles"})
+
+
+@pytest.mark.parametrize(
+    "there",
+    ["create table public.user_provider_keys (id uuid)", "create view public.user_provider_keys as select 1 as one"],
+)
+def test_another_table_of_the_name_of_one_that_is_never_taken_over_stops_the_upgrade(found, there):
+    database = found("c", there)
+    message = refusal(database)
+    assert stops(message) == ["public.user_provider_keys"]
+    assert "Rename it: that name is needed." in message
+    database.script(f"drop {there.split()[1]} public.user_provider_keys")
+    database.upgrade()
+    # Ours is in nobody's way, neither here nor after a way back.
+    with database.engine.connect() as connection:
+        assert adopt.plan(connection).stoppers == []
+    database.downgrade("0007_create_user_progress", allow_data_loss="yes")
+    database.upgrade()

@@ -32,7 +32,7 @@ from pathlib import Path
 import psycopg2
 
 from profiles_schema import local
-from profiles_schema.operations.batches import FIRST_ROWS
+from profiles_schema.operations.batch_job import FIRST_ROWS
 from support import REPOSITORY
 
 MOST_RECONNECT_SECONDS = 5.0

@@ -57,7 +57,7 @@ def test_help_lists_every_verb_once_in_sections():
     page = help_of()
     titles = re.findall(r"^(\S.*):$", page, flags=re.MULTILINE)
     assert titles == [
-        "Options", "Migrate", "Watch", "Repair", "Exports", "Take over", "Keys and settings", "Server", "Examples",
+        "Options", "Migrate", "Watch", "Repair", "Exports", "Adopt", "Keys and settings", "Server", "Examples",
     ]  # fmt: skip
     for verb in cli.VERBS:
         assert len(re.findall(rf"^  {verb} ", page, flags=re.MULTILINE)) == 1, verb
@@ -266,7 +266,7 @@ WRITING = [
     ["upgrade"], ["downgrade", "-1"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
     ["progress", "recount"], ["repair"], ["repair", "--dry-run"], ["stamp"],
     ["jobs", "pause", "1"], ["jobs", "resume", "1"], ["jobs", "cancel", "1"], ["settings", "set", "audit_level", "all"],
-    ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["normalize", "run"], ["normalize", "run", "--dry-run"],
+    ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["keys", "rotate"], ["keys", "rotate", "--dry-run"], ["keys", "validate"], ["normalize", "run"], ["normalize", "run", "--dry-run"],
     ["normalize", "restore"], ["normalize", "contract"], ["adopt", "--dry-run"],
     ["exports", "work", "--once", "--storage", "files"], ["exports", "purge", "--storage", "files"],
 ]  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 
 from profiles_schema.cli import progress
 from profiles_schema.cli.progress import words
-from profiles_schema.operations.batches import Progress
+from profiles_schema.operations.batch_job import Progress
 from support import in_terminal, profiles_schema
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -142,6 +142,6 @@ def test_ctrl_c_leaves_a_clean_terminal_and_a_sentence(database):
     assert process.wait(timeout=30) == 130
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is there again
     bar, done, sentence = CONTROL.sub("", written.rpartition("\x1b[2K")[2]).strip().split("\r\n")
-    assert re.fullmatch(r"backfill ━+ +\d+/2000 users +\d+%  stopped", bar)
+    assert re.fullmatch(r"backfill [━╺╸]+ +\d+/2000 users +\d+%  stopped", bar)
     assert re.fullmatch(r"done so far: \d+ created", done)
     assert re.fullmatch(r"stopped after \d+ of 2000 users; go on with: profiles-schema backfill", sentence)

@@ -303,7 +303,7 @@ def test_a_revision_id_that_was_asked_for_is_kept(database, scripts):
 def test_a_new_revision_asks_for_what_a_reader_needs_to_know(database, scripts):
     docstring = ast.get_docstring(ast.parse(scripts.revision(database).read_text()))
     assert docstring.splitlines()[0] == "bring it back"
-    for word in ("Why:", "Locks:", "Beside it:", "Back:"):
+    for word in ("Why:", "Locks:", "Compatible with:", "Back:"):
         assert f"\n{word}" in docstring
 
 

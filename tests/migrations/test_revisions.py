@@ -65,7 +65,7 @@ def test_a_revision_says_what_a_reader_needs_to_know(path):
     assert title.endswith(".")
     assert blank == ""
     assert [line.partition(":")[0] for line in rest if re.match(r"[A-Z][a-z ]+:", line)] == [
-        "Why", "Locks", "Beside it", "Back"
+        "Why", "Locks", "Compatible with", "Back"
     ]  # fmt: skip
     assert all(line.partition(":")[2].strip() for line in rest)
 

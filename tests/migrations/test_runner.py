@@ -726,14 +726,14 @@ def interrupted_inside_0012(database, program, interrupt):
         (
             "profiles_schema", "terminate", 3,
             "error: The connection to the database was lost during upgrade 0015_backfill_profiles. "
-            "What was finished before it stands; run this again to go on.",
+            "What is finished stays; run this again to continue.",
         ),
         pytest.param("alembic", signal.SIGINT, 130, "error: interrupted", marks=pytest.mark.slow),
         pytest.param("profiles_schema", signal.SIGTERM, 143, "error: terminated", marks=pytest.mark.slow),
         pytest.param(
             "alembic", "terminate", 3,
             "error: The connection to the database was lost during upgrade 0015_backfill_profiles. "
-            "What was finished before it stands; run this again to go on.",
+            "What is finished stays; run this again to continue.",
             marks=pytest.mark.slow,
         ),
     ],

@@ -15,7 +15,7 @@ import pytest
 from profiles_schema.errors import AnotherRunner, RunnerReplaced
 from profiles_schema.operations import batches, ledger
 from profiles_schema.operations.backfill import _MissingProfiles, backfill, count_missing
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.jobs import list_jobs
 from support import REPOSITORY, profiles_schema
 

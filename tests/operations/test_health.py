@@ -241,7 +241,7 @@ def test_a_locked_table_is_said_instead_of_waited_for(database):
         holder.exec_driver_sql("lock table public.user_profiles in access exclusive mode")
         said = profiles_schema(database.url, "health")
     assert said.returncode == 1
-    assert said.stderr.startswith("error: Another session holds a lock on a table of ours.")
+    assert said.stderr.startswith("error: Another session holds a lock on one of our tables.")
 
 
 def test_the_command_says_it_in_lines_and_in_json(database):

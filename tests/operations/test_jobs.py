@@ -13,7 +13,7 @@ import pytest
 from profiles_schema.cli import main, progress
 from profiles_schema.errors import JobCancelled, UsageError
 from profiles_schema.operations.backfill import backfill, count_missing
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.health import examine
 from profiles_schema.operations.jobs import list_jobs, move
 from support import profiles_schema
@@ -152,7 +152,7 @@ def test_work_on_a_paused_job_does_not_wait_for_ever_where_nobody_watches(reques
     assert time.monotonic() - started < 30
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
-        f"error: Job {number} is paused, and was not resumed within 0.5 s. What is done stands."
+        f"error: Job {number} is paused, and was not resumed within 0.5 s. Finished work stays."
         f" Resume it, then run this again: profiles-schema jobs resume {number}"
     )
     assert database.run("select state, runner from profiles_internal.jobs where id = :id", id=number) == [

@@ -20,7 +20,7 @@ from profiles_schema import UserApiKeys
 from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, is_envelope, key_id_of, new_entry
 from profiles_schema.errors import CiphertextMismatch, EncryptionNotKept, MigrationFailed, NoDatabase, TableLocked
 from profiles_schema.operations import batches, keys
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.settings import ENCRYPTION_KEYS
 from support import ENVELOPE, drift, profiles_schema
 

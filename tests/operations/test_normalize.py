@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from profiles_schema.errors import NormalizationRefused, ValuesDiffer
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.health import examine
 from profiles_schema.operations.normalize import contract, restore, status
 from profiles_schema.operations.smoke import smoke

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chaos.normalize import ChaosOfNormalize
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.normalize import contract, convert, restore, status
 
 PROFILES = 2_000

@@ -95,7 +95,7 @@ select 4 -- the last needs no semicolon
     [
         ("", "holds no statement"),
         ("-- as anon\n;;", "holds no statement"),
-        ("-- as admin\nselect 1", '"-- as admin" names nobody'),
+        ("-- as admin\nselect 1", '"-- as admin" names no known role'),
         ("-- as authenticated\nselect 1", "needs the id of a user"),
         (f"-- as anon {ADA}\nselect 1", "takes no user"),
         ("-- as anon {broken}\nselect 1", "no JSON object"),

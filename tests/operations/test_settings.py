@@ -12,7 +12,7 @@ from support import profiles_schema
 def test_get_shows_the_defaults(database):
     assert profiles_schema(database.url, "settings", "get").stdout == (
         "accepted_openings [] (default)\naccepted_policies [] (default)\n"
-        "audit_keep_days 365\naudit_level changes\nauto_create_profiles true\nnormalize_verification_days 7\nusername_hold_days 90\n"
+        "audit_keep_days 365\naudit_key_reads false\naudit_level changes\nauto_create_profiles true\nnormalize_verification_days 7\nusername_hold_days 90\n"
     )
     assert profiles_schema(database.url, "settings", "get", "audit_level").stdout == "changes\n"
 
@@ -47,7 +47,10 @@ def test_a_number_can_be_set(database):
 
 def test_a_missing_row_is_shown_as_its_default(database):
     database.run("delete from profiles_internal.settings where key = 'audit_level'")
-    assert "audit_level changes (default)\n" in profiles_schema(database.url, "settings", "get").stdout
+    assert (
+        "audit_key_reads false\naudit_level changes (default)\n"
+        in profiles_schema(database.url, "settings", "get").stdout
+    )
     assert profiles_schema(database.url, "settings", "get", "audit_level").stdout == "changes (default)\n"
     found = json.loads(profiles_schema(database.url, "settings", "get", "--json").stdout)
     assert found["audit_level"] == "changes"

@@ -81,15 +81,15 @@ def test_each_step_shows_its_own_cause(database, damage, causes):
 @pytest.mark.parametrize(
     ("damage", "failing"),
     [
-        ("drop trigger profiles_on_auth_user_created on auth.users", "a sign-up makes profile and progress"),
-        ("drop trigger profiles_on_auth_user_updated on auth.users", "a sign-in is carried over"),
-        ("grant update on public.user_profiles to authenticated", "the own role cannot be changed"),
+        ("drop trigger profiles_on_auth_user_created on auth.users", "a sign-up creates profile and progress"),
+        ("drop trigger profiles_on_auth_user_updated on auth.users", "a sign-in reaches the profile"),
+        ("grant update on public.user_profiles to authenticated", "a user cannot change their own role"),
         ("grant select on public.user_api_keys to anon", "anon can read no table"),
         ("alter table public.user_profiles disable row level security", "another user's rows are invisible"),
         ("revoke execute on function public.get_public_profile(text) from anon", "anon can call get_public_profile"),
         ("grant execute on function profiles_internal.profile_stats(), public.get_user_profile_stats() to authenticated",
          "get_user_profile_stats is for service_role"),
-        ("drop function public.get_my_profile_v2() cascade", "get_my_profile_v2 returns the own profile"),
+        ("drop function public.get_my_profile_v2() cascade", "get_my_profile_v2 returns the caller's profile"),
         ("revoke usage on schema auth from anon, public", "the roles of the API may use the schemas"),
         ("revoke usage on schema public from anon, authenticated, public", "the roles of the API may use the schemas"),
     ],
@@ -105,7 +105,7 @@ def test_the_command_exits_with_1_and_says_why(database):
     database.script("drop trigger profiles_on_auth_user_created on auth.users")
     failed = profiles_schema(database.url, "smoke")
     assert failed.returncode == 1
-    assert "FAIL  a sign-up makes profile and progress: the number of profiles is 0 instead of 1" in failed.stdout
+    assert "FAIL  a sign-up creates profile and progress: the number of profiles is 0 instead of 1" in failed.stdout
     assert "Traceback" not in failed.stderr
     as_json = profiles_schema(database.url, "smoke", "--json")
     assert json.loads(as_json.stdout)["passed"] is False

@@ -65,6 +65,9 @@ insert into public.sessions (user_id, started_at, ended_at, duration_minutes, de
   from generate_series(1, cast(:sessions as integer)) as n;
 insert into public.user_api_keys (user_id, openai_api_key, unsplash_api_key, anthropic_api_key, last_validated_at, validation)
   values (cast(:id as uuid), :envelope, :envelope, :envelope, now(), jsonb_build_object('note', :mark));
+update public.user_api_keys set hints = '{"openai": "wxyz"}' where user_id = cast(:id as uuid);
+insert into public.user_provider_keys (user_id, provider, label, envelope, hint, validation, last_used_at)
+  values (cast(:id as uuid), 'deepl', :mark || ' key', :envelope, 'wxyz', jsonb_build_object('note', :mark), now());
 insert into public.export_history (user_id, export_type, export_format, filters)
   select cast(:id as uuid), 'sessions', 'json', jsonb_build_object('about', :mark) from generate_series(1, cast(:exports as integer));
 update public.export_history set status = 'processing' where user_id = cast(:id as uuid);

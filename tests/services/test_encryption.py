@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import hashlib
 import pickle
 import re
 import traceback
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles_schema import UserApiKeys
-from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, is_envelope, key_id_of, new_entry
+from profiles_schema.encryption import LONGEST_TEXT_BYTES, KeyRing, bound_to, is_envelope, key_id_of, new_entry
 from profiles_schema.errors import (
     CiphertextMismatch,
+    DamagedEnvelope,
     DecryptionFailed,
     InvalidKeyRing,
     KeyRingMissing,
@@ -89,9 +91,30 @@ def test_the_failures_of_decryption_have_names():
         KeyRing({"k2": OTHER}).decrypt(envelope, user_id=ADA, column=COLUMN)
     with pytest.raises(CiphertextMismatch):  # the same key under another id
         KeyRing({"k9": NEW}).decrypt(envelope.replace(".k2.", ".k9."), user_id=ADA, column=COLUMN)
-    for damaged in (envelope[:40], envelope + "=", envelope + "\n", "psk2" + envelope[4:], SECRET, ""):
-        with pytest.raises(NotAnEnvelope):
+    for damaged in (envelope[:40], envelope + "=", envelope + "\n", envelope[:-1] + "!", "psk1."):
+        with pytest.raises(DamagedEnvelope) as refused:
             RING.decrypt(damaged, user_id=ADA, column=COLUMN)
+        assert type(refused.value) is DamagedEnvelope
+    for other in ("psk2" + envelope[4:], SECRET, ""):
+        with pytest.raises(NotAnEnvelope):
+            RING.decrypt(other, user_id=ADA, column=COLUMN)
+
+
+def test_a_key_of_user_provider_keys_is_bound_to_its_provider_and_label():
+    envelope = RING.encrypt(SECRET, user_id=ADA, column=bound_to("deepl", "work"))
+    assert RING.decrypt(envelope, user_id=ADA, column=bound_to("deepl", "work")) == SECRET
+    for other in (bound_to("deepl", ""), bound_to("openai", "work"), bound_to("deepl", "work/"), "deepl", COLUMN):
+        with pytest.raises(CiphertextMismatch):
+            RING.decrypt(envelope, user_id=ADA, column=other)
+
+
+def test_a_check_value_tells_keys_apart_and_nothing_about_them():
+    values = RING.check_values
+    assert [*values] == ["k2", "k1"]
+    assert values == KeyRing.parse(RING_TEXT).check_values
+    assert KeyRing({"k2": OTHER}).check_values["k2"] != values["k2"]
+    # The key itself is not hashed as it is: a leaked list of SHA-256 hashes would match it.
+    assert not any(value in hashlib.sha256(key).hexdigest() for value in values.values() for key in (OLD, NEW))
 
 
 def test_the_first_key_encrypts_and_all_decrypt():

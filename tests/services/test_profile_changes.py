@@ -162,6 +162,11 @@ def test_hidden_characters_are_hidden_in_python_too():
     assert HIDDEN_CHARACTERS.startswith("[")
 
 
+@pytest.mark.parametrize("key", ["\ud800", "bio\udfff", "\x00", "", "x" * 500])
+def test_a_key_that_is_no_text_is_named_like_any_other(key):
+    assert list(broken_rules({key: 1, "bio": 17}).values()) == [["must be a text"], ["cannot be changed here"]]
+
+
 # update
 
 

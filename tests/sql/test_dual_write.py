@@ -16,7 +16,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from profiles_schema.operations.batches import Limits
+from profiles_schema.operations.batch_job import Limits
 from profiles_schema.operations.normalize import contract, convert, restore, status, verify
 from profiles_schema.schema.traits import trait_columns
 from support import Database, profiles_schema

@@ -48,6 +48,8 @@ DOCUMENTED = {
     ),
     "pk_user_api_keys": ("service_role", "select * from public.user_api_keys where id = '{somebody}'"),
     "idx_user_api_keys_user_id": ("authenticated", "select * from public.user_api_keys"),
+    "pk_user_provider_keys": ("service_role", "select * from public.user_provider_keys where id = '{somebody}'"),
+    "idx_user_provider_keys_user_id": ("authenticated", "select * from public.user_provider_keys order by provider, label"),
     "pk_export_history": ("service_role", "select * from public.export_history where id = '{somebody}'"),
     "idx_export_history_user_id": (
         "authenticated", "select * from public.export_history order by created_at desc limit 20",
@@ -108,6 +110,7 @@ from person;
 insert into public.user_progress (id, user_id, last_activity_at)
   select id, id, timestamptz '2026-01-01' + n * interval '1 minute' from person;
 insert into public.user_api_keys (id, user_id) select id, id from person;
+insert into public.user_provider_keys (id, user_id, provider, envelope) select id, id, 'deepl', 'psk1.k.' || repeat('A', 60) from person;
 insert into public.export_history (id, user_id, export_type, export_format, status, created_at, expires_at)
   select
     case when k = 1 then id else gen_random_uuid() end, id, case when n % 500 = 7 then 'audit' else 'profile' end, 'json',

@@ -94,6 +94,32 @@ def test_the_trigger_refuses_all_that_the_check_refuses(database):
             database.run("update public.user_api_keys set openai_api_key = :value", value=value)
 
 
+@pytest.mark.parametrize("column", ["envelope", "hint"])
+def test_a_plain_provider_key_is_refused_without_being_quoted(database, log, column):
+    user = database.sign_up("ada@example.org")
+    values = {"user": user, "envelope": ENVELOPE, "hint": None} | {column: SECRET}
+    stored = "insert into public.user_provider_keys (user_id, provider, envelope, hint) values (%(user)s, 'deepl', "
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.CheckViolation) as caught:
+            connection.execute(stored + "%(envelope)s, %(hint)s)", values)
+        assert SECRET not in all_of(caught.value)
+        assert caught.value.diag.column_name == column
+        connection.execute(stored + "%(envelope)s, null)", values | {"envelope": ENVELOPE})
+        with pytest.raises(psycopg.errors.CheckViolation) as caught:
+            connection.execute(f"update public.user_provider_keys set {column} = %s", [SECRET])
+        assert caught.value.diag.message_detail is None
+        connection.execute("insert into public.user_api_keys (user_id) values (%s)", [user])
+        with pytest.raises(psycopg.errors.CheckViolation) as caught:
+            connection.execute(
+                "update public.user_api_keys set hints = jsonb_build_object('openai', %s::text)", [SECRET]
+            )
+        assert caught.value.diag.message_detail is None
+    assert SECRET not in log()
+    database.script("alter table public.user_provider_keys disable trigger refuse_plain_api_keys")
+    with pytest.raises(DBAPIError, match=f"ck_user_provider_keys_{column}_"):
+        database.run(f"update public.user_provider_keys set {column} = :value", value=SECRET)
+
+
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 @pytest.mark.parametrize("hide_parameters", [False, True])
 def test_the_model_refuses_a_plain_key_before_it_leaves_the_program(database, log, driver, hide_parameters):

@@ -148,6 +148,20 @@ COLUMNS = {
         "last_validated_at": TIME,
         "is_active": "boolean not null default true",
         "validation": "jsonb not null default '{}'::jsonb",
+        "hints": "jsonb not null default '{}'::jsonb",
+        "created_at": NOW,
+        "updated_at": NOW,
+    },
+    "user_provider_keys": {
+        "id": ID,
+        "user_id": "uuid not null",
+        "provider": "text not null",
+        "label": "text not null default ''::text",
+        "envelope": "text not null",
+        "hint": "text",
+        "is_active": "boolean not null default true",
+        "validation": "jsonb not null default '{}'::jsonb",
+        "last_used_at": TIME,
         "created_at": NOW,
         "updated_at": NOW,
     },
@@ -186,6 +200,11 @@ COLUMNS = {
     },
     "profiles_internal.settings": {"key": "text not null", "value": "jsonb not null", "updated_at": NOW},
     "profiles_internal.timezones": {"name": "text not null"},
+    "profiles_internal.encryption_keys": {
+        "key_id": "text not null",
+        "check_value": "text not null",
+        "recorded_at": NOW,
+    },
     "profiles_internal.jobs": {
         "id": NUMBER,
         "kind": "text not null",
@@ -304,6 +323,7 @@ INDEXES = {
     "CREATE INDEX idx_user_progress_last_activity ON user_progress (last_activity_at desc)",
     "CREATE INDEX idx_sessions_user_id ON sessions (user_id, ended_at)",
     "CREATE UNIQUE INDEX idx_user_api_keys_user_id ON user_api_keys (user_id)",
+    "CREATE UNIQUE INDEX idx_user_provider_keys_user_id ON user_provider_keys (user_id, provider, label)",
     "CREATE INDEX idx_export_history_user_id ON export_history (user_id, created_at desc)",
     "CREATE INDEX idx_export_history_status ON export_history (status)",
     "CREATE INDEX idx_export_history_created_at ON export_history (created_at desc)",
@@ -326,6 +346,7 @@ FOREIGN_KEYS = {
     "fk_user_progress_user_id_users": "CASCADE",
     "fk_sessions_user_id_users": "CASCADE",
     "fk_user_api_keys_user_id_users": "CASCADE",
+    "fk_user_provider_keys_user_id_users": "CASCADE",
     "fk_export_history_user_id_users": "CASCADE",
     "fk_user_profile_audit_logs_user_id_users": "SET NULL",
 }
@@ -351,13 +372,17 @@ WRITTEN_BY_USERS = {
         "preferences": 65_536,
         "notification_settings": 65_536,
     },
-    "user_api_keys": {"openai_api_key": 4_096, "unsplash_api_key": 4_096, "anthropic_api_key": 4_096},
+    "user_api_keys": {"openai_api_key": 4_096, "unsplash_api_key": 4_096, "anthropic_api_key": 4_096, "hints": 256},
+    "user_provider_keys": {"provider": 63, "label": 64, "envelope": 4_096, "hint": 4},
     "export_history": {"filters": 65_536},
 }
 
 ONE_OF = {
     "ck_export_history_status_is_known": "'pending', 'processing', 'completed', 'failed', 'expired'",
-    "ck_user_profile_audit_logs_action_is_known": "'created', 'updated', 'failed', 'skipped', 'repaired', 'deleted'",
+    "ck_user_profile_audit_logs_action_is_known": (
+        "'created', 'updated', 'failed', 'skipped', 'repaired', 'deleted',"
+        " 'key_set', 'key_deleted', 'key_disabled', 'key_enabled', 'key_read'"
+    ),
     "ck_user_profile_audit_logs_origin_is_known": (
         "'trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'"
     ),
@@ -446,8 +471,12 @@ def test_every_constraint_and_index_has_a_name_that_postgresql_does_not_cut():
 def test_what_a_user_writes_has_a_limit(table_name, column, limit):
     measure = f"octet_length({column}::text)" if limit == checks.JSON_LIMIT_BYTES else f"char_length({column})"
     texts = check_texts(table_name)
-    if column == "avatar_emoji":
+    if column == "hints":
+        measure = f"octet_length({column}::text)"
+    if column in {"avatar_emoji", "label"}:
         assert any(text.startswith(column) and f"{{0,{limit}}}$" in text for text in texts.values())
+    elif column in {"provider", "hint"}:
+        assert any(text.startswith(column) and text.endswith(("{0,62}$'", "{4}$'")) for text in texts.values())
     else:
         assert any(text.endswith(f"{measure} <= {limit}") for text in texts.values())
 

@@ -38,6 +38,12 @@ EXPECTED = {
         "update": [D, A, N, A],
         "delete": [D, A, N, A],
     },
+    "user_provider_keys": {
+        "select": [D, A, N, A],
+        "insert": [D, A, D, A],
+        "update": [D, A, N, A],
+        "delete": [D, A, N, A],
+    },
     "export_history": {
         "select": [D, A, N, A],
         "insert": [D, A, D, A],
@@ -64,6 +70,7 @@ UPDATES = {
     "user_profiles": "bio = 'x'",
     "user_progress": "new_words_count = 1",
     "user_api_keys": f"openai_api_key = '{ENVELOPE}'",
+    "user_provider_keys": f"envelope = '{ENVELOPE}'",
     "export_history": "filters = '{}'",
     "user_profile_audit_logs": "error_message = 'x'",
     "sessions": "ended_at = now()",
@@ -72,6 +79,7 @@ INSERTS = {
     "user_profiles": "(user_id, username) values (:id, 'newcomer')",
     "user_progress": "(user_id) values (:id)",
     "user_api_keys": f"(user_id, openai_api_key) values (:id, '{ENVELOPE}')",
+    "user_provider_keys": f"(user_id, provider, envelope) values (:id, 'deepl', '{ENVELOPE}')",
     "export_history": "(user_id, export_type, export_format) values (:id, 'all', 'json')",
     "user_profile_audit_logs": "(user_id, action, origin) values (:id, 'created', 'manual')",
     "sessions": "(user_id) values (:id)",
@@ -199,8 +207,12 @@ WRITABLE = {
         "update": {"mastered_words_count", "learning_words_count", "new_words_count"},
     },
     "user_api_keys": {
-        "insert": {"user_id", "openai_api_key", "unsplash_api_key", "anthropic_api_key"},
-        "update": {"openai_api_key", "unsplash_api_key", "anthropic_api_key"},
+        "insert": {"user_id", "openai_api_key", "unsplash_api_key", "anthropic_api_key", "hints"},
+        "update": {"openai_api_key", "unsplash_api_key", "anthropic_api_key", "hints"},
+    },
+    "user_provider_keys": {
+        "insert": {"user_id", "provider", "label", "envelope", "hint"},
+        "update": {"envelope", "hint"},
     },
     "export_history": {
         "insert": {"user_id", "export_type", "export_format", "filters"},
@@ -273,6 +285,13 @@ ESCALATIONS = [
     "update public.export_history set data = '{{}}'",
     "update public.user_api_keys set user_id = '{eve}'",
     "update public.user_api_keys set validation = '{{}}'",
+    "insert into public.user_provider_keys (user_id, provider, envelope) values ('{eve}', 'deepl', null)",
+    "update public.user_provider_keys set user_id = '{eve}'",
+    "update public.user_provider_keys set provider = 'other'",
+    "update public.user_provider_keys set is_active = true",
+    "update public.user_provider_keys set last_used_at = null",
+    "select profiles_internal.record_key_use('{eve}', 'deepl', '')",
+    "insert into profiles_internal.encryption_keys (key_id, check_value) values ('k', 'x')",
     "copy public.user_profiles from program 'id'",
     "select profiles_internal.erase_profile('{eve}')",
     "select profiles_internal.record_events(array['{eve}']::uuid[], 'failed', 'trigger')",
@@ -302,6 +321,9 @@ def test_a_user_cannot_escalate_whatever_the_claims_say(cast):
 def test_a_user_sees_one_row_of_each_table_without_asking_for_it(cast):
     """Row level security, not the application's WHERE, keeps the others out."""
     cast.database.administrator.run("insert into public.user_api_keys (user_id) values (:eve)", eve=cast.eve)
+    cast.database.administrator.run(
+        f"insert into public.user_provider_keys {INSERTS['user_provider_keys']}", id=cast.eve
+    )
     cast.database.administrator.run("insert into public.sessions (user_id) values (:eve), (null)", eve=cast.eve)
     with cast.acting_as(OWNER, cast.ada) as connection:
         for table in EXPECTED:
@@ -340,6 +362,8 @@ EXECUTABLE = {
     "get_user_profile_stats()": {"service_role"},
     "update_my_profile_v2(jsonb,boolean,timestamp with time zone)": {"authenticated"},
     "profiles_internal.available_username(text)": USERS,
+    "profiles_internal.check_encryption_key(text,text)": USERS,
+    "profiles_internal.record_key_use(uuid,text,text)": USERS,
     "profiles_internal.delete_my_account(text)": {"authenticated"},
     "profiles_internal.export_my_data()": {"authenticated"},
     "profiles_internal.award_points(uuid,integer,text,text)": {"service_role"},
@@ -451,6 +475,10 @@ POLICIES = {
     ("user_api_keys", "INSERT", "Owners can store their own API keys"),
     ("user_api_keys", "UPDATE", "Owners can replace their own API keys"),
     ("user_api_keys", "DELETE", "Owners can delete their own API keys"),
+    ("user_provider_keys", "SELECT", "Owners can read their own provider keys"),
+    ("user_provider_keys", "INSERT", "Owners can store their own provider keys"),
+    ("user_provider_keys", "UPDATE", "Owners can replace their own provider keys"),
+    ("user_provider_keys", "DELETE", "Owners can delete their own provider keys"),
     ("user_progress", "SELECT", "Owners can read their own progress"),
     ("user_progress", "INSERT", "Owners can start their own progress"),
     ("user_progress", "UPDATE", "Owners can change their own progress"),
@@ -458,17 +486,17 @@ POLICIES = {
     ("export_history", "INSERT", "Owners can ask for their own exports"),
     ("export_history", "UPDATE", "Owners can change their own pending exports"),
 }
-BESIDE_THE_TWELVE = {
+BESIDE_THEM = {
     ("user_profile_audit_logs", "SELECT", "Owners can read their own audit log"),
     ("sessions", "SELECT", "Owners can read their own sessions"),
 }
 
 
-def test_there_are_twelve_policies_and_two_beside_them(project):
+def test_the_policies_are_those_of_the_specification_and_two_beside_them(project):
     rows = project.run("select * from pg_policies where schemaname in ('public', 'profiles_internal')")
-    assert len(POLICIES) == 12
-    assert {(row.tablename, row.cmd, row.policyname) for row in rows} == POLICIES | BESIDE_THE_TWELVE
-    assert len(rows) == 14
+    assert len(POLICIES) == 16
+    assert {(row.tablename, row.cmd, row.policyname) for row in rows} == POLICIES | BESIDE_THEM
+    assert len(rows) == 18
     for row in rows:
         assert row.roles in (["authenticated"], "{authenticated}")
         assert row.permissive == "PERMISSIVE"
@@ -496,7 +524,7 @@ def test_a_service_role_without_bypassrls_gets_policies_and_can_work(empty):
         rows = empty.run("select tablename, cmd, roles from pg_policies where schemaname = 'public'")
         own = {(row.tablename, row.cmd) for row in rows if "service_role" in row.roles}
         assert own == {(table, "ALL") for table in EXPECTED}
-        assert len(rows) == 14 + len(EXPECTED)
+        assert len(rows) == 18 + len(EXPECTED)
 
         cast = Cast(empty)
         assert attempt_everything(cast) == EXPECTED

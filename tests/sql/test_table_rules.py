@@ -184,6 +184,22 @@ RULES = {
             for column in ("openai_api_key", "unsplash_api_key", "anthropic_api_key")
         },
         "validation": {"good": ["{}", '{"openai": {"valid": true}}'], "bad": ["[]", "null", "5"]},
+        "hints": {
+            "good": ["{}", '{"openai": "aB3-"}', '{"openai": "aB3-", "unsplash": "....", "anthropic": "!~!~"}'],
+            "bad": ["[]", "null", "5", '{"openai": "aB3-x"}', '{"openai": "aB3"}', '{"openai": "aB3 "}', '{"openai": 1234}',
+                    '{"openai": {"a": "sk-plain"}}', '{"openai": ["sk-plain"]}',
+                    json.dumps({f"k{i}": "aB3-" for i in range(30)})],
+        },
+    },
+    "user_provider_keys": {
+        "provider": {"good": ["openai-eu", "a", "a" * 63, "x.ai", "9"], "bad": ["", "A", "a" * 64, "-a", "a b", "a/b", "a\n"]},
+        "label": {"good": ["", "work", "ü" * 64, "a/b"], "bad": ["a" * 65, "a\nb", "\x7f"]},
+        "envelope": {
+            "good": [ENVELOPE, "psk1.k." + "A" * 38, "psk1.k." + "A" * 4089],
+            "bad": ["sk-proj-" + "A" * 60, "", "psk1.k." + "A" * 37, "psk1.k." + "A" * 4090, ENVELOPE + "\n"],
+        },
+        "hint": {"good": ["aB3-", None], "bad": ["", "aB3", "aB3-x", "aB3 ", "aB3ü", "sk-" + "A" * 40]},
+        "validation": {"good": ["{}"], "bad": ["[]", "null", "5"]},
     },
     "export_history": {
         "filters": {"good": ["{}", json_of(65_536, "object"), None], "bad": ["[]", "null", json_of(65_537, "object")]},
@@ -195,7 +211,8 @@ RULES = {
         COUNT,
     ),
     "user_profile_audit_logs": {
-        "action": {"good": ["created", "updated", "failed", "skipped", "repaired", "deleted"], "bad": ["", "read", "FAILED"]},
+        "action": {"good": ["created", "updated", "failed", "skipped", "repaired", "deleted", "key_set", "key_deleted",
+                            "key_disabled", "key_enabled", "key_read"], "bad": ["", "read", "FAILED"]},
         "origin": {"good": ["trigger", "manual", "backfill", "registration", "sync", "normalize"], "bad": ["", "other"]},
         "retry_count": COUNT,
     },
@@ -207,6 +224,7 @@ def test_every_limit_holds_on_both_sides_of_its_boundary(database, table):
     user_id = database.sign_up("ada@example.org")
     inserts = {
         "user_api_keys": "(user_id) values (:id)",
+        "user_provider_keys": f"(user_id, provider, label, envelope) values (:id, 'deepl', 'one', '{ENVELOPE}')",
         "export_history": "(user_id, export_type, export_format) values (:id, 'all', 'json')",
         "sessions": "(user_id) values (:id)",
         "user_profile_audit_logs": "(user_id, action, origin) values (:id, 'created', 'manual')",
@@ -279,16 +297,22 @@ def test_updated_at_moves_with_a_change_and_with_nothing_else(database):
         before = after
 
 
-@pytest.mark.parametrize("table", ["user_progress", "user_api_keys", "export_history"])
+@pytest.mark.parametrize("table", ["user_progress", "user_api_keys", "user_provider_keys", "export_history"])
 def test_the_other_tables_keep_updated_at_too(database, table):
     user_id = database.sign_up("ada@example.org")
     database.run("insert into public.user_api_keys (user_id) values (:id)", id=user_id)
+    database.run(
+        "insert into public.user_provider_keys (user_id, provider, envelope) values (:id, 'deepl', :envelope)",
+        id=user_id,
+        envelope=ENVELOPE,
+    )
     database.run(
         "insert into public.export_history (user_id, export_type, export_format) values (:id, 'a', 'b')", id=user_id
     )
     change = {
         "user_progress": "new_words_count = 1",
         "user_api_keys": "is_active = false",
+        "user_provider_keys": "is_active = false",
         "export_history": "filters = '{}'",
     }
     query = f"select updated_at from public.{table}"

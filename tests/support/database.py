@@ -35,6 +35,7 @@ TABLES = (
     "user_profiles",
     "user_progress",
     "user_api_keys",
+    "user_provider_keys",
     "export_history",
     "user_profile_audit_logs",
     "sessions",

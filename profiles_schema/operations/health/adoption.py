@@ -40,11 +40,20 @@ def examine_adoption(connection: Connection, *, full: bool) -> Iterator[Finding]
             " and k.confrelid in (select to_regclass('public.' || t.name) from unnest(cast(:ours as text[])) as t (name))"
             " order by 2, 1"
         ),
-        {"ours": ["user_profiles", "user_progress", "user_api_keys", "export_history", "user_profile_audit_logs"]},
+        {
+            "ours": [
+                "user_profiles",
+                "user_progress",
+                "user_api_keys",
+                "user_provider_keys",
+                "export_history",
+                "user_profile_audit_logs",
+            ]
+        },
     ):
         yield notice(
             "foreign_key",
-            f"The foreign key {row.name} of {row.table_name} is NOT VALID: rows may refer to what is not in {row.refers_to}."
+            f"The foreign key {row.name} of {row.table_name} is NOT VALID: rows may refer to missing rows of {row.refers_to}."
             " Correct or delete those first.",
             f"alter table {row.table_name} validate constraint {row.quoted}",
         )
@@ -60,7 +69,7 @@ def examine_adoption(connection: Connection, *, full: bool) -> Iterator[Finding]
             "adopted",
             f"Values of {row.table_name} were changed when it was taken over, {row.hits}{' or more' if row.hits == most else ''};"
             " the old ones are in profiles_internal.adopted.",
-            "have a look: docs/how-to/adopt-existing-tables.md, What was changed",
+            "see: docs/how-to/adopt-existing-tables.md, What was changed",
             row.hits,
         )
 
@@ -78,7 +87,7 @@ def examine_normalization(connection: Connection) -> Iterator[Finding]:
     if unrecorded:
         yield notice(
             "normalize",
-            f"{unrecorded} wide columns that nobody has recorded: they and the JSON do not follow each other.",
+            f"{unrecorded} wide columns are not recorded: columns and JSON are not kept in step.",
             "profiles-schema normalize run",
             unrecorded,
         )

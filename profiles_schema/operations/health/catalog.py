@@ -93,7 +93,7 @@ def _foreign_keys(connection: Connection, *, full: bool) -> Iterator[Finding]:
 
     Rows first: a foreign key can be validated only without them.
     """
-    keys = list(foreign_keys.ours(connection))
+    keys = list(foreign_keys.our_foreign_keys(connection))
     for key in keys:
         orphans = key.count_orphans(connection) if full or not key.is_validated else 0
         if orphans:

@@ -60,9 +60,9 @@ def examine_identity(connection: Connection, *, full: bool) -> Iterator[Finding]
     )
     if waiting or gone or lost:
         facts = [
-            f"{waiting} of {looked_at} rows looked at are no users yet, or other ones" if waiting else "",
-            f"{gone} users have no row any more" if gone else "",
-            f"{lost} failures are on record since the last backfill" if lost else "",
+            f"{waiting} of {looked_at} rows looked at are no users yet, or differ from their users" if waiting else "",
+            f"{gone} users no longer have a row" if gone else "",
+            f"{lost} failures were recorded since the last backfill" if lost else "",
         ]
         yield problem(
             "identity",

@@ -87,7 +87,7 @@ def _dump_failure(source: Source, output: str) -> ProfilesSchemaError:
     # Reported as a statement timeout: pg_dump sets one for its LOCK TABLE.
     if table := re.search(r"(?:lock|statement) timeout(?:.|\n)*LOCK TABLE (.*?) IN ACCESS SHARE", output):
         return TableLocked(
-            f"Somebody holds a lock on {table[1]} of the source that keeps readers out for longer than"
+            f"A session holds a lock on {table[1]} of the source that keeps readers out for longer than"
             f" {_LOCK_TIMEOUT}. Run this again when that session has ended."
         )
     if re.search(

@@ -248,7 +248,7 @@ def _who(said: str, line: str) -> dict[str, Any]:
     role = match["role"].lower() if match else ""
     user, more = (match["user"], match["claims"]) if match else (None, None)
     if role not in {OWNER, *API_ROLES}:
-        raise UsageError(f'{line}: "-- as {said}" names nobody. Known: {OWNER}, {", ".join(API_ROLES)}.')
+        raise UsageError(f'{line}: "-- as {said}" names no known role. Known: {OWNER}, {", ".join(API_ROLES)}.')
     if (role == "authenticated") != (user is not None):
         wanted = "needs the id of a user" if role == "authenticated" else "takes no user"
         raise UsageError(f'{line}: "-- as {said}": {role} {wanted}.')

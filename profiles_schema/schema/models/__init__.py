@@ -9,6 +9,7 @@ from profiles_schema.schema.models.user_api_keys import UserApiKeys
 from profiles_schema.schema.models.user_profile_audit_logs import UserProfileAuditLog
 from profiles_schema.schema.models.user_profiles import UserProfile
 from profiles_schema.schema.models.user_progress import UserProgress
+from profiles_schema.schema.models.user_provider_keys import UserProviderKey
 
 __all__ = [
     "INTERNAL_SCHEMA",
@@ -20,5 +21,6 @@ __all__ = [
     "UserProfile",
     "UserProfileAuditLog",
     "UserProgress",
+    "UserProviderKey",
     "metadata",
 ]

@@ -41,6 +41,32 @@ timezones = Table(
     comment="Time zones the server knows, so that validating one is an index probe instead of a directory walk",
 )
 
+encryption_keys = Table(
+    "encryption_keys",
+    metadata,
+    Column(
+        "key_id",
+        Text,
+        primary_key=True,
+        comment="Id of the key, as in the envelopes",
+    ),
+    Column(
+        "check_value",
+        Text,
+        nullable=False,
+        comment="Fingerprint of the key, which tells nothing about it",
+    ),
+    Column(
+        "recorded_at",
+        TIME,
+        nullable=False,
+        server_default=NOW,
+        comment="When it was first used here",
+    ),
+    schema=INTERNAL_SCHEMA,
+    comment="Which key each id of the ring stood for when it was first used: another one under that id is noticed",
+)
+
 jobs = Table(
     "jobs",
     metadata,
@@ -255,5 +281,5 @@ label(erasures, "activity", "keep: the proof of the erasure", "requested_at", "r
 label(adopted, "content", DELETE, "id", "revision", "object_type", "object_name", "definition", "data", "created_at")
 label(quarantine, "content", DELETE, "id", "table_name", "row_data", "reason", "created_at")
 label(jobs, "identifier", "keep: ids alone, of the rows that a job has reached or left out", "cursor", "parameters")
-for _table in (settings, timezones, jobs, legacy_columns, migration_log):
+for _table in (settings, timezones, encryption_keys, jobs, legacy_columns, migration_log):
     label_all(_table, None, NO_PERSON)

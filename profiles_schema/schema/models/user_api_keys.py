@@ -86,17 +86,26 @@ class UserApiKeys(Timestamps, Base):
         server_default=EMPTY_OBJECT,
         comment="Per provider: whether the key is valid, when that was checked, and why not",
     )
+    hints: Mapped[JsonObject] = mapped_column(
+        server_default=EMPTY_OBJECT, comment="Per provider: the last four characters of the key, to know it by"
+    )
 
     __table_args__ = (
         is_encrypted("openai_api_key"),
         is_encrypted("unsplash_api_key"),
         is_encrypted("anthropic_api_key"),
         is_an_object("validation"),
+        is_an_object("hints"),
+        CheckConstraint(
+            'not hints @? \'$.** ? (@.type() != "object" && (@.type() != "string" || !(@ like_regex "^[!-~]{4}$")))\''
+            " and octet_length(hints::text) <= 256",
+            name="hints_four_characters",
+        ),
         Index("idx_user_api_keys_user_id", "user_id", unique=True),
         {"comment": "Keys of users at other providers, encrypted before they reach the database"},
     )
 
 
 label(UserApiKeys, "identifier", DELETE, "id", "user_id")
-label(UserApiKeys, "secret", DELETE, "openai_api_key", "unsplash_api_key", "anthropic_api_key")
+label(UserApiKeys, "secret", DELETE, "openai_api_key", "unsplash_api_key", "anthropic_api_key", "hints")
 label_all(UserApiKeys, "activity", DELETE)

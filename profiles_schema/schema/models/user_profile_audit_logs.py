@@ -10,6 +10,11 @@ from profiles_schema.schema.models.base import EMPTY_OBJECT, NOW, RANDOM_UUID, Z
 from profiles_schema.schema.models.checks import is_not_negative, is_one_of
 from profiles_schema.schema.models.privacy import NULL, label
 
+ACTIONS = (
+    "created", "updated", "failed", "skipped", "repaired", "deleted",
+    "key_set", "key_deleted", "key_disabled", "key_enabled", "key_read",
+)  # fmt: skip
+
 
 class UserProfileAuditLog(Base):
     """One event of a profile. It never holds a value of the profile, only names of columns and objects."""
@@ -32,7 +37,7 @@ class UserProfileAuditLog(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
     __table_args__ = (
-        is_one_of("action", "created", "updated", "failed", "skipped", "repaired", "deleted"),
+        is_one_of("action", *ACTIONS),
         is_one_of("origin", "trigger", "manual", "backfill", "registration", "sync", "normalize"),
         is_not_negative("retry_count"),
         # For those who acted on others, which an erasure looks for; most rows are of users who change their own profile.

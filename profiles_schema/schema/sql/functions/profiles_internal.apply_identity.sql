@@ -13,7 +13,7 @@ begin
     perform profiles_internal.release_users(p_old);
     return;
   elsif p_event = 'insert' then
-    -- A key that is known already was somebody else's, whose end we missed.
+    -- A known key belonged to another user, whose deletion the triggers missed.
     perform profiles_internal.release_users(array(select n.source ->> p_key from unnest(p_new) as n (source)));
   else
     select array_agg(c.old_key), array_agg(c.new_key)

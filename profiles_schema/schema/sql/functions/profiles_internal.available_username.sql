@@ -1,4 +1,4 @@
--- The work of gen_available_username: a name made from an address that nobody has at this moment.
+-- The work of gen_available_username: a name made from an address, which no profile has at this moment.
 -- Advice for a form, no reservation; the sign-up trigger does not depend on it.
 -- Definer: must see every username, which no API role may.
 create or replace function profiles_internal.available_username(p_email text)

@@ -1,5 +1,5 @@
 -- The work of award_points. The progress row is locked first, so that awards of a user come one after the other and the total is
--- the sum of the ledger. Definer: nobody else may write either.
+-- the sum of the ledger. Definer: no other role may write them.
 create or replace function profiles_internal.award_points(p_user_id uuid, p_amount integer, p_reason text, p_key text)
 returns integer
 language plpgsql

@@ -1,5 +1,5 @@
--- The wide columns come back: adds them, empty and under names of their own, and lets the dual-write triggers fill them
--- for every row that is written from here on. Nobody sees a column before finish_trait_restore, when it is complete.
+-- Restores the wide columns: adds them, empty and under temporary names, and lets the dual-write triggers fill them for
+-- every row that is written from here on. No session sees a column before finish_trait_restore, when it is complete.
 -- Returns how many. Locks user_profiles in ACCESS EXCLUSIVE mode, for as long as changing the catalog takes.
 create or replace function profiles_internal.begin_trait_restore()
 returns integer

@@ -19,7 +19,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state', hint = 'Run: profiles-schema normalize run';
   end if;
 
-  -- A view of the old shape reads the JSON from here on. First, because whoever reads it locks the view before the table.
+  -- A view of the old shape reads the JSON from here on. First, because a reader locks the view before the table.
   if to_regprocedure('profiles_internal.install_old_profiles(boolean)') is not null then
     perform profiles_internal.install_old_profiles(true);
   end if;

@@ -1,10 +1,10 @@
 -- Gives every user of the array a profile and a progress row, and returns how many profiles it made.
 -- The one place where a profile comes into being: sign-up, sign-in, ensure_user_profile and backfill all call it.
 --
--- Names are inserted in order, so that two imports meet each name in the same order; whoever finds the name taken
--- (by an older row or by a concurrent one) goes to the next choice. ON CONFLICT stands without a target on purpose:
+-- Names are inserted in order, so that two imports meet each name in the same order; an import that finds the name taken
+-- (by an older row or by a concurrent one) uses the next choice. ON CONFLICT has no target on purpose:
 -- a target would cover one unique index and let the others fail.
--- When all three are taken, somebody took them on purpose (ids can be seen in public profiles): then a random one.
+-- If all three are taken, a person took them on purpose (public profiles show ids): then a random one.
 -- At audit level 'all' it records the creation itself, which is cheaper than a trigger call per row
 -- (record_profile_creation stands back while `profiles_internal.creating` is set).
 -- Generic plans: planning anew for every array would cost as much as the inserts.
@@ -75,7 +75,7 @@ begin
   end loop;
 
   if asked is not null then
-    -- Somebody had a profile already, and perhaps no progress.
+    -- A user had a profile already, and perhaps no progress.
     insert into public.user_progress (user_id)
     select p.user_id
     from unnest(asked) as u (user_row)

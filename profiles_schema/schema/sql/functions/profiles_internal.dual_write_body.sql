@@ -11,7 +11,7 @@
 -- to profiles_internal.kept_json.
 --
 -- The setting profiles_internal.normalizing lets the conversion itself through: 'skip' leaves the row as it is, 'touch'
--- settles every path of a row that nobody changed. It counts from a role that owns the table only.
+-- settles every path of an unchanged row. It counts from a role that owns the table only.
 --
 -- Columns are compared by their image, because 0 is not -0.
 create or replace function profiles_internal.dual_write_body()

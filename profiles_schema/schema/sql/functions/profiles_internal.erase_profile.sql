@@ -1,5 +1,5 @@
 -- Erases what is personal of a soft-deleted user: the row of the user stays, and so does an empty, inactive profile
--- under a random name that tells nothing and that nobody can have taken, so that foreign keys of the application keep their target.
+-- under a random, meaningless name that no profile can have, so that foreign keys of the application keep their target.
 -- Columns of the application stay as they are; the log names those that hold something.
 -- The hash that the auth server leaves in the email column is never copied.
 create or replace function profiles_internal.erase_profile(p_user_id uuid)
@@ -40,6 +40,7 @@ begin
 
   delete from public.user_api_keys where user_id = p_user_id;
   delete from profiles_internal.held_usernames where user_id = p_user_id;
+  delete from public.user_provider_keys where user_id = p_user_id;
   update public.export_history
   set
     status = case status when 'pending' then 'expired' when 'processing' then 'failed' when 'completed' then 'expired' else status end,

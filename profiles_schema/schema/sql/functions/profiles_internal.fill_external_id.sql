@@ -1,5 +1,5 @@
--- Before a profile is made, by whatever road, for a user from the application's own table: it gets the key of that row.
--- Its trigger is on user_profiles only where such a table was chosen and its keys are no uuids.
+-- Before any insert of a profile for a user from the application's own table: the profile gets the key of that row.
+-- The trigger is on user_profiles only if such a table was chosen and its keys are no uuids.
 create or replace function profiles_internal.fill_external_id()
 returns trigger
 language plpgsql

@@ -1,5 +1,5 @@
 -- The wide columns are filled: gives them their names, defaults, indexes, constraints, comments and rights back, in one
--- transaction, so that whoever sees a column sees it complete. Refuses while a row differs. Returns how many.
+-- transaction, so that a session that sees a column sees it complete. Refuses while a row differs. Returns how many.
 create or replace function profiles_internal.finish_trait_restore()
 returns integer
 language plpgsql
@@ -39,7 +39,7 @@ begin
       end;
     end if;
   end loop;
-  -- In step, but nobody has verified it yet: the period begins anew.
+  -- In step, but not verified yet: the period begins again.
   update profiles_internal.legacy_columns
   set state = 'converted', converted_at = clock_timestamp(), contracted_at = null
   where table_name = 'user_profiles' and state = 'restoring';

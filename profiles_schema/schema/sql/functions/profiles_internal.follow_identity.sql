@@ -32,7 +32,7 @@ begin
     if gave_up <> '' then
       if gave_up = 'yes' then
         perform profiles_internal.record_events(
-          array[null::uuid], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock in vain',
+          array[null::uuid], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock and did not get it',
           jsonb_build_object('identity', p_event, 'rows', row_count)
         );
       end if;

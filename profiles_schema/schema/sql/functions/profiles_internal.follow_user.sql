@@ -91,7 +91,7 @@ begin
         update public.user_profiles set username = wanted_username where user_id = changed_user_id;
         exit;
       exception when unique_violation or lock_not_available then
-        continue; -- somebody else was quicker
+        continue; -- another transaction was faster
       end;
     end loop;
   end if;

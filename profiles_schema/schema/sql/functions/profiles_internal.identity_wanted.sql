@@ -1,4 +1,4 @@
--- Rows of the application's table of users beside our users: for each row the user it is (null where there is none yet),
+-- Rows of the application's table of users, compared with our users: for each row the user it is (null where there is none yet),
 -- what that user's row is to hold, and whether it differs from what it holds. A column that the application's table does
 -- not have is left as it is. Names that are no longer sent stay, as at any other provider.
 create or replace function profiles_internal.identity_wanted(p_rows jsonb[], p_key text, p_by_uuid boolean)

@@ -3,7 +3,7 @@
 --
 -- One trigger that compares in its body: a WHEN clause over a hundred columns is read and prepared anew by every statement,
 -- which costs an update of anything else several times as much; UPDATE OF misses what other triggers change. Its name
--- sorts last. Definer: whoever writes a profile may not write kept_json.
+-- sorts last. Definer: a role that writes a profile may not write kept_json.
 create or replace function profiles_internal.install_dual_write()
 returns void
 language plpgsql

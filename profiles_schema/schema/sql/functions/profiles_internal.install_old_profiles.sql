@@ -3,12 +3,12 @@
 -- name; null where none is needed. Can run again at any time; contract_traits does, before it drops the wide columns
 -- (p_from_json), because a view hangs on the columns that it names.
 --
--- The view is written by a trigger, whose body is made here for the columns that are there. It runs as its owner: whoever
--- has the right to write the view needs none on what is behind it. INSERT makes a user; DELETE takes the user away.
+-- The view is written by a trigger, whose body is made here for the columns that are there. It runs as its owner: a
+-- role that may write the view needs no right on the objects behind it. INSERT creates a user; DELETE deletes the user.
 -- No two statements lose each other's changes: the row of today is locked first, and only what a statement changes is set.
 --
--- Nobody may create anything in the schema, its owner included: CREATE TABLE IF NOT EXISTS of an old program, which looks
--- only there, would make an empty table before the one that holds the rows.
+-- No role may create objects in the schema, not even its owner: CREATE TABLE IF NOT EXISTS of an old program looks only
+-- there, and would create an empty table in front of the one that holds the rows.
 create or replace function profiles_internal.install_old_profiles(p_from_json boolean default false)
 returns text
 language plpgsql
@@ -117,7 +117,7 @@ begin
       if broken is distinct from 'idx_user_profiles_username_lower' or attempt = 3 then
         raise;
       end if;
-      -- Somebody took the name in between.
+      -- Another transaction took the name meanwhile.
       kept.username := profiles_internal.fit_username(kept.username, kept.user_id);
     end;
   end loop;

@@ -1,4 +1,4 @@
--- The leaves of a JSON document: whatever is no object, and objects that are empty, with their paths.
+-- The leaves of a JSON document, with their paths: values that are no object, and empty objects.
 create or replace function profiles_internal.json_leaves(p_document jsonb)
 returns table (path text[], value jsonb)
 language sql

@@ -1,4 +1,4 @@
--- Columns of the application in our tables that hold something of a person: what an erasure leaves, since nobody has said
+-- Columns of the application in our tables that hold something of a person: what an erasure leaves, because no one has said
 -- whether it is personal. Names, never values. Without a person: all columns of the application.
 create or replace function profiles_internal.left_columns(p_user_id uuid default null)
 returns text[]

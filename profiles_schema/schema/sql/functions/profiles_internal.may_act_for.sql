@@ -1,4 +1,4 @@
--- May the caller act for this user? The user themselves, service_role, and whoever connected directly as a role that
+-- May the caller act for this user? The user themselves, service_role, and a session that connected directly as a role that
 -- is a member of service_role or owns this schema. Asked inside definer functions, where current_user is the owner:
 -- the role that the caller has set is read from the setting "role", which a definer function does not change.
 create or replace function profiles_internal.may_act_for(p_user_id uuid)

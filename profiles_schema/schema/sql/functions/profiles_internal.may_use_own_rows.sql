@@ -1,5 +1,5 @@
--- May the signed-in user read and write their own rows? Not when they are erased or their profile is inactive, whatever
--- token they still hold. A user without a profile may: it is made on first request.
+-- May the signed-in user read and write their own rows? Not if they are erased or their profile is inactive, with
+-- any token. A user without a profile may: the first request creates it.
 -- For policies, in a scalar sub-select, so that it is asked once per statement.
 -- Definer: authenticated may not read auth.users, and policies must not read the table that they guard. Says nothing about
 -- anybody but the caller.

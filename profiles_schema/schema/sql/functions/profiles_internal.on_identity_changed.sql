@@ -1,10 +1,10 @@
 -- After rows came, changed or went in the application's own table of users (-x identity): auth.users follows, and by its
 -- triggers the profiles.
 --
--- Guarantees: the application's statement commits, whatever goes wrong in here; a failure is recorded, found by health and
--- repaired by backfill. Never waits longer for a lock than 250 ms at a time.
--- Definer: whoever may write that table needs no right on anything of ours. It reads what the statement wrote and nothing
--- else, so row level security there does not matter to it.
+-- Guarantees: the application's statement commits, even if this fails. A failure is recorded; health finds it, and
+-- backfill repairs it. Never waits longer for a lock than 250 ms at a time.
+-- Definer: a role that may write that table needs no right on our objects. It reads only what the statement wrote, so row
+-- level security there does not affect it.
 -- Statement-level, a thousand rows at a time. No column is named in the trigger's definition: the application's own
 -- migrations are not blocked. The arguments are the name of the key and whether it is a uuid.
 -- Old and new rows of an update come in the same order, which is how a changed key is told.

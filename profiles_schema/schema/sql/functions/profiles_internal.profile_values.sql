@@ -9,7 +9,7 @@
 -- to 32 characters; or, made alike, the username that an application's own table of users gives. The first choice is that
 -- name; the second adds the last eight hex digits of the user id; the third is all 32 of them. No chance and no loop: the
 -- thousandth ada@… costs what the second did. 'user' replaces what leaves nothing usable: no address, fewer than three
--- characters, or a reserved name, which would pass for somebody in charge. A name is reserved too if it only looks like one
+-- characters, or a reserved name, which suggests authority. A name is reserved too if it only looks like one
 -- of the list: without _ . - and with look-alikes read as one letter (adm1n, -admin-, supp0rt). No profile is called just 'user'.
 --
 -- Names lose control characters and what hides or turns text around, as their CHECK demands; a line end becomes a space.

@@ -1,7 +1,7 @@
 -- The work of get_public_profile and get_public_profiles: what profiles show to everybody, of public and active ones only; by
 -- name, or by the ids of their users.
 -- Errors: 42501 for a caller who is erased or inactive.
--- Definer: the one door through which somebody else's profile can be read; it opens on these columns alone.
+-- Definer: the only way to read another user's profile, and only these columns.
 create or replace function profiles_internal.public_profiles(p_username text, p_user_ids uuid[])
 returns table (
   id text, user_id uuid, username text, display_name text, avatar_emoji text, avatar_url text, profile_picture_url text, bio text

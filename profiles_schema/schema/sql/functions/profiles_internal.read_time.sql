@@ -1,5 +1,5 @@
 -- A point in time, as an application may write it: a timestamp (without a zone: UTC), or seconds or milliseconds since 1970.
--- Zero, false and whatever cannot be read are null.
+-- Zero, false and values that cannot be read are null.
 create or replace function profiles_internal.read_time(p_value jsonb)
 returns timestamptz
 language plpgsql

@@ -49,8 +49,8 @@ begin
       using hint = unchanged || 'Create it first, or correct -x identity.';
   end if;
   if parts[1] in ('auth', 'profiles_internal') or wanted in (
-    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.export_history',
-    'public.user_profile_audit_logs', 'public.sessions'
+    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.user_provider_keys',
+    'public.export_history', 'public.user_profile_audit_logs', 'public.sessions'
   ) then
     raise exception '% is a table of this package, not one of the application''s users', wanted
       using hint = unchanged || 'Name the application''s own table of users.';

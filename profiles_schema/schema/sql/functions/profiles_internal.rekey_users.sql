@@ -15,7 +15,7 @@ declare
   reference record;
 begin
   delete from profiles_internal.identity_links as k where k.external_id = any (p_old);
-  -- Whoever else still goes by a new key has lost the row, and we missed it.
+  -- Another user who still has a new key has lost the row, and the triggers missed it.
   perform profiles_internal.release_users(p_new);
   if not p_by_uuid then
     update public.user_profiles as p set external_id = null where p.user_id = any (ids) and p.external_id is not null;

@@ -1,11 +1,11 @@
 -- What the sign-up trigger does once creating the profiles of a statement has failed: save every profile that can be
--- saved, record the others, and let the sign-up go on whatever happens.
+-- saved, record the others, and let the sign-up commit in any case.
 --
---   A lock (55P03, 40P01; 40001 in a transaction with one snapshot): either somebody else is just taking the same name, and the second name is waited for by
---   nobody; or the table itself is locked, and waiting on would hold the sign-up up. So: one more short wait, with the
---   second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
+--   A lock (55P03, 40P01; 40001 in a transaction with one snapshot): either another transaction is taking the same name, and none
+--   waits for the second name; or the table itself is locked, and a further wait would delay the sign-up. So: one more
+--   short wait, with the second name. If that fails too, the rest of this transaction no longer tries (`profiles_internal.gave_up`): the
 --   auth server follows its INSERT with two UPDATEs, and an import may have a statement per user.
---   A cancel (57014): somebody wants this statement to end. Nothing more is tried.
+--   A cancel (57014): the statement has to end. Nothing more is tried.
 --   Anything else: row by row, so that one bad row costs one profile and not the batch.
 --
 -- What is recorded here is found by `profiles-schema health` and repaired by the next sign-in or by `backfill`.
@@ -50,7 +50,7 @@ begin
 
     if error_code = any (lock_errors || '57014'::text) then
       perform set_config('profiles_internal.gave_up', 'yes', true);
-      perform profiles_internal.record_events(ids[i:], 'failed', 'trigger', error_code, 'waited for a lock in vain');
+      perform profiles_internal.record_events(ids[i:], 'failed', 'trigger', error_code, 'waited for a lock and did not get it');
       return;
     elsif error_code is not null then
       perform profiles_internal.record_events(
@@ -58,7 +58,7 @@ begin
       );
     end if;
 
-    -- After three names that somebody else was taking, the rest of the batch no longer competes for any.
+    -- After three names that other transactions were taking, the rest of the batch no longer competes for any.
     if lock_failures >= 3 then
       first_choice := 2;
     end if;

@@ -1,7 +1,7 @@
 -- Makes our users be as rows of the application's table say, and returns how many were made or changed. Sign-up and sign-in
 -- triggers of auth.users do the rest. The key of a row and its user are a row in identity_links: a uuid is the user's id,
 -- any other key gets a new one and is the profile's external_id.
--- Somebody known by external_id already (create_user), or by the uuid, is taken over as they are.
+-- A user who already has this external_id (create_user) or this uuid is adopted unchanged.
 -- Errors are the caller's business.
 create or replace function profiles_internal.take_users(p_rows jsonb[], p_key text, p_by_uuid boolean)
 returns integer

@@ -1,7 +1,7 @@
 -- Every path in which a wide column and the JSON disagree: the user, the column, the old value (of the column) and the new one (of the
 -- JSON), cut to 80 characters. Reads
 -- all profiles, or those behind one user up to another; stops after p_most differences. Locks nothing.
--- A JSON value that the column cannot hold, beside a NULL, is no difference.
+-- A JSON value that the column cannot hold is no difference if the column is NULL.
 create or replace function profiles_internal.trait_differences(
   p_after uuid default null,
   p_up_to uuid default null,

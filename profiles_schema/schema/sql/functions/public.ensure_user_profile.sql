@@ -1,6 +1,6 @@
 -- ensure_user_profile(user): the profile as JSON, made if it is missing. For the user's own id, or for service_role.
 -- The seven-argument form serves callers of an older function of this name: what they pass and a user may write (names,
--- phone, language) is used when the profile is made. Email and role are ignored: the user row alone says who somebody is.
+-- phone, language) is used when the profile is made. Email and role are ignored: only the user row decides them.
 create or replace function public.ensure_user_profile(p_user_id uuid default auth.uid())
 returns jsonb
 language sql

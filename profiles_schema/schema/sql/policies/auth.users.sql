@@ -1,5 +1,5 @@
 -- Who may do what in schema auth, where it is ours: call the functions that read the claims, and nothing else.
--- The rows of auth.users belong to create_user, to the triggers, and to whoever owns the table.
+-- The rows of auth.users belong to create_user, to the triggers, and to the owner of the table.
 revoke all on schema auth from public, anon, authenticated, service_role;
 revoke all on table auth.users from public, anon, authenticated, service_role;
 

@@ -8,8 +8,8 @@ begin
     return;
   end if;
   foreach table_name in array array[
-    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.export_history',
-    'public.user_profile_audit_logs', 'public.sessions'
+    'public.user_profiles', 'public.user_progress', 'public.user_api_keys', 'public.user_provider_keys',
+    'public.export_history', 'public.user_profile_audit_logs', 'public.sessions'
   ] loop
     if pg_catalog.obj_description(pg_catalog.to_regclass(table_name), 'pg_class') like 'profiles-schema:%'
       or table_name <> 'public.sessions'

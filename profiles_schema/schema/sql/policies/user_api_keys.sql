@@ -2,8 +2,8 @@
 revoke all on table public.user_api_keys from public, anon, authenticated, service_role;
 
 grant select, delete on table public.user_api_keys to authenticated;
-grant insert (user_id, openai_api_key, unsplash_api_key, anthropic_api_key) on table public.user_api_keys to authenticated;
-grant update (openai_api_key, unsplash_api_key, anthropic_api_key) on table public.user_api_keys to authenticated;
+grant insert (user_id, openai_api_key, unsplash_api_key, anthropic_api_key, hints) on table public.user_api_keys to authenticated;
+grant update (openai_api_key, unsplash_api_key, anthropic_api_key, hints) on table public.user_api_keys to authenticated;
 grant select, insert, update, delete on table public.user_api_keys to service_role;
 
 alter table public.user_api_keys enable row level security;

@@ -1,4 +1,4 @@
--- Who may do what with user_profile_audit_logs. Append only, by grants: nobody but the owner of the table can change
+-- Who may do what with user_profile_audit_logs. Append only, by grants: only the owner of the table can change
 -- or remove a row (a trigger that forbids it would break ON DELETE SET NULL).
 revoke all on table public.user_profile_audit_logs from public, anon, authenticated, service_role;
 

@@ -1,5 +1,5 @@
--- Who may do what with user_progress. The rolled-up columns are nobody's: only the trigger on sessions writes them. Points are
--- written by award_points alone.
+-- Who may do what with user_progress. Only the trigger on sessions writes the counted columns. Only award_points writes
+-- points.
 revoke all on table public.user_progress from public, anon, authenticated, service_role;
 
 grant select on table public.user_progress to authenticated;

@@ -1,7 +1,7 @@
 -- Before a profile is inserted by way of the view that bears the old name of user_profiles. Old statements know neither
 -- the username nor today's id, so both are filled here: those of the profile that is there (an upsert comes by here before
 -- it finds the row to update), or else those that a sign-up gives, with what else it knows of the user.
--- An id that looks like the column's random default becomes the user's id: nobody can tell the two apart.
+-- An id that looks like the column's random default becomes the user's id: the two cannot be told apart.
 -- A person cannot take a reserved username this way, nor date updated_at. Sign-up fills everything itself, and is not held up.
 -- Definer: a person may read neither auth.users nor profile_values.
 create or replace function profiles_internal.fill_profile_of_view()

@@ -1,7 +1,7 @@
 -- After a profile was deleted: what adoption had kept of its old values goes, too. It was kept for a way back, which this
 -- row no longer takes.
 -- Never fails or holds up the deletion: values that could not be deleted are a warning in the server's log.
--- Definer: whoever deletes a profile has no rights in profiles_internal.
+-- Definer: a role that deletes a profile has no rights in profiles_internal.
 create or replace function profiles_internal.forget_adopted_values()
 returns trigger
 language plpgsql

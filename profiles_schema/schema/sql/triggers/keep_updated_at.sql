@@ -4,6 +4,7 @@
 -- The clock, not now(): two changes of one transaction are two changes (record_profile_change relies on it).
 -- Neither does the conversion of wide columns to JSON: it moves values, and means nothing. It says so by the setting
 -- profiles_internal.normalizing, which counts from a role that owns the table only; anybody can set it.
+-- Nor does the rotation of API keys (another envelope of the same key), or that a key was used.
 -- Rows are compared by their image (*<>), because an application may add columns of a type that has no equality.
 create or replace function profiles_internal.keep_updated_at()
 returns trigger
@@ -62,6 +63,16 @@ create or replace trigger keep_updated_at
 create or replace trigger keep_updated_at
   before update on public.user_api_keys
   for each row
+  when (current_setting('profiles_internal.api_keys', true) is distinct from 'rotated')
+  execute function profiles_internal.keep_updated_at();
+
+create or replace trigger keep_updated_at
+  before update on public.user_provider_keys
+  for each row
+  when (
+    current_setting('profiles_internal.api_keys', true) is distinct from 'rotated'
+    and (old.last_used_at is not distinct from new.last_used_at or old.envelope is distinct from new.envelope)
+  )
   execute function profiles_internal.keep_updated_at();
 
 create or replace trigger keep_updated_at

@@ -1,7 +1,7 @@
--- After users have signed up (one, or a whole import): every one of them gets a profile and a progress row.
+-- After users have signed up (one, or a whole import): each of them gets a profile and a progress row.
 --
--- Guarantees: the sign-up commits, whatever goes wrong in here. What went wrong is a row in
--- user_profile_audit_logs; the next sign-in and `profiles-schema backfill` repair it.
+-- Guarantees: the sign-up commits, even if this fails. A failure is a row in user_profile_audit_logs; the next sign-in
+-- and `profiles-schema backfill` repair it.
 -- Never: waits longer for a lock than 250 ms at a time, reads metadata for anything that grants a right, or assumes a
 -- column that not every auth server has.
 -- Definer: the auth server's own role has no rights in public.
@@ -20,7 +20,7 @@ set lock_timeout = '250ms'
 as $on_auth_user_created$
 declare
   batch_users constant integer := 1000;
-  lost_wait constant text := 'an earlier statement of this transaction waited for a lock in vain';
+  lost_wait constant text := 'an earlier statement of this transaction waited for a lock and did not get it';
   gave_up constant text := coalesce(current_setting('profiles_internal.gave_up', true), '');
   signing_up text := set_config('profiles_internal.signing_up', 'yes', true);
   served text := coalesce(current_setting('profiles_internal.served', true), '');

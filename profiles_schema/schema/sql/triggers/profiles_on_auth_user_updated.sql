@@ -1,8 +1,8 @@
 -- After a user has changed (every sign-in does that): the profile follows, and a missing one is made.
 --
--- Guarantees: the sign-in commits, whatever goes wrong in here; a failure is recorded as at sign-up.
+-- Guarantees: the sign-in commits, even if this fails. A failure is recorded as at sign-up.
 -- Cheap when nothing that concerns a profile has changed: one index probe.
--- Two transactions on one user: whoever makes a profile holds the user's row as a foreign key does (FOR KEY SHARE) until it
+-- Two transactions on one user: the one that creates a profile holds the user's row as a foreign key does (FOR KEY SHARE) until it
 -- commits. An erasure, and a change that finds no profile and makes none, lock the row FOR UPDATE: they wait for a profile
 -- that is being made, and the next one is made from what they leave (see living_users). A change that makes the profile
 -- itself takes no such lock: the unique index lets one of the two in, and the other one then follows.
@@ -31,15 +31,15 @@ declare
   failed_context text;
 begin
   if gave_up <> '' then
-    -- This transaction has waited for a lock in vain. What changes now is lost to the profile: on record, unless the
-    -- record cannot be written either.
+    -- This transaction has waited for a lock and did not get it. The profile misses this change: it is recorded, unless
+    -- the record cannot be written either.
     begin
       before := to_jsonb(old) - 'updated_at';
       after := to_jsonb(new) - 'updated_at';
       if gave_up = 'yes' and before <> after then
         lost := case when before ->> 'deleted_at' is not null and after ->> 'deleted_at' is null then '{"undeleted": true}' else '{}' end;
         perform profiles_internal.record_events(
-          array[new.id], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock in vain', lost
+          array[new.id], 'skipped', 'trigger', '55P03', 'an earlier statement of this transaction waited for a lock and did not get it', lost
         );
       end if;
     exception when query_canceled or assert_failure or others then

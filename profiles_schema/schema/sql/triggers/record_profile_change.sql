@@ -1,9 +1,9 @@
--- After a profile was inserted, changed or deleted, by whatever road: an audit row says who, from where, and which
--- columns; never a value. The setting audit_level decides: 'failures' nothing of this, 'changes' (the default) updates
+-- After any insert, change or deletion of a profile: an audit row says who, from where, and which columns; never a
+-- value. The setting audit_level decides: 'failures' nothing of this, 'changes' (the default) updates
 -- and deletions, 'all' insertions too. Activity alone is no change: WHEN looks at updated_at, which keep_updated_at
 -- moves only for more than that.
 -- Never fails or holds up the change itself: a record that cannot be written is a warning in the server's log.
--- Definer: whoever changes a profile may not write the log.
+-- Definer: a role that changes a profile may not write the log.
 create or replace function profiles_internal.record_profile_change()
 returns trigger
 language plpgsql
@@ -58,7 +58,7 @@ begin
         order by n.key
       );
   else
-    -- The user is already gone when the profile goes with them; then the row names nobody.
+    -- If the profile is deleted with its user, the user no longer exists; then the row names no user.
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
     values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor, context);
   end if;

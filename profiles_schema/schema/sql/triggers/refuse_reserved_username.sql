@@ -1,4 +1,4 @@
--- Before a person takes another username: not one that would pass for somebody in charge. The list is that of sign-up
+-- Before a person takes another username: not one that suggests authority. The list is that of sign-up
 -- (profile_values makes another name of a reserved one); service_role may hand such names out.
 -- Definer: a person may not call profile_values.
 create or replace function profiles_internal.refuse_reserved_username()

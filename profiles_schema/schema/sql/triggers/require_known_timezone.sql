@@ -1,8 +1,8 @@
 -- Before a profile gets a time zone: it must be a name in pg_timezone_names. A CHECK cannot ask that, and
 -- AT TIME ZONE accepts inventions such as 'FOO+5'.
--- The view walks a directory of a thousand files, so the names stand in a table of ours; the view is asked only for
+-- The view walks a directory of a thousand files, so the names are in a table of this package; the view is asked only for
 -- a name that the table does not know (the server's zone data may be newer).
--- Definer: whoever updates the profile has no rights in profiles_internal.
+-- Definer: a role that updates the profile has no rights in profiles_internal.
 create or replace function profiles_internal.require_known_timezone()
 returns trigger
 language plpgsql

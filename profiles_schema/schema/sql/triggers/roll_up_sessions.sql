@@ -13,7 +13,7 @@
 -- It never fails the statement. What goes wrong (a lock, a deadlock, a cancel) leaves a mark in profiles_internal.stale_progress:
 -- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells.
 -- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
--- Definer: nobody else may write the rolled-up columns. Generic plans: planning would cost more than the work.
+-- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
 create or replace function profiles_internal.roll_up_sessions()
 returns trigger
 language plpgsql
@@ -252,7 +252,7 @@ begin
       );
     exception
       when serialization_failure then
-        raise; -- without a mark nobody would know; and whoever asks for such an isolation runs the transaction again
+        raise; -- without a mark no one would know; and a client with such an isolation level retries the transaction
       when query_canceled or assert_failure or others then
         raise warning 'profiles-schema: progress was not counted (SQLSTATE %), and there is no record of it (SQLSTATE %)', error_code, sqlstate
           using hint = 'Run: profiles-schema progress recount';

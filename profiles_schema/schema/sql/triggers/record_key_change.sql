@@ -1,0 +1,99 @@
+-- After an API key was set, deleted, disabled or enabled, by whatever road: an audit row says who, from where, and which
+-- provider; never the key, its hint or its label. Nothing where the setting audit_level is 'failures'.
+-- A rotation (another envelope of the same key) leaves no row. It says so by the setting profiles_internal.api_keys, which
+-- counts from a member of the role that owns the table only; anybody can set it.
+-- Never fails the change itself: a record that cannot be written is a warning in the server's log.
+-- Definer: whoever changes a key may not write the log.
+create or replace function profiles_internal.record_key_change()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '250ms'
+as $record_key_change$
+declare
+  before constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  after constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  user_id constant uuid := coalesce(after, before) ->> 'user_id';
+  known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
+  origin text := nullif(current_setting('profiles_internal.origin', true), '');
+  context jsonb := '{}';
+  actor uuid;
+  change record;
+begin
+  if (select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level') = 'failures' then
+    return null;
+  end if;
+  if current_setting('profiles_internal.api_keys', true) = 'rotated'
+    and pg_has_role(coalesce(nullif(current_setting('role', true), 'none'), session_user), current_user, 'member')
+  then
+    return null;
+  end if;
+  -- The keys of a user who goes with them are nobody's any more.
+  if tg_op = 'DELETE' and not exists (select from auth.users as u where u.id = user_id) then
+    return null;
+  end if;
+  if origin is null or origin <> all (known_origins) then
+    origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
+  end if;
+
+  -- What the application says of the request (acting_as): kept as it is said, if it is short.
+  begin
+    if octet_length(current_setting('profiles_schema.context', true)) between 3 and 2000 then
+      context := jsonb_build_object('context', current_setting('profiles_schema.context', true)::jsonb);
+    end if;
+  exception when others then
+    null;
+  end;
+
+  -- The token of a service may name a subject that is no user.
+  begin
+    actor := auth.uid();
+  exception when others then
+    actor := null;
+  end;
+
+  for change in
+    select
+      k.provider,
+      case
+        when k.now is null then 'key_deleted'
+        when k.now is distinct from k.was then 'key_set'
+        when k.active_now then 'key_enabled'
+        else 'key_disabled'
+      end as action
+    from (
+      select
+        p.provider, before ->> p.column_name as was, after ->> p.column_name as now,
+        before ->> 'is_active' = 'true' and before #>> array['validation', p.provider, 'disabled'] is distinct from 'true' as active_before,
+        after ->> 'is_active' = 'true' and after #>> array['validation', p.provider, 'disabled'] is distinct from 'true' as active_now
+      from (
+        values
+          (coalesce(after, before) ->> 'provider', 'envelope'),
+          ('openai', 'openai_api_key'), ('unsplash', 'unsplash_api_key'), ('anthropic', 'anthropic_api_key')
+      ) as p (provider, column_name)
+      where coalesce(after, before) ? p.column_name
+    ) as k
+    where k.now is distinct from k.was or k.now is not null and k.active_now is distinct from k.active_before
+  loop
+    insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
+    values (user_id, change.action, origin, actor, context || jsonb_build_object('provider', change.provider));
+  end loop;
+  return null;
+exception when query_canceled or assert_failure or others then
+  raise warning 'profiles-schema: a change of an API key was not recorded (SQLSTATE %)', sqlstate;
+  return null;
+end
+$record_key_change$;
+
+revoke all on function profiles_internal.record_key_change() from public, anon, authenticated, service_role;
+
+create or replace trigger record_key_change
+  after insert or update or delete on public.user_api_keys
+  for each row
+  execute function profiles_internal.record_key_change();
+
+create or replace trigger record_key_change
+  after insert or update or delete on public.user_provider_keys
+  for each row
+  execute function profiles_internal.record_key_change();

@@ -1,0 +1,111 @@
+"""Ask a provider whether it takes an API key: OpenAI, Anthropic and Unsplash, by httpx (extra ``validate``)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from profiles_schema.errors import ProfilesSchemaError
+from profiles_schema.secret import Secret
+
+SECONDS: Final = 10.0
+_REFUSED: Final = {401, 403}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a provider says of a key.
+
+    Attributes:
+        valid: Whether it takes the key; None where the answer says nothing about that.
+        reason: Why not, in words that do not repeat the key.
+    """
+
+    valid: bool | None
+    reason: str | None = None
+
+
+Validator = Callable[[Secret], Check | Awaitable[Check]]
+"""Asks a provider about a key; asynchronous for AsyncApiKeyService."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The request that a provider refuses without a valid key, and that costs nothing."""
+
+    base_url: str
+    path: str
+    header: str
+    form: str = "{}"
+    others: Mapping[str, str] | None = None
+
+    def headers(self, secret: Secret) -> dict[str, str]:
+        """The headers, with the key."""
+        return {self.header: self.form.format(secret.reveal()), **(self.others or {})}
+
+
+PROVIDERS: Final[Mapping[str, Request]] = {
+    "anthropic": Request(
+        "https://api.anthropic.com", "/v1/models", "x-api-key", others={"anthropic-version": "2023-06-01"}
+    ),
+    "openai": Request("https://api.openai.com", "/v1/models", "authorization", "Bearer {}"),
+    "unsplash": Request("https://api.unsplash.com", "/photos?per_page=1", "authorization", "Client-ID {}"),
+}
+"""The providers whose keys can be validated without a function of the application."""
+
+
+def built_in_validators(base_urls: Mapping[str, str], *, asynchronous: bool = False) -> dict[str, Validator]:
+    """A validator for each of PROVIDERS, at other addresses where they are given."""
+    make = _asynchronous if asynchronous else _synchronous
+    return {
+        name: make(request, base_urls.get(name, request.base_url).rstrip("/") + request.path)
+        for name, request in PROVIDERS.items()
+    }
+
+
+def _synchronous(request: Request, url: str) -> Validator:
+    def ask(secret: Secret) -> Check:
+        httpx = _httpx()
+        try:
+            with httpx.Client(timeout=SECONDS) as client:
+                status = client.get(url, headers=request.headers(secret)).status_code
+        except Exception as error:  # noqa: BLE001 - the text of any of them may hold the header
+            return _failed(error)
+        return _judged(status)
+
+    return ask
+
+
+def _asynchronous(request: Request, url: str) -> Validator:
+    async def ask(secret: Secret) -> Check:
+        httpx = _httpx()
+        try:
+            async with httpx.AsyncClient(timeout=SECONDS) as client:
+                status = (await client.get(url, headers=request.headers(secret))).status_code
+        except Exception as error:  # noqa: BLE001 - the text of any of them may hold the header
+            return _failed(error)
+        return _judged(status)
+
+    return ask
+
+
+def _failed(error: Exception) -> Check:
+    return Check(None, type(error).__name__)
+
+
+def _judged(status: int) -> Check:
+    if status in _REFUSED:
+        return Check(False, f"HTTP {status}")
+    # Redirects are not followed: the key would go where they lead.
+    return Check(True) if 200 <= status < 300 else Check(None, f"HTTP {status}")  # noqa: PLR2004
+
+
+def _httpx() -> Any:
+    try:
+        import httpx
+    except ImportError:
+        raise ProfilesSchemaError(
+            "Validating keys needs httpx. Install it: pip install 'profiles-schema[validate]'"
+        ) from None
+    return httpx
