@@ -21,7 +21,7 @@ begin
   ) then
     return 0;
   end if;
-  users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null
+  users := array(select distinct s.user_id from public.sessions as s where isfinite(s.ended_at)
     and s.user_id is not null);
   select jsonb_object_agg(p.id, to_jsonb(p)) into before from public.user_progress as p where p.user_id = any (users);
   -- This is not an edit.

@@ -72,7 +72,9 @@ def _mask_table(connection: Connection, name: str, table: Table) -> list[str]:
     for column in present:
         if column.generated:
             continue
-        value = _blank(column.name, column.kind, column.length, required=column.required) if column.name in wanted else None
+        value = (
+            _blank(column.name, column.kind, column.length, required=column.required) if column.name in wanted else None
+        )
         if value is not None:
             sets.append(f"{quote_name(column.name)} = {value}")
         elif column.name not in table.columns and (column.kind in _TEXTS or column.kind in {"json", "jsonb"}):
