@@ -8,7 +8,6 @@ What decides how an upgrade fares stays as far as it can: nulls, the number of r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Table, text
