@@ -41,9 +41,7 @@ and (c.total_sessions > 0 or exists (select from profiles_internal.active_days a
 order by p.user_id
 """
 # The mark of a user without a progress row waits for the row.
-_MARKED = (
-    "from profiles_internal.stale_progress as s join public.user_progress as p on p.user_id = s.user_id"
-)
+_MARKED = "from profiles_internal.stale_progress as s join public.user_progress as p on p.user_id = s.user_id"
 
 
 class _Recount(Job):
@@ -150,9 +148,7 @@ def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]
     ):
         return
     stale = connection.execute(
-        text(
-            f"select count(distinct s.user_id) as users, string_agg(distinct s.error_code, ', ') as codes {_MARKED}"
-        )
+        text(f"select count(distinct s.user_id) as users, string_agg(distinct s.error_code, ', ') as codes {_MARKED}")
     ).one()
     if stale.users:
         yield problem(

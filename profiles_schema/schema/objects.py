@@ -233,6 +233,7 @@ TRIGGERS = (
     SqlObject("triggers", "fill_profile_of_view", Where.OLD_STATEMENTS),
     SqlObject("triggers", "require_known_timezone"),
     SqlObject("triggers", "refuse_reserved_username"),
+    SqlObject("triggers", "hold_username"),
     SqlObject("triggers", "refuse_plain_api_keys"),
     SqlObject("triggers", "reset_replaced_key"),
     SqlObject("triggers", "keep_updated_at"),

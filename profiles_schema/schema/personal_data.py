@@ -85,6 +85,7 @@ TABLES: Final = (
     PersonTable("stale_progress", _table("profiles_internal.stale_progress")),
     PersonTable("kept_values", _table("profiles_internal.kept_json")),
     PersonTable("identity_links", _table("profiles_internal.identity_links")),
+    PersonTable("held_usernames", _table("profiles_internal.held_usernames")),
     PersonTable("erasures", _table("profiles_internal.erasures")),
 )
 """The tables with a column that says whose a row is."""

@@ -239,6 +239,16 @@ point_awards = Table(
 )
 
 
+held_usernames = Table(
+    "held_usernames",
+    metadata,
+    Column("username", Text, primary_key=True, comment="In lower case"),
+    Column("user_id", UUID(as_uuid=True), references_user(), nullable=False, index=True, comment="Who had it"),
+    Column("held_until", TIME, nullable=False, comment="From then on anybody can take it"),
+    schema=INTERNAL_SCHEMA,
+    comment="Usernames that their owners gave up lately: get_public_profile answers them, and nobody else can take them",
+)
+
 erasures = Table(
     "erasures",
     metadata,
@@ -264,6 +274,7 @@ label(
     "external_id",
     "user_id",
 )
+label(held_usernames, "identifier", DELETE, "username", "user_id", "held_until")
 label(erasures, "identifier", "keep: the proof of the erasure; goes with the row of the user", "user_id")
 label(erasures, "activity", "keep: the proof of the erasure", "requested_at", "requested_by", "finished_at")
 # Rows that hold something of the person; those that hold definitions stay.
