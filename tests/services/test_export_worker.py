@@ -93,14 +93,15 @@ def test_json_of_everything_holds_every_table_that_a_service_may_read(service, w
     )
     done = export(service, worker, ada, "everything", "json")
     found = json.loads(content(storage, done))
-    assert list(found) == ["profile", "progress", "sessions", "api_keys", "exports", "audit_log"]
+    assert list(found) == ["profile", "progress", "sessions", "api_keys", "provider_keys", "exports", "audit_log"]
     assert found["profile"][0]["bio"] == 'Quotes ", commas, and\nünïcode'
     assert found["profile"][0]["preferences"] == {"theme": "dark"}
     assert found["progress"][0]["total_sessions"] == 3
     assert [row["qa_attempts"] for row in found["sessions"]] == [1, 2, 3]
     assert [row["id"] for row in found["exports"]] == [str(done.id)]
-    assert [row["action"] for row in found["audit_log"]] == ["updated"]
-    assert done.records_count == 7
+    # The request itself is on record.
+    assert {row["action"] for row in found["audit_log"]} == {"updated", "created"}
+    assert done.records_count == 8
 
 
 def test_an_export_says_which_api_keys_there_are_and_holds_none(service, worker, storage, database, ada):
@@ -125,6 +126,7 @@ def test_ndjson_has_an_object_per_line(service, worker, storage, database, ada):
         "progress",
         *["sessions"] * 3,
         "exports",
+        "audit_log",
     ]
     lines = content(storage, export(service, worker, ada, "sessions", "ndjson")).splitlines()
     assert [json.loads(line)["qa_attempts"] for line in lines] == [1, 2, 3]
@@ -135,12 +137,12 @@ def test_xlsx_has_a_sheet_per_table_and_texts_stay_texts(service, worker, storag
     database.run("update public.user_profiles set bio = '=1+1' || chr(11) where user_id = :user", user=ada)
     done = export(service, worker, ada, "everything", "xlsx")
     book = workbook(storage, done)
-    assert book.sheetnames == ["profile", "progress", "sessions", "api_keys", "exports", "audit_log"]
+    assert book.sheetnames == ["profile", "progress", "sessions", "api_keys", "provider_keys", "exports", "audit_log"]
     cells = dict(zip(*(list(row) for row in book["profile"].iter_rows()), strict=True))
     bio = next(cell for name, cell in cells.items() if name.value == "bio")
     assert (bio.value, bio.data_type) == ("=1+1\ufffd", "s")
     assert book["sessions"].max_row == 4
-    assert done.records_count == 7
+    assert done.records_count == 8
 
 
 def test_a_full_sheet_goes_on_in_another(service, worker, storage, database, ada, monkeypatch):
@@ -187,6 +189,7 @@ def test_sessions_of_a_web_framework_are_not_exported(service, worker, storage, 
         "profile",
         "progress",
         "api_keys",
+        "provider_keys",
         "exports",
         "audit_log",
     ]
