@@ -102,7 +102,10 @@ def execute_literally(connection: Connection, sql: str) -> CursorResult[Any]:
 
 
 def quote_name(name: str) -> str:
-    """A name as SQL writes it: in quotes if it needs them. For ``text`` and ``execute_literally``."""
+    """A name as SQL writes it, in quotes if it needs them: for ``execute_literally``.
+
+    And for ``text``, unless the name has a colon before a letter, which is a parameter there.
+    """
     return _preparer().quote(name)
 
 

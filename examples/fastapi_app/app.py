@@ -1,17 +1,17 @@
 """An API for profiles: every route acts for the user of its token, behind row level security. README.md says how to run it."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 import jwt
-from fastapi import APIRouter, Body, FastAPI, Header, Path, Query, Response
+from fastapi import APIRouter, Body, FastAPI, Header, HTTPException, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -34,7 +34,7 @@ from profiles_schema.fastapi import (
     install,
     require_user,
 )
-from profiles_schema.services import AsyncExportService, PublicProfile
+from profiles_schema.services import AsyncApiKeyService, AsyncExportService, PublicProfile
 from profiles_schema.storage import DirectoryStorage, export_key
 
 ISSUER = os.environ["TOKEN_ISSUER"]  # on Supabase: https://PROJECT.supabase.co/auth/v1
@@ -50,6 +50,7 @@ follow_actor(sessions)  # what the services open acts for the user of the reques
 storage = DirectoryStorage(os.environ["EXPORTS_DIRECTORY"])
 profiles = AsyncProfileService(sessions)
 exports = AsyncExportService(sessions, storage)
+api_keys = AsyncApiKeyService(sessions)  # encrypts with PROFILES_ENCRYPTION_KEYS
 
 verifier = TokenVerifier(ISSUER, jwks_url=os.environ.get("JWKS_URL"), secret=SECRET or None)
 signed_in = require_user(verifier)
@@ -60,7 +61,7 @@ AnySession = Annotated[AsyncSession, async_session_for(sessions, anyone)]
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
     """Refuse to start with a role that row level security does not bind."""
     await async_require_rls(engine)
     yield
@@ -147,6 +148,21 @@ class Words(BaseModel):
     new_words_count: int = Field(ge=0, le=LARGEST_COUNT)
 
 
+class NewKey(BaseModel):
+    """A key of the user at another provider."""
+
+    key: SecretStr = Field(min_length=1, max_length=500)
+
+
+class Key(_Row):
+    """A key as lists show it, without the key."""
+
+    provider: str
+    hint: str | None
+    is_active: bool
+    updated_at: datetime
+
+
 class Export(_Row):
     """An export of everything that the user has here."""
 
@@ -200,7 +216,11 @@ async def read_profile(user: User, response: Response) -> OwnProfile:
     return _own(await profiles.get_or_create(user.id), response)
 
 
-Version = Annotated[AwareDatetime, BeforeValidator(lambda value: datetime.fromisoformat(value.strip('"')))]
+def _read_etag(value: str) -> datetime:
+    return datetime.fromisoformat(value.strip('"'))
+
+
+Version = Annotated[AwareDatetime, BeforeValidator(_read_etag)]
 IfMatch = Annotated[
     Version | None, Header(description="The ETag that was read: write only if nothing has changed since")
 ]
@@ -250,6 +270,28 @@ async def write_words(words: Words, user: User, session: UserSession) -> Progres
     await session.execute(MY_PROGRESS)  # creates the row
     await session.execute(update(UserProgress).where(UserProgress.user_id == user.id).values(**words.model_dump()))
     return Progress.model_validate((await session.execute(MY_PROGRESS)).one())
+
+
+Provider = Annotated[str, Path(description="For example openai", max_length=100)]
+
+
+@app.get("/me/keys")
+async def list_keys(user: User) -> list[Key]:
+    """The user's keys at other providers, with their last four characters. No route returns a key."""
+    return [Key.model_validate(each) for each in await api_keys.list(user.id)]
+
+
+@app.put("/me/keys/{provider}")
+async def set_key(provider: Provider, new: NewKey, user: User) -> Key:
+    """Store a key, encrypted, or replace the one that is there."""
+    return Key.model_validate(await api_keys.set(user.id, provider, new.key.get_secret_value()))
+
+
+@app.delete("/me/keys/{provider}", status_code=204)
+async def delete_key(provider: Provider, user: User) -> None:
+    """Delete a key."""
+    if not await api_keys.delete(user.id, provider):
+        raise HTTPException(404, "There is no key of this provider.")
 
 
 @app.post("/me/exports", status_code=202)

@@ -109,17 +109,20 @@ class _LineHandler(logging.Handler):
     """One line of the terminal, written again and again."""
 
     def __init__(self) -> None:
+        from rich.live import Live
+
         super().__init__(logging.INFO)
-        self.status = console().status("")
-        self.status.start()
+        self.live = Live(console=console(), transient=True, auto_refresh=False)
+        self.live.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text
 
-        self.status.update(Text(record.getMessage().partition("\n")[0], no_wrap=True, overflow="ellipsis"))
+        line = Text(record.getMessage().partition("\n")[0], no_wrap=True, overflow="ellipsis")
+        self.live.update(line, refresh=True)
 
     def close(self) -> None:
-        self.status.stop()
+        self.live.stop()
         super().close()
 
 

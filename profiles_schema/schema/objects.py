@@ -242,6 +242,7 @@ TRIGGERS = (
     SqlObject("triggers", "forget_adopted_values", Where.ADOPTED_PROFILES),
     SqlObject("triggers", "guard_export_status"),
     SqlObject("triggers", "record_export"),
+    SqlObject("triggers", "restore_points"),
     SqlObject("triggers", "roll_up_sessions", Where.USABLE_SESSIONS),
     SqlObject("triggers", "profiles_on_auth_user_created"),
     SqlObject("triggers", "profiles_on_auth_user_updated"),

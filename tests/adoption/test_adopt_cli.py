@@ -562,7 +562,7 @@ def test_a_locked_table_is_said_instead_of_waited_for(old, capsys, monkeypatch):
         code, stderr = said(capsys, monkeypatch, old)
     assert time.monotonic() - started < 5
     assert code == 1
-    assert stderr.startswith("error: Another session holds a lock on a table")
+    assert stderr.startswith("error: Another session holds a lock on one of our tables")
 
 
 def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkeypatch):

@@ -312,7 +312,7 @@ def test_an_erasure_that_was_killed_is_ended_by_the_next(application, storage, m
     assert done.returncode == 0, done.stdout + done.stderr
     assert_erased(application, ada, "quillfeather", phone, username)
     assert list(storage.keys()) == []
-    assert erase(application, "--pending", storage=storage).stdout == "nobody waits for an erasure\n"
+    assert erase(application, "--pending", storage=storage).stdout == "no user waits for an erasure\n"
 
 
 def test_an_erasure_that_is_killed_as_a_process_leaves_all_or_nothing_of_the_rows(application, storage):

@@ -1,5 +1,6 @@
 """The example application as a process of its own, with an HTTP client, on a real database; and two users who attack each other."""
 
+import base64
 import json
 import os
 import re
@@ -42,7 +43,8 @@ def process(url, issuer, exports, **environment):
         ]  # fmt: skip
         settings = {
             "DATABASE_URL": url.replace("postgresql://", "postgresql+asyncpg://", 1), "TOKEN_ISSUER": issuer,
-            "EXPORTS_DIRECTORY": str(exports), **environment,
+            "EXPORTS_DIRECTORY": str(exports), "PROFILES_ENCRYPTION_KEYS": f"test:{base64.b64encode(bytes(range(32))).decode()}",
+            **environment,
         }  # fmt: skip
         running = subprocess.Popen(
             command, env=os.environ | settings, pass_fds=[listening.fileno()], stdout=output, stderr=output, cwd=exports
@@ -189,6 +191,26 @@ def test_an_export_is_requested_written_and_downloaded(person, work):
     assert bob.get("/me/exports") == []
 
 
+def test_a_key_goes_in_and_only_its_end_comes_out(shared, person):
+    ada, bob = person("ada"), person("bob")
+    plain = f"sk-{MARK}-0123456789-wxyz"
+    for provider in ("openai", "deepl"):
+        answer = ada.request("PUT", f"/me/keys/{provider}", json={"key": plain})
+        assert (answer.status_code, answer.json()["hint"]) == (200, "wxyz")
+    assert [(each["provider"], each["hint"]) for each in ada.get("/me/keys")] == [("deepl", "wxyz"), ("openai", "wxyz")]
+    assert MARK not in json.dumps(state_of(shared, ada), default=str)
+    assert bob.get("/me/keys") == []
+    for provider in ("openai", "deepl"):
+        assert bob.request("DELETE", f"/me/keys/{provider}").status_code == 404
+        assert ada.request("DELETE", f"/me/keys/{provider}").status_code == 204
+    assert ada.get("/me/keys") == []
+    for wrong in ({"key": " "}, {"key": f"{plain} "}, {"key": plain * 30}, {"key": 17}, {}):
+        answer = ada.request("PUT", "/me/keys/openai", json=wrong)
+        assert answer.status_code == 422
+        assert MARK not in answer.text
+    assert ada.request("PUT", "/me/keys/No%20provider", json={"key": plain}).status_code == 422
+
+
 def test_a_deleted_account_is_shut_at_once(client, person):
     ada, bob = person("ada"), person("bob")
     names = {each.id: each.get("/me/profile")["username"] for each in (ada, bob)}
@@ -296,6 +318,7 @@ def victim(person, work):
     bob.username = bob.get("/me/profile")["username"]
     words = {"mastered_words_count": 1, "learning_words_count": 1, "new_words_count": 1}
     assert bob.request("PUT", "/me/progress", json=words).status_code == 200
+    assert bob.request("PUT", "/me/keys/deepl", json={"key": f"{MARK}-0123456789-wxyz"}).status_code == 200
     bob.export = bob.request("POST", "/me/exports").json()["id"]
     work()
     assert bob.request("GET", f"/me/exports/{bob.export}/file").status_code == 200
@@ -334,7 +357,9 @@ def attacks(client, bob):
             continue
         written = [each.encode("utf-8", "surrogatepass") for each in hostile("bodies", bob)]
         # Every value in two fields, and every field that is not the user's to write.
-        known = cycle(["bio", "username", "preferences", "key_metrics", "timezone", "email", "mastered_words_count"])
+        known = cycle(
+            ["bio", "username", "preferences", "key_metrics", "timezone", "email", "mastered_words_count", "key"]
+        )
         fields = [*zip(known, values + values), *product(hostile("fields", bob), [bob.id])]  # noqa: B905
         for body in [*written, *(json.dumps(dict([each])).encode() for each in fields)]:
             yield method, filled, {"content": body, "headers": {"Content-Type": "application/json"}}

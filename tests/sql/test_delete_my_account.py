@@ -57,7 +57,7 @@ def test_the_account_is_shut_at_once_and_erased_by_the_job(project):
     assert project.profile(ada).email is None
     assert tuple(state(project, ada)) == (False, "user", True)
     assert tuple(state(project, eve)) == (True, None, False)
-    assert erase(project, "--pending").stdout == "nobody waits for an erasure\n"
+    assert erase(project, "--pending").stdout == "no user waits for an erasure\n"
 
 
 @pytest.mark.parametrize(
