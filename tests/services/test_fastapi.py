@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
@@ -34,7 +35,7 @@ from profiles_schema.fastapi import (
     require_user,
     session_for,
 )
-from support import wait_until
+from support import REPOSITORY, wait_until
 from support.auth_server import AuthServer
 from support.http import served
 
@@ -310,6 +311,24 @@ def test_a_request_leaves_one_record_and_its_id_in_the_audit_log(client, as_user
     ]
     assert records[-2].reason == "malformed"
     assert "hunter2" not in "".join(str(vars(each)) for each in records)
+
+
+def test_the_application_of_the_page_runs(shared, app_url, auth, as_user, monkeypatch, ada, bob):
+    monkeypatch.setenv("DATABASE_URL", app_url)
+    monkeypatch.setenv("SUPABASE_URL", auth.url)
+    page = (REPOSITORY / "docs" / "how-to" / "use-with-fastapi.md").read_text(encoding="utf-8")
+    known = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        exec(block, known)
+    with served(known["app"]) as client:
+        answer = client.get("/me", headers=as_user(ada)).json()
+        assert answer == {"id": str(ada), "username": shared.profile(ada).username}
+        assert client.get("/me").status_code == 401
+        assert client.get(f"/names/{ada}", headers=as_user(ada)).json() == shared.profile(ada).username
+        assert client.get(f"/names/{bob}", headers=as_user(ada)).status_code == 404
+        assert client.get("/names/ada", headers=as_user(ada)).status_code == 422
+        security = client.get("/openapi.json").json()["paths"]["/me"]["get"]["security"]
+        assert security == [{"access_token": []}]
 
 
 # What only asynchronous code, or an application's own route, can do wrong
