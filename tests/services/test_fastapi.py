@@ -6,6 +6,7 @@ import logging
 import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
@@ -18,6 +19,7 @@ from sqlalchemy.orm import sessionmaker
 
 from profiles_schema import (
     AsyncProfileService,
+    ProfileService,
     acting_as,
     async_engine,
     engine,
@@ -110,7 +112,7 @@ class Application:
         url = url.replace("postgresql://", f"postgresql+{driver}://", 1)
         options = {"pool_size": 1, "max_overflow": 0, **pool}
         verifier = TokenVerifier.of_supabase(auth.url)
-        self.app = FastAPI()
+        self.app = FastAPI(lifespan=self.dispose)
         install(self.app)
         self.signed_in, self.anyone = require_user(verifier), allow_anon(verifier)
         if self.is_async:
@@ -126,6 +128,15 @@ class Application:
             self.add(f"/{name}", work, self.session_for(self.sessions, self.signed_in))
         self.add("/anyone", lambda session: dict(session.execute(ANON).one()._mapping),
                  self.session_for(self.sessions, self.anyone))  # fmt: skip
+
+    @asynccontextmanager
+    async def dispose(self, _app):
+        """Close the connections in the loop that they belong to."""
+        yield
+        if self.is_async:
+            await self.engine.dispose()
+        else:
+            self.engine.dispose()
 
     def add(self, path, work, dependency, **options):
         if self.is_async:
@@ -440,6 +451,21 @@ def test_a_service_of_a_following_factory_serves_the_user_of_the_request_alone(a
         )
         assert answer.status_code == 422
     assert (shared.profile(ada).bio, shared.profile(bob).bio) == ("x", None)
+
+
+def test_a_synchronous_route_hands_its_user_to_a_service_in_its_thread(tables, app_url, auth, as_user, ada, bob):
+    made = Application(app_url, auth, "psycopg2")
+    follow_actor(made.sessions)
+    profiles = ProfileService(made.sessions)
+
+    @made.app.get("/profiles/{user_id}")
+    def read(user_id: uuid.UUID, user: Annotated[CurrentUser | None, made.anyone]) -> bool:
+        return profiles.get(user_id) is not None
+
+    with served(made.app) as client:
+        assert client.get(f"/profiles/{ada}", headers=as_user(ada)).json() is True
+        assert client.get(f"/profiles/{bob}", headers=as_user(ada)).json() is False
+        assert client.get(f"/profiles/{ada}").status_code == 403
 
 
 def test_an_exception_in_another_dependency_rolls_back(asynchronous, as_user, shared, ada):
