@@ -3,6 +3,7 @@
 Server CPU of the backend (from /proc/PID/schedstat), alternating variants in one run, medians of the rounds.
 
   history   one session ended, of a user with 10 ended sessions and of one with --sessions (100,000); the aim is 1.2
+  latest    the latest session deleted, the only one with descriptions and words, by history likewise; aim 1.2
   single    one session ended, against the same statement without a roll-up and a bare UPDATE of the progress row; aim 1.3
   many      10,000 sessions of 1,000 users ended in one statement, likewise; aim 1.5
   recount   one session ended, counting everything anew as releases before did, against ours: what a long history cost
@@ -24,6 +25,11 @@ from common import at_most, cpu_seconds, fresh_database, report, tell
 
 TRIGGERS = "roll_up_inserted_sessions", "roll_up_changed_sessions", "roll_up_deleted_sessions"
 END = "insert into public.sessions (user_id, started_at, ended_at, qa_attempts, qa_correct, duration_minutes) values (%s, now(), now(), 3, 2, 4)"
+LATEST = (
+    "insert into public.sessions (id, user_id, started_at, ended_at, descriptions_generated, vocabulary_learned)"
+    " values ('00000000-0000-4000-8000-000000000001', %s, now(), now(), 1, 1)"
+)
+DELETE_LATEST = "delete from public.sessions where id = '00000000-0000-4000-8000-000000000001'"
 BARE = (
     "update public.user_progress set total_sessions = total_sessions + 1, total_questions_answered = total_questions_answered + 3,"
     " last_activity_at = now() where user_id = %s"
@@ -103,6 +109,8 @@ def main() -> int:
         found = {
             "new": bench.seconds((END, (new,)), times=100),
             "old": bench.seconds((END, (old,)), times=100),
+            "latest new": bench.seconds((LATEST, (new,)), (DELETE_LATEST, ()), times=20),
+            "latest old": bench.seconds((LATEST, (old,)), (DELETE_LATEST, ()), times=20),
             "many": bench.seconds((END_MANY, ())),
             "recount": bench.seconds(("select profiles_internal.recount_progress(array[%s::uuid])", (old,)), times=1),
         }
@@ -122,6 +130,7 @@ def main() -> int:
             "cpu_us": {name: round(each * 1e6, 1) for name, each in median.items()},
             "aims": {
                 "history": at_most(median["old"] / median["new"], 1.2),
+                "latest": at_most(median["latest old"] / median["latest new"], 1.2),
                 "single": at_most(median["new"] / median["bare"], 1.3),
                 "many": at_most(median["many"] / median["bare many"], 1.5),
             },

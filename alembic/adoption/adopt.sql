@@ -21,7 +21,7 @@ declare
 begin
   -- What is checked at commit would stand in the way of the next change of the table.
   set constraints all immediate;
-  -- Nobody signs up while the trigger of a sign-up changes.
+  -- No user signs up while the trigger of a sign-up changes.
   if p_revision in ('0005_create_sign_up_functions', '0014_create_sign_up_triggers') and exists (
     select from profiles_internal.adoption_of_objects(p_revision) as planned
     where planned ->> 'revision' = p_revision and planned ->> 'kind' in ('empty_function', 'drop_trigger')

@@ -91,7 +91,7 @@ begin
       t.is_theirs,
       case
         when k.keeps and w.default_value is not null then f.found_default
-        -- Nobody has agreed to be shown where nobody was asked.
+        -- No one has agreed to be shown if no one was asked.
         when p_table = 'user_profiles' and w.name = 'profile_visibility' and f.found_default is null
           then '''private''::text'
         else w.default_value
@@ -114,7 +114,7 @@ begin
     cross join lateral (
       select p_table = 'user_profiles' and coalesce(
         w.name = 'id' and f.found_type = 'uuid'
-        -- Nothing of ours writes a role, so any type serves that has a default for new profiles.
+        -- Our code writes no role, so any type serves that has a default for new profiles.
         or w.name = 'role' and f.category in ('S', 'E') and f.found_default is not null
         or w.name <> 'id' and w.definition = 'text' and f.is_text and f.name = f.found_name
           and (f.room is null or t.is_theirs or f.room >= m.characters)

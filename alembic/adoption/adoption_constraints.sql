@@ -1,7 +1,7 @@
 -- What becomes of the constraints and indexes of a table that is taken over, and of the foreign keys that point to it.
--- One that says what ours says only gets our name. One over columns of ours that says something else is set aside: it
--- could refuse what we write. The rest is the application's own, and stays: so does a key on the user, and one that a
--- foreign key points to. A primary key of that kind becomes a unique constraint.
+-- A constraint with the same definition as ours is renamed to our name. One over our columns with another definition is
+-- set aside: it could refuse what we write. The application's other constraints stay, and so does a key on the user, or
+-- one that a foreign key refers to. A primary key of that kind becomes a unique constraint.
 -- Definitions are compared as they read after the columns were renamed.
 create or replace function profiles_internal.adoption_constraints(p_context jsonb, p_counts jsonb)
 returns setof jsonb
@@ -36,7 +36,7 @@ begin
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null
       ) as touches_ours,
-      -- A CHECK on columns that only the application writes refuses nothing of ours.
+      -- A CHECK on columns that only the application writes refuses nothing that we write.
       k.contype = 'c' and p_context ->> 'table' = 'user_profiles' and not exists (
         select from jsonb_array_elements(p_context -> 'columns') as x
         where x.value ->> 'name' = any (c.columns) and x.value ->> 'wanted_type' is not null
@@ -275,7 +275,7 @@ begin
   from profiles_internal.wanted_shape() as w
   where w.table_name = p_context ->> 'table' and w.kind = 'index' and w.name <> all (names_in_use);
 
-  -- What somebody has written on a constraint or an index goes with it, and comes back with it.
+  -- The comment on a constraint or an index is dropped with it, and restored with it.
   return query
   with comment as (
     select k.conrelid <> relation as is_others,

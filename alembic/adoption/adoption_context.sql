@@ -56,7 +56,7 @@ begin
         '(%s)::text', p_found, user_id)
       into conflicts;
     end if;
-    -- What a sign-up gives, and what fill_missing_profile_id gives: another value would be nobody.
+    -- What a sign-up gives, and what fill_missing_profile_id gives: another value would be no user.
     if owner = 'id' and by_name -> 'id' ->> 'wanted_type' = 'uuid' then
       by_name := jsonb_set(by_name, '{id,wanted_default}', 'null');
       select jsonb_agg(case when c.value ->> 'name' = 'id' then by_name -> 'id' else c.value end
@@ -78,8 +78,8 @@ begin
     'user', user_id,
     'asks', asks,
     'conflicts', conflicts,
-    -- The revision has begun: others wait, and nobody is asked about what little has changed since the whole plan was
-    -- looked at.
+    -- The revision has begun: others wait, and the few changes since the whole plan was made raise no
+    -- question.
     'locked', exists (select from pg_locks as l where l.relation = p_found and l.pid = pg_backend_pid()
       and l.mode = 'AccessExclusiveLock')
   );

@@ -72,7 +72,7 @@ begin
           '' order by r.ordinality)
         from jsonb_array_elements(rules) with ordinality as r
       ),
-      -- A column that nobody asks for would not be converted at all.
+      -- A column that is not selected would not be converted at all.
       (
         select string_agg(format(', count(%I)', c.value ->> 'name'), '')
         from jsonb_array_elements(p_context -> 'columns') as c where c.value ->> 'source' is not null

@@ -1,4 +1,4 @@
--- Types and defaults of the application that stay on columns of ours. They are on record, so that a comparison with
+-- Types and defaults of the application that stay on our columns. They are recorded, so that a comparison with
 -- what is declared accepts them; defaults that cannot stay are named.
 create or replace function profiles_internal.adoption_defaults(p_context jsonb)
 returns setof jsonb

@@ -55,7 +55,7 @@ begin
         when p_context ->> 'table' = 'user_profile_audit_logs' and c.key = 'action' then '''skipped'''
         when p_context ->> 'table' = 'user_profile_audit_logs' and c.key = 'origin' then '''manual'''
         when p_context ->> 'table' <> 'user_profiles' then null
-        -- Nobody has agreed to be shown.
+        -- No one has agreed to be shown.
         when c.key = 'profile_visibility' then '''private'''
         when c.key in ('first_seen_at', 'last_interaction_at') and t.moment is not null
           then format('extract(epoch from case when isfinite(%1$s) then %1$s else now() end)::bigint', t.moment)

@@ -1,6 +1,6 @@
--- What acts beside ours, and is set aside when ours come: functions of our names, policies on our tables, triggers that
--- write our tables, and counters that sessions say better. Policies take long to look through: they are left out where
--- the steps of one revision are asked for, and it is not the one that brings ours.
+-- Objects that do the same as ours, and are set aside when ours are created: functions of our names, policies on our
+-- tables, triggers that write our tables, and triggers that count sessions. Policies take long to look through: they
+-- are left out if the steps of one revision are asked for, and it is not the revision that creates ours.
 create or replace function profiles_internal.adoption_of_objects(p_revision text)
 returns setof jsonb
 language plpgsql
@@ -227,7 +227,7 @@ begin
   cross join lateral profiles_internal.adoption_of_policies(r.table_name, t.oid) as p (step)
   where t.oid is not null and coalesce(p_revision, '0012_create_policies') = '0012_create_policies';
 
-  -- What waited for our policies. The application's triggers rest meanwhile: nobody has changed anything.
+  -- What waited for our policies. The application's triggers are off meanwhile: this is not an edit.
   if to_regclass('profiles_internal.adopted') is not null and to_regclass('auth.users') is not null then
     return query
     select jsonb_build_object('revision', '0012_create_policies', 'phase', 'fill_columns', 'kind', 'fill_columns',

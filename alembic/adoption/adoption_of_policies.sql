@@ -1,5 +1,5 @@
 -- What becomes of the policies of one table when ours come, and the questions about those that show or give others'
--- rows away. One that goes takes rows from whatever reads the table as whoever asks: each such object is a question
+-- rows away. If one goes, objects that read the table with the rights of their caller find less: each is a question
 -- too.
 create or replace function profiles_internal.adoption_of_policies(p_table text, p_found regclass)
 returns setof jsonb
@@ -51,7 +51,7 @@ begin
       from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
       where c.found_name is null and c.wanted_type is not null
     ) as c;
-    -- Ours give a right to the whole table: a person reads the own row.
+    -- Ours give a right to the whole table: a user reads their own row.
     select string_agg(quote_ident(c.found_name), ', ' order by c.found_position)
     into unread
     from profiles_internal.adoption_columns(p_table, profiles_internal.table_to_adopt(p_table)) as c
@@ -64,7 +64,7 @@ begin
 
   for policy in
     select p.*, coalesce((
-        -- PostgreSQL takes it for a recursion as soon as ours, which have sub-selects, are beside it.
+        -- PostgreSQL takes it for a recursion as soon as ours, which have sub-selects, are there too.
         select concat(y.polqual::text, y.polwithcheck::text) ~ format('[:]relid %s ', p_found::oid) from pg_policy as y
           where y.oid = p.policy
       ), false) as reads_itself,
@@ -80,7 +80,7 @@ begin
         from pg_policy as y where y.oid = p.policy
       ) as says
     from profiles_internal.adoption_policies(p_table, p_found) as p
-    -- Until ours are there (the triggers come right after them), one that bears a name of ours is theirs, too.
+    -- Until ours are there (the triggers come right after them), one that has one of our names is theirs, too.
     where not ((p.name like 'Owners can %' or p.name = 'Service role can do what its grants allow')
       and to_regproc('profiles_internal.keep_updated_at') is not null)
     order by p.name

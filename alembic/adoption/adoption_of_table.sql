@@ -118,7 +118,7 @@ begin
     || case when step ? 'seconds' then jsonb_build_object('seconds', (step ->> 'seconds')::double precision * pace)
       else '{}' end
   from (
-    -- Kept for whoever wants to know what was here, and for downgrade.
+    -- Kept to show what was here, and for downgrade.
     select jsonb_build_object('phase', 'record', 'kind', 'take_over',
       'data', jsonb_build_object('owner', context -> 'owner'), 'action', 'note', 'object', target,
       'found', format('%s rows', total), 'wanted', 'taken over',

@@ -6,11 +6,11 @@
 --   rows:OBJECT    a view or function that reads whole rows with the rights of its owner, and that the API roles may
 --                  use: it shows the columns that are added, too. Of a function with a text body, its text is all there
 --                  is to go by
---   active:TABLE   an is_active that is not true by itself; ours decides whether somebody may read and write at all
---   visible:TABLE  a profile_visibility that is public where nobody reads others' rows; ours shows it to anon, too
+--   active:TABLE   an is_active that is not true by itself; ours decides whether a user may read and write at all
+--   visible:TABLE  a profile_visibility that is public where no one reads others' rows; ours shows it to anon, too
 -- Users could do something if a right allowed it, and a policy where row level security is on that is true for every
 -- user.
--- Where users are made by us, and nobody has given the API roles anything, nobody signs in as one of them yet.
+-- If this package creates the users, and the API roles have no rights yet, no one signs in as one of them yet.
 create or replace function profiles_internal.adoption_openings(p_context jsonb)
 returns setof jsonb
 language plpgsql
@@ -65,7 +65,7 @@ begin
 
   select
     array_agg(c.value ->> 'found_name' order by p.place) filter (where is_own and not reads_own),
-    -- A right can hide these, and nobody misses it.
+    -- A right can hide these, and no one misses it.
     coalesce(bool_and(cardinality(readers) = 0 or not p.reads) filter (where is_own and not reads_own), false)
       -- A view of the old name reads all columns.
       and p_context ->> 'found' = target
@@ -85,7 +85,7 @@ begin
     select c.value ->> 'wanted_type' is null
       and c.value ->> 'found_name' is distinct from p_context ->> 'owner' as is_own,
       'w' = any (commands) as by_all_write,
-      -- What they write in their own row is no secret, whatever else the policy that shows it says.
+      -- What they write in their own row is no secret, with any further condition of the policy that shows it.
       p.reads and ('r' = any (commands) or 'w' = any (commands) and p.writes) as reads_own
   ) as o
   where c.value ->> 'found_name' is not null;

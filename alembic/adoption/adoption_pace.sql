@@ -1,7 +1,7 @@
 -- How much slower than the machine on which adoption was measured this server is: up to two thousand rows of the table
 -- go through the very conversion three times, into a table of our own that is rolled back each time (written,
 -- rewritten, indexed). Null where that says nothing or cannot be had: fewer than a thousand rows, a read-only
--- transaction. Zero under the lock of the table: others wait for it, and nobody is asked any more.
+-- transaction. Zero under the lock of the table: others wait for it, and no question is asked any more.
 create or replace function profiles_internal.adoption_pace(p_context jsonb, p_counts jsonb)
 returns double precision
 language plpgsql

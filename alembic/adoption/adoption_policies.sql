@@ -7,7 +7,7 @@
 -- Without row level security everything is open: the same question, of a policy that is not there yet (null).
 -- The table's own revision makes it, and turns row level security on.
 -- "reach" is whom a permissive policy lets do it with their own row: every user ('all'), none ('none': only a service
--- is meant), or some, by a condition that nobody can know here ('some': administrators, members).
+-- is meant), or some, by a condition that cannot be known here ('some': administrators, members).
 create or replace function profiles_internal.adoption_policies(p_table text, p_found regclass)
 returns table (policy oid, name text, command "char", fate text, id text, answer text, is_narrower boolean, reach text)
 language sql
@@ -40,7 +40,7 @@ as $adoption_policies$
       string_agg(regexp_replace(n.name, '([^\w])', '\\\1', 'g'), '|'))
     from person as n where n.name is not null
   ),
-  -- Policies of the form "the own row, and ...": what they show is part of what ours show.
+  -- Policies of the form "their own row, and ...": what they show is part of what ours show.
   narrower as (
     select y.oid
     from pg_policy as y

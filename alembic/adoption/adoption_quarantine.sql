@@ -1,4 +1,4 @@
--- Whether so many rows of a table would go to quarantine that somebody has to agree: more than ten, or more than one in
+-- Whether so many rows of a table would go to quarantine that a person has to agree: more than ten, or more than one in
 -- a hundred. The evidence are their number, the reasons, and the keys of up to three rows; nothing else of a row is
 -- shown.
 create or replace function profiles_internal.adoption_quarantine(p_context jsonb, p_counts jsonb)

@@ -6,7 +6,7 @@
 --   column that says whose row it is (policies keep it);
 --   users insert their own row, if a policy lets them today ("inserts": policies/user_profiles.sql);
 --   total_points is written by whom it is today where the question about it is answered with keep.
--- It is on record, for whatever takes rights away to give them again.
+-- It is recorded, so that code that revokes rights can grant them again.
 create or replace function profiles_internal.adoption_rights(p_context jsonb)
 returns setof jsonb
 language plpgsql
@@ -66,7 +66,7 @@ begin
         and p.fate <> 'unused' and p.reach <> 'none'
     ))
   );
-  -- Points that somebody writes directly can be forged: ours are written by award_points alone. The owner of the table
+  -- Points that are written directly can be forged: only award_points writes ours. The owner of the table
   -- may go on.
   select jsonb_agg(jsonb_build_object('role', r.rolname, 'right', k.name, 'column', 'total_points', 'ours', true)
     order by r.rolname, k.name)

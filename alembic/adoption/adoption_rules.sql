@@ -84,7 +84,7 @@ as $adoption_rules$
         or key_metrics @? 'strict $.** ? (@ > 1e40 || @ < -1e40 || (@ != 0 && @ > -1e-40 && @ < 1e-40))'
         or octet_length(key_metrics::text) > 65536$rule$,
       '''[]''::jsonb', 'no array of up to 64 kB and 32 levels: []'),
-    -- What nobody understands is shown to nobody.
+    -- An unknown value is treated as private.
     (52, 'user_profiles', 'profile_visibility',
       $rule$profile_visibility is null or profile_visibility not in ('public', 'private')$rule$,
       '''private''', 'neither public nor private: private'),

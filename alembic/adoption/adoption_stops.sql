@@ -121,7 +121,7 @@ begin
     and pg_get_userbyid(a.grantee) not in ('anon', 'authenticated', 'service_role')
     and a.grantee not in (0, c.relowner) and pg_has_role(m.oid, a.grantee, 'usage');
 
-  -- A name of ours that something else has.
+  -- One of our names that another object has.
   return query
   select jsonb_build_object('phase', 'refuse', 'kind', 'refuse', 'action', 'stop', 'object', 'public.' || w.name,
     'found', coalesce('an index of ' || x.indrelid::regclass, 'a relation of that name'),
@@ -170,7 +170,7 @@ begin
   where t.tgrelid = relation and not t.tgisinternal and profiles_internal.does_what_ours_do(t.tgfoid)
     and cardinality(w.others) > 0;
 
-  -- Whoever reads the table past row level security today, and would not tomorrow.
+  -- Roles that read the table without row level security today, and would not tomorrow.
   return query
   select jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note', 'object', format('role %s', r.rolname),
     'found', format('uses %s', relation),
@@ -181,7 +181,7 @@ begin
   join pg_roles as r on exists (select from aclexplode(c.relacl) as a where a.grantee = r.oid)
   where c.oid = relation and not c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
     and not pg_has_role(r.oid, c.relowner, 'usage') and r.rolname not in ('anon', 'authenticated', 'service_role');
-  -- Without an auth server nobody but the application makes users.
+  -- Without an auth server only the application creates users.
   if p_context ->> 'table' = 'user_profiles' and (p_context ->> 'own')::boolean and p_context ->> 'owner' is not null
     then
     return next jsonb_build_object('phase', 'warn', 'kind', 'tell', 'action', 'note', 'object', target,
@@ -191,8 +191,8 @@ begin
         'public.create_user(email => …), which makes the user and the profile and returns the id; then update the '
           'profile.', relation));
   end if;
-  -- A profile made at sign-up leaves the application's own columns at their defaults. Whatever refuses that costs the
-  -- profile.
+  -- A profile made at sign-up leaves the application's own columns at their defaults. If a rule refuses this, the user
+  -- gets no profile.
   for tested in
     select a.attname, a.attnotnull, d.adbin is not null as has_default, format_type(a.atttypid, a.atttypmod) as type,
       coalesce(pg_get_expr(d.adbin, d.adrelid), 'null') as default_value

@@ -152,7 +152,7 @@ begin
   end if;
 
   -- Rights, comments and row level security. Until ours come the API roles keep what they may do, to the columns of
-  -- today alone: nobody gets to write a role or an id because a column of that name is new.
+  -- today alone: no one may write a role or an id only because a column of that name is new.
   return query
   with give as (
     select r.who, a.is_grantable, array_agg(lower(a.privilege_type) order by a.privilege_type) as kinds,

@@ -1,6 +1,6 @@
 -- What the operator answered to a question of the plan; null without an answer.
 -- A question is a step of action 'question' with "id" (stable text), "found" (the evidence) and "answers" (an object:
--- each possible answer, and what it leads to). Whoever has a question returns it always, and asks here only to know
+-- each possible answer, and what it leads to). A function with a question always returns it, and asks here only to know
 -- what else to return: adoption_plan() marks those that are answered, and so knows which answers no question needs.
 -- Once an upgrade has begun, the answers that it began with count: they are kept in profiles_internal.adopted.
 create or replace function profiles_internal.answer(p_id text)

@@ -1,6 +1,6 @@
 -- Puts rows out of quarantine back into their table, which has its old columns again: those of p_columns that are still
 -- there.
--- A row whose key somebody has by now stays where it is.
+-- A row whose key another row has by now stays where it is.
 create or replace function profiles_internal.bring_back_rows(p_table text, p_columns text[])
 returns void
 language plpgsql

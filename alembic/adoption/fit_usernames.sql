@@ -1,6 +1,6 @@
 -- Gives every profile of an adopted table a username that keeps our rule and is its own. One that keeps the rule stays,
 -- reserved or not. Another is made by the rule of sign-up (profile_values) from the old one, or from the email.
--- Of several who end up with the same, whoever had exactly that one keeps it, else the oldest; the others get the
+-- If several profiles want one name, the one that already has it keeps it, otherwise the oldest; the others get the
 -- choices that a sign-up has when a name is taken, and in the end a random one.
 create or replace function profiles_internal.fit_usernames(p_revision text)
 returns bigint

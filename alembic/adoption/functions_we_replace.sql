@@ -1,6 +1,6 @@
--- The functions of the application in schema public that have a name of ours and can be called with as many arguments:
--- with the same types ours replaces them (is_same); with others a call that leaves the types open may find either, and
--- whether they stay is a question. Others of that name stay. Each with the result of ours, and who may call it.
+-- The functions of the application in schema public with one of our names and number of arguments. If the types are the
+-- same, ours replaces them (is_same). With other types, a call that leaves the types open may find either, and whether
+-- they stay is a question. Others of that name stay. Each with the result of ours, and who may call it.
 create or replace function profiles_internal.functions_we_replace()
 returns table (function_id oid, is_same boolean, result text, callers text)
 language sql
@@ -34,7 +34,7 @@ as $functions_we_replace$
       as g (given)
   ) as n
   where f.pronamespace = 'public'::regnamespace
-    -- Where an auth server makes the users, there is no such function of ours.
+    -- Where an auth server makes the users, we have no such function.
     and (o.name <> 'create_user' or to_regclass('auth.users') is null
       or coalesce(obj_description(to_regclass('auth.users'), 'pg_class'), '') like 'profiles-schema:%')
     and n.is_same is not null

@@ -1,6 +1,6 @@
 -- Where user_profiles was found under another name: a view of that name, with the columns of that table under their old
 -- names, so that statements written for it go on working. It is updatable by itself, INSERT … ON CONFLICT included, and
--- runs with the rights of whoever asks. Returns its name; null where none is needed.
+-- runs with the rights of its caller. Returns its name; null if none is needed.
 -- A table whose user_id was an outside id gets a view of another kind, from install_old_profiles.
 -- Runs in the transaction that renames the table; at downgrade the view goes before the table gets its name back.
 create or replace function profiles_internal.install_profiles_view()
@@ -35,7 +35,7 @@ begin
     shown);
   execute format('comment on view %s is %L', old_name, 'profiles-schema: user_profiles under its old name');
   execute format('revoke all on table %s from public, anon, authenticated, service_role', old_name);
-  -- The view runs with the rights of whoever asks, so those on the table decide.
+  -- The view runs with the rights of its caller, so those on the table decide.
   execute format('grant select, insert, update on table %s to authenticated', old_name);
   execute format('grant select, insert, update, delete on table %s to service_role', old_name);
   if exists (

@@ -1,4 +1,4 @@
--- The default of a column of ours that the application gave it, as it reads with our type, where our code can live with
+-- The default that the application gave to one of our columns, as it reads with our type, where our code can live with
 -- it:
 -- a constant that keeps our rules. Null where ours takes its place.
 create or replace function profiles_internal.kept_default(p_table text, p_column text, p_type text, p_found text)

@@ -21,10 +21,10 @@ begin
   ) then
     return 0;
   end if;
-  users := array(select distinct s.user_id from public.sessions as s where s.ended_at is not null
+  users := array(select distinct s.user_id from public.sessions as s where isfinite(s.ended_at)
     and s.user_id is not null);
   select jsonb_object_agg(p.id, to_jsonb(p)) into before from public.user_progress as p where p.user_id = any (users);
-  -- Nobody has changed anything.
+  -- This is not an edit.
   alter table public.user_progress disable trigger keep_updated_at;
   perform profiles_internal.recount_progress(users);
   alter table public.user_progress enable trigger keep_updated_at;

@@ -1,5 +1,5 @@
--- Whatever the session of the downgrade prefers, values are compared in the spelling of the upgrade.
--- Gives rows their old values back, where nobody has written another one since.
+-- Restores old values of rows, unless a newer one was written since. Compares values in the spelling of the upgrade,
+-- with any settings of the session.
 create or replace function profiles_internal.restore_values(p_revision text, p_table text, p_type text)
 returns void
 language plpgsql

@@ -13,7 +13,7 @@ declare
     from pg_roles as r join pg_class as c on c.oid = p_table
     where r.rolsuper or r.rolbypassrls or not c.relforcerowsecurity and pg_has_role(r.oid, c.relowner, 'usage')
   );
-  -- Those that read as whoever asks are followed to what reads through them.
+  -- Those that read with the rights of their caller are followed to what reads through them.
   relations oid[] := array[p_table::oid];
   functions oid[] := '{}';
   next_relations oid[];

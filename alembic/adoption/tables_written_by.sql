@@ -1,5 +1,5 @@
--- The tables that a function writes, itself or through others that it calls: those of ours, or all others. Their texts
--- are all there is to go by.
+-- The tables that a function writes, itself or through functions that it calls: ours, or all others. It can only read
+-- their texts.
 create or replace function profiles_internal.tables_written_by(p_function oid, p_ours boolean)
 returns text[]
 language sql

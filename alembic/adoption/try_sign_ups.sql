@@ -2,7 +2,7 @@
 -- claims, changes and deletes them, and takes all of it back. What would refuse them would leave every new user without
 -- a profile; it is raised here, with the name of the column, before anything of the revision counts.
 -- The rows belong to three new users. Where a trigger of auth.users would act on those, or their making is not allowed,
--- to nobody: then a foreign key to auth.users is all that may refuse them, whatever its name and column, and what runs
+-- to no user: then only a foreign key to auth.users may refuse them, with any name and column, and what runs
 -- after it stays untried.
 create or replace function profiles_internal.try_sign_ups(p_table text)
 returns void

@@ -184,6 +184,24 @@ comment on column profiles_internal.kept_json.superseded_at is 'When something n
     )
     op.execute(
         r"""
+create table if not exists profiles_internal.held_usernames (
+  username text not null,
+  user_id uuid not null,
+  held_until timestamp with time zone not null,
+  constraint pk_held_usernames primary key (username),
+  constraint fk_held_usernames_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
+);
+
+create index if not exists ix_held_usernames_user_id on profiles_internal.held_usernames (user_id);
+
+comment on table profiles_internal.held_usernames is 'Usernames that their owners gave up lately: get_public_profile answers them, and nobody else can take them';
+comment on column profiles_internal.held_usernames.username is 'In lower case';
+comment on column profiles_internal.held_usernames.user_id is 'Who had it';
+comment on column profiles_internal.held_usernames.held_until is 'From then on anybody can take it';
+"""
+    )
+    op.execute(
+        r"""
 create table if not exists profiles_internal.erasures (
   user_id uuid not null,
   requested_at timestamp with time zone default now() not null,
@@ -252,7 +270,8 @@ insert into profiles_internal.settings (key, value) values
   ('audit_level', '"changes"'),
   ('audit_key_reads', 'false'),
   ('normalize_verification_days', '7'),
-  ('audit_keep_days', '365')
+  ('audit_keep_days', '365'),
+  ('username_hold_days', '90')
 on conflict do nothing;
 """
     )
@@ -274,6 +293,7 @@ def downgrade() -> None:
         r"""
 drop table profiles_internal.migration_log;
 drop table profiles_internal.erasures;
+drop table profiles_internal.held_usernames;
 drop table profiles_internal.kept_json;
 drop table profiles_internal.legacy_columns;
 drop table profiles_internal.quarantine;

@@ -311,6 +311,11 @@ begin
         profiles_internal.key_of(c.user_id, (null::public.user_profiles).id), c.user_id, c.username, c.display_name, c.first_name, c.last_name, c.email, c.phone, c.avatar_url,
         c.timezone, c.language, c.email_verified, c.is_anonymous, c.last_login, (c.last_login is not null)::integer
       from candidate as c
+      -- Held for a former owner: as good as taken.
+      where (
+        select 1 from profiles_internal.held_usernames as h
+        where h.username = c.username and h.user_id <> c.user_id and h.held_until > now()
+      ) is null
       order by c.username
       on conflict do nothing
       returning user_id

@@ -110,6 +110,9 @@ create table if not exists public.sessions (
 );
 
 create index if not exists idx_sessions_user_id on public.sessions (user_id, ended_at);
+create index if not exists idx_sessions_described on public.sessions (user_id, ended_at) where descriptions_generated > 0;
+create index if not exists idx_sessions_answered on public.sessions (user_id, ended_at) where qa_attempts > 0;
+create index if not exists idx_sessions_practised on public.sessions (user_id, ended_at) where vocabulary_learned > 0;
 
 comment on table public.sessions is 'profiles-schema: learning sessions; ended ones are rolled up into user_progress';
 comment on column public.sessions.ended_at is 'Null while the session runs';

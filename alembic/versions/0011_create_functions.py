@@ -247,6 +247,7 @@ begin
   where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value', 'kept value');
 
   delete from public.user_api_keys where user_id = p_user_id;
+  delete from profiles_internal.held_usernames where user_id = p_user_id;
   delete from public.user_provider_keys where user_id = p_user_id;
   update public.export_history
   set
@@ -428,7 +429,7 @@ begin
       s.user_id, s.ended_at, s.descriptions_generated::bigint, s.images_processed::bigint, s.qa_attempts::bigint,
       s.vocabulary_learned::bigint,
       coalesce(q.correct, 0) as correct, coalesce(q.seconds, 0) as seconds,
-      greatest(0, coalesce(s.duration_minutes, floor(extract(epoch from s.ended_at - s.started_at) / 60)))::bigint as minutes,
+      greatest(0, coalesce(s.duration_minutes, case when isfinite(s.started_at) then floor(extract(epoch from s.ended_at - s.started_at) / 60) end, 0))::bigint as minutes,
       (s.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as local_day
     from public.sessions as s
     left join public.user_profiles as profile on profile.user_id = s.user_id
@@ -436,7 +437,7 @@ begin
       select (select qa_correct from (select s.*) as own)::bigint as correct, (select qa_seconds from (select s.*) as own)::bigint as seconds
       from (select 0 as qa_correct, 0 as qa_seconds) as absent
     ) as q
-    where s.user_id = any (p_user_ids) and s.ended_at is not null
+    where s.user_id = any (p_user_ids) and isfinite(s.ended_at)
   ),
   -- Consecutive days share the same difference between the day and its rank.
   streak as (
@@ -524,7 +525,7 @@ begin
   from public.user_progress as p
   join public.sessions as s on s.user_id = p.user_id
   left join public.user_profiles as profile on profile.user_id = s.user_id
-  where p.user_id = any (p_user_ids) and s.ended_at is not null
+  where p.user_id = any (p_user_ids) and isfinite(s.ended_at)
   group by 1, 2;
 
   update public.user_progress as p
@@ -875,7 +876,12 @@ set search_path = pg_catalog, pg_temp
 as $public_profiles$
   select p.id::text, p.user_id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
   from public.user_profiles as p
-  where (lower(p.username) = lower(p_username) or p.user_id = any (p_user_ids))
+  where (lower(p.username) = lower(p_username) or p.user_id = any (p_user_ids) or p.user_id = (
+      -- A name that was given up lately leads to its former owner.
+      select h.user_id from profiles_internal.held_usernames as h
+      where h.username = lower(p_username) and h.held_until > now()
+        and not exists (select from public.user_profiles as n where lower(n.username) = lower(p_username))
+    ))
     and p.profile_visibility = 'public'
     and p.is_active
     and (select profiles_internal.require_active_caller())
@@ -905,7 +911,9 @@ begin
     select v.* into choices
     from profiles_internal.profile_values(array[jsonb_build_object('id', gen_random_uuid(), 'email', p_email)]) as v;
     foreach candidate in array array[choices.first_username, choices.second_username] loop
-      if (select 1 from public.user_profiles as p where lower(p.username) = candidate) is null then
+      if (select 1 from public.user_profiles as p where lower(p.username) = candidate) is null
+        and (select 1 from profiles_internal.held_usernames as h where h.username = candidate and h.held_until > now()) is null
+      then
         return candidate;
       end if;
     end loop;
@@ -1475,7 +1483,11 @@ begin
       union all
       select change.name, 'is taken', 'index idx_user_profiles_username_lower'
       from public.user_profiles as p
-      where lower(p.username) = lower(changed.username) and p.user_id <> stored.user_id;
+      where lower(p.username) = lower(changed.username) and p.user_id <> stored.user_id
+      union all
+      select change.name, 'is held for its former owner', 'trigger hold_username'
+      from profiles_internal.held_usernames as h
+      where h.username = lower(changed.username) and h.user_id <> stored.user_id and h.held_until > now();
     end if;
   end loop;
 

@@ -123,6 +123,74 @@ create or replace trigger refuse_reserved_username
     )
     op.execute(
         r"""
+-- After a profile has taken another username: the old one is held for its former owner, as long as the setting
+-- username_hold_days says (90), and get_public_profile answers it with the new one. Nobody else can take it meanwhile, not even
+-- service_role: 23505, as for a name that is taken.
+-- After the change and not before: whoever had to wait for the former owner's commit sees here what is held since.
+-- A user holds three names at most, the latest. A name that the profile had in the transaction that made it is not held, nor
+-- that of an account that ends.
+-- Definer: users have no right on the table.
+create or replace function profiles_internal.hold_username()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $hold_username$
+declare
+  days integer;
+begin
+  if exists (
+    select from profiles_internal.held_usernames as h
+    where h.username = lower(new.username) and h.user_id <> new.user_id and h.held_until > now()
+  ) then
+    raise exception 'the username "%" is held for its former owner', new.username
+      using errcode = 'unique_violation', schema = 'public', table = 'user_profiles', column = 'username';
+  end if;
+  if tg_op = 'INSERT' then
+    return null;
+  end if;
+  delete from profiles_internal.held_usernames as h where h.username = lower(new.username);
+  if not new.is_active or old.created_at = now() or lower(old.username) = lower(new.username) then
+    return null;
+  end if;
+  days := coalesce(
+    (
+      select s.value::text::integer from profiles_internal.settings as s
+      where s.key = 'username_hold_days' and s.value::text ~ '^[0-9]{1,4}$'
+    ), 90
+  );
+  if days > 0 then
+    insert into profiles_internal.held_usernames as h (username, user_id, held_until)
+    values (lower(old.username), old.user_id, clock_timestamp() + make_interval(days => days))
+    on conflict (username) do update set user_id = excluded.user_id, held_until = excluded.held_until;
+    delete from profiles_internal.held_usernames as h
+    where h.username in (
+      select o.username from profiles_internal.held_usernames as o
+      where o.user_id = new.user_id order by o.held_until desc offset 3
+    );
+  end if;
+  return null;
+end
+$hold_username$;
+
+revoke all on function profiles_internal.hold_username() from public, anon, authenticated, service_role;
+
+create or replace trigger hold_username
+  after update on public.user_profiles
+  for each row
+  when (new.username is distinct from old.username)
+  execute function profiles_internal.hold_username();
+
+-- create_profiles asks by itself.
+create or replace trigger hold_username_on_insert
+  after insert on public.user_profiles
+  for each row
+  when (current_setting('profiles_internal.creating', true) is distinct from 'yes')
+  execute function profiles_internal.hold_username();
+"""
+    )
+    op.execute(
+        r"""
 -- Before API keys are stored: refuses one that is not encrypted, and a hint that is more than its last four characters,
 -- in an error that does not quote it. The CHECKs of the tables say the same, and they remain the law; but their error
 -- quotes the whole row, in the server's log too. The trigger names the columns of envelopes, the column of hints last.
@@ -669,10 +737,39 @@ create or replace trigger record_export_end
   after update on public.export_history
   for each row
   when (
-    old.status is distinct from new.status and new.status in ('failed', 'expired')
+    old.status is distinct from new.status and new.status::text in ('failed', 'expired') -- ::text, or a restored dump reads it back differently
     or old.file_size_bytes is not null and new.file_size_bytes is null
   )
   execute function profiles_internal.record_export();
+"""
+    )
+    op.execute(
+        r"""
+-- After a progress row is made: its points are the sum of the ledger. A role that may delete the row and make it again would
+-- set the points to 0 otherwise, while the keys of old awards stay used.
+-- Definer: nobody else may read the ledger or write the points.
+create or replace function profiles_internal.restore_points()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $restore_points$
+begin
+  update public.user_progress as p
+  set total_points = a.points
+  from (select sum(a.amount) as points from profiles_internal.point_awards as a where a.user_id = new.user_id) as a
+  where p.user_id = new.user_id and p.total_points <> a.points;
+  return null;
+end
+$restore_points$;
+
+revoke all on function profiles_internal.restore_points() from public, anon, authenticated, service_role;
+
+create or replace trigger restore_points
+  after insert on public.user_progress
+  for each row
+  when (current_setting('profiles_internal.signing_up', true) is distinct from 'yes')
+  execute function profiles_internal.restore_points();
 """
     )
     op.execute(
@@ -683,20 +780,38 @@ begin
     execute $frozen$
 -- After a statement on sessions: the progress of the users concerned moves by the difference that the statement makes, so
 -- that its cost does not depend on how many sessions they had. Statement-level, with transition tables: ten thousand sessions
--- ended at once are one update.
+-- ended at once are one update. A session has ended when ended_at is a time: infinity is none.
 --
 --   Sums: what was added less what was removed. Differences commute; the progress rows are locked in order first, and read in
 --   the next statement, which sees what the lock had to wait for.
---   Latest times: move forward by comparison; looked up (idx_sessions_user_id) when the session that set one has changed.
+--   Latest times: move forward by comparison; looked up (idx_sessions_user_id and its partial sisters) when the session that
+--   set one has changed.
 --   Streaks: from profiles_internal.active_days. A day behind all others continues the streak or begins one; a day that appears
 --   or vanishes elsewhere makes that user's days be walked through.
 --   A sum at the limit of its type has lost its difference, and a day with fewer sessions than none is wrong: such users are
 --   counted anew, and so are users with a mark in stale_progress.
 --
+-- One query may fire several of these triggers (an upsert, MERGE, WITH), and a trigger of the application may write sessions
+-- before they fire. Sums bear any order. A count anew has seen what is still to come: in the same command of the client,
+-- everything after it is counted anew as well. Latest times are looked up after a write from within a trigger.
+--
 -- It never fails the statement. What goes wrong (a lock, a deadlock, a cancel) leaves a mark in profiles_internal.stale_progress:
--- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells.
+-- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells. A user
+-- whose progress row is missing gets a mark, too: the transaction that makes the row may not see these sessions.
 -- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
 -- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
+do $session_change$
+begin
+  -- What counts of a session: rows of the application may be wide.
+  if to_regtype('profiles_internal.session_change') is null then
+    create type profiles_internal.session_change as (
+      sign integer, user_id uuid, ended_at timestamptz, minutes bigint, descriptions bigint, images bigint, questions bigint,
+      correct bigint, answer_seconds bigint, vocabulary bigint, described boolean, answered boolean, practised boolean
+    );
+  end if;
+end
+$session_change$;
+
 create or replace function profiles_internal.roll_up_sessions()
 returns trigger
 language plpgsql
@@ -706,8 +821,10 @@ set plan_cache_mode = force_generic_plan
 as $roll_up_sessions$
 declare
   most constant bigint := 2147483647;
-  removed public.sessions[];
-  added public.sessions[];
+  command constant text := extract(epoch from statement_timestamp())::text;
+  depth constant integer := pg_trigger_depth();
+  changes profiles_internal.session_change[] := '{}';
+  written_below boolean;
   users uuid[];
   recounted uuid[];
   wrong uuid[];
@@ -720,52 +837,99 @@ declare
   failed_constraint text;
   failed_context text;
 begin
-  if tg_level = 'ROW' then
-    if (select 1 from public.sessions as s where s.user_id = new.user_id and s.ended_at is not null limit 1) is null then
+  begin
+    if tg_level = 'ROW' then
+      if to_regclass('public.sessions') is null then
+        return null;
+      end if;
+      if (select 1 from public.sessions as s where s.user_id = new.user_id and isfinite(s.ended_at) limit 1) is null then
+        return null;
+      end if;
+      recounted := array[new.user_id];
+    elsif tg_op = 'TRUNCATE' then
+      recounted := array(select distinct d.user_id from profiles_internal.active_days as d);
+    end if;
+
+    if tg_op in ('INSERT', 'UPDATE') and tg_level = 'STATEMENT' then
+      changes := array(
+        select row(
+          1, s.user_id, s.ended_at,
+          greatest(0, coalesce(s.duration_minutes, case when isfinite(s.started_at) then floor(extract(epoch from s.ended_at - s.started_at) / 60) end, 0)),
+          s.descriptions_generated, s.images_processed, s.qa_attempts, q.correct, q.seconds, s.vocabulary_learned,
+          s.descriptions_generated > 0, s.qa_attempts > 0, s.vocabulary_learned > 0
+        )::profiles_internal.session_change
+        from new_sessions as s
+        -- A name that the inner table lacks is looked for outside: an older table may have no such columns.
+        cross join lateral (
+          select (select qa_correct from (select s.*) as own)::bigint as correct, (select qa_seconds from (select s.*) as own)::bigint as seconds
+          from (select 0 as qa_correct, 0 as qa_seconds) as absent
+        ) as q
+        where isfinite(s.ended_at) and s.user_id is not null
+      );
+    end if;
+    if tg_op in ('DELETE', 'UPDATE') and tg_level = 'STATEMENT' then
+      changes := changes || array(
+        select row(
+          -1, s.user_id, s.ended_at,
+          greatest(0, coalesce(s.duration_minutes, case when isfinite(s.started_at) then floor(extract(epoch from s.ended_at - s.started_at) / 60) end, 0)),
+          s.descriptions_generated, s.images_processed, s.qa_attempts, q.correct, q.seconds, s.vocabulary_learned,
+          s.descriptions_generated > 0, s.qa_attempts > 0, s.vocabulary_learned > 0
+        )::profiles_internal.session_change
+        from old_sessions as s
+        cross join lateral (
+          select (select qa_correct from (select s.*) as own)::bigint as correct, (select qa_seconds from (select s.*) as own)::bigint as seconds
+          from (select 0 as qa_correct, 0 as qa_seconds) as absent
+        ) as q
+        where isfinite(s.ended_at) and s.user_id is not null
+      );
+    end if;
+    if tg_op = 'UPDATE' and (changes[1]).sign > 0 and (changes[cardinality(changes)]).sign < 0 then
+      -- What counts in no other way than before is no change.
+      changes := array(
+        select row(
+          sum(c.sign), c.user_id, c.ended_at, c.minutes, c.descriptions, c.images, c.questions, c.correct, c.answer_seconds,
+          c.vocabulary, c.described, c.answered, c.practised
+        )::profiles_internal.session_change
+        from unnest(changes) as c
+        group by c.user_id, c.ended_at, c.minutes, c.descriptions, c.images, c.questions, c.correct, c.answer_seconds,
+          c.vocabulary, c.described, c.answered, c.practised
+        having sum(c.sign) <> 0
+      );
+    end if;
+    if recounted is null and cardinality(changes) = 0 then
       return null;
     end if;
-    recounted := array[new.user_id];
-  elsif tg_op = 'INSERT' then
-    select array_agg(n::public.sessions) into added from new_sessions as n where n.ended_at is not null and n.user_id is not null;
-  elsif tg_op = 'DELETE' then
-    select array_agg(o::public.sessions) into removed from old_sessions as o where o.ended_at is not null and o.user_id is not null;
-  else
-    select
-      array_agg(o::public.sessions) filter (where o.ended_at is not null and o.user_id is not null),
-      array_agg(n::public.sessions) filter (where n.ended_at is not null and n.user_id is not null)
-    into removed, added
-    from old_sessions as o
-    full join new_sessions as n on n.id = o.id
-    -- As bytes: some types of the application's columns have no equality.
-    where coalesce(o.ended_at, n.ended_at) is not null and (o.id is null or n.id is null or o *<> n);
-  end if;
 
-  if recounted is null and added is null and removed is null then
-    return null;
-  end if;
-
-  begin
     if recounted is null then
       -- A user without a row is counted when it is made. One with a mark is counted anew.
       select array_agg(p.user_id) filter (where not p.is_stale), coalesce(array_agg(p.user_id) filter (where p.is_stale), '{}')
       into users, recounted
       from (
-        select p.user_id, exists (select from profiles_internal.stale_progress as s where s.user_id = p.user_id) as is_stale
+        select p.user_id,
+          current_setting('profiles_internal.counted_anew', true) is not distinct from command
+            or exists (select from profiles_internal.stale_progress as s where s.user_id = p.user_id) as is_stale
         from public.user_progress as p
-        where p.user_id = any (array(select s.user_id from unnest(added) as s union all select s.user_id from unnest(removed) as s))
+        where p.user_id = any (array(select c.user_id from unnest(changes) as c))
         order by p.user_id
         for no key update of p
       ) as p;
+      if (select count(distinct c.user_id) from unnest(changes) as c) > coalesce(cardinality(users), 0) + cardinality(recounted) then
+        insert into profiles_internal.stale_progress (user_id, error_code, error_message)
+        select u.id, '02000', 'user_progress'
+        from auth.users as u
+        where u.id = any (array(select c.user_id from unnest(changes) as c)) and u.id <> all (users || recounted)
+          and not exists (select from profiles_internal.stale_progress as s where s.user_id = u.id);
+      end if;
+      written_below := split_part(current_setting('profiles_internal.wrote_sessions', true), ' ', 1) = command
+        and split_part(current_setting('profiles_internal.wrote_sessions', true), ' ', 2)::integer > depth;
+      if depth > 1 and written_below is not true then
+        perform set_config('profiles_internal.wrote_sessions', command || ' ' || depth, true);
+      end if;
     end if;
     if users is not null then
-      with change as (
-        select s.user_id, s.ended_at, 1 as sign from unnest(added) as s
-        union all
-        select s.user_id, s.ended_at, -1 from unnest(removed) as s
-      ),
-      difference as (
+      with difference as (
         select c.user_id, (c.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as day, sum(c.sign) as sessions
-        from change as c
+        from unnest(changes) as c
         left join public.user_profiles as profile on profile.user_id = c.user_id
         where c.user_id = any (users)
         group by 1, 2
@@ -804,33 +968,23 @@ begin
         delete from profiles_internal.active_days as d where d.user_id = any (emptied) and d.sessions = 0;
       end if;
 
-      with change as (
-        select s.*, 1 as sign from unnest(added) as s
-        union all
-        select s.*, -1 from unnest(removed) as s
-      ),
-      difference as (
+      with difference as (
         select
           c.user_id,
           sum(c.sign) as sessions,
-          sum(c.sign * greatest(0, coalesce(c.duration_minutes, floor(extract(epoch from c.ended_at - c.started_at) / 60)))::bigint) as minutes,
-          coalesce(sum(c.sign * c.descriptions_generated::bigint), 0) as descriptions,
-          coalesce(sum(c.sign * c.images_processed::bigint), 0) as images,
-          coalesce(sum(c.sign * c.qa_attempts::bigint), 0) as questions,
-          coalesce(sum(c.sign * q.correct), 0) as correct,
-          coalesce(sum(c.sign * q.seconds), 0) as answer_seconds,
-          coalesce(sum(c.sign * c.vocabulary_learned::bigint), 0) as vocabulary,
+          sum(c.sign * c.minutes) as minutes,
+          coalesce(sum(c.sign * c.descriptions), 0) as descriptions,
+          coalesce(sum(c.sign * c.images), 0) as images,
+          coalesce(sum(c.sign * c.questions), 0) as questions,
+          coalesce(sum(c.sign * c.correct), 0) as correct,
+          coalesce(sum(c.sign * c.answer_seconds), 0) as answer_seconds,
+          coalesce(sum(c.sign * c.vocabulary), 0) as vocabulary,
           max(c.ended_at) filter (where c.sign > 0) as ended_at,
-          max(c.ended_at) filter (where c.sign > 0 and c.descriptions_generated > 0) as described_at,
-          max(c.ended_at) filter (where c.sign > 0 and c.qa_attempts > 0) as answered_at,
-          max(c.ended_at) filter (where c.sign > 0 and c.vocabulary_learned > 0) as practised_at,
-          max(c.ended_at) filter (where c.sign < 0) as lost_at
-        from change as c
-        -- A name that the inner table lacks is looked for outside: an older table may have no such columns.
-        cross join lateral (
-          select (select qa_correct from (select c.*) as own)::bigint as correct, (select qa_seconds from (select c.*) as own)::bigint as seconds
-          from (select 0 as qa_correct, 0 as qa_seconds) as absent
-        ) as q
+          max(c.ended_at) filter (where c.sign > 0 and c.described) as described_at,
+          max(c.ended_at) filter (where c.sign > 0 and c.answered) as answered_at,
+          max(c.ended_at) filter (where c.sign > 0 and c.practised) as practised_at,
+          case when written_below then 'infinity' else max(c.ended_at) filter (where c.sign < 0) end as lost_at
+        from unnest(changes) as c
         where c.user_id = any (users)
         group by c.user_id
       ),
@@ -869,17 +1023,17 @@ begin
               o.total_sessions, o.total_descriptions, o.total_images, o.total_questions_answered, o.total_correct_answers,
               o.total_vocabulary_learned, o.total_answer_seconds, o.total_time_spent_minutes
             ) = most as was_full,
-            case when d.lost_at >= o.last_activity_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id
+            case when d.lost_at >= coalesce(o.last_activity_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity'
             ) else greatest(o.last_activity_at, d.ended_at) end as last_activity_at,
-            case when d.lost_at >= o.last_description_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.descriptions_generated > 0
+            case when d.lost_at >= coalesce(o.last_description_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity' and s.descriptions_generated > 0
             ) else greatest(o.last_description_at, d.described_at) end as last_description_at,
-            case when d.lost_at >= o.last_qa_session_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.qa_attempts > 0
+            case when d.lost_at >= coalesce(o.last_qa_session_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity' and s.qa_attempts > 0
             ) else greatest(o.last_qa_session_at, d.answered_at) end as last_qa_session_at,
-            case when d.lost_at >= o.last_vocabulary_practice_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.vocabulary_learned > 0
+            case when d.lost_at >= coalesce(o.last_vocabulary_practice_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity' and s.vocabulary_learned > 0
             ) else greatest(o.last_vocabulary_practice_at, d.practised_at) end as last_vocabulary_practice_at,
             case
               when (appended -> o.user_id::text) = 'true' then o.current_streak_days + 1
@@ -921,18 +1075,26 @@ begin
     end if;
     if recounted <> '{}' then
       perform profiles_internal.recount_progress(recounted);
+      perform set_config('profiles_internal.counted_anew', command, true);
     end if;
   exception when query_canceled or assert_failure or others then
     get stacked diagnostics
       error_code = returned_sqlstate, failed_table = table_name,
       failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
     begin
+      if tg_level = 'STATEMENT' and tg_op in ('INSERT', 'UPDATE') then
+        recounted := recounted || array(select distinct s.user_id from new_sessions as s where s.ended_at is not null);
+      end if;
+      if tg_level = 'STATEMENT' and tg_op in ('DELETE', 'UPDATE') then
+        recounted := recounted || array(select distinct s.user_id from old_sessions as s where s.ended_at is not null);
+      end if;
+      if tg_level = 'ROW' then
+        recounted := array[new.user_id];
+      end if;
       insert into profiles_internal.stale_progress (user_id, error_code, error_message)
       select u.id, error_code, profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
       from auth.users as u
-      where u.id = any (
-        recounted || array(select s.user_id from unnest(added) as s union all select s.user_id from unnest(removed) as s)
-      );
+      where u.id = any (recounted);
     exception
       when serialization_failure then
         raise; -- without a mark no one would know; and a client with such an isolation level retries the transaction
@@ -965,6 +1127,11 @@ create or replace trigger roll_up_deleted_sessions
   for each statement
   execute function profiles_internal.roll_up_sessions();
 
+create or replace trigger roll_up_truncated_sessions
+  after truncate on public.sessions
+  for each statement
+  execute function profiles_internal.roll_up_sessions();
+
 create or replace trigger roll_up_in_new_timezone
   after update on public.user_profiles
   for each row
@@ -994,9 +1161,12 @@ def downgrade() -> None:
     op.execute(
         r"""
 drop function if exists profiles_internal.roll_up_sessions() cascade; -- with its triggers
+drop type if exists profiles_internal.session_change;
 -- Sessions that change from here on are not counted: a later upgrade counts these users anew at their next session.
 insert into profiles_internal.stale_progress (user_id, error_code, error_message)
 select p.user_id, '00000', 'downgrade' from public.user_progress as p where p.total_sessions > 0;
+drop trigger restore_points on public.user_progress;
+drop function profiles_internal.restore_points();
 drop trigger record_export_end on public.export_history;
 drop trigger record_export_request on public.export_history;
 drop function profiles_internal.record_export();
@@ -1023,6 +1193,9 @@ drop function profiles_internal.reset_replaced_key();
 drop trigger refuse_plain_api_keys on public.user_provider_keys;
 drop trigger refuse_plain_api_keys on public.user_api_keys;
 drop function profiles_internal.refuse_plain_api_keys();
+drop trigger hold_username_on_insert on public.user_profiles;
+drop trigger hold_username on public.user_profiles;
+drop function profiles_internal.hold_username();
 drop trigger refuse_reserved_username on public.user_profiles;
 drop function profiles_internal.refuse_reserved_username();
 drop trigger require_known_timezone on public.user_profiles;

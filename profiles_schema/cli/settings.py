@@ -25,6 +25,8 @@ def settings() -> None:
 
     audit_keep_days (1 to 36500): how long audit purge keeps a row.
 
+    username_hold_days (0 to 3650): how long a username that somebody gave up is held for them.
+
     normalize_verification_days (0 to 3650): how long wide columns stay after their conversion.
 
     accepted_policies: policies of your own on our tables that health accepts. A name as health prints it is added; a JSON

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from sqlalchemy import text
@@ -53,6 +53,11 @@ class _Purge(Job):
             text("delete from public.user_profile_audit_logs where id = any (cast(:keys as uuid[]))"), {"keys": keys}
         )
         return {"purged": gone.rowcount}
+
+    def finish(self, connection: Connection, failed: Mapping[str, int]) -> None:
+        """Forget usernames that are held no more; they are of a person, too."""
+        del failed
+        connection.execute(text("delete from profiles_internal.held_usernames where held_until < now()"))
 
 
 def keep_days(connection: Connection) -> int:

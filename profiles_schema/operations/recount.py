@@ -40,6 +40,8 @@ and (c.total_sessions > 0 or exists (select from profiles_internal.active_days a
   or not exists (select from profiles_internal.adopted as a where a.object_type = 'table' and a.object_name = 'public.user_progress'))
 order by p.user_id
 """
+# The mark of a user without a progress row waits for the row.
+_MARKED = "from profiles_internal.stale_progress as s join public.user_progress as p on p.user_id = s.user_id"
 
 
 class _Recount(Job):
@@ -79,12 +81,12 @@ class _Marks(Job):
     repeats = False
 
     def count(self, connection: Connection) -> int:
-        return connection.scalar(text("select count(distinct user_id) from profiles_internal.stale_progress")) or 0
+        return connection.scalar(text(f"select count(distinct s.user_id) {_MARKED}")) or 0
 
     def next_keys(
         self, connection: Connection, after: str | None, rows: int, window: int
     ) -> tuple[list[str], str | None]:
-        statement = "select distinct s.user_id from profiles_internal.stale_progress as s where s.user_id > cast(:after as uuid)"
+        statement = f"select distinct s.user_id {_MARKED} where s.user_id > cast(:after as uuid)"
         return next_page(connection, f"{statement} order by s.user_id limit :rows", after, min(rows, window, _WINDOW))
 
     def do(self, connection: Connection, keys: list[str]) -> dict[str, int]:
@@ -146,10 +148,7 @@ def examine_progress(connection: Connection, *, full: bool) -> Iterator[Finding]
     ):
         return
     stale = connection.execute(
-        text(
-            "select count(distinct s.user_id) as users, string_agg(distinct s.error_code, ', ') as codes"
-            " from profiles_internal.stale_progress as s"
-        )
+        text(f"select count(distinct s.user_id) as users, string_agg(distinct s.error_code, ', ') as codes {_MARKED}")
     ).one()
     if stale.users:
         yield problem(

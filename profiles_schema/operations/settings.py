@@ -20,6 +20,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "audit_key_reads": (True, False),
     "normalize_verification_days": range(3651),
     "audit_keep_days": range(1, 36_501),
+    "username_hold_days": range(3651),
 }
 _LISTS = ("accepted_policies", "accepted_openings")
 DEFAULTS: Mapping[str, Any] = {
@@ -28,6 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
     "audit_key_reads": False,
     "normalize_verification_days": 7,
     "audit_keep_days": 365,
+    "username_hold_days": 90,
     "accepted_policies": [],
     "accepted_openings": [],
 }

@@ -86,7 +86,7 @@ def test_only_foreign_keys_lead_to_auth_users(supabase):
     )
     assert [tuple(row) for row in leading] == [
         ("export_history", "f", "c"), ("profiles_internal.active_days", "f", "c"),
-        ("profiles_internal.erasures", "f", "c"), ("profiles_internal.identity_links", "f", "c"),
+        ("profiles_internal.erasures", "f", "c"), ("profiles_internal.held_usernames", "f", "c"), ("profiles_internal.identity_links", "f", "c"),
         ("profiles_internal.kept_json", "f", "c"), ("profiles_internal.point_awards", "f", "c"), ("profiles_internal.stale_progress", "f", "c"),
         ("sessions", "f", "c"), ("user_api_keys", "f", "c"),
         ("user_profile_audit_logs", "f", "n"), ("user_profiles", "f", "c"), ("user_progress", "f", "c"),

@@ -12,7 +12,7 @@ from support import profiles_schema
 def test_get_shows_the_defaults(database):
     assert profiles_schema(database.url, "settings", "get").stdout == (
         "accepted_openings [] (default)\naccepted_policies [] (default)\n"
-        "audit_keep_days 365\naudit_key_reads false\naudit_level changes\nauto_create_profiles true\nnormalize_verification_days 7\n"
+        "audit_keep_days 365\naudit_key_reads false\naudit_level changes\nauto_create_profiles true\nnormalize_verification_days 7\nusername_hold_days 90\n"
     )
     assert profiles_schema(database.url, "settings", "get", "audit_level").stdout == "changes\n"
 

@@ -279,6 +279,11 @@ COLUMNS = {
         "reason": "text not null",
         "created_at": NOW,
     },
+    "profiles_internal.held_usernames": {
+        "username": "text not null",
+        "user_id": "uuid not null",
+        "held_until": f"{TIME} not null",
+    },
     "profiles_internal.erasures": {
         "user_id": "uuid not null",
         "requested_at": NOW,
@@ -312,6 +317,7 @@ INDEXES = {
     "CREATE UNIQUE INDEX idx_user_progress_user_id ON user_progress (user_id)",
     "CREATE INDEX ix_adopted_key ON profiles_internal.adopted ((data ->> 'key'))",
     "CREATE INDEX ix_stale_progress_user_id ON profiles_internal.stale_progress (user_id)",
+    "CREATE INDEX ix_held_usernames_user_id ON profiles_internal.held_usernames (user_id)",
     "CREATE INDEX ix_erasures_pending ON profiles_internal.erasures (requested_at) WHERE finished_at is null",
     "CREATE INDEX ix_kept_json_user_id ON profiles_internal.kept_json (user_id)",
     "CREATE INDEX idx_user_progress_last_activity ON user_progress (last_activity_at desc)",
@@ -332,6 +338,7 @@ FOREIGN_KEYS = {
     "fk_user_profiles_user_id_users": "CASCADE",
     "fk_identity_links_user_id_users": "CASCADE",
     "fk_erasures_user_id_users": "CASCADE",
+    "fk_held_usernames_user_id_users": "CASCADE",
     "fk_kept_json_user_id_users": "CASCADE",
     "fk_active_days_user_id_users": "CASCADE",
     "fk_stale_progress_user_id_users": "CASCADE",

@@ -166,3 +166,13 @@ def test_today_is_that_of_the_users_time_zone(database, ada, zone, days):
 def test_a_progress_row_that_is_missing_is_made(database, ada):
     database.run("delete from public.user_progress")
     assert streak(database, ada) == (ada, 0, 0)
+
+
+def test_a_progress_row_that_is_deleted_and_made_again_has_the_points_of_the_ledger(database, ada):
+    award(database, ada, 10, "lesson:1")
+    with database.acting_as("service_role", ada) as connection:
+        connection.execute(text("delete from public.user_progress where user_id = :user"), {"user": ada})
+        connection.execute(text("insert into public.user_progress (user_id) values (:user)"), {"user": ada})
+        values = {"user": ada, "amount": 5, "reason": "a lesson", "key": "lesson:2"}
+        assert connection.execute(text(AWARD), values).scalar_one() == 15
+        assert connection.execute(text(AWARD), values | {"key": "lesson:1"}).scalar_one() == 15

@@ -15,7 +15,7 @@ DAYS = """
 with day as (
   select s.user_id, (s.ended_at at time zone p.timezone)::date as day, count(*) as sessions
   from public.sessions as s join public.user_profiles as p using (user_id)
-  where s.ended_at is not null group by 1, 2
+  where isfinite(s.ended_at) group by 1, 2
 )
 (table profiles_internal.active_days except table day) union all (table day except table profiles_internal.active_days)
 """

@@ -239,6 +239,16 @@ point_awards = Table(
 )
 
 
+held_usernames = Table(
+    "held_usernames",
+    metadata,
+    Column("username", Text, primary_key=True, comment="In lower case"),
+    Column("user_id", UUID(as_uuid=True), references_user(), nullable=False, index=True, comment="Who had it"),
+    Column("held_until", TIME, nullable=False, comment="From then on anybody can take it"),
+    schema=INTERNAL_SCHEMA,
+    comment="Usernames that their owners gave up lately: get_public_profile answers them, and nobody else can take them",
+)
+
 erasures = Table(
     "erasures",
     metadata,
@@ -256,7 +266,8 @@ label(kept_json, "identifier", DELETE, "user_id")
 label(kept_json, "content", DELETE, "id", "jsonb_column", "path", "value", "kept_at", "superseded_at")
 label(active_days, "activity", DELETE, "user_id", "day", "sessions")
 label(stale_progress, "activity", DELETE, "id", "user_id", "error_code", "error_message", "created_at")
-label(point_awards, "activity", DELETE, "user_id", "key", "amount", "reason", "created_at")
+label(point_awards, "content", DELETE, "key", "reason")
+label_all(point_awards, "activity", DELETE)
 label(
     identity_links,
     "identifier",
@@ -264,6 +275,7 @@ label(
     "external_id",
     "user_id",
 )
+label(held_usernames, "identifier", DELETE, "username", "user_id", "held_until")
 label(erasures, "identifier", "keep: the proof of the erasure; goes with the row of the user", "user_id")
 label(erasures, "activity", "keep: the proof of the erasure", "requested_at", "requested_by", "finished_at")
 # Rows that hold something of the person; those that hold definitions stay.

@@ -3,7 +3,7 @@
 import uuid
 from datetime import datetime
 
-from sqlalchemy import Index
+from sqlalchemy import Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from profiles_schema.schema.models.base import NOW, RANDOM_UUID, ZERO, Base, references_user
@@ -36,6 +36,9 @@ class LearningSession(Base):
         is_not_negative("qa_seconds"),
         is_not_negative("vocabulary_learned"),
         Index("idx_sessions_user_id", "user_id", "ended_at"),
+        Index("idx_sessions_described", "user_id", "ended_at", postgresql_where=text("descriptions_generated > 0")),
+        Index("idx_sessions_answered", "user_id", "ended_at", postgresql_where=text("qa_attempts > 0")),
+        Index("idx_sessions_practised", "user_id", "ended_at", postgresql_where=text("vocabulary_learned > 0")),
         {"comment": "profiles-schema: learning sessions; ended ones are rolled up into user_progress"},
     )
 

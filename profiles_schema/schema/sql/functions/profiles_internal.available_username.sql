@@ -16,7 +16,9 @@ begin
     select v.* into choices
     from profiles_internal.profile_values(array[jsonb_build_object('id', gen_random_uuid(), 'email', p_email)]) as v;
     foreach candidate in array array[choices.first_username, choices.second_username] loop
-      if (select 1 from public.user_profiles as p where lower(p.username) = candidate) is null then
+      if (select 1 from public.user_profiles as p where lower(p.username) = candidate) is null
+        and (select 1 from profiles_internal.held_usernames as h where h.username = candidate and h.held_until > now()) is null
+      then
         return candidate;
       end if;
     end loop;

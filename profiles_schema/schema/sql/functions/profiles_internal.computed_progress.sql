@@ -23,7 +23,7 @@ begin
       s.user_id, s.ended_at, s.descriptions_generated::bigint, s.images_processed::bigint, s.qa_attempts::bigint,
       s.vocabulary_learned::bigint,
       coalesce(q.correct, 0) as correct, coalesce(q.seconds, 0) as seconds,
-      greatest(0, coalesce(s.duration_minutes, floor(extract(epoch from s.ended_at - s.started_at) / 60)))::bigint as minutes,
+      greatest(0, coalesce(s.duration_minutes, case when isfinite(s.started_at) then floor(extract(epoch from s.ended_at - s.started_at) / 60) end, 0))::bigint as minutes,
       (s.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as local_day
     from public.sessions as s
     left join public.user_profiles as profile on profile.user_id = s.user_id
@@ -31,7 +31,7 @@ begin
       select (select qa_correct from (select s.*) as own)::bigint as correct, (select qa_seconds from (select s.*) as own)::bigint as seconds
       from (select 0 as qa_correct, 0 as qa_seconds) as absent
     ) as q
-    where s.user_id = any (p_user_ids) and s.ended_at is not null
+    where s.user_id = any (p_user_ids) and isfinite(s.ended_at)
   ),
   -- Consecutive days share the same difference between the day and its rank.
   streak as (

@@ -39,6 +39,7 @@ begin
   where a.data ->> 'key' = r.key and a.object_type in ('value', 'found value', 'kept value');
 
   delete from public.user_api_keys where user_id = p_user_id;
+  delete from profiles_internal.held_usernames where user_id = p_user_id;
   delete from public.user_provider_keys where user_id = p_user_id;
   update public.export_history
   set

@@ -13,7 +13,12 @@ set search_path = pg_catalog, pg_temp
 as $public_profiles$
   select p.id::text, p.user_id, p.username, p.display_name, p.avatar_emoji, p.avatar_url, p.profile_picture_url, p.bio
   from public.user_profiles as p
-  where (lower(p.username) = lower(p_username) or p.user_id = any (p_user_ids))
+  where (lower(p.username) = lower(p_username) or p.user_id = any (p_user_ids) or p.user_id = (
+      -- A name that was given up lately leads to its former owner.
+      select h.user_id from profiles_internal.held_usernames as h
+      where h.username = lower(p_username) and h.held_until > now()
+        and not exists (select from public.user_profiles as n where lower(n.username) = lower(p_username))
+    ))
     and p.profile_visibility = 'public'
     and p.is_active
     and (select profiles_internal.require_active_caller())

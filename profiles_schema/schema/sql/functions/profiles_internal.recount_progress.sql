@@ -23,7 +23,7 @@ begin
   from public.user_progress as p
   join public.sessions as s on s.user_id = p.user_id
   left join public.user_profiles as profile on profile.user_id = s.user_id
-  where p.user_id = any (p_user_ids) and s.ended_at is not null
+  where p.user_id = any (p_user_ids) and isfinite(s.ended_at)
   group by 1, 2;
 
   update public.user_progress as p

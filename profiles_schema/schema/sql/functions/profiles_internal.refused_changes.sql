@@ -71,7 +71,11 @@ begin
       union all
       select change.name, 'is taken', 'index idx_user_profiles_username_lower'
       from public.user_profiles as p
-      where lower(p.username) = lower(changed.username) and p.user_id <> stored.user_id;
+      where lower(p.username) = lower(changed.username) and p.user_id <> stored.user_id
+      union all
+      select change.name, 'is held for its former owner', 'trigger hold_username'
+      from profiles_internal.held_usernames as h
+      where h.username = lower(changed.username) and h.user_id <> stored.user_id and h.held_until > now();
     end if;
   end loop;
 

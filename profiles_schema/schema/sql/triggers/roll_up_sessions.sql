@@ -1,19 +1,37 @@
 -- After a statement on sessions: the progress of the users concerned moves by the difference that the statement makes, so
 -- that its cost does not depend on how many sessions they had. Statement-level, with transition tables: ten thousand sessions
--- ended at once are one update.
+-- ended at once are one update. A session has ended when ended_at is a time: infinity is none.
 --
 --   Sums: what was added less what was removed. Differences commute; the progress rows are locked in order first, and read in
 --   the next statement, which sees what the lock had to wait for.
---   Latest times: move forward by comparison; looked up (idx_sessions_user_id) when the session that set one has changed.
+--   Latest times: move forward by comparison; looked up (idx_sessions_user_id and its partial sisters) when the session that
+--   set one has changed.
 --   Streaks: from profiles_internal.active_days. A day behind all others continues the streak or begins one; a day that appears
 --   or vanishes elsewhere makes that user's days be walked through.
 --   A sum at the limit of its type has lost its difference, and a day with fewer sessions than none is wrong: such users are
 --   counted anew, and so are users with a mark in stale_progress.
 --
+-- One query may fire several of these triggers (an upsert, MERGE, WITH), and a trigger of the application may write sessions
+-- before they fire. Sums bear any order. A count anew has seen what is still to come: in the same command of the client,
+-- everything after it is counted anew as well. Latest times are looked up after a write from within a trigger.
+--
 -- It never fails the statement. What goes wrong (a lock, a deadlock, a cancel) leaves a mark in profiles_internal.stale_progress:
--- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells.
+-- the next statement on that user's sessions counts anew, `profiles-schema progress recount` does, and `health` tells. A user
+-- whose progress row is missing gets a mark, too: the transaction that makes the row may not see these sessions.
 -- Another time zone, and a progress row that is made when there are sessions already, count anew, too.
 -- Definer: no other role may write the counted columns. Generic plans: planning would cost more than the work.
+do $session_change$
+begin
+  -- What counts of a session: rows of the application may be wide.
+  if to_regtype('profiles_internal.session_change') is null then
+    create type profiles_internal.session_change as (
+      sign integer, user_id uuid, ended_at timestamptz, minutes bigint, descriptions bigint, images bigint, questions bigint,
+      correct bigint, answer_seconds bigint, vocabulary bigint, described boolean, answered boolean, practised boolean
+    );
+  end if;
+end
+$session_change$;
+
 create or replace function profiles_internal.roll_up_sessions()
 returns trigger
 language plpgsql
@@ -23,8 +41,10 @@ set plan_cache_mode = force_generic_plan
 as $roll_up_sessions$
 declare
   most constant bigint := 2147483647;
-  removed public.sessions[];
-  added public.sessions[];
+  command constant text := extract(epoch from statement_timestamp())::text;
+  depth constant integer := pg_trigger_depth();
+  changes profiles_internal.session_change[] := '{}';
+  written_below boolean;
   users uuid[];
   recounted uuid[];
   wrong uuid[];
@@ -37,52 +57,99 @@ declare
   failed_constraint text;
   failed_context text;
 begin
-  if tg_level = 'ROW' then
-    if (select 1 from public.sessions as s where s.user_id = new.user_id and s.ended_at is not null limit 1) is null then
+  begin
+    if tg_level = 'ROW' then
+      if to_regclass('public.sessions') is null then
+        return null;
+      end if;
+      if (select 1 from public.sessions as s where s.user_id = new.user_id and isfinite(s.ended_at) limit 1) is null then
+        return null;
+      end if;
+      recounted := array[new.user_id];
+    elsif tg_op = 'TRUNCATE' then
+      recounted := array(select distinct d.user_id from profiles_internal.active_days as d);
+    end if;
+
+    if tg_op in ('INSERT', 'UPDATE') and tg_level = 'STATEMENT' then
+      changes := array(
+        select row(
+          1, s.user_id, s.ended_at,
+          greatest(0, coalesce(s.duration_minutes, case when isfinite(s.started_at) then floor(extract(epoch from s.ended_at - s.started_at) / 60) end, 0)),
+          s.descriptions_generated, s.images_processed, s.qa_attempts, q.correct, q.seconds, s.vocabulary_learned,
+          s.descriptions_generated > 0, s.qa_attempts > 0, s.vocabulary_learned > 0
+        )::profiles_internal.session_change
+        from new_sessions as s
+        -- A name that the inner table lacks is looked for outside: an older table may have no such columns.
+        cross join lateral (
+          select (select qa_correct from (select s.*) as own)::bigint as correct, (select qa_seconds from (select s.*) as own)::bigint as seconds
+          from (select 0 as qa_correct, 0 as qa_seconds) as absent
+        ) as q
+        where isfinite(s.ended_at) and s.user_id is not null
+      );
+    end if;
+    if tg_op in ('DELETE', 'UPDATE') and tg_level = 'STATEMENT' then
+      changes := changes || array(
+        select row(
+          -1, s.user_id, s.ended_at,
+          greatest(0, coalesce(s.duration_minutes, case when isfinite(s.started_at) then floor(extract(epoch from s.ended_at - s.started_at) / 60) end, 0)),
+          s.descriptions_generated, s.images_processed, s.qa_attempts, q.correct, q.seconds, s.vocabulary_learned,
+          s.descriptions_generated > 0, s.qa_attempts > 0, s.vocabulary_learned > 0
+        )::profiles_internal.session_change
+        from old_sessions as s
+        cross join lateral (
+          select (select qa_correct from (select s.*) as own)::bigint as correct, (select qa_seconds from (select s.*) as own)::bigint as seconds
+          from (select 0 as qa_correct, 0 as qa_seconds) as absent
+        ) as q
+        where isfinite(s.ended_at) and s.user_id is not null
+      );
+    end if;
+    if tg_op = 'UPDATE' and (changes[1]).sign > 0 and (changes[cardinality(changes)]).sign < 0 then
+      -- What counts in no other way than before is no change.
+      changes := array(
+        select row(
+          sum(c.sign), c.user_id, c.ended_at, c.minutes, c.descriptions, c.images, c.questions, c.correct, c.answer_seconds,
+          c.vocabulary, c.described, c.answered, c.practised
+        )::profiles_internal.session_change
+        from unnest(changes) as c
+        group by c.user_id, c.ended_at, c.minutes, c.descriptions, c.images, c.questions, c.correct, c.answer_seconds,
+          c.vocabulary, c.described, c.answered, c.practised
+        having sum(c.sign) <> 0
+      );
+    end if;
+    if recounted is null and cardinality(changes) = 0 then
       return null;
     end if;
-    recounted := array[new.user_id];
-  elsif tg_op = 'INSERT' then
-    select array_agg(n::public.sessions) into added from new_sessions as n where n.ended_at is not null and n.user_id is not null;
-  elsif tg_op = 'DELETE' then
-    select array_agg(o::public.sessions) into removed from old_sessions as o where o.ended_at is not null and o.user_id is not null;
-  else
-    select
-      array_agg(o::public.sessions) filter (where o.ended_at is not null and o.user_id is not null),
-      array_agg(n::public.sessions) filter (where n.ended_at is not null and n.user_id is not null)
-    into removed, added
-    from old_sessions as o
-    full join new_sessions as n on n.id = o.id
-    -- As bytes: some types of the application's columns have no equality.
-    where coalesce(o.ended_at, n.ended_at) is not null and (o.id is null or n.id is null or o *<> n);
-  end if;
 
-  if recounted is null and added is null and removed is null then
-    return null;
-  end if;
-
-  begin
     if recounted is null then
       -- A user without a row is counted when it is made. One with a mark is counted anew.
       select array_agg(p.user_id) filter (where not p.is_stale), coalesce(array_agg(p.user_id) filter (where p.is_stale), '{}')
       into users, recounted
       from (
-        select p.user_id, exists (select from profiles_internal.stale_progress as s where s.user_id = p.user_id) as is_stale
+        select p.user_id,
+          current_setting('profiles_internal.counted_anew', true) is not distinct from command
+            or exists (select from profiles_internal.stale_progress as s where s.user_id = p.user_id) as is_stale
         from public.user_progress as p
-        where p.user_id = any (array(select s.user_id from unnest(added) as s union all select s.user_id from unnest(removed) as s))
+        where p.user_id = any (array(select c.user_id from unnest(changes) as c))
         order by p.user_id
         for no key update of p
       ) as p;
+      if (select count(distinct c.user_id) from unnest(changes) as c) > coalesce(cardinality(users), 0) + cardinality(recounted) then
+        insert into profiles_internal.stale_progress (user_id, error_code, error_message)
+        select u.id, '02000', 'user_progress'
+        from auth.users as u
+        where u.id = any (array(select c.user_id from unnest(changes) as c)) and u.id <> all (users || recounted)
+          and not exists (select from profiles_internal.stale_progress as s where s.user_id = u.id);
+      end if;
+      written_below := split_part(current_setting('profiles_internal.wrote_sessions', true), ' ', 1) = command
+        and split_part(current_setting('profiles_internal.wrote_sessions', true), ' ', 2)::integer > depth;
+      if depth > 1 and written_below is not true then
+        perform set_config('profiles_internal.wrote_sessions', command || ' ' || depth, true);
+      end if;
     end if;
     if users is not null then
-      with change as (
-        select s.user_id, s.ended_at, 1 as sign from unnest(added) as s
-        union all
-        select s.user_id, s.ended_at, -1 from unnest(removed) as s
-      ),
-      difference as (
+      with difference as (
         select c.user_id, (c.ended_at at time zone coalesce(profile.timezone, 'UTC'))::date as day, sum(c.sign) as sessions
-        from change as c
+        from unnest(changes) as c
         left join public.user_profiles as profile on profile.user_id = c.user_id
         where c.user_id = any (users)
         group by 1, 2
@@ -121,33 +188,23 @@ begin
         delete from profiles_internal.active_days as d where d.user_id = any (emptied) and d.sessions = 0;
       end if;
 
-      with change as (
-        select s.*, 1 as sign from unnest(added) as s
-        union all
-        select s.*, -1 from unnest(removed) as s
-      ),
-      difference as (
+      with difference as (
         select
           c.user_id,
           sum(c.sign) as sessions,
-          sum(c.sign * greatest(0, coalesce(c.duration_minutes, floor(extract(epoch from c.ended_at - c.started_at) / 60)))::bigint) as minutes,
-          coalesce(sum(c.sign * c.descriptions_generated::bigint), 0) as descriptions,
-          coalesce(sum(c.sign * c.images_processed::bigint), 0) as images,
-          coalesce(sum(c.sign * c.qa_attempts::bigint), 0) as questions,
-          coalesce(sum(c.sign * q.correct), 0) as correct,
-          coalesce(sum(c.sign * q.seconds), 0) as answer_seconds,
-          coalesce(sum(c.sign * c.vocabulary_learned::bigint), 0) as vocabulary,
+          sum(c.sign * c.minutes) as minutes,
+          coalesce(sum(c.sign * c.descriptions), 0) as descriptions,
+          coalesce(sum(c.sign * c.images), 0) as images,
+          coalesce(sum(c.sign * c.questions), 0) as questions,
+          coalesce(sum(c.sign * c.correct), 0) as correct,
+          coalesce(sum(c.sign * c.answer_seconds), 0) as answer_seconds,
+          coalesce(sum(c.sign * c.vocabulary), 0) as vocabulary,
           max(c.ended_at) filter (where c.sign > 0) as ended_at,
-          max(c.ended_at) filter (where c.sign > 0 and c.descriptions_generated > 0) as described_at,
-          max(c.ended_at) filter (where c.sign > 0 and c.qa_attempts > 0) as answered_at,
-          max(c.ended_at) filter (where c.sign > 0 and c.vocabulary_learned > 0) as practised_at,
-          max(c.ended_at) filter (where c.sign < 0) as lost_at
-        from change as c
-        -- A name that the inner table lacks is looked for outside: an older table may have no such columns.
-        cross join lateral (
-          select (select qa_correct from (select c.*) as own)::bigint as correct, (select qa_seconds from (select c.*) as own)::bigint as seconds
-          from (select 0 as qa_correct, 0 as qa_seconds) as absent
-        ) as q
+          max(c.ended_at) filter (where c.sign > 0 and c.described) as described_at,
+          max(c.ended_at) filter (where c.sign > 0 and c.answered) as answered_at,
+          max(c.ended_at) filter (where c.sign > 0 and c.practised) as practised_at,
+          case when written_below then 'infinity' else max(c.ended_at) filter (where c.sign < 0) end as lost_at
+        from unnest(changes) as c
         where c.user_id = any (users)
         group by c.user_id
       ),
@@ -186,17 +243,17 @@ begin
               o.total_sessions, o.total_descriptions, o.total_images, o.total_questions_answered, o.total_correct_answers,
               o.total_vocabulary_learned, o.total_answer_seconds, o.total_time_spent_minutes
             ) = most as was_full,
-            case when d.lost_at >= o.last_activity_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id
+            case when d.lost_at >= coalesce(o.last_activity_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity'
             ) else greatest(o.last_activity_at, d.ended_at) end as last_activity_at,
-            case when d.lost_at >= o.last_description_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.descriptions_generated > 0
+            case when d.lost_at >= coalesce(o.last_description_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity' and s.descriptions_generated > 0
             ) else greatest(o.last_description_at, d.described_at) end as last_description_at,
-            case when d.lost_at >= o.last_qa_session_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.qa_attempts > 0
+            case when d.lost_at >= coalesce(o.last_qa_session_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity' and s.qa_attempts > 0
             ) else greatest(o.last_qa_session_at, d.answered_at) end as last_qa_session_at,
-            case when d.lost_at >= o.last_vocabulary_practice_at then (
-              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.vocabulary_learned > 0
+            case when d.lost_at >= coalesce(o.last_vocabulary_practice_at, 'infinity') then (
+              select max(s.ended_at) from public.sessions as s where s.user_id = o.user_id and s.ended_at > '-infinity' and s.ended_at < 'infinity' and s.vocabulary_learned > 0
             ) else greatest(o.last_vocabulary_practice_at, d.practised_at) end as last_vocabulary_practice_at,
             case
               when (appended -> o.user_id::text) = 'true' then o.current_streak_days + 1
@@ -238,18 +295,26 @@ begin
     end if;
     if recounted <> '{}' then
       perform profiles_internal.recount_progress(recounted);
+      perform set_config('profiles_internal.counted_anew', command, true);
     end if;
   exception when query_canceled or assert_failure or others then
     get stacked diagnostics
       error_code = returned_sqlstate, failed_table = table_name,
       failed_column = column_name, failed_constraint = constraint_name, failed_context = pg_exception_context;
     begin
+      if tg_level = 'STATEMENT' and tg_op in ('INSERT', 'UPDATE') then
+        recounted := recounted || array(select distinct s.user_id from new_sessions as s where s.ended_at is not null);
+      end if;
+      if tg_level = 'STATEMENT' and tg_op in ('DELETE', 'UPDATE') then
+        recounted := recounted || array(select distinct s.user_id from old_sessions as s where s.ended_at is not null);
+      end if;
+      if tg_level = 'ROW' then
+        recounted := array[new.user_id];
+      end if;
       insert into profiles_internal.stale_progress (user_id, error_code, error_message)
       select u.id, error_code, profiles_internal.describe_failure(failed_table, failed_column, failed_constraint, failed_context)
       from auth.users as u
-      where u.id = any (
-        recounted || array(select s.user_id from unnest(added) as s union all select s.user_id from unnest(removed) as s)
-      );
+      where u.id = any (recounted);
     exception
       when serialization_failure then
         raise; -- without a mark no one would know; and a client with such an isolation level retries the transaction
@@ -279,6 +344,11 @@ create or replace trigger roll_up_changed_sessions
 create or replace trigger roll_up_deleted_sessions
   after delete on public.sessions
   referencing old table as old_sessions
+  for each statement
+  execute function profiles_internal.roll_up_sessions();
+
+create or replace trigger roll_up_truncated_sessions
+  after truncate on public.sessions
   for each statement
   execute function profiles_internal.roll_up_sessions();
 
