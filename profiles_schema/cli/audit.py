@@ -26,7 +26,7 @@ def audit() -> None:
     "purge",
     epilog=examples(
         "profiles-schema audit purge --dry-run",
-        "profiles-schema settings set audit_keep_days 730 && profiles-schema audit purge",
+        "profiles-schema audit purge --keep-days 730",
     ),
 )
 @click.option(
