@@ -26,7 +26,7 @@ def audit() -> None:
     "purge",
     epilog=examples(
         "profiles-schema audit purge --dry-run",
-        "profiles-schema settings set audit_keep_days 730 && profiles-schema audit purge",
+        "profiles-schema audit purge --keep-days 730",
     ),
 )
 @click.option(
@@ -50,7 +50,7 @@ def purge(  # noqa: PLR0917 - click passes them by name
     from profiles_schema.operations import audit as operation
     from profiles_schema.operations.batch_job import Limits, Progress
 
-    with database(local=local, writes=not dry_run) as connection:
+    with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with connection.begin():
             days = keep_days or operation.keep_days(connection)

@@ -22,7 +22,7 @@ from profiles_schema.cli.options import (
     require_migrated,
 )
 from profiles_schema.cli.progress import at_work, say_stopped
-from profiles_schema.cli.storage import open_storage
+from profiles_schema.cli.storage import is_same_place, open_storage
 from profiles_schema.cli.style import counted, print_failures
 from profiles_schema.cli.tables import print_table
 from profiles_schema.settings import EXPORT_STORAGE
@@ -224,6 +224,8 @@ def purge(  # noqa: PLR0917 - click passes them by name
     from profiles_schema.operations import exports as operation
     from profiles_schema.operations.batch_job import Limits, Progress
 
+    if archive_to and is_same_place(storage, archive_to):
+        raise click.UsageError("--archive-to names the storage itself. Name another place.")
     files = open_storage(storage)
     archive = open_storage(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:

@@ -52,12 +52,17 @@ _WIDTH = 120
     help="SQL statements of the application. They run before and after the upgrade, as the roles that comments in the file"
     " name; what differs needs attention. May be repeated.",
 )
+@click.option(
+    "--mask",
+    is_flag=True,
+    help="Blank personal values in the copy before anything else happens; the report names what it left.",
+)
 @click.option("--keep", is_flag=True, help="Keep the upgraded copy, and say how to connect to it and remove it.")
 @click.option("--verbose", is_flag=True, help="Show every revision and message on stderr, a line each.")
 @json_option
 @x_option
 def rehearse(
-    *, source: str, probes: tuple[Path, ...], keep: bool, verbose: bool, as_json: bool, x: tuple[str, ...]
+    *, source: str, probes: tuple[Path, ...], mask: bool, keep: bool, verbose: bool, as_json: bool, x: tuple[str, ...]
 ) -> int:
     """Upgrade a copy of a database, verify it, downgrade it, compare, upgrade it again; exit 1 if something needs attention.
 
@@ -67,7 +72,7 @@ def rehearse(
 
     try:
         with _shown(verbose=verbose):
-            result = operation(source, x=x, keep=keep, probe=probes)
+            result = operation(source, x=x, keep=keep, probe=probes, mask=mask)
     except (KeyboardInterrupt, SystemExit):
         click.echo("The copy is removed; the source was only read.", err=True)
         raise

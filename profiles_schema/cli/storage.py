@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,3 +28,10 @@ def open_storage(place: str) -> Storage:
         return S3Storage(bucket, prefix=prefix, **({"endpoint_url": endpoint} if endpoint else {}))
     except ModuleNotFoundError as error:
         raise click.UsageError('s3:// needs boto3. Install it with: pip install "profiles-schema[s3]"') from error
+
+
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two texts name one storage."""
+    if one.startswith("s3://") or other.startswith("s3://"):
+        return one.rstrip("/") == other.rstrip("/")
+    return Path(one).resolve() == Path(other).resolve()

@@ -76,6 +76,9 @@ def _user(verifier: TokenVerifier, *, is_required: bool) -> params.Depends:
                 "An access token is needed. Send it in the header Authorization: Bearer TOKEN.", reason="missing"
             )
         user = None if token is None else await verifier.verify_async(token)
+        # auth.uid() of the role anon is nobody's sign-in.
+        if user is not None and is_required and user.role != "authenticated":
+            raise TokenRefused(reason="role")
         if user is not None:
             note(connection, user_id=str(user.id))
         actor = _actor(user, connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 from http import HTTPStatus
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy.exc
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -24,7 +25,7 @@ from profiles_schema.errors import (
     TokenRefused,
     ValueRefused,
 )
-from profiles_schema.fastapi.requests import RequestLog, note
+from profiles_schema.fastapi.requests import RequestLog, note, request_context
 from profiles_schema.services.flows import sqlstate
 from profiles_schema.services.refusals import failed_objects, failure
 
@@ -55,7 +56,8 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {"4XX": _RESPONSE, "5XX": _RE
 """What OpenAPI says of errors: ``FastAPI(responses=PROBLEMS)``."""
 
 _URN: Final = "urn:profiles-schema"
-_POLICY_VIOLATION: Final = 1008
+_POLICY_VIOLATION: Final = 1008  # of websockets
+_SERVER_ERROR: Final = 1011
 _RETRY_SECONDS: Final = 5
 _NAME_SHOWN: Final = 100
 _FAILED: Final = {
@@ -126,9 +128,15 @@ def refusal_of(error: DBAPIError) -> ServiceError:
     if state == "P0002":
         return ProfileNotFound()
     # Data exceptions and broken rules are the request's fault, and would be the same the next time.
-    if state.startswith(("22", "23")):
+    is_unsendable = not state and (isinstance(error, DataError) or isinstance(_cause(error), ValueError))
+    if state.startswith(("22", "23")) or is_unsendable:
         return ValueRefused(conflicts=state == "23505", objects=failed_objects(error))
     return failure(error)
+
+
+def _cause(error: DBAPIError) -> BaseException | None:
+    """What asyncpg raised: for a value that it cannot send, a ValueError without a SQLSTATE."""
+    return None if error.orig is None else error.orig.__cause__
 
 
 async def _on_invalid_request(connection: HTTPConnection, error: Any) -> Response | None:
@@ -153,7 +161,13 @@ def _member(error: Mapping[str, Any]) -> dict[str, str]:
 
 
 async def _on_http_exception(connection: HTTPConnection, error: Any) -> Response | None:
-    problem = {"type": "about:blank", "title": HTTPStatus(error.status_code).phrase, "status": error.status_code}
+    if error.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        return Response(status_code=error.status_code, headers=error.headers)
+    problem = {
+        "type": "about:blank",
+        "title": http.client.responses.get(error.status_code, "Error"),
+        "status": error.status_code,
+    }
     if isinstance(error.detail, str) and error.detail != problem["title"]:
         problem["detail"] = error.detail
     return await _answer(connection, problem, error.headers)
@@ -161,14 +175,16 @@ async def _on_http_exception(connection: HTTPConnection, error: Any) -> Response
 
 async def _on_bug(connection: HTTPConnection, error: Any) -> Response | None:
     del error  # the server logs it
-    return await _answer(connection, _FAILED)
+    # This handler answers outside of RequestLog.
+    request_id = request_context(connection).get("request")
+    return await _answer(connection, _FAILED, {"X-Request-ID": request_id} if request_id else {})
 
 
 async def _answer(
     connection: HTTPConnection, problem: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response | None:
     if isinstance(connection, WebSocket):
-        await connection.close(_POLICY_VIOLATION, problem["title"])
+        await connection.close(_SERVER_ERROR if problem["status"] >= 500 else _POLICY_VIOLATION, problem["title"])  # noqa: PLR2004
         return None
     # As ASCII: a name in the request may be half a surrogate pair, which no UTF-8 can hold.
     body = json.dumps(problem).encode("ascii")

@@ -54,7 +54,7 @@ class RequestLog:
             record["error"] = type(error).__name__
             raise
         finally:
-            record["route"] = getattr(scope.get("route"), "path", None)
+            record["route"] = _template(scope)
             record.setdefault("status", None)
             record.setdefault("seconds", time.perf_counter() - began)
             level = logging.ERROR if (record["status"] or 0) >= _SERVER_ERROR else logging.INFO
@@ -62,6 +62,14 @@ class RequestLog:
                 level, "%s %s: %s in %.1f ms", record["method"], record["route"], record["status"],
                 record["seconds"] * 1000, extra=record,
             )  # fmt: skip
+
+
+def _template(scope: Scope) -> str | None:
+    """The path of the route that matched, as it was declared, with the prefixes of its routers."""
+    # Newer versions of FastAPI keep the route of an included router as it is, and its whole path here.
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    template = getattr(included, "path_format", None) or getattr(scope.get("route"), "path", None)
+    return None if template is None else str(template)
 
 
 def note(connection: HTTPConnection, **details: Any) -> None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Table, case, column, literal, null, select
+from sqlalchemy import ColumnElement, Date, DateTime, Select, Table, case, column, func, literal, null, select
 
 from profiles_schema.schema.models import metadata
 from profiles_schema.schema.models.privacy import DELETE, NULL
@@ -54,6 +54,9 @@ class PersonTable:
                 continue
             if each.info["personal"] == "secret":
                 chosen.append(case((each.is_(None), null()), else_=literal("encrypted")).label(each.name))
+            elif isinstance(each.type, (Date, DateTime)):
+                # As text of ISO 8601: Python has no infinity, and no year before 1 or after 9999.
+                chosen.append(func.to_json(each).op("#>>")("{}").label(each.name))
             else:
                 chosen.append(each)
         if self.table.name == "user_profiles":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from profiles_schema.errors import InvalidExport
 from profiles_schema.schema.personal_data import BY_SECTION, PersonTable, plain
-from profiles_schema.services.export_queries import Claim
+from profiles_schema.services.export_queries import Claim, wait_for_storage
 
 _ROWS_AT_ONCE: Final = 1_000
 # Those that a service may read; `profiles-schema users export` writes what the database keeps for itself, too.
@@ -24,6 +25,7 @@ _SECTIONS: Final[Mapping[str, PersonTable]] = {
 }
 _XLSX_ROWS: Final = 1_048_576
 _XLSX_CHARACTERS: Final = 32_767
+_NO_CHARACTERS: Final = re.compile("[\ufffe\uffff]")
 _FILTERS: Final = ("since", "until")
 
 
@@ -49,6 +51,7 @@ def write(session: Session, claim: Claim, file: BinaryIO, alive: Callable[[], No
         InvalidExport: a filter is wrong, or there are no learning sessions in this database.
     """
     session.execute(text("set transaction isolation level repeatable read, read only"))
+    wait_for_storage(session)
     names = list(_SECTIONS) if claim.export_type == "everything" else [claim.export_type]
     if claim.export_type == "everything" and not _has_learning_sessions(session):
         names.remove("sessions")
@@ -185,10 +188,10 @@ def _write_xlsx(file: BinaryIO, sections: Iterator[Section], *, several: bool) -
             value = _json(value)
         if not isinstance(value, str):
             return value
-        if len(value) > _XLSX_CHARACTERS:
+        if len(value.encode("utf-16-le")) > 2 * _XLSX_CHARACTERS:
             raise InvalidExport("A text is longer than a cell of xlsx can hold. Ask for another format.")
-        # Control characters that XML cannot hold.
-        made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("\ufffd", value))
+        # Characters that XML cannot hold: with one of them nobody could open the file.
+        made = WriteOnlyCell(sheet, _NO_CHARACTERS.sub("\ufffd", ILLEGAL_CHARACTERS_RE.sub("\ufffd", value)))
         made.data_type = "s"
         return made
 

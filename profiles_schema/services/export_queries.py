@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from profiles_schema.errors import ExportLost, ExportNotFound, ExportStepRefused
+from profiles_schema.errors import ExportLost, ExportNotFound, ExportStepRefused, StorageFailed
 from profiles_schema.schema.models import ExportHistory
 from profiles_schema.services.flows import call_blocking
 from profiles_schema.storage import export_key
@@ -23,6 +24,8 @@ from profiles_schema.storage import export_key
 TYPES: Final = ("profile", "progress", "sessions", "everything")
 FORMATS: Final = ("csv", "json", "ndjson", "xlsx")
 LONGEST_BACKOFF_SECONDS: Final = 3600
+STORAGE_MINUTES: Final = 30
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +152,24 @@ def heartbeat(session: Session, held: Claim) -> None:
         raise ExportLost
 
 
+def wait_for_storage(session: Session) -> None:
+    """Let the present transaction be idle for long: a storage may be slow, and the server may end idle transactions."""
+    session.execute(text(f"set local idle_in_transaction_session_timeout = '{STORAGE_MINUTES}min'"))
+
+
+def _in_storage(session: Session, work: Callable[[], T]) -> T:
+    """Work of a storage inside a transaction. Its OSError is none of the connection."""
+    wait_for_storage(session)
+    try:
+        return call_blocking(work)
+    except OSError as error:
+        raise StorageFailed from error
+
+
 def complete(session: Session, held: Claim, records: int, publish: Callable[[], int], keep_days: float) -> None:
     """Publish the object and complete the export, while its row is locked: only the claim that counts publishes."""
     hold(session, held)
-    size = call_blocking(publish)
+    size = _in_storage(session, publish)
     session.execute(
         text(
             "update public.export_history as e set status = 'completed', records_count = :records,"
@@ -172,6 +189,18 @@ def fail(session: Session, held: Claim, reason: str, most_retries: int, *, final
         {"id": held.id, "status": status, "reason": reason},
     )
     return status
+
+
+def remove_failed(session: Session, export_id: uuid.UUID, remove: Callable[[str], Any]) -> None:
+    """Remove the object of a failed export, under its lock: a retry may have come in between, and have published.
+
+    A storage that fails does not stop a worker: ``exports purge --orphans`` removes what is left.
+    """
+    export = session.get(ExportHistory, export_id, with_for_update=True)
+    if export is not None and export.status == "failed":
+        key = export_key(export.user_id, export.id)
+        with suppress(StorageFailed):
+            _in_storage(session, lambda: remove(key))
 
 
 def hold(session: Session, held: Claim) -> None:
@@ -204,7 +233,8 @@ def _move(
         raise ExportStepRefused(f"An export cannot go from {export.status} to {status}.")
     if remove:
         # By the ids, never by file_url: what the row says about its file cannot lead to another's object.
-        call_blocking(lambda: remove(export_key(export.user_id, export.id)))
+        key = export_key(export.user_id, export.id)
+        _in_storage(session, lambda: remove(key))
         export.file_url = export.data = export.file_size_bytes = None
     export.status = status
     session.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -61,7 +60,7 @@ class ExportFlows:
         for row in lapsed:
             # Its worker may have died between publishing and committing.
             if row.status == "failed":
-                yield Block(partial(self.storage.delete, export_key(row.user_id, row.id)))
+                yield from self._remove_failed(row.id)
         wanted = None if export_id is None else as_uuid(export_id)
         return (yield from _once(lambda session: queries.claim(session, wanted, self.backoff_seconds)))
 
@@ -79,8 +78,11 @@ class ExportFlows:
         status = yield from _once(lambda session: queries.fail(session, claim, reason, self.most_retries, final=final))
         if status == "failed":
             # Its publishing may have succeeded although the commit behind it failed.
-            yield Block(partial(self.storage.delete, claim.key))
+            yield from self._remove_failed(claim.id)
         return status
+
+    def _remove_failed(self, export_id: uuid.UUID) -> Flow[None]:
+        yield from _again(lambda session: queries.remove_failed(session, export_id, self.storage.delete))
 
     def retry(self, export_id: ExportId) -> Flow[ExportHistory]:
         return (yield from _once(lambda session: queries.retry(session, as_uuid(export_id))))

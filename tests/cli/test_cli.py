@@ -57,7 +57,7 @@ def test_help_lists_every_verb_once_in_sections():
     page = help_of()
     titles = re.findall(r"^(\S.*):$", page, flags=re.MULTILINE)
     assert titles == [
-        "Options", "Migrate", "Watch", "Repair", "Exports", "Adopt", "Keys and settings", "Server", "Examples",
+        "Options", "Migrate", "Watch", "Repair", "Personal data", "Adopt", "Keys and settings", "Server", "Examples",
     ]  # fmt: skip
     for verb in cli.VERBS:
         assert len(re.findall(rf"^  {verb} ", page, flags=re.MULTILINE)) == 1, verb
@@ -258,9 +258,11 @@ def test_sql_and_json_together_are_a_usage_error():
 
 # A standby
 
+USER = "00000000-0000-4000-8000-000000000001"
 READING = [
     ["health"], ["health", "--full"], ["current"], ["history"], ["check"], ["jobs", "list"], ["settings", "get"], ["keys", "status"],
     ["normalize", "status"], ["normalize", "verify"], ["stamp", "--verify"], ["progress", "recount", "--dry-run"], ["exports", "list"],
+    ["users", "erase", "--check"], ["users", "prune", "--inactive-since", "3y", "--dry-run"], ["audit", "purge", "--dry-run"],
 ]  # fmt: skip
 WRITING = [
     ["upgrade"], ["downgrade", "-1"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
@@ -269,6 +271,9 @@ WRITING = [
     ["keys", "encrypt"], ["keys", "encrypt", "--dry-run"], ["keys", "rotate"], ["keys", "rotate", "--dry-run"], ["keys", "validate"], ["normalize", "run"], ["normalize", "run", "--dry-run"],
     ["normalize", "restore"], ["normalize", "contract"], ["adopt", "--dry-run"],
     ["exports", "work", "--once", "--storage", "files"], ["exports", "purge", "--storage", "files"],
+    ["users", "export", USER], ["users", "erase", USER, "--yes"], ["users", "erase", "--pending", "--yes"],
+    ["users", "prune", "--anonymous", "--older-than", "30d", "--yes"], ["users", "unregister", "posts"],
+    ["users", "register", "posts", "--user-column", "author_id", "--on-erase", "delete"], ["audit", "purge"],
 ]  # fmt: skip
 KEY = "test:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 

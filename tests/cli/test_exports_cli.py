@@ -247,6 +247,14 @@ def test_a_file_that_takes_long_to_remove_does_not_cost_the_connection(database,
     assert len(removed) == 1
 
 
+def test_the_archive_is_another_place_than_the_storage(database, storage, tmp_path):
+    (tmp_path / "again").symlink_to(storage.path)
+    for place in (storage.path, f"{storage.path}/.", tmp_path / "again"):
+        refused = exports(database, storage, "purge", "--archive-to", str(place))
+        assert refused.returncode == 2
+        assert "names the storage itself" in refused.stderr
+
+
 def test_a_bucket_without_a_name_is_wrong_usage(database):
     for verb in (("work", "--once"), ("purge",)):
         done = profiles_schema(database.url, "exports", *verb, "--storage", "s3:///prefix")

@@ -590,3 +590,103 @@ def test_a_kept_copy_can_be_looked_at_and_removed_as_it_says(empty, place):
     subprocess.run(["/bin/sh", "-c", command], check=True, timeout=60)
     assert left(place) == []
     assert servers(place) == []
+
+
+PERSON = "quillfeather"
+FORMER = """
+create table public.profiles (
+  id uuid primary key references auth.users (id) on delete cascade, username text not null, full_name text, bio text not null,
+  birthday text, avatar_url text
+);
+"""
+
+
+def fill_with(database, mark):
+    """A user of a migrated database whose texts all hold the mark."""
+    user = database.sign_up(f"{mark}@example.org", phone="+49123456", raw_user_meta_data={"full_name": f"{mark} Name"})
+    database.run(
+        "update public.user_profiles set bio = :mark, username = :mark, first_name = :mark, referral_code = :mark,"
+        " preferences = jsonb_build_object('of', :mark), key_metrics = jsonb_build_array(:mark),"
+        " personality_traits = jsonb_build_object('is', :mark), metadata = jsonb_build_object('is', :mark) where user_id = :id",
+        mark=mark,
+        id=user,
+    )
+    database.run(
+        "insert into public.export_history (user_id, export_type, export_format, filters)"
+        " values (:id, 'profile', 'json', jsonb_build_object('of', :mark))",
+        mark=mark,
+        id=user,
+    )
+    database.run("select profiles_internal.award_points(:id, 5, :mark, :mark)", mark=mark, id=user)
+    return user
+
+
+def kept_copy(database, result):
+    copied = Database(database.server, "rehearsal")
+    copied.url = result.kept["url"].replace("postgresql+psycopg2", "postgresql")
+    return copied
+
+
+def texts(database):
+    """Everything in the tables, as text."""
+    tables = database.run(
+        "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname in ('public', 'auth', 'profiles_internal')"
+    )
+    return {name: str(database.run(f"select t::text from {name} as t")) for (name,) in tables}
+
+
+def test_a_masked_copy_holds_nothing_personal_in_what_we_know(database, place):
+    database.script("create table public.notes (owner uuid references auth.users (id), content text, word text)")
+    user = fill_with(database, PERSON)
+    database.run("insert into public.notes values (:id, :mark, 'kept')", id=user, mark=PERSON)
+    database.script("create table auth.identities (id uuid, identity_data jsonb not null)")
+    database.run("insert into auth.identities values (:id, jsonb_build_object('email', :mark))", id=user, mark=PERSON)
+    done = profiles_schema(
+        database.url,
+        "users",
+        "register",
+        "notes",
+        "--user-column",
+        "owner",
+        "--export",
+        "content",
+        "--on-erase",
+        "delete",
+    )
+    assert done.returncode == 0
+    before = dumped(database)
+    result = rehearse(database.url, mask=True, keep=True)
+    assert messages(result) == []
+    assert dumped(database) == before
+    copied = kept_copy(database, result)
+    found = texts(copied)
+    assert len(found) > 15
+    assert [name for name, said in found.items() if PERSON in said or "+49123456" in said] == []
+    assert "kept" in found["public.notes"]
+    email, username = copied.run(
+        "select u.email, p.username from auth.users as u join public.user_profiles as p on p.user_id = u.id"
+    )[0]
+    assert re.fullmatch("[0-9a-f]{20}@masked.invalid", email)
+    assert re.fullmatch("[0-9a-f]{20}", username)
+    copied.engine.dispose()
+
+
+def test_a_masked_table_that_is_to_be_adopted_says_which_columns_it_left(empty):
+    empty.script("create schema auth; create table auth.users (id uuid primary key, email text)")
+    empty.script(FORMER)
+    for n in range(3):
+        user = empty.value(
+            "insert into auth.users values (gen_random_uuid(), :mail) returning id", mail=f"{PERSON}{n}@example.org"
+        )
+        empty.run(
+            "insert into public.profiles values (:id, :mark || :n, :mark, :mark, :mark, 'https://a.example/' || :mark)",
+            id=user,
+            mark=PERSON,
+            n=str(n),
+        )
+    result = rehearse(empty.url, mask=True, x=["adopt-table=profiles"])
+    (note,) = [note for note in result.notes if "masked" in note]
+    assert "public.profiles.birthday" in note
+    for column in ("username", "full_name", "bio", "avatar_url"):
+        assert f"public.profiles.{column}" not in note
+    assert step(result, "before").data["users"] == 3

@@ -17,7 +17,7 @@ from profiles_schema.services.export_worker import ExportWorker
 from profiles_schema.services.exports import ExportService
 from profiles_schema.storage import DirectoryStorage
 from support import ENVELOPE, wait_until
-from support.services import Services
+from support.services import Services, lapse
 
 
 @pytest.fixture
@@ -62,6 +62,11 @@ def content(storage, export):
         return file.read().decode()
 
 
+def workbook(storage, export):
+    with storage.open(export.file_url) as file:
+        return openpyxl.load_workbook(file)
+
+
 def export(service, worker, user, *what):
     asked = service.request(user, *what)
     worker.work(once=True)
@@ -88,14 +93,15 @@ def test_json_of_everything_holds_every_table_that_a_service_may_read(service, w
     )
     done = export(service, worker, ada, "everything", "json")
     found = json.loads(content(storage, done))
-    assert list(found) == ["profile", "progress", "sessions", "api_keys", "exports", "audit_log"]
+    assert list(found) == ["profile", "progress", "sessions", "api_keys", "provider_keys", "exports", "audit_log"]
     assert found["profile"][0]["bio"] == 'Quotes ", commas, and\nünïcode'
     assert found["profile"][0]["preferences"] == {"theme": "dark"}
     assert found["progress"][0]["total_sessions"] == 3
     assert [row["qa_attempts"] for row in found["sessions"]] == [1, 2, 3]
     assert [row["id"] for row in found["exports"]] == [str(done.id)]
-    assert [row["action"] for row in found["audit_log"]] == ["updated"]
-    assert done.records_count == 7
+    # The request itself is on record.
+    assert {row["action"] for row in found["audit_log"]} == {"updated", "created"}
+    assert done.records_count == 8
 
 
 def test_an_export_says_which_api_keys_there_are_and_holds_none(service, worker, storage, database, ada):
@@ -120,6 +126,7 @@ def test_ndjson_has_an_object_per_line(service, worker, storage, database, ada):
         "progress",
         *["sessions"] * 3,
         "exports",
+        "audit_log",
     ]
     lines = content(storage, export(service, worker, ada, "sessions", "ndjson")).splitlines()
     assert [json.loads(line)["qa_attempts"] for line in lines] == [1, 2, 3]
@@ -129,22 +136,20 @@ def test_xlsx_has_a_sheet_per_table_and_texts_stay_texts(service, worker, storag
     add_sessions(database, ada, 3)
     database.run("update public.user_profiles set bio = '=1+1' || chr(11) where user_id = :user", user=ada)
     done = export(service, worker, ada, "everything", "xlsx")
-    with storage.open(done.file_url) as file:
-        book = openpyxl.load_workbook(file)
-    assert book.sheetnames == ["profile", "progress", "sessions", "api_keys", "exports", "audit_log"]
+    book = workbook(storage, done)
+    assert book.sheetnames == ["profile", "progress", "sessions", "api_keys", "provider_keys", "exports", "audit_log"]
     cells = dict(zip(*(list(row) for row in book["profile"].iter_rows()), strict=True))
     bio = next(cell for name, cell in cells.items() if name.value == "bio")
     assert (bio.value, bio.data_type) == ("=1+1\ufffd", "s")
     assert book["sessions"].max_row == 4
-    assert done.records_count == 7
+    assert done.records_count == 8
 
 
 def test_a_full_sheet_goes_on_in_another(service, worker, storage, database, ada, monkeypatch):
     monkeypatch.setattr(export_contents, "_XLSX_ROWS", 3)
     add_sessions(database, ada, 5)
     done = export(service, worker, ada, "sessions", "xlsx")
-    with storage.open(done.file_url) as file:
-        book = openpyxl.load_workbook(file)
+    book = workbook(storage, done)
     assert [(sheet.title, sheet.max_row) for sheet in book] == [("sessions", 3), ("sessions 2", 3), ("sessions 3", 2)]
 
 
@@ -184,6 +189,7 @@ def test_sessions_of_a_web_framework_are_not_exported(service, worker, storage, 
         "profile",
         "progress",
         "api_keys",
+        "provider_keys",
         "exports",
         "audit_log",
     ]
@@ -284,3 +290,96 @@ def test_memory_does_not_grow_with_the_number_of_sessions(service, factory, stor
             {"user": ada},
         )
     assert peak() < 1.5 * small
+
+
+# Storages and texts that are not kind
+
+
+def test_a_storage_that_cannot_remove_does_not_stop_the_worker(service, worker, storage, database, ada, monkeypatch):
+    given_up = service.request(ada, "profile", "json")
+    for _ in range(2):
+        service.start(given_up.id)
+        lapse(database, given_up.id)
+
+    def refuse(_key):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(storage, "delete", refuse)
+    asked = service.request(ada, "profile", "json")
+    assert worker.work(once=True) == Counter(completed=1)
+    assert [service.get(each.id).status for each in (given_up, asked)] == ["failed", "completed"]
+
+
+def test_a_storage_that_cannot_publish_is_named(service, worker, storage, ada, monkeypatch):
+    upload = storage.upload
+
+    def full(key):
+        made = upload(key)
+        monkeypatch.setattr(made, "publish", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        return made
+
+    monkeypatch.setattr(storage, "upload", full)
+    assert "storage" in export(service, worker, ada, "profile", "json").error_message
+
+
+def test_a_removal_that_is_late_spares_the_file_of_a_retry(service, worker, storage, ada, monkeypatch):
+    asked = service.request(ada, "profile", "json")
+    claim = service.start()
+    delete = storage.delete
+    retries = []
+
+    def retry():
+        service.retry(asked.id)
+        worker.work(once=True)
+
+    def slow(key):
+        monkeypatch.setattr(storage, "delete", delete)
+        retries.append(threading.Thread(target=retry))
+        retries[0].start()
+        retries[0].join(0.5)  # it has to wait: the export is locked
+        return delete(key)
+
+    monkeypatch.setattr(storage, "delete", slow)
+    assert service.fail(claim, "broken", final=True) == "failed"
+    retries[0].join(20)
+    done = service.get(asked.id)
+    assert done.status == "completed"
+    assert json.loads(content(storage, done))[0]["user_id"] == str(ada)
+
+
+@pytest.mark.parametrize("slow", ["write", "publish"])
+def test_a_server_that_ends_idle_transactions_ends_no_export(
+    service, worker, storage, database, ada, monkeypatch, slow
+):
+    database.run(f"alter database {database.name} set idle_in_transaction_session_timeout = '200ms'")
+    add_sessions(database, ada, 2)
+    upload = storage.upload
+
+    def slow_upload(key):
+        made = upload(key)
+        owner, name, seconds = (made, "publish", 0.5) if slow == "publish" else (export_contents, "_json", 0.3)
+        quick = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *values: (time.sleep(seconds), quick(*values))[1])
+        return made
+
+    monkeypatch.setattr(storage, "upload", slow_upload)
+    done = export(service, worker, ada, "sessions", "ndjson")
+    assert (done.status, done.records_count, done.error_message) == ("completed", 2, None)
+
+
+@pytest.mark.parametrize("export_format", ["csv", "xlsx"])
+@pytest.mark.parametrize("at", ["infinity", "20000-01-01", "0044-03-15 BC"])
+def test_times_that_python_does_not_have_are_exported(service, worker, storage, database, ada, export_format, at):
+    database.run(
+        "insert into public.sessions (user_id, ended_at) values (:user, cast(:at as timestamptz))", user=ada, at=at
+    )
+    done = export(service, worker, ada, "sessions", export_format)
+    assert (done.status, done.error_message) == ("completed", None)
+    if export_format == "csv":
+        assert next(csv.DictReader(io.StringIO(content(storage, done))))["ended_at"].startswith(at[:10])
+
+
+def test_a_text_that_xml_cannot_hold_leaves_a_workbook_that_opens(service, worker, storage, database, ada):
+    database.run("update public.user_profiles set bio = :bio", bio="a\ufffe\uffff\x0b=b \U0001f600")
+    book = workbook(storage, export(service, worker, ada, "profile", "xlsx"))
+    assert "a\ufffd\ufffd\ufffd=b \U0001f600" in [cell.value for cell in book["profile"][2]]

@@ -20,7 +20,7 @@ from profiles_schema.errors import (
 from profiles_schema.services.exports import AsyncExportService, ExportService
 from profiles_schema.storage import DirectoryStorage, export_key
 from support import wait_until
-from support.services import DRIVERS, Blocking, Services
+from support.services import DRIVERS, Blocking, Services, lapse
 
 
 @pytest.fixture
@@ -58,15 +58,6 @@ def next_start(exports):
     found = []
     wait_until(lambda: found or found.extend(filter(None, [exports.start()])) or found)
     return found[0]
-
-
-def lapse(database, export_id):
-    """Let the lease of an export run out."""
-    database.script(
-        "alter table public.export_history disable trigger keep_updated_at;"
-        f" update public.export_history set updated_at = now() - interval '1 hour' where id = '{export_id}';"
-        " alter table public.export_history enable trigger keep_updated_at"
-    )
 
 
 def audited(database, export_id):
@@ -309,6 +300,10 @@ def test_objects_are_whole_or_absent(storage, ada):
 def test_keys_stay_inside_the_directory(storage, key):
     with pytest.raises(ValueError, match="key"):
         storage.open(key)
+
+
+def test_a_signature_of_any_characters_is_only_wrong(storage):
+    assert not storage.verify("exports/a/b", 99_999_999_999, "\u00fc\ud800")
 
 
 def test_links_need_a_secret(tmp_path):

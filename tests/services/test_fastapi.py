@@ -3,13 +3,15 @@
 import asyncio
 import json
 import logging
+import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Body, Depends, FastAPI, HTTPException, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -17,6 +19,7 @@ from sqlalchemy.orm import sessionmaker
 
 from profiles_schema import (
     AsyncProfileService,
+    ProfileService,
     acting_as,
     async_engine,
     engine,
@@ -34,7 +37,7 @@ from profiles_schema.fastapi import (
     require_user,
     session_for,
 )
-from support import wait_until
+from support import REPOSITORY, wait_until
 from support.auth_server import AuthServer
 from support.http import served
 
@@ -97,18 +100,19 @@ WORK = {
     "22P02": execute("select 'hunter2'::int"),
     "22012": execute("select 1 / 0"),
     "42P01": execute("select * from hunter2"),
+    "22003": lambda session: session.scalar(text("select cast(:hunter2 as int)"), {"hunter2": 2**40}),
 }
 
 
 class Application:
     """An application with synchronous or asynchronous sessions, on a pool of one connection."""
 
-    def __init__(self, url, auth, driver, pool_size=1):
+    def __init__(self, url, auth, driver, **pool):
         self.is_async = driver == "asyncpg"
         url = url.replace("postgresql://", f"postgresql+{driver}://", 1)
-        options = {"pool_size": pool_size, "max_overflow": 0}
+        options = {"pool_size": 1, "max_overflow": 0, **pool}
         verifier = TokenVerifier.of_supabase(auth.url)
-        self.app = FastAPI()
+        self.app = FastAPI(lifespan=self.dispose)
         install(self.app)
         self.signed_in, self.anyone = require_user(verifier), allow_anon(verifier)
         if self.is_async:
@@ -124,6 +128,15 @@ class Application:
             self.add(f"/{name}", work, self.session_for(self.sessions, self.signed_in))
         self.add("/anyone", lambda session: dict(session.execute(ANON).one()._mapping),
                  self.session_for(self.sessions, self.anyone))  # fmt: skip
+
+    @asynccontextmanager
+    async def dispose(self, _app):
+        """Close the connections in the loop that they belong to."""
+        yield
+        if self.is_async:
+            await self.engine.dispose()
+        else:
+            self.engine.dispose()
 
     def add(self, path, work, dependency, **options):
         if self.is_async:
@@ -207,6 +220,7 @@ def test_what_fails_is_rolled_back_and_leaves_the_connection_to_nobody(client, a
     answer = client.post(path, headers=as_user(ada))
     assert answer.status_code == status
     assert "hunter2" not in answer.text
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
     assert shared.profile(ada).bio is None
     assert client.post("/anyone").json() == NOBODY
 
@@ -250,6 +264,7 @@ def test_users_at_the_same_time_see_their_own_rows_only(shared, tables, app_url,
         ("/23505", 409, "Value refused"),
         ("/22P02", 422, "Value refused"),
         ("/22012", 422, "Value refused"),
+        ("/22003", 422, "Value refused"),
         ("/42P01", 503, "Service failed"),
     ],
 )
@@ -281,6 +296,12 @@ def test_without_a_valid_token_there_is_no_answer(client, headers, challenge):
         assert client.post("/anyone", headers=headers).status_code == 401
 
 
+def test_a_token_of_the_role_anon_signs_nobody_in(client, as_user, ada):
+    anon = as_user(ada, role="anon")
+    assert client.post("/who", headers=anon).status_code == 401
+    assert client.post("/anyone", headers=anon).json() == {"role": "anon", "sub": str(ada)}
+
+
 def test_of_two_tokens_none_counts(client, auth, ada, bob):
     both = [("Authorization", f"Bearer {auth.token(each)}") for each in (ada, bob)]
     assert client.post("/who", headers=both).status_code == 401
@@ -310,6 +331,24 @@ def test_a_request_leaves_one_record_and_its_id_in_the_audit_log(client, as_user
     ]
     assert records[-2].reason == "malformed"
     assert "hunter2" not in "".join(str(vars(each)) for each in records)
+
+
+def test_the_application_of_the_page_runs(shared, app_url, auth, as_user, monkeypatch, ada, bob):
+    monkeypatch.setenv("DATABASE_URL", app_url)
+    monkeypatch.setenv("SUPABASE_URL", auth.url)
+    page = (REPOSITORY / "docs" / "how-to" / "use-with-fastapi.md").read_text(encoding="utf-8")
+    known = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        exec(block, known)
+    with served(known["app"]) as client:
+        answer = client.get("/me", headers=as_user(ada)).json()
+        assert answer == {"id": str(ada), "username": shared.profile(ada).username}
+        assert client.get("/me").status_code == 401
+        assert client.get(f"/names/{ada}", headers=as_user(ada)).json() == shared.profile(ada).username
+        assert client.get(f"/names/{bob}", headers=as_user(ada)).status_code == 404
+        assert client.get("/names/ada", headers=as_user(ada)).status_code == 422
+        security = client.get("/openapi.json").json()["paths"]["/me"]["get"]["security"]
+        assert security == [{"access_token": []}]
 
 
 # What only asynchronous code, or an application's own route, can do wrong
@@ -414,6 +453,21 @@ def test_a_service_of_a_following_factory_serves_the_user_of_the_request_alone(a
     assert (shared.profile(ada).bio, shared.profile(bob).bio) == ("x", None)
 
 
+def test_a_synchronous_route_hands_its_user_to_a_service_in_its_thread(tables, app_url, auth, as_user, ada, bob):
+    made = Application(app_url, auth, "psycopg2")
+    follow_actor(made.sessions)
+    profiles = ProfileService(made.sessions)
+
+    @made.app.get("/profiles/{user_id}")
+    def read(user_id: uuid.UUID, user: Annotated[CurrentUser | None, made.anyone]) -> bool:
+        return profiles.get(user_id) is not None
+
+    with served(made.app) as client:
+        assert client.get(f"/profiles/{ada}", headers=as_user(ada)).json() is True
+        assert client.get(f"/profiles/{bob}", headers=as_user(ada)).json() is False
+        assert client.get(f"/profiles/{ada}").status_code == 403
+
+
 def test_an_exception_in_another_dependency_rolls_back(asynchronous, as_user, shared, ada):
     made = asynchronous
     session_of_user = made.session_for(made.sessions, made.signed_in)
@@ -483,6 +537,45 @@ def test_what_is_wrong_with_a_request_is_said_without_its_values(asynchronous):
             "Method Not Allowed",
             "POST",
         )
+
+
+def test_a_record_names_the_whole_route_and_an_odd_status_is_answered(asynchronous, caplog):
+    inner, outer = APIRouter(prefix="/{group}"), APIRouter(prefix="/outer")
+
+    @inner.get("/{status}")
+    async def answer(status: int) -> None:
+        raise HTTPException(status, "as asked")
+
+    outer.include_router(inner)
+    asynchronous.app.include_router(outer)
+    caplog.set_level(logging.INFO, "profiles_schema.fastapi")
+    with served(asynchronous.app) as client:
+        for status in (204, 304, 404, 418, 499, 599):
+            answer = client.get(f"/outer/hunter2/{status}")
+            assert (answer.status_code, bool(answer.content)) == (status, status not in {204, 304})
+    routes = {record.route for record in caplog.records if record.name == "profiles_schema.fastapi"}
+    assert routes == {"/outer/{group}/{status}"}
+
+
+def test_a_server_that_is_not_there_is_a_503(tables, auth, as_user, ada, app_url):
+    gone = Application("postgresql://app@127.0.0.1:9/nowhere", auth, "asyncpg")
+    with served(gone.app) as client:
+        answer = client.post("/who", headers=as_user(ada))
+        assert (answer.status_code, answer.json()["title"], answer.headers["retry-after"]) == (
+            503,
+            "Service failed",
+            "5",
+        )
+    full = Application(app_url, auth, "asyncpg", pool_timeout=0.2)
+    session_of_user = full.session_for(full.sessions, full.signed_in)
+
+    @full.app.post("/slow")
+    async def slow(session: Any = session_of_user) -> None:
+        await session.execute(text("select pg_sleep(1)"))
+
+    with served(full.app) as client, ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda _: client.post("/slow", headers=as_user(ada)).status_code, range(4))
+        assert sorted(answers) == [200, 503, 503, 503]
 
 
 def connect(app, path, headers):

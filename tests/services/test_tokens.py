@@ -124,7 +124,7 @@ def test_a_signed_token_with_other_claims_is_refused(auth, changes, reason):
     assert refusal(TokenVerifier.of_supabase(auth.url), auth.token(**changes)) == reason
 
 
-def forged(auth, stranger):
+def forged(auth, stranger, rs256):
     """Tokens that anybody can make, by what is tried."""
     claims = auth.claims(ADA)
     public = auth.key.private.public_key()
@@ -155,6 +155,8 @@ def forged(auth, stranger):
         "a key of another kind under the id",
         jwt.encode(claims, rsa.generate_private_key(65537, 2048), "RS256", {"kid": auth.key.id}),
     )
+    yield "another algorithm of the key", jwt.encode(claims, rs256.private, "RS512", {"kid": rs256.id})
+    yield "another padding of the key", jwt.encode(claims, rs256.private, "PS256", {"kid": rs256.id})
     yield "another curve", jwt.encode(claims, ec.generate_private_key(ec.SECP384R1()), "ES384", {"kid": auth.key.id})
     yield "its own key in the header", stranger.sign(claims, kid=auth.key.id, jwk=stranger.jwk)
     yield "a key elsewhere", stranger.sign(claims, jku=f"{auth.url}/evil", x5u=f"{auth.url}/evil", kid="evil")
@@ -186,14 +188,15 @@ def forged(auth, stranger):
     yield "claims that are a list", by_hand({"alg": "ES256", "kid": auth.key.id}, [claims], bytes(64))
 
 
-def test_no_forged_token_is_accepted(auth):
+def test_no_forged_token_is_accepted(auth, rs256):
+    auth.keys.append(rs256.jwk)
     stranger = SigningKey("evil")
     verifiers = {
         "keys": TokenVerifier.of_supabase(auth.url),
         "keys and secret": TokenVerifier.of_supabase(auth.url, secret=SECRET),
         "secret": TokenVerifier(auth.issuer, secret=SECRET),
     }
-    tried = list(forged(auth, stranger))
+    tried = list(forged(auth, stranger, rs256))
     assert len(tried) > 35
     for name, verifier in verifiers.items():
         for what, token in tried:

@@ -31,7 +31,9 @@ LEFTOVER: Final = "rehearsal"
 """How the directories of rehearsals begin, below that of the embedded server."""
 
 
-def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False, probe: Sequence[Path] = ()) -> Rehearsal:
+def rehearse(
+    source: str, *, x: Sequence[str] = (), keep: bool = False, probe: Sequence[Path] = (), mask: bool = False
+) -> Rehearsal:
     """Copy a database, upgrade the copy, verify, downgrade, compare, upgrade again.
 
     Args:
@@ -39,6 +41,7 @@ def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False, probe: S
         x: ``KEY=VALUE`` migration options for the upgrades and the downgrade.
         keep: Leave the copy, upgraded, for a look; ``kept`` of the result says where it is.
         probe: Files of statements that run before and after the upgrade; what differs is a finding.
+        mask: Blank personal values in the copy first.
 
     Returns:
         What was seen; whatever the upgrade refuses is a finding, not an exception.
@@ -58,7 +61,7 @@ def rehearse(source: str, *, x: Sequence[str] = (), keep: bool = False, probe: S
     refuse_without_room(found)
     logger.info("Source: database %s %s, %d MB.", found.database, found.where, found.size_bytes // 1_000_000)
     with interruptible(), _interruptions() as interrupted, local.temporary(LEFTOVER) as place:
-        result = Stages(found, place, list(x), wanted, interrupted).run()
+        result = Stages(found, place, list(x), wanted, interrupted, masked=mask).run()
         if keep:
             place.keep = True
             engine = copy.Copy(place.server, "", 0, [], []).url()

@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import Table, text
 from sqlalchemy.engine import Connection
 
+from profiles_schema import data_rights
 from profiles_schema.driver import quote_name
 from profiles_schema.schema.models import metadata
 from profiles_schema.schema.traits import trait_columns
@@ -21,11 +22,19 @@ _MASKED_KINDS: Final = frozenset({"contact", "content", "secret"})
 _MASKED_IDENTIFIERS: Final = frozenset({"username", "external_id", "referral_code"})
 # Of a closed set of values, and of no use to tell somebody by.
 _HARMLESS: Final = frozenset({"profile_visibility", "timezone", "language"})
+# Ciphertext that a CHECK wants to see.
+_ENCRYPTED: Final = frozenset({"envelope"})
 # What auth servers keep of a user besides the columns that we read.
 _AUTH_SECRETS: Final = (
     "encrypted_password", "confirmation_token", "recovery_token", "email_change", "email_change_token_new",
     "email_change_token_current", "phone_change", "phone_change_token", "reauthentication_token",
 )  # fmt: skip
+_AUTH_TABLES: Final = {
+    "auth.identities": {"identity_data"},
+    "auth.sessions": {"ip", "user_agent"},
+    "auth.refresh_tokens": {"token"},
+    "auth.audit_log_entries": {"payload", "ip_address"},
+}
 _TEXTS: Final = frozenset({"text", "character varying", "character", "citext"})
 
 
@@ -44,7 +53,13 @@ def mask(connection: Connection, adopted_table: str | None) -> list[str]:
         if other:
             tables.setdefault(other if "." in other else f"public.{other}", metadata.tables["user_profiles"])
     for name, table in tables.items():
-        left += _mask_table(connection, name, table)
+        left += _mask_table(connection, name, _wanted(table), set(table.columns.keys()))
+    for name, wanted in _AUTH_TABLES.items():
+        _mask_table(connection, name, wanted, None)
+    if connection.scalar(text("select to_regclass('profiles_internal.settings') is not null")):
+        for each in data_rights.registered(connection):
+            named = {*each.export, *([] if isinstance(each.on_erase, str) else each.on_erase)} - {each.user_column}
+            _mask_table(connection, each.table, named, None)
     return left
 
 
@@ -54,19 +69,21 @@ def rewrite(connection: Connection) -> None:
     connection.execute(text("checkpoint"))
 
 
-def _mask_table(connection: Connection, name: str, table: Table) -> list[str]:
+def _mask_table(connection: Connection, name: str, wanted: set[str], known: set[str] | None) -> list[str]:
+    """Blank columns of a table; returns those of texts and JSON that are neither wanted nor known, or cannot be blanked."""
+    schema, _, relation = name.partition(".")
+    quoted = f"{quote_name(schema)}.{quote_name(relation)}"
     present = connection.execute(
         text(
             "select a.attname::text as name, a.attnotnull as required, a.attgenerated <> '' as generated,"
-            " coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text as kind, t.typtype = 'e' as is_enum,"
+            " coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text as kind,"
             " case when a.atttypmod > 4 and t.typcategory = 'S' then a.atttypmod - 4 end as length"
             " from pg_attribute as a join pg_type as t on t.oid = a.atttypid join pg_class as c on c.oid = a.attrelid"
             " where a.attrelid = to_regclass(:name) and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped"
             " order by a.attnum"
         ),
-        {"name": name},
+        {"name": quoted},
     ).all()
-    wanted = _wanted(table)
     sets, left = [], []
     for column in present:
         if column.generated:
@@ -76,11 +93,12 @@ def _mask_table(connection: Connection, name: str, table: Table) -> list[str]:
         )
         if value is not None:
             sets.append(f"{quote_name(column.name)} = {value}")
-        elif column.name not in table.columns and (column.kind in _TEXTS or column.kind in {"json", "jsonb"}):
+        elif column.name in wanted or (
+            known is not None and column.name not in known and column.kind in {*_TEXTS, "json", "jsonb"}
+        ):
             left.append(f"{name}.{column.name}")
     if sets:
-        schema, _, relation = name.partition(".")
-        connection.execute(text(f"update {quote_name(schema)}.{quote_name(relation)} set {', '.join(sets)}"))
+        connection.execute(text(f"update {quoted} set {', '.join(sets)}"))
     return left
 
 
@@ -95,7 +113,9 @@ def _wanted(table: Table) -> set[str]:
         wanted |= {trait.name for trait in trait_columns()} | {"full_name", "name"}
     if table.schema == "auth":
         wanted |= set(_AUTH_SECRETS)
-    return wanted - _HARMLESS
+    if table.name == "identity_links":
+        wanted.clear()  # the key of a row in the application's table
+    return wanted - _HARMLESS - _ENCRYPTED
 
 
 def _blank(name: str, kind: str, length: int | None, *, required: bool) -> str | None:

@@ -18,10 +18,11 @@ from profiles_schema import local
 from profiles_schema.driver import execute_literally, server_message, sqlstate
 from profiles_schema.errors import CopyFailed, DataLossRefused, ProfilesSchemaError, SchemaDrift
 from profiles_schema.migrations import paths, summary
+from profiles_schema.migrations.options import parse
 from profiles_schema.migrations.runner import COMMAND
 from profiles_schema.operations import adopt, backfill, normalize
 from profiles_schema.operations.health import current_revision, examine
-from profiles_schema.operations.rehearse import contents, probes
+from profiles_schema.operations.rehearse import contents, mask, probes
 from profiles_schema.operations.rehearse.copy import Copy, make_copy
 from profiles_schema.operations.rehearse.messages import MessageRecorder
 from profiles_schema.operations.rehearse.result import Rehearsal, RehearsalFinding, RehearsalStep
@@ -52,7 +53,10 @@ class Stages:
         x: list[str],
         wanted: list[probes.Probe],
         interrupted: Callable[[], None],
+        *,
+        masked: bool = False,
     ) -> None:
+        self.masked = masked
         self.probes = wanted
         self.probed: list[probes.Outcome] = []
         self.interrupted = interrupted
@@ -147,6 +151,15 @@ class Stages:
                 " rights are not rehearsed"
             )
         step.data["archive_bytes"] = self.copy.archive_bytes
+        if self.masked:
+            with self._worker() as connection:
+                left = mask.mask(connection, parse(self.x).values["adopt-table"])
+            with self.copy.engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                mask.rewrite(connection)
+            self.result.notes.append(
+                "personal values are masked in the columns that this package knows, and in registered tables; every other"
+                f" table is as in the source{', and so are ' + ', '.join(left) if left else ''}"
+            )
 
     def _look(self, step: RehearsalStep) -> None:
         with self._worker() as connection:

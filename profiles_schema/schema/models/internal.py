@@ -266,7 +266,8 @@ label(kept_json, "identifier", DELETE, "user_id")
 label(kept_json, "content", DELETE, "id", "jsonb_column", "path", "value", "kept_at", "superseded_at")
 label(active_days, "activity", DELETE, "user_id", "day", "sessions")
 label(stale_progress, "activity", DELETE, "id", "user_id", "error_code", "error_message", "created_at")
-label(point_awards, "activity", DELETE, "user_id", "key", "amount", "reason", "created_at")
+label(point_awards, "content", DELETE, "key", "reason")
+label_all(point_awards, "activity", DELETE)
 label(
     identity_links,
     "identifier",

@@ -49,7 +49,7 @@ create or replace trigger record_export_end
   after update on public.export_history
   for each row
   when (
-    old.status is distinct from new.status and new.status in ('failed', 'expired')
+    old.status is distinct from new.status and new.status::text in ('failed', 'expired') -- ::text, or a restored dump reads it back differently
     or old.file_size_bytes is not null and new.file_size_bytes is null
   )
   execute function profiles_internal.record_export();
