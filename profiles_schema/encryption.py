@@ -2,7 +2,7 @@
 
 An envelope is ``psk1.KEYID.DATA``; DATA is the base64url, unpadded, of nonce, ciphertext and tag. User id and column are
 bound to it as associated data: an envelope that was copied to another row or column does not open. In
-``user_provider_keys``, provider and label stand for the column (``bound_to``).
+``user_provider_keys``, provider and label replace the column (``bound_to``).
 
 No key and no plain text leaves this module other than as a result. What an underlying error holds may be either, so none
 is chained: errors are raised outside the ``except`` that met them.
@@ -213,7 +213,7 @@ def new_id(key_id: str | None = None) -> str:
 
 
 def bound_to(provider: str, label: str) -> str:
-    """What stands for the column where a key is not in a column of its own but in user_provider_keys."""
+    """What replaces the column for a key of user_provider_keys."""
     # Unambiguous: neither the name of a provider nor that of a column of user_api_keys holds a slash.
     return f"user_provider_keys/{provider}/{label}"
 

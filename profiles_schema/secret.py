@@ -1,4 +1,4 @@
-"""``Secret``: a text that is shown to nobody, and the hint by which a person knows it again."""
+"""``Secret``: a text that logs and tracebacks do not show, and the hint by which a person recognises it."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def rotate(  # noqa: PLR0917 - click passes them by name
     local: bool,
     as_json: bool,
 ) -> int:
-    """Encrypt by the first key of the ring what is under another one, beside the application.
+    """Encrypt by the first key of the ring what is under another one, while the application works.
 
     Can be interrupted and run again at any time. Exit 1 if something is left under an old key.
     """

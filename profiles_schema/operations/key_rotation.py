@@ -1,8 +1,8 @@
-"""Rotation: every API key under the first key of the ring, in place, beside the application.
+"""Rotation: every API key under the first key of the ring, in place, while the application works.
 
-Rows under old keys are found by SQL alone. Each is decrypted, encrypted, written if nobody else has changed it meanwhile,
-and read back before its batch commits. What is left to do shows in the rows, so a rotation that was killed goes on with the
-next run. Nothing else of a row changes, and the audit log does not grow: it is the same key.
+SQL alone finds the rows under old keys. Each is decrypted, encrypted, written if no other session has changed it
+meanwhile, and read back before its batch commits. What is left to do shows in the rows, so the next run goes on where a
+killed one ended. Nothing else of a row changes, and the audit log does not grow: it is the same key.
 """
 
 from __future__ import annotations

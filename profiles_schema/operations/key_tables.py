@@ -228,7 +228,7 @@ class KeyRow:
         self.values = values
 
     def binding(self, column: KeyColumn) -> str:
-        """What an envelope in this column is bound to beside the user."""
+        """What an envelope in this column is bound to, together with the user."""
         return self.bound or column.name
 
 
@@ -262,7 +262,7 @@ class Rewrite(Job):
 
     @abstractmethod
     def is_kept(self, row: KeyRow, column: KeyColumn, value: str, found: str | None) -> bool:
-        """Whether what stands in the row now means what was read before."""
+        """Whether the value in the row now means what was read before."""
 
     def count(self, connection: Connection) -> int:
         wanted = " or ".join(self.condition(column) for column in self.table.columns)

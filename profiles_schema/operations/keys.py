@@ -64,7 +64,7 @@ class ColumnStatus:
 
 @dataclass
 class KeysStatus:
-    """What stands in the tables, column by column, and which keys are in the ring.
+    """What the tables hold, column by column, and which keys are in the ring.
 
     ``without_user`` counts unencrypted values of rows without a user, which no envelope can be bound to; ``guarded`` says
     whether our CHECKs are on every column. ``changed`` are ids of the ring whose key is another one than was first used

@@ -1,6 +1,6 @@
 """How services read and write API keys, as plain functions of a ``Session``. Each says how many statements it takes.
 
-The keys of three providers without a label stand in columns of ``user_api_keys``, all others in ``user_provider_keys``.
+The keys of three providers without a label are in columns of ``user_api_keys``, all others in ``user_provider_keys``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS: Final[Mapping[str, str]] = {
 
 
 class Place(NamedTuple):
-    """Where a key stands."""
+    """Where a key is stored."""
 
     user_id: uuid.UUID
     provider: str
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
     @property
     def binding(self) -> str:
-        """What its envelope is bound to beside the user."""
+        """What its envelope is bound to, together with the user."""
         return self.column or bound_to(self.provider, self.label)
 
     @property

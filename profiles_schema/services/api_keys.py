@@ -236,7 +236,7 @@ class ApiKeyService:
     ) -> Secret | None:
         """The key to use for a user: that of the label, else another active one of the provider, else the fallback.
 
-        A key that cannot be decrypted is an error, and never replaced by the fallback, which is paid by somebody else.
+        A key that cannot be decrypted is an error, and never replaced by the fallback, which the application pays.
 
         Raises:
             As ``get``.

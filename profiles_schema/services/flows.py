@@ -111,7 +111,7 @@ class SyncDriver:
                 if inspect.isawaitable(answer):
                     if inspect.iscoroutine(answer):
                         answer.close()
-                    raise TypeError("An asynchronous function was registered. Use it with AsyncProfileService.")
+                    raise TypeError("An asynchronous function was registered. Use it with the asynchronous service.")
                 return answer
             case Block(function):
                 return function()

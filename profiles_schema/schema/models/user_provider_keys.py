@@ -51,7 +51,7 @@ class UserProviderKey(Timestamps, Base):
         is_an_object("validation"),
         matches("provider", PROVIDER, "provider_is_a_name"),
         matches("label", LABEL, "label_up_to_64_characters"),
-        # Those of user_api_keys are the keys of these providers without a label: each key stands in one place.
+        # The keys of these providers without a label are in user_api_keys: each key has one place.
         CheckConstraint(
             "label <> '' or provider not in ('openai', 'unsplash', 'anthropic')", name="label_for_these_providers"
         ),
