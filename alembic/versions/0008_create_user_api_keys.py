@@ -60,8 +60,20 @@ alter table public.user_api_keys enable row level security;
     )
     op.execute(
         r"""
--- Not taken over: `adopt` asks for another name where there is such a table.
-create table public.user_provider_keys (
+-- Never adopted: a table of the application that has this name stops the upgrade (0002_look_at_what_exists). Ours is here
+-- already if only profiles_internal was dropped; its policies went with the functions that they call, but for this one.
+do $ours_is_here$
+begin
+  if exists (
+    select from pg_policy as p
+    where p.polrelid = to_regclass('public.user_provider_keys') and p.polname = 'Service role can do what its grants allow'
+  ) then
+    drop policy "Service role can do what its grants allow" on public.user_provider_keys;
+  end if;
+end
+$ours_is_here$;
+
+create table if not exists public.user_provider_keys (
   id uuid default gen_random_uuid() not null,
   user_id uuid not null,
   provider text not null,
@@ -83,7 +95,7 @@ create table public.user_provider_keys (
   constraint fk_user_provider_keys_user_id_users foreign key(user_id) references auth.users (id) on delete cascade
 );
 
-create unique index idx_user_provider_keys_user_id on public.user_provider_keys (user_id, provider, label);
+create unique index if not exists idx_user_provider_keys_user_id on public.user_provider_keys (user_id, provider, label);
 
 comment on table public.user_provider_keys is 'Keys of users at any provider, encrypted before they reach the database';
 comment on column public.user_provider_keys.provider is 'Name of the provider, for example deepl';

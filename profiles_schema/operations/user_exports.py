@@ -118,7 +118,7 @@ def _tables(connection: Connection, person: Person) -> Iterator[tuple[str, Resul
         query = table.rows(person.user_id, {*_present(connection, table), *extra}, extra)
         yield table.name, rows_of(query.order_by(*table.table.primary_key.columns))
     for name, condition in users.SET_ASIDE.items():
-        yield name, rows_of(text(f"select * from {name} where {condition} order by id"), {"keys": person.keys})
+        yield name, rows_of(text(f"select * from {name} where {condition} order by id"), users.set_aside_keys(person))
     ours = {each.name for each in users.our_tables(connection)}
     for each in registered:
         if each.table in ours or not each.export:

@@ -639,6 +639,8 @@ def test_a_masked_copy_holds_nothing_personal_in_what_we_know(database, place):
     database.script("create table public.notes (owner uuid references auth.users (id), content text, word text)")
     user = fill_with(database, PERSON)
     database.run("insert into public.notes values (:id, :mark, 'kept')", id=user, mark=PERSON)
+    database.script("create table auth.identities (id uuid, identity_data jsonb not null)")
+    database.run("insert into auth.identities values (:id, jsonb_build_object('email', :mark))", id=user, mark=PERSON)
     done = profiles_schema(
         database.url,
         "users",

@@ -505,6 +505,12 @@ def test_the_applications_own_table_of_users_is_to_be_registered_and_takes_the_u
     ada = empty.value("select user_id from profiles_internal.identity_links where external_id = :key", key=str(key))
     for user in (key, other):
         empty.run("insert into public.orders (user_id, note) values (:id, 'n')", id=user)
+    # A row of somebody else with a number that is, by chance, this user's key.
+    empty.run(
+        "insert into profiles_internal.quarantine (table_name, row_data, reason)"
+        " values ('public.user_progress', jsonb_build_object('points', cast(:key as text)), 'twice')",
+        key=str(key),
+    )
     done = erase(empty, ada, "--check")
     assert done.returncode == 1
     assert "public.users would be left: it refers to users by id." in done.stdout
@@ -522,6 +528,7 @@ def test_the_applications_own_table_of_users_is_to_be_registered_and_takes_the_u
     assert empty.run("select id from public.users") == [(other,)]
     assert empty.run("select user_id from public.orders") == [(other,)]
     assert traces(empty, str(ada), "ada@example.org") == {}
+    assert empty.value("select count(*) from profiles_internal.quarantine") == 1
     assert profiles_schema(empty.url, "health", "--full").returncode == 0
 
 
@@ -612,3 +619,16 @@ def test_rows_of_a_user_who_is_gone_are_erased_all_the_same(application):
     application.run("delete from auth.users where id = :id", id=ada)
     assert run(application, "erase", ada, "--yes").returncode == 0
     assert application.value("select count(*) from public.posts") == 0
+
+
+def test_wide_columns_that_are_not_converted_are_exported_and_erased(wide):
+    ada = wide.sign_up("ada@example.org")
+    wide.run(
+        "update public.user_profiles set zodiac_sign = 'quillfeather', height_estimate = 'quillfeather' where user_id = :id",
+        id=ada,
+    )
+    exported = json.loads(run(wide, "export", ada).stdout)["tables"]["public.user_profiles"][0]
+    assert (exported["zodiac_sign"], exported["height_estimate"]) == ("quillfeather", "quillfeather")
+    done = run(wide, "erase", ada, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert traces(wide, "quillfeather", "ada@example.org") == {}

@@ -15,7 +15,7 @@ from profiles_schema.encryption import new_entry
 from profiles_schema.errors import InvalidKeyRing, KeyRingMissing, KeyServiceFailed
 from profiles_schema.key_kms import KmsKeys, new_wrapped_entry
 from profiles_schema.key_providers import EnvironmentKeys, FileKeys, keys_from_environment
-from support import wait_until
+from support import profiles_schema, wait_until
 
 ADA = uuid.UUID(int=1)
 KEY = base64.b64encode(b"\x01" * 32).decode()
@@ -117,6 +117,24 @@ def test_a_wrapped_key_does_not_open_under_another_id_or_without_kms(options, ma
         assert data[:20] not in "".join(traceback.format_exception(refused.value))
     with pytest.raises(KeyServiceFailed, match="NotFoundException"):
         new_wrapped_entry(str(uuid.uuid4()), **options)
+
+
+def test_the_command_line_makes_and_uses_keys_of_kms(options, master, database, monkeypatch):
+    for name, option in (
+        ("AWS_ENDPOINT_URL", "endpoint_url"), ("AWS_DEFAULT_REGION", "region_name"),
+        ("AWS_ACCESS_KEY_ID", "aws_access_key_id"), ("AWS_SECRET_ACCESS_KEY", "aws_secret_access_key"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, options[option])
+    made = profiles_schema(database.url, "keys", "generate", "--kms", master, "--id", "k1")
+    assert made.stdout.startswith("k1:")
+    monkeypatch.setenv("PROFILES_ENCRYPTION_KMS_KEYS", made.stdout.strip())
+    assert "ring       k1\n" in profiles_schema(database.url, "keys", "status").stdout
+    again = profiles_schema(database.url, "keys", "generate", "--kms", master, "--id", "k1")
+    assert (again.returncode, again.stdout) == (2, "")
+    monkeypatch.setenv("PROFILES_ENCRYPTION_KEYS", new_entry())
+    both = profiles_schema(database.url, "keys", "status")
+    assert both.returncode == 2
+    assert "PROFILES_ENCRYPTION_KEYS and PROFILES_ENCRYPTION_KMS_KEYS are set" in both.stderr
 
 
 @pytest.mark.parametrize("text", ["", "k1", "k1:", ":AAAA", "k1:!!", "k1:AAAA,k1:AAAA", "k 1:AAAA"])

@@ -29,6 +29,12 @@ _AUTH_SECRETS: Final = (
     "encrypted_password", "confirmation_token", "recovery_token", "email_change", "email_change_token_new",
     "email_change_token_current", "phone_change", "phone_change_token", "reauthentication_token",
 )  # fmt: skip
+_AUTH_TABLES: Final = {
+    "auth.identities": {"identity_data"},
+    "auth.sessions": {"ip", "user_agent"},
+    "auth.refresh_tokens": {"token"},
+    "auth.audit_log_entries": {"payload", "ip_address"},
+}
 _TEXTS: Final = frozenset({"text", "character varying", "character", "citext"})
 
 
@@ -48,6 +54,8 @@ def mask(connection: Connection, adopted_table: str | None) -> list[str]:
             tables.setdefault(other if "." in other else f"public.{other}", metadata.tables["user_profiles"])
     for name, table in tables.items():
         left += _mask_table(connection, name, _wanted(table), set(table.columns.keys()))
+    for name, wanted in _AUTH_TABLES.items():
+        _mask_table(connection, name, wanted, None)
     if connection.scalar(text("select to_regclass('profiles_internal.settings') is not null")):
         for each in data_rights.registered(connection):
             named = {*each.export, *([] if isinstance(each.on_erase, str) else each.on_erase)} - {each.user_column}
@@ -63,16 +71,18 @@ def rewrite(connection: Connection) -> None:
 
 def _mask_table(connection: Connection, name: str, wanted: set[str], known: set[str] | None) -> list[str]:
     """Blank columns of a table; returns those of texts and JSON that are neither wanted nor known, or cannot be blanked."""
+    schema, _, relation = name.partition(".")
+    quoted = f"{quote_name(schema)}.{quote_name(relation)}"
     present = connection.execute(
         text(
             "select a.attname::text as name, a.attnotnull as required, a.attgenerated <> '' as generated,"
-            " coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text as kind, t.typtype = 'e' as is_enum,"
+            " coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text as kind,"
             " case when a.atttypmod > 4 and t.typcategory = 'S' then a.atttypmod - 4 end as length"
             " from pg_attribute as a join pg_type as t on t.oid = a.atttypid join pg_class as c on c.oid = a.attrelid"
             " where a.attrelid = to_regclass(:name) and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped"
             " order by a.attnum"
         ),
-        {"name": name},
+        {"name": quoted},
     ).all()
     sets, left = [], []
     for column in present:
@@ -87,9 +97,8 @@ def _mask_table(connection: Connection, name: str, wanted: set[str], known: set[
             known is not None and column.name not in known and column.kind in {*_TEXTS, "json", "jsonb"}
         ):
             left.append(f"{name}.{column.name}")
-    if present and sets:
-        schema, _, relation = name.partition(".")
-        connection.execute(text(f"update {quote_name(schema)}.{quote_name(relation)} set {', '.join(sets)}"))
+    if sets:
+        connection.execute(text(f"update {quoted} set {', '.join(sets)}"))
     return left
 
 
