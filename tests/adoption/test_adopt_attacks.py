@@ -467,7 +467,7 @@ REFUSED = {
         "grant references on public.user_profiles to supabase_auth_admin; insert into public.user_profiles (id) values (md5('nobody')::uuid)",
         "set role supabase_auth_admin; create table auth.extra (id uuid references public.user_profiles (id)); reset role;"
         "insert into auth.extra values (md5('nobody')::uuid)",
-        "Its owner drops this foreign key",
+        "Let its owner drop this foreign key",
     ),
     "a name of ours on something else": (
         "alter table public.user_profiles add z int constraint uq_user_profiles_external_id unique",

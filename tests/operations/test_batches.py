@@ -116,7 +116,7 @@ def test_a_frozen_runner_that_was_replaced_writes_nothing_and_says_why(crowd):
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1, errors
-    assert "another one took its job over" in errors
+    assert "another one took over its job" in errors
     assert "Traceback" not in errors
     assert missing(database) > 0
 
@@ -472,5 +472,9 @@ def test_a_table_that_is_locked_for_long_is_waited_for(crowd, monkeypatch):
     holder.cursor().execute("lock table public.user_profiles in exclusive mode")
     threading.Timer(3.0, holder.rollback).start()
     last = run(database)[-1]
-    assert (last.counts["created"], last.failed) == (100, {})
+    # Where the lock ends while the engine looks for rows that are locked, it leaves out those that it has tried: a few.
+    left_out = last.failed.get("55P03", 0)
+    assert left_out < batches._MOST_LOCKED
+    assert last.counts["created"] == 100 - left_out
+    assert run(database)[-1].counts.get("created", 0) == left_out
     holder.close()
