@@ -20,7 +20,7 @@ def test_a_database_at_head_is_healthy(database):
     assert health.findings == []
     assert (health.users, health.missing, health.coverage) == (1, 0, 1.0)
     assert set(health.triggers.values()) == {"INSTALLED"}
-    assert len(health.triggers) == 19
+    assert len(health.triggers) == 31
 
 
 def test_a_hosted_project_at_head_is_healthy(supabase):
