@@ -48,7 +48,7 @@ def test_the_documented_examples_are_well_typed_and_misspelt_ones_are_not(tmp_pa
         "readme.py": examples("README.md"),
         "tutorial.py": examples("docs/tutorial/your-first-profile.md"),
         "traits.py": examples("docs/how-to/read-and-write-traits.md"),
-        "fastapi.py": examples("docs/how-to/use-with-fastapi.md"),
+        "with_fastapi.py": examples("docs/how-to/use-with-fastapi.md"),
         "wrong.py": WRONG,
     }
     for name, program in programs.items():

@@ -15,8 +15,8 @@ from profiles_schema.fastapi.requests import note, request_context
 from profiles_schema.fastapi.tokens import CurrentUser, TokenVerifier
 from profiles_schema.services.acting import Actor, acting_as, on_behalf_of
 
-# FastAPI closes what has this scope before it sends the response, and what has the other one afterwards. A commit
-# that fails then would have been answered with success.
+# FastAPI closes dependencies of this scope before it sends the response, and those of the scope "request" afterwards. If a
+# commit failed then, the client would have been told that it succeeded.
 _SCOPE: Final = "function"
 
 
@@ -36,7 +36,7 @@ async def _optional_token(connection: HTTPConnection) -> str | None:
     if not given:
         return None
     scheme, _, token = given[0].partition(" ")
-    # Of two headers, a proxy may have checked the other one.
+    # If there are two headers, a proxy may have checked the other one.
     if len(given) > 1 or scheme.lower() != "bearer" or not token.strip():
         raise TokenRefused(reason="malformed")
     return token.strip()
@@ -50,7 +50,7 @@ def require_user(verifier: TokenVerifier) -> params.Depends:
 
     For a route's argument: ``User = Annotated[CurrentUser, signed_in]``, where ``signed_in`` is what this returns.
     While the route runs, sessions of a ``follow_actor`` factory act for this user as well. What runs after the response
-    (background tasks, the rest of a stream) acts for nobody again.
+    (background tasks, the rest of a stream) acts for no user.
 
     Raises, in the request:
         TokenRefused: there is no token, or it is not valid.
@@ -65,7 +65,7 @@ def allow_anon(verifier: TokenVerifier) -> params.Depends:
 
 
 def _user(verifier: TokenVerifier, *, is_required: bool) -> params.Depends:
-    # OpenAPI has a word for routes that need a token only.
+    # The OpenAPI document says of the first kind that the route needs a token.
     read_token: Any = Depends(_required_token if is_required else _optional_token)
 
     async def current_user(
@@ -76,7 +76,7 @@ def _user(verifier: TokenVerifier, *, is_required: bool) -> params.Depends:
                 "An access token is needed. Send it in the header Authorization: Bearer TOKEN.", reason="missing"
             )
         user = None if token is None else await verifier.verify_async(token)
-        # auth.uid() of the role anon is nobody's sign-in.
+        # A token of the role anon signs no user in.
         if user is not None and is_required and user.role != "authenticated":
             raise TokenRefused(reason="role")
         if user is not None:

@@ -28,7 +28,7 @@ _ALGORITHMS: Final[dict[tuple[Any, Any], str]] = {
 _FEWEST_RSA_BITS: Final = 2048
 _MOST_BYTES: Final = 1 << 20
 _OUTAGE_SECONDS: Final = 3600
-"""While the auth server does not answer, known keys hold for so long beyond their time."""
+"""If the auth server does not answer, known keys are used for so much longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,10 @@ class VerificationKey:
 
 
 class KeySet:
-    """The keys of one JWKS by their ids. At most one fetch runs, and none for ``cooldown_seconds`` after it, failed or not."""
+    """The keys of one JWKS, by their ids.
+
+    One fetch runs at a time. After it, failed or not, there is none for ``cooldown_seconds``.
+    """
 
     def __init__(self, url: str, cache_seconds: float, cooldown_seconds: float, timeout_seconds: float) -> None:
         if urlsplit(url).scheme not in {"http", "https"}:
@@ -57,10 +60,10 @@ class KeySet:
         # A redirect would let another server choose the keys.
         self._opener = urllib.request.build_opener(_NoRedirects)
 
-    def awaited(self, key_id: str) -> Future[None] | None:
-        """The fetch that has to end before ``get`` can answer; None if it can now.
+    def pending_fetch(self, key_id: str) -> Future[None] | None:
+        """The fetch that ``get`` has to wait for; None if it can answer now.
 
-        Keys that are only old are refreshed meanwhile.
+        It starts a fetch if the key is unknown or old. For an old key there is no need to wait.
         """
         is_known = key_id in self._keys and self._age() < self._cache_seconds + _OUTAGE_SECONDS
         if is_known and self._age() < self._cache_seconds:
@@ -117,16 +120,18 @@ def _read(text: bytes) -> dict[str, VerificationKey]:
     if not isinstance(listed, list):
         raise ValueError("not a JWKS")  # noqa: TRY004 - it is caught as such
     keys: dict[str, VerificationKey] = {}
-    for each in listed:
-        if not isinstance(each, dict) or not isinstance(each.get("kid"), str) or "d" in each:
-            continue
-        algorithm = _ALGORITHMS.get((each.get("kty"), each.get("crv")))
-        if algorithm is None or each.get("alg", algorithm) != algorithm or each.get("use", "sig") != "sig":
-            continue
+    for each in filter(_is_public, listed):
         try:
+            algorithm = _ALGORITHMS.get((each["kty"], each.get("crv")))
+            if algorithm is None or each.get("alg", algorithm) != algorithm or each.get("use", "sig") != "sig":
+                continue
             key: Any = jwt.PyJWK(each, algorithm).key
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
             continue
-        if getattr(key, "key_size", _FEWEST_RSA_BITS) >= _FEWEST_RSA_BITS or algorithm != "RS256":
+        if algorithm != "RS256" or key.key_size >= _FEWEST_RSA_BITS:
             keys.setdefault(each["kid"], VerificationKey(key, algorithm))
     return keys
+
+
+def _is_public(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("kid"), str) and "d" not in entry

@@ -59,10 +59,10 @@ class TokenVerifier:
         jwks_url: Where the public keys are.
         secret: The shared secret, at least 32 bytes.
         audience: What ``aud`` has to be, or to contain.
-        leeway_seconds: By so much the clocks may differ.
+        leeway_seconds: How much the clocks of the two servers may differ.
         cache_seconds: After this time the keys are fetched again, while requests go on with those that are known.
-        cooldown_seconds: For so long after a fetch no other one is made, so that tokens with made-up key ids cause none.
-            A new key of the auth server is known after at most this time.
+        cooldown_seconds: The pause after a fetch, so that tokens with made-up key ids cause no flood of them. A new key of
+            the auth server is known after at most this time.
         timeout_seconds: How long a fetch may wait for the auth server.
 
     Raises:
@@ -107,24 +107,24 @@ class TokenVerifier:
             TokenKeysUnavailable: the keys cannot be fetched.
         """
         header = _header(token)
-        if (running := self._awaited(header)) is not None:
+        if (running := self._pending_fetch(header)) is not None:
             running.result()
-        return self._verified(token, header)
+        return self._user_of(token, header)
 
     async def verify_async(self, token: str) -> CurrentUser:
         """As ``verify``, without blocking the event loop."""
         header = _header(token)
-        if (running := self._awaited(header)) is not None:
-            # Others wait for the same one: it must outlive a request that is cancelled.
+        if (running := self._pending_fetch(header)) is not None:
+            # Other requests wait for the same fetch, so a cancelled request must not cancel it.
             await asyncio.shield(asyncio.wrap_future(running))
-        return self._verified(token, header)
+        return self._user_of(token, header)
 
-    def _awaited(self, header: Mapping[str, Any]) -> Future[None] | None:
+    def _pending_fetch(self, header: Mapping[str, Any]) -> Future[None] | None:
         if self._keys is None or header["alg"] == "HS256" or not isinstance(header.get("kid"), str):
             return None
-        return self._keys.awaited(header["kid"])
+        return self._keys.pending_fetch(header["kid"])
 
-    def _verified(self, token: str, header: Mapping[str, Any]) -> CurrentUser:
+    def _user_of(self, token: str, header: Mapping[str, Any]) -> CurrentUser:
         key, algorithm = self._key(header)
         try:
             claims = jwt.decode(
@@ -136,7 +136,7 @@ class TokenVerifier:
             raise TokenRefused(
                 reason=next((r for kind, r in _REASONS if isinstance(error, kind)), "malformed")
             ) from None
-        except Exception:  # noqa: BLE001 - whatever a token makes a library do, it proves nothing
+        except Exception:  # noqa: BLE001 - any failure means that nothing is verified
             raise TokenRefused(reason="malformed") from None
         if claims.get("role") not in _ROLES:
             raise TokenRefused(reason="role")
@@ -158,12 +158,12 @@ class TokenVerifier:
 
 
 def _header(token: str) -> Mapping[str, Any]:
-    """The header, which anybody can have written: it chooses among our keys, and nothing else."""
+    """The header. No signature is verified yet, so it may only choose one of our keys."""
     if len(token) > _LONGEST_TOKEN:
         raise TokenRefused(reason="malformed")
     try:
         header = jwt.get_unverified_header(token)
-    except Exception:  # noqa: BLE001 - nobody has signed it yet
+    except Exception:  # noqa: BLE001 - any failure means that it is no token
         raise TokenRefused(reason="malformed") from None
     if "crit" in header or not isinstance(header.get("alg"), str):
         raise TokenRefused(reason="malformed")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -591,7 +592,8 @@ def plain_of(column, value):
     if value is None or isinstance(value, (str, int, float, bool, dict, list)):
         return value
     if hasattr(value, "isoformat"):
-        return value.isoformat()
+        # PostgreSQL writes no zeros at the end of a fraction.
+        return re.sub(r"(\.\d*?)0+(?=[+-])", r"\1", value.isoformat())
     return float(value) if type(value).__name__ == "Decimal" else str(value)
 
 

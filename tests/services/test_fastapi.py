@@ -39,7 +39,7 @@ from profiles_schema.fastapi import (
 )
 from support import REPOSITORY, wait_until
 from support.auth_server import AuthServer
-from support.http import served
+from support.http import serve
 
 WHO = text(
     "select current_user::text as role, coalesce(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '') as sub,"
@@ -174,7 +174,7 @@ def application(request, shared, tables, app_url, auth):
 
 @pytest.fixture(scope="module")
 def client(application):
-    with served(application.app) as made:
+    with serve(application.app) as made:
         yield made
 
 
@@ -245,7 +245,7 @@ def test_nothing_of_a_user_stays_on_a_pooled_connection(application, client, as_
 def test_users_at_the_same_time_see_their_own_rows_only(shared, tables, app_url, auth, as_user):
     users = [shared.sign_up(f"at_once_{number}@example.org") for number in range(4)]
     for driver in ("psycopg2", "asyncpg"):
-        with served(Application(app_url, auth, driver, pool_size=3).app) as client, ThreadPoolExecutor(8) as pool:
+        with serve(Application(app_url, auth, driver, pool_size=3).app) as client, ThreadPoolExecutor(8) as pool:
 
             def call(number, client=client):
                 who = users[number % 4]
@@ -340,7 +340,7 @@ def test_the_application_of_the_page_runs(shared, app_url, auth, as_user, monkey
     known = {}
     for block in re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
         exec(block, known)
-    with served(known["app"]) as client:
+    with serve(known["app"]) as client:
         answer = client.get("/me", headers=as_user(ada)).json()
         assert answer == {"id": str(ada), "username": shared.profile(ada).username}
         assert client.get("/me").status_code == 401
@@ -385,7 +385,7 @@ def test_a_stream_cannot_go_on_with_the_session_of_its_request(asynchronous, as_
 
         return StreamingResponse(rows())
 
-    with served(made.app) as client:
+    with serve(made.app) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             client.get("/with-session", headers=as_user(ada))
         assert seen == ["InvalidRequestError"]
@@ -413,7 +413,7 @@ def test_a_background_task_acts_for_nobody_unless_it_says_for_whom(asynchronous,
         tasks.add_task(look, "task")
         tasks.add_task(look_for, "task of the user", user.id)
 
-    with served(made.app) as client:
+    with serve(made.app) as client:
         assert client.post("/task", headers=as_user(ada)).status_code == 200
         wait_until(lambda: len(seen) == 3)
     signed_in = {"role": "authenticated", "sub": str(ada)}
@@ -438,7 +438,7 @@ def test_a_service_of_a_following_factory_serves_the_user_of_the_request_alone(a
     async def change(user_id: uuid.UUID, _: User, changes: Annotated[dict[str, Any], Body()]) -> str:
         return (await profiles.patch(user_id, changes)).username
 
-    with served(made.app) as client:
+    with serve(made.app) as client:
         assert client.get(f"/profiles/{ada}", headers=as_user(ada)).json() == shared.profile(ada).username
         answer = client.get(f"/profiles/{bob}", headers=as_user(ada))
         assert (answer.status_code, answer.json()["title"]) == (404, "Profile not found")
@@ -462,7 +462,7 @@ def test_a_synchronous_route_hands_its_user_to_a_service_in_its_thread(tables, a
     def read(user_id: uuid.UUID, user: Annotated[CurrentUser | None, made.anyone]) -> bool:
         return profiles.get(user_id) is not None
 
-    with served(made.app) as client:
+    with serve(made.app) as client:
         assert client.get(f"/profiles/{ada}", headers=as_user(ada)).json() is True
         assert client.get(f"/profiles/{bob}", headers=as_user(ada)).json() is False
         assert client.get(f"/profiles/{ada}").status_code == 403
@@ -488,7 +488,7 @@ def test_an_exception_in_another_dependency_rolls_back(asynchronous, as_user, sh
     @made.app.post("/after", dependencies=[Depends(write), Depends(refuse_at_the_end, scope="function")])
     async def after() -> None: ...
 
-    with served(made.app) as client:
+    with serve(made.app) as client:
         for path in ("/before", "/after"):
             answer = client.post(path, headers=as_user(ada))
             assert (answer.status_code, answer.json()["title"]) == (409, "Stale profile")
@@ -506,7 +506,7 @@ def test_a_client_that_goes_away_leaves_nothing(asynchronous, as_user, shared, a
         await session.execute(BIO, {"bio": "slow"})
         await session.execute(text("select pg_sleep(0.5)"))
 
-    with served(made.app) as client:
+    with serve(made.app) as client:
         with pytest.raises(httpx.ReadTimeout):
             client.post("/slow", headers=as_user(ada), timeout=0.2)
         # The only connection comes back, and is nobody's.
@@ -518,7 +518,7 @@ def test_what_is_wrong_with_a_request_is_said_without_its_values(asynchronous):
     @asynchronous.app.post("/items/{number}")
     async def items(number: int, limit: int, body: Annotated[dict[str, int], Body()]) -> None: ...
 
-    with served(asynchronous.app) as client:
+    with serve(asynchronous.app) as client:
         answer = client.post("/items/hunter2?limit=hunter2", json={"a/b": "hunter2"})
         assert answer.status_code == 422
         assert "hunter2" not in answer.text
@@ -549,7 +549,7 @@ def test_a_record_names_the_whole_route_and_an_odd_status_is_answered(asynchrono
     outer.include_router(inner)
     asynchronous.app.include_router(outer)
     caplog.set_level(logging.INFO, "profiles_schema.fastapi")
-    with served(asynchronous.app) as client:
+    with serve(asynchronous.app) as client:
         for status in (204, 304, 404, 418, 499, 599):
             answer = client.get(f"/outer/hunter2/{status}")
             assert (answer.status_code, bool(answer.content)) == (status, status not in {204, 304})
@@ -559,7 +559,7 @@ def test_a_record_names_the_whole_route_and_an_odd_status_is_answered(asynchrono
 
 def test_a_server_that_is_not_there_is_a_503(tables, auth, as_user, ada, app_url):
     gone = Application("postgresql://app@127.0.0.1:9/nowhere", auth, "asyncpg")
-    with served(gone.app) as client:
+    with serve(gone.app) as client:
         answer = client.post("/who", headers=as_user(ada))
         assert (answer.status_code, answer.json()["title"], answer.headers["retry-after"]) == (
             503,
@@ -573,7 +573,7 @@ def test_a_server_that_is_not_there_is_a_503(tables, auth, as_user, ada, app_url
     async def slow(session: Any = session_of_user) -> None:
         await session.execute(text("select pg_sleep(1)"))
 
-    with served(full.app) as client, ThreadPoolExecutor(4) as pool:
+    with serve(full.app) as client, ThreadPoolExecutor(4) as pool:
         answers = pool.map(lambda _: client.post("/slow", headers=as_user(ada)).status_code, range(4))
         assert sorted(answers) == [200, 503, 503, 503]
 

@@ -33,7 +33,7 @@ MARK = "bobssecret"
 
 
 @contextmanager
-def process(url, issuer, exports, **environment):
+def run_example(url, issuer, exports, **environment):
     """uvicorn with the example in it, and a client."""
     # Not --fd: a socket that is handed over keeps Nagle's algorithm, which costs 40 ms a request.
     command = [
@@ -89,7 +89,7 @@ def exports(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(app_url, auth, exports):
     keys = f"{auth.issuer}/.well-known/jwks.json"
-    with process(
+    with run_example(
         app_url, auth.issuer, exports, JWKS_URL=keys, TOKEN_SECRET=SECRET, SIGN_UP="yes", POOL_SIZE="2"
     ) as made:
         yield made
@@ -231,7 +231,7 @@ def test_a_deleted_account_is_shut_at_once(client, person):
 
 def test_it_does_not_start_with_a_role_that_row_level_security_does_not_bind(shared, auth, exports):
     with pytest.raises(AssertionError, match="RowSecurityBypassed: Row level security does not bind the role postgres"):  # noqa: SIM117
-        with process(shared.url, auth.issuer, exports, TOKEN_SECRET=SECRET):
+        with run_example(shared.url, auth.issuer, exports, TOKEN_SECRET=SECRET):
             pytest.fail("it started")
 
 
@@ -258,7 +258,7 @@ def operations(client):
             yield method.upper(), path, methods[method]
 
 
-def protected(client):
+def protected_routes(client):
     return [
         (method, path) for method, path, operation in operations(client) if "security" in operation and "/me" in path
     ]
@@ -278,7 +278,7 @@ def test_no_route_of_a_user_answers_without_a_token_that_proves_one(client, auth
         "no subject": auth.key.sign(auth.claims(bob.id) | {"sub": ""}),
         "text": "hunter2",
     }
-    routes = protected(client)
+    routes = protected_routes(client)
     assert len(routes) >= 8
     for (method, path), (name, token) in product(routes, {**tokens, "no token": None}.items()):
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -326,7 +326,7 @@ def victim(person, work):
     return bob
 
 
-def hostile(group, bob):
+def hostile_inputs(group, bob):
     """The inputs of a group, with Bob's ids filled in."""
     names = {
         "BOB_UPPERCASE": bob.id.upper(), "BOB_WITHOUT_HYPHENS": bob.id.replace("-", ""), "BOB_IN_BRACES": f"{{{bob.id}}}",
@@ -341,27 +341,27 @@ def hostile(group, bob):
 
 def attacks(client, bob):
     """Every route with every hostile input in every place: method, path, and what else the request has."""
-    texts = [*hostile("texts", bob), *hostile("ids", bob)]
+    texts = [*hostile_inputs("texts", bob), *hostile_inputs("ids", bob)]
     printable = [each.encode("utf-8", "surrogatepass") for each in texts]
-    values = [*hostile("values", bob), *texts]
+    values = [*hostile_inputs("values", bob), *texts]
     for method, path, operation in operations(client):
         names = re.findall(r"{(\w+)}", path)
         filled = re.sub(r"{\w+}", bob.export, path)
         for name, each in product(names, printable):
             yield method, re.sub(rf"{{{name}}}", quote(each, safe="").replace("\\", "\\\\"), path), {}
         query = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
-        for name, each in [*product(query, printable), *product(["user_id", "role"], hostile("ids", bob))]:
+        for name, each in [*product(query, printable), *product(["user_id", "role"], hostile_inputs("ids", bob))]:
             yield method, f"{filled}?{name}={quote(each, safe='')}", {}
-        for name, value in hostile("headers", bob):
+        for name, value in hostile_inputs("headers", bob):
             yield method, filled, {"headers": {name: value}, "content": b"{}"}
         if "requestBody" not in operation:
             continue
-        written = [each.encode("utf-8", "surrogatepass") for each in hostile("bodies", bob)]
+        written = [each.encode("utf-8", "surrogatepass") for each in hostile_inputs("bodies", bob)]
         # Every value in two fields, and every field that is not the user's to write.
         known = cycle(
             ["bio", "username", "preferences", "key_metrics", "timezone", "email", "mastered_words_count", "key"]
         )
-        fields = [*zip(known, values + values), *product(hostile("fields", bob), [bob.id])]  # noqa: B905
+        fields = [*zip(known, values + values), *product(hostile_inputs("fields", bob), [bob.id])]  # noqa: B905
         for body in [*written, *(json.dumps(dict([each])).encode() for each in fields)]:
             yield method, filled, {"content": body, "headers": {"Content-Type": "application/json"}}
 

@@ -124,7 +124,7 @@ def test_a_signed_token_with_other_claims_is_refused(auth, changes, reason):
     assert refusal(TokenVerifier.of_supabase(auth.url), auth.token(**changes)) == reason
 
 
-def forged(auth, stranger, rs256):
+def forged_tokens(auth, stranger, rs256):
     """Tokens that anybody can make, by what is tried."""
     claims = auth.claims(ADA)
     public = auth.key.private.public_key()
@@ -196,7 +196,7 @@ def test_no_forged_token_is_accepted(auth, rs256):
         "keys and secret": TokenVerifier.of_supabase(auth.url, secret=SECRET),
         "secret": TokenVerifier(auth.issuer, secret=SECRET),
     }
-    tried = list(forged(auth, stranger, rs256))
+    tried = list(forged_tokens(auth, stranger, rs256))
     assert len(tried) > 35
     for name, verifier in verifiers.items():
         for what, token in tried:
@@ -279,7 +279,11 @@ def test_known_keys_outlast_an_outage_but_not_for_ever(auth, verify, monkeypatch
         (200, {}, b"[" * 100_000),
         (200, {}, b"[]"),
         (200, {}, b'{"keys": 17}'),
-        (200, {}, b'{"keys": [17, null, {}, {"kid": "key-1", "kty": "EC", "crv": "P-256", "x": "!", "y": 17}]}'),
+        (
+            200,
+            {},
+            b'{"keys": [17, null, {}, {"kid": "key-1", "kty": []}, {"kid": "key-1", "kty": "EC", "crv": "P-256", "x": "!", "y": 17}]}',
+        ),
         (200, {}, b"\xff\xfe\xff"),
         (302, {"Location": "/keys"}, b""),
         (404, {}, b"not here"),

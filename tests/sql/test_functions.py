@@ -582,7 +582,10 @@ def test_both_ways_to_public_profiles_use_an_index(database):
     for name, ids in (("'usr7'", "null"), ("null", f"array['{uuid.uuid4()}']")):
         lines = database.run(
             "explain select from public.user_profiles as p"
-            f" where lower(p.username) = lower({name}::text) or p.user_id = any ({ids}::uuid[])"
+            f" where lower(p.username) = lower({name}::text) or p.user_id = any ({ids}::uuid[]) or p.user_id = ("
+            "select h.user_id from profiles_internal.held_usernames as h"
+            f" where h.username = lower({name}::text) and h.held_until > now() and not exists ("
+            f"select from public.user_profiles as n where lower(n.username) = lower({name}::text)))"
         )
         assert "Seq Scan" not in "".join(row[0] for row in lines), lines
 
@@ -593,7 +596,7 @@ def test_what_can_be_called_says_what_it_does(database):
         " where p.pronamespace = 'public'::regnamespace"
         " and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')"
     )
-    assert len(found) == 13
+    assert len(found) == 14
     assert [row.name for row in found if not row.said or len(row.said) < 20] == []
 
 

@@ -193,6 +193,9 @@ def test_no_statement_reads_the_history_of_a_user(database):
         "insert into public.sessions (user_id, ended_at) values (:user, '2025-06-15 13:00Z')",
         "update public.sessions set qa_attempts = 2 where id = (select id from public.sessions where user_id = :user order by ended_at desc limit 1)",
         "delete from public.sessions where id = (select id from public.sessions where user_id = :user order by ended_at desc limit 1)",
+        # The only one with descriptions and words: nothing is found behind it.
+        "insert into public.sessions (user_id, ended_at, descriptions_generated, vocabulary_learned) values (:user, '2025-06-15 13:30Z', 1, 1)",
+        "delete from public.sessions where id = (select id from public.sessions where user_id = :user order by ended_at desc limit 1)",
     ):
         with database.engine.begin() as connection:
             connection.execute(text(sql), {"user": user})

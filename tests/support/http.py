@@ -11,7 +11,7 @@ import uvicorn
 
 
 @contextmanager
-def served(app):
+def serve(app):
     """A client of this application, which uvicorn serves in a thread."""
     # With its protocol named, or asyncio leaves Nagle's algorithm on, which costs 40 ms a request.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
