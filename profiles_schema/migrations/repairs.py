@@ -39,8 +39,8 @@ REWRITTEN_ROWS = 100_000
 FIRST_ROWS: Mapping[str, str] = {
     "profiles_internal.settings": (
         "insert into profiles_internal.settings (key, value) values"
-        " ('auto_create_profiles', 'true'), ('audit_level', '\"changes\"'), ('normalize_verification_days', '7'),"
-        " ('audit_keep_days', '365'), ('username_hold_days', '90');"
+        " ('auto_create_profiles', 'true'), ('audit_level', '\"changes\"'), ('audit_key_reads', 'false'),"
+        " ('normalize_verification_days', '7'), ('audit_keep_days', '365'), ('username_hold_days', '90');"
     ),
     "profiles_internal.timezones": (
         "insert into profiles_internal.timezones (name) select z.name from pg_timezone_names as z"

@@ -89,7 +89,7 @@ def test_only_foreign_keys_lead_to_auth_users(supabase):
         ("profiles_internal.erasures", "f", "c"), ("profiles_internal.held_usernames", "f", "c"), ("profiles_internal.identity_links", "f", "c"),
         ("profiles_internal.kept_json", "f", "c"), ("profiles_internal.point_awards", "f", "c"), ("profiles_internal.stale_progress", "f", "c"),
         ("sessions", "f", "c"), ("user_api_keys", "f", "c"),
-        ("user_profile_audit_logs", "f", "n"), ("user_profiles", "f", "c"), ("user_progress", "f", "c"),
+        ("user_profile_audit_logs", "f", "n"), ("user_profiles", "f", "c"), ("user_progress", "f", "c"), ("user_provider_keys", "f", "c"),
     ]  # fmt: skip
 
 

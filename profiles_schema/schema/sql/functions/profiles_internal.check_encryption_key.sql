@@ -1,7 +1,7 @@
 -- Is this the encryption key that has always had this id? 'same', 'other', or 'new' where none is recorded. The check
 -- value is a short fingerprint that tells nothing about the key.
--- service_role, and whoever owns this schema, record a new one; a user who could do that could lock everybody out.
--- Definer: nobody else reads the table.
+-- service_role and the owner of this schema record a new one; a user who could do that could lock all others out.
+-- Definer: users may not read the table.
 create or replace function profiles_internal.check_encryption_key(p_key_id text, p_check_value text)
 returns text
 language plpgsql

@@ -1,9 +1,9 @@
--- After an API key was set, deleted, disabled or enabled, by whatever road: an audit row says who, from where, and which
+-- After an API key was set, deleted, disabled or enabled, by any statement: an audit row says who, from where, and which
 -- provider; never the key, its hint or its label. Nothing where the setting audit_level is 'failures'.
 -- A rotation (another envelope of the same key) leaves no row. It says so by the setting profiles_internal.api_keys, which
 -- counts from a member of the role that owns the table only; anybody can set it.
 -- Never fails the change itself: a record that cannot be written is a warning in the server's log.
--- Definer: whoever changes a key may not write the log.
+-- Definer: users, who may change their keys, may not write the log.
 create or replace function profiles_internal.record_key_change()
 returns trigger
 language plpgsql
