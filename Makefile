@@ -52,8 +52,12 @@ COVERAGE := $(if $(ARGS),,--cov --cov-report=term:skip-covered --cov-fail-under=
 test: $(READY) ## Run the tests on an embedded PostgreSQL of their own, in minutes; some of them: ARGS=tests/sql
 	$(PYTEST) -m "not slow" $(COVERAGE) $(ARGS)
 
-test-slow: $(READY) ## Run the tests that kill, load and repeat
+test-slow: $(READY) $(VENV)/.slow ## Run the tests that kill, load and repeat
 	$(PYTEST) -m slow $(ARGS)
+
+$(VENV)/.slow: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group slow
+	@touch $@
 
 test-all: $(if $(ARGS),$(READY),test test-slow) ## Run all tests, each once
 	$(if $(ARGS),$(PYTEST) $(ARGS))
