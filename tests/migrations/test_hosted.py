@@ -212,7 +212,8 @@ def test_learning_sessions_of_the_application_are_rolled_up_and_keep_their_rules
     database.upgrade(sessions="require")
     added = set(all_of(database, "public.sessions")) - set(before)
     assert {name for name, _ in added} == {
-        "trigger roll_up_inserted_sessions", "trigger roll_up_changed_sessions", "trigger roll_up_deleted_sessions"
+        "trigger roll_up_inserted_sessions", "trigger roll_up_changed_sessions", "trigger roll_up_deleted_sessions",
+        "trigger roll_up_truncated_sessions",
     }  # fmt: skip
     assert set(before) <= set(all_of(database, "public.sessions"))
     assert drift(database) == []
