@@ -50,7 +50,7 @@ def purge(  # noqa: PLR0917 - click passes them by name
     from profiles_schema.operations import audit as operation
     from profiles_schema.operations.batch_job import Limits, Progress
 
-    with database(local=local, writes=True) as connection:
+    with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)
         with connection.begin():
             days = keep_days or operation.keep_days(connection)

@@ -296,7 +296,7 @@ def prune(  # noqa: PLR0917 - click passes them by name
         raise click.UsageError("Say which users: --anonymous --older-than AGE, or --inactive-since AGE.")
     unseen = operation.Unseen(age, anonymous)
     files = open_storage(storage) if storage else None
-    with database(local=local, writes=True) as connection:
+    with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)
         with connection.begin():
             plan = operation.plan(connection, unseen)

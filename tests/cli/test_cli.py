@@ -262,7 +262,7 @@ USER = "00000000-0000-4000-8000-000000000001"
 READING = [
     ["health"], ["health", "--full"], ["current"], ["history"], ["check"], ["jobs", "list"], ["settings", "get"], ["keys", "status"],
     ["normalize", "status"], ["normalize", "verify"], ["stamp", "--verify"], ["progress", "recount", "--dry-run"], ["exports", "list"],
-    ["users", "erase", "--check"], ["audit", "purge", "--dry-run"],
+    ["users", "erase", "--check"], ["audit", "purge", "--dry-run"], ["users", "prune", "--inactive-since", "3y", "--dry-run"],
 ]  # fmt: skip
 WRITING = [
     ["upgrade"], ["downgrade", "-1"], ["smoke"], ["backfill"], ["backfill", "--dry-run"],
@@ -273,7 +273,6 @@ WRITING = [
     ["exports", "work", "--once", "--storage", "files"], ["exports", "purge", "--storage", "files"],
     ["users", "export", USER], ["users", "erase", USER, "--yes"], ["users", "erase", "--pending", "--yes"],
     ["users", "prune", "--anonymous", "--older-than", "30d", "--yes"], ["users", "unregister", "posts"],
-    ["users", "prune", "--inactive-since", "3y", "--dry-run"],
     ["users", "register", "posts", "--user-column", "author_id", "--on-erase", "delete"], ["audit", "purge"],
 ]  # fmt: skip
 KEY = "test:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
