@@ -174,8 +174,8 @@ def test_policies_that_let_users_write_others_rows_are_asked_about_or_named(appl
         "Profiles are viewable", "Anybody edits", "Editors do all", "Own is not all",
     }  # fmt: skip
     asked = {question.id.rpartition(":")[2]: question.answers for question in found.questions}
-    assert "could change in every row that it shows" in asked["Editors do all"]["keep"]
-    assert "could change in every row that it shows" in asked["Anybody edits"]["keep"]
+    assert "could change, in every row that it shows," in asked["Editors do all"]["keep"]
+    assert "could change, in every row that it shows," in asked["Anybody edits"]["keep"]
     (named,) = [step for step in found.steps if step.object == 'policy "Trigger inserts" on public.user_profiles']
     assert "insert rows" in named.remedy
     answers = {question.id: "keep" for question in found.questions}

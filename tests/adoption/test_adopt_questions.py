@@ -183,7 +183,7 @@ def test_a_file_that_is_there_is_written_over_only_with_force_and_keeps_its_vali
     before = path.read_text()
     refused = dry_run(asking, "--write-answers", str(path))
     assert refused.returncode == 2
-    assert "With --force it is written anew" in refused.stderr
+    assert "--force writes it again" in refused.stderr
     assert path.read_text() == before
 
     done = dry_run(asking, "--write-answers", str(path), "--force")

@@ -330,7 +330,8 @@ def test_a_removal_that_is_late_spares_the_file_of_a_retry(service, worker, stor
 
     def retry():
         service.retry(asked.id)
-        worker.work(once=True)
+        # Not at once: before a retry there is a pause.
+        wait_until(lambda: (worker.work(once=True), service.get(asked.id).status == "completed")[1])
 
     def slow(key):
         monkeypatch.setattr(storage, "delete", delete)

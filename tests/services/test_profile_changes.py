@@ -359,7 +359,7 @@ def test_validators_of_the_application_add_what_they_find(services, ada):
         with pytest.raises(InvalidProfile, match="not yet"):
             service.update(ada, {"bio": "fine"})
     else:
-        with pytest.raises(TypeError, match="AsyncProfileService"):
+        with pytest.raises(TypeError, match="asynchronous service"):
             service.update(ada, {"bio": "fine"})
 
 
