@@ -26,7 +26,8 @@ from profiles_schema.schema.personal_data import BY_SECTION, TABLES, PersonTable
 from profiles_schema.storage import Storage
 
 _LOCK_SECONDS: Final = 30.0
-_FOREIGN_KEY: Final = "23503"
+_FOREIGN_KEY: Final = ("23503", "23001")
+"""A foreign key holds a row; PostgreSQL 18 has a code of its own for ON DELETE RESTRICT."""
 _INTEGERS: Final = ("smallint", "integer", "bigint")
 AUTH_SERVER: Final = "auth.users: the row is the auth server's. Delete the user with its admin API; on Supabase: auth.admin.deleteUser(id)"
 LEARNING_SESSIONS: Final = (
@@ -392,7 +393,7 @@ def _erase_registered(connection: Connection, person: Person) -> None:
                 savepoint.commit()
             except DBAPIError as error:
                 savepoint.rollback()
-                if sqlstate(error) != _FOREIGN_KEY:
+                if sqlstate(error) not in _FOREIGN_KEY:
                     raise
                 held.append((each, error))
         if len(held) == len(waiting):
