@@ -51,7 +51,9 @@ class Unseen:
             " and not exists (select from public.user_profiles as p where p.user_id = u.id and (p.role::text <> 'user'"
             f" or p.last_login >= {since} or p.updated_at >= {since} or to_timestamp(p.last_interaction_at) >= {since}))"
             " and not exists (select from public.user_progress as g where g.user_id = u.id"
-            f" and (g.last_activity_at >= {since} or g.updated_at >= {since})))"
+            f" and (g.last_activity_at >= {since} or g.updated_at >= {since}))"
+            " and not exists (select from public.user_provider_keys as k where k.user_id = u.id"
+            f" and (k.last_used_at >= {since} or k.updated_at >= {since})))"
         )
 
 

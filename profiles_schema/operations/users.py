@@ -26,7 +26,8 @@ from profiles_schema.schema.personal_data import BY_SECTION, TABLES, PersonTable
 from profiles_schema.storage import Storage
 
 _LOCK_SECONDS: Final = 30.0
-_FOREIGN_KEY: Final = "23503"
+_FOREIGN_KEY: Final = ("23503", "23001")
+"""A foreign key holds a row; PostgreSQL 18 has a code of its own for ON DELETE RESTRICT."""
 _INTEGERS: Final = ("smallint", "integer", "bigint")
 AUTH_SERVER: Final = "auth.users: the row is the auth server's. Delete the user with its admin API; on Supabase: auth.admin.deleteUser(id)"
 LEARNING_SESSIONS: Final = (
@@ -125,20 +126,10 @@ class Unregistered:
 def unregistered(connection: Connection) -> list[Unregistered]:
     """Everything that may hold a person's data, and of which nobody has said what an export or erasure does with it."""
     known = data_rights.registered(connection)
-    referring = connection.execute(
-        text(
-            "select distinct n.nspname || '.' || c.relname, a.attname::text from pg_constraint as k"
-            " join pg_class as c on c.oid = k.conrelid join pg_namespace as n on n.oid = c.relnamespace"
-            " join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = k.conkey[1]"
-            # What the auth server keeps of a user goes with its own row.
-            " where k.contype = 'f' and k.conparentid = 0 and n.nspname <> 'auth'"
-            " and k.confrelid in (to_regclass('auth.users'), to_regclass('public.user_profiles')) order by 1, 2"
-        )
-    ).all()
     covered = {*(each.name for each in our_tables(connection)), *(each.table for each in known)}
     found = [
         Unregistered(table, column, ours=False)
-        for table, column in [*referring, *_identity_table(connection)]
+        for table, column in [*_referring(connection), *_identity_table(connection)]
         if table not in covered
     ]
     said = {(each.table, column) for each in known if not isinstance(each.on_erase, str) for column in each.on_erase}
@@ -147,6 +138,21 @@ def unregistered(connection: Connection) -> list[Unregistered]:
         if (f"public.{table}", column) not in said:
             found.append(Unregistered(f"public.{table}", column, ours=True))
     return found
+
+
+def _referring(connection: Connection) -> list[tuple[str, str]]:
+    """The tables and columns with a foreign key to users or profiles."""
+    rows = connection.execute(
+        text(
+            "select distinct n.nspname || '.' || c.relname, a.attname::text from pg_constraint as k"
+            " join pg_class as c on c.oid = k.conrelid join pg_namespace as n on n.oid = c.relnamespace"
+            " join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = k.conkey[1]"
+            # What the auth server keeps of a user goes with its own row.
+            " where k.contype = 'f' and k.conparentid = 0 and n.nspname <> 'auth'"
+            " and k.confrelid in (to_regclass('auth.users'), to_regclass('public.user_profiles')) order by 1, 2"
+        )
+    )
+    return [(table, column) for table, column in rows]
 
 
 def _identity_table(connection: Connection) -> list[tuple[str, str]]:
@@ -183,14 +189,17 @@ class Condition:
             keys = [key for key in person.linked if key.isdecimal()]
         else:
             kind = "text"
+            # Some applications write a uuid in capitals.
+            keys = [*keys, *(key.upper() for key in keys if _is_uuid(key))]
         column = quote_name(user_column)
         compared = f"{column}::text" if kind == "text" else column
         self.sql = f"{compared} = any (cast(:keys as {kind}[]))"
         self.values: Mapping[str, Any] = {"keys": keys}
 
-    def count(self, connection: Connection) -> int:
-        """How many rows there are."""
-        return int(connection.scalar(text(f"select count(*) from {self.table} where {self.sql}"), self.values) or 0)
+    def count(self, connection: Connection, also: str = "true") -> int:
+        """How many rows there are of which ``also`` is true, too."""
+        query = f"select count(*) from {self.table} where {self.sql} and ({also})"
+        return int(connection.scalar(text(query), self.values) or 0)
 
 
 def _is_uuid(key: str) -> bool:
@@ -392,7 +401,7 @@ def _erase_registered(connection: Connection, person: Person) -> None:
                 savepoint.commit()
             except DBAPIError as error:
                 savepoint.rollback()
-                if sqlstate(error) != _FOREIGN_KEY:
+                if sqlstate(error) not in _FOREIGN_KEY:
                     raise
                 held.append((each, error))
         if len(held) == len(waiting):
@@ -453,4 +462,28 @@ def _remains(connection: Connection, user_id: uuid.UUID) -> list[str]:
                 left.append(f"{each}: a column of the application that is not registered")
         elif rows := Condition(connection, each.table, each.column, person).count(connection):
             left.append(f"{each.table}: {rows} rows by {each.column}; the table is not registered")
+    return left + _remains_registered(connection, person)
+
+
+def _remains_registered(connection: Connection, person: Person) -> list[str]:
+    """What is still there in registered tables: what a trigger kept, and rows by another column that refers to the person."""
+    left = []
+    ours = {each.name for each in our_tables(connection)}
+    referring = _referring(connection)
+    for each in data_rights.registered(connection):
+        if each.kept or data_rights.check(each, connection):
+            continue
+        filled = " or ".join(f"{quote_name(name)} is not null" for name in each.emptied) or "false"
+        if rows := Condition(connection, each.table, each.user_column, person).count(
+            connection, "true" if each.is_deleted else filled
+        ):
+            left.append(f"{each.table}: {rows} rows are still there; look for a trigger or rule that keeps them")
+        if each.table in ours:
+            continue
+        said = {each.user_column, *(() if isinstance(each.on_erase, str) else each.on_erase)}
+        for table, column in referring:
+            if table != each.table or column in said:
+                continue
+            if rows := Condition(connection, table, column, person).count(connection):
+                left.append(f"{table}: {rows} rows by {column}; the table is registered by {each.user_column} alone")
     return left

@@ -1,11 +1,13 @@
 """users prune and audit purge: what is old goes in batches, what is not stays."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
+from profiles_schema.operations.prune import Unseen, plan
 from profiles_schema.storage import DirectoryStorage, export_key
-from support import profiles_schema
+from support import ENVELOPE, profiles_schema
 
 OLD = "2020-01-01"
 
@@ -167,3 +169,17 @@ def test_audit_purge_removes_what_is_older_than_the_setting(database):
     )
     assert database.value("select count(*) from public.user_profile_audit_logs") == 49
     assert database.value("select min(created_at) > now() - interval '51 days' from public.user_profile_audit_logs")
+
+
+def test_a_user_whose_key_was_used_lately_is_not_pruned(database):
+    user = database.sign_up("key@example.org")
+    database.run(
+        "insert into public.user_provider_keys (user_id, provider, label, envelope) values (:id, 'mistral', 'x', :key)",
+        id=user,
+        key=ENVELOPE,
+    )
+    database.run("update public.user_provider_keys set last_used_at = now()")
+    age(database, user)
+    unseen = Unseen(timedelta(days=365), anonymous=False)
+    with database.engine.connect() as connection:
+        assert plan(connection, unseen).users == 0

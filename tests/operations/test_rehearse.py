@@ -641,6 +641,14 @@ def test_a_masked_copy_holds_nothing_personal_in_what_we_know(database, place):
     database.run("insert into public.notes values (:id, :mark, 'kept')", id=user, mark=PERSON)
     database.script("create table auth.identities (id uuid, identity_data jsonb not null)")
     database.run("insert into auth.identities values (:id, jsonb_build_object('email', :mark))", id=user, mark=PERSON)
+    database.script(
+        "create table auth.mfa_factors (id uuid, friendly_name text, secret text, phone text unique);"
+        "create table auth.mfa_challenges (id uuid, ip_address inet not null);"
+        "insert into auth.mfa_challenges values (gen_random_uuid(), '198.51.100.7');"
+        "create table auth.one_time_tokens (id uuid, token_hash text not null, relates_to text not null)"
+    )
+    database.run("insert into auth.mfa_factors values (:id, :mark, :mark, '+49123456')", id=user, mark=PERSON)
+    database.run("insert into auth.one_time_tokens values (:id, :mark, :mark)", id=user, mark=PERSON)
     done = profiles_schema(
         database.url,
         "users",
@@ -662,6 +670,7 @@ def test_a_masked_copy_holds_nothing_personal_in_what_we_know(database, place):
     found = texts(copied)
     assert len(found) > 15
     assert [name for name, said in found.items() if PERSON in said or "+49123456" in said] == []
+    assert "198.51.100.7" not in found["auth.mfa_challenges"]
     assert "kept" in found["public.notes"]
     email, username = copied.run(
         "select u.email, p.username from auth.users as u join public.user_profiles as p on p.user_id = u.id"

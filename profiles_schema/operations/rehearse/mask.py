@@ -34,6 +34,10 @@ _AUTH_TABLES: Final = {
     "auth.sessions": {"ip", "user_agent"},
     "auth.refresh_tokens": {"token"},
     "auth.audit_log_entries": {"payload", "ip_address"},
+    "auth.mfa_factors": {"friendly_name", "phone", "secret", "web_authn_credential"},
+    "auth.mfa_challenges": {"ip_address", "otp_code", "web_authn_session_data"},
+    "auth.one_time_tokens": {"token_hash", "relates_to"},
+    "auth.flow_state": {"auth_code", "code_challenge", "provider_access_token", "provider_refresh_token"},
 }
 _TEXTS: Final = frozenset({"text", "character varying", "character", "citext"})
 
@@ -130,6 +134,8 @@ def _blank(name: str, kind: str, length: int | None, *, required: bool) -> str |
         return "null"
     elif kind in {"json", "jsonb"}:
         return f"(case jsonb_typeof({quoted}::jsonb) when 'array' then '[]' else '{{}}' end)::{kind}"
+    elif kind == "inet":
+        return "'0.0.0.0'"
     elif kind in _TEXTS:
         made = f"left({random}, {length or 32})"
     else:
