@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ class Unseen:
 
     age: timedelta
     anonymous: bool
+    auth_sessions: bool = False
+    """Whether there is a table auth.sessions, as on Supabase: who keeps an app open refreshes a token, and never signs in again."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -53,7 +55,25 @@ class Unseen:
             " and not exists (select from public.user_progress as g where g.user_id = u.id"
             f" and (g.last_activity_at >= {since} or g.updated_at >= {since}))"
             " and not exists (select from public.user_provider_keys as k where k.user_id = u.id"
-            f" and (k.last_used_at >= {since} or k.updated_at >= {since})))"
+            f" and (k.last_used_at >= {since} or k.updated_at >= {since}))"
+            f"{self._without_sessions(since)})"
+        )
+
+    def _without_sessions(self, since: str) -> str:
+        if not self.auth_sessions:
+            return ""
+        moments = ", ".join(
+            f"(to_jsonb(s) ->> '{name}')::timestamptz" for name in ("created_at", "updated_at", "refreshed_at")
+        )
+        return (
+            " and not exists (select from auth.sessions as s"
+            f" where s.user_id = u.id and greatest({moments}) >= {since})"
+        )
+
+    def on(self, connection: Connection) -> Unseen:
+        """The same users, with the signs of life that this database has."""
+        return replace(
+            self, auth_sessions=bool(connection.scalar(text("select to_regclass('auth.sessions') is not null")))
         )
 
 
@@ -142,6 +162,7 @@ class _Erase(ListedJob):
 
 def plan(connection: Connection, unseen: Unseen) -> Plan:
     """How many users a prune would erase. Changes nothing."""
+    unseen = unseen.on(connection)
     ids = connection.scalars(
         text(f"select u.id from auth.users as u where {unseen.condition} order by u.id limit {_SAMPLE}"), unseen.values
     ).all()
@@ -173,6 +194,7 @@ def prune(
         AnotherRunner, RunnerReplaced, JobCancelled: see ``batches.run``.
     """
     with connection.begin():
+        unseen = unseen.on(connection)
         left = users.unregistered(connection)
         if left:
             raise UnregisteredTables(

@@ -183,3 +183,19 @@ def test_a_user_whose_key_was_used_lately_is_not_pruned(database):
     unseen = Unseen(timedelta(days=365), anonymous=False)
     with database.engine.connect() as connection:
         assert plan(connection, unseen).users == 0
+
+
+@pytest.mark.parametrize("moment", ["updated_at", "refreshed_at"])
+def test_a_user_who_refreshes_a_token_is_not_pruned(database, moment):
+    """On Supabase an app that stays signed in moves its session, and not last_sign_in_at."""
+    database.script(
+        "create table auth.sessions (id uuid primary key default gen_random_uuid(), user_id uuid references auth.users"
+        " on delete cascade, created_at timestamptz default '2020-01-01', updated_at timestamptz, refreshed_at timestamp)"
+    )
+    quiet, present = (database.sign_up(is_anonymous=True) for _ in range(2))
+    for user in (quiet, present):
+        age(database, user)
+        database.run("insert into auth.sessions (user_id) values (:id)", id=user)
+    database.run(f"update auth.sessions set {moment} = now() where user_id = :id", id=present)
+    with database.engine.connect() as connection:
+        assert plan(connection, Unseen(timedelta(days=30), anonymous=True)).sample == [quiet]
