@@ -19,7 +19,7 @@ def chaos(server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["a", "e"])
+@pytest.mark.parametrize("shape", ["e"])
 def test_killed_on_the_way_and_back_no_row_is_lost(chaos, shape):
     chaos.prepare(shape, ROWS)
     chaos.killed("upgrade", 4)

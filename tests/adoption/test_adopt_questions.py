@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import tempfile
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from alembic import command
+from sqlalchemy import NullPool, create_engine
 
+from profiles_schema import local
 from profiles_schema.errors import MigrationFailed, UsageError
 from profiles_schema.migrations import answers, options
 from profiles_schema.operations import adopt
@@ -381,3 +385,28 @@ def test_a_policy_that_reads_otherwise_after_our_renames_is_the_one_that_was_ask
     assert answers.read_asked(str(path))
     with hosted_open.engine.connect() as connection:
         command.upgrade(alembic_config(connection, {"answers": str(path), "adopt-table": "profiles"}), "head")
+
+
+def test_the_plan_asks_what_the_upgrade_asks_on_a_server_without_the_roles_of_the_api(tmp_path, monkeypatch):
+    base = Path(tempfile.mkdtemp(prefix="profiles-adopt-"))
+    base.chmod(0o755)  # the account that serves root has to get through
+    monkeypatch.setenv(local.DIRECTORY_VARIABLE, str(base))
+    with local.temporary("adopt-roles") as server:
+        url = server.server.url()
+        engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://", 1), poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "create table public.user_profiles (id uuid primary key, username text, bio text, shoe_size integer);"
+                "alter table public.user_profiles enable row level security;"
+                'create policy "everybody reads" on public.user_profiles for select using (true)'
+            )
+        answers = tmp_path / "adopt.toml"
+        planned = profiles_schema(url, "adopt", "--dry-run", "--write-answers", str(answers))
+        asked = set(tomllib.loads(answers.read_text())) - {"asked"}
+        assert asked, planned.stdout + planned.stderr
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("select to_regrole('anon') is null").scalar()
+        answers_file(answers, {each: "keep" if each.startswith("policy:") else "accept" for each in asked})
+        done = profiles_schema(url, "upgrade", "-x", f"answers={answers}")
+        assert done.returncode == 0, done.stderr
+    shutil.rmtree(base)

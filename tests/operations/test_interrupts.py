@@ -73,12 +73,8 @@ def slow(database, table, event):
 def finish(database, *arguments, environment=None):
     done = profiles_schema(database.url, *arguments, environment=environment or {})
     assert done.returncode == 0, done.stderr
-    assert (
-        database.value(
-            "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'profiles-schema%'"
-        )
-        == 0
-    )
+    sessions = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'profiles-schema%'"
+    wait_until(lambda: database.value(sessions) == 0)  # the server ends them a moment later
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ def test_a_hosted_project_is_upgraded_as_its_owner(hosted_open):
     assert messages(result) == []
     assert result.role == "project_owner"
     assert step(result, "before").data["users"] == 20
-    assert step(result, "verify").data == step(result, "verify").data | {"users": 20, "profiles": 20, "smoke": [22, 22]}
+    assert step(result, "verify").data == step(result, "verify").data | {"users": 20, "profiles": 20, "smoke": [23, 23]}
     assert any("public.user_profiles (20 rows)" in note for note in result.notes)
     assert "allow-data-loss" in step(result, "downgrade").detail
     assert dumped(hosted_open) == before

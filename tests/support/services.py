@@ -15,7 +15,7 @@ from sqlalchemy.orm import sessionmaker
 
 from profiles_schema.services.profiles import AsyncProfileService, ProfileService
 
-DRIVERS = ("psycopg2", "psycopg", "psycopg-async", "asyncpg")
+DRIVERS = ("psycopg2", "psycopg", "asyncpg")
 
 
 class Factory:

@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from profiles_schema.driver import execute_literally
 from profiles_schema.errors import InsufficientPrivilege, MigrationLockTimeout
@@ -15,6 +16,7 @@ from profiles_schema.migrations.locking import LOCK_CLASS, LOCK_OBJECT
 from profiles_schema.migrations.paths import config, script_location
 from profiles_schema.operations.health import current_revision
 from profiles_schema.schema import objects
+from profiles_schema.schema.catalog import API_ROLES
 from profiles_schema.settings import INTERNAL_SCHEMA
 
 LOCK_TIMEOUT_MS: Final = 5_000
@@ -46,10 +48,27 @@ def create_planner(connection: Connection) -> None:
     _exclude_migrators(connection)
     if not exists:
         connection.exec_driver_sql(f"create schema {INTERNAL_SCHEMA}")
+    _create_missing_roles(connection)
     # A body may name what only the upgrade makes.
     connection.exec_driver_sql("set local check_function_bodies = off")
     for function in functions():
         execute_literally(connection, function)
+
+
+def _create_missing_roles(connection: Connection) -> None:
+    """The roles of the API, as revision 0002 makes them: without them the plan would miss the questions about their rights.
+
+    A role that may not create them gets the plan without; the upgrade refuses then, and says what an administrator runs.
+    """
+    for role in API_ROLES:
+        savepoint = connection.begin_nested()
+        try:
+            if connection.scalar(text("select to_regrole(:role) is null"), {"role": role}):
+                connection.exec_driver_sql(f"create role {role} nologin noinherit")
+        except DBAPIError:
+            savepoint.rollback()
+        else:
+            savepoint.commit()
 
 
 def _exclude_migrators(connection: Connection) -> None:
