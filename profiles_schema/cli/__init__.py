@@ -123,6 +123,19 @@ def profiles_schema() -> None:
     """
 
 
+def _report(error: click.ClickException) -> int:
+    """Show what is wrong with a command line; returns the exit code."""
+    # Without a verb, the message is the help. click before 8.2 prints that itself.
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+    print_error(error.format_message())
+    return error.exit_code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code; errors are one message on stderr."""
     try:
@@ -142,11 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_error("terminated")
         raise
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            click.echo(error.ctx.get_usage(), err=True)
-            click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
-        print_error(error.format_message())
-        return error.exit_code
+        return _report(error)
     except ProfilesSchemaError as error:
         if debug():
             traceback.print_exc()

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from profiles_schema import cli
 from profiles_schema.cli import style
 from profiles_schema.migrations import options, paths
-from support import in_terminal
+from support import in_terminal, profiles_schema
 
 HEAD = max(path.stem for path in paths.versions().glob("[0-9]*.py"))
 
@@ -85,6 +85,16 @@ def test_help_shows_examples_that_are_understood(words, command):
             rest = rest[1:]
         with CliRunner(env={"PROFILES_REHEARSE_SOURCE": "local"}).isolation():
             below.make_context(arguments[0], rest)
+
+
+@pytest.mark.parametrize("words", [[], ["keys"]])
+def test_without_a_verb_the_help_is_shown_and_called_no_error(words):
+    done = CliRunner().invoke(cli.profiles_schema, [*words, "--help"])
+    shown = profiles_schema(None, *words)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("Usage: ")
+    assert "error" not in shown.stderr
+    assert shown.stderr.count("\nExamples:\n") == done.output.count("\nExamples:\n") == 1
 
 
 def test_help_of_upgrade_lists_every_key_of_x_with_its_meaning():
