@@ -120,7 +120,8 @@ begin
         'lock', 'ACCESS EXCLUSIVE',
         'statement', format('alter table %s drop constraint %I', target, theirs.name),
         'undo', format('alter table %s add constraint %I %s', target, theirs.name, theirs.definition),
-        'remedy', case when theirs.is_strange then 'From now on the deletion of a user deletes their rows in this table.' end);
+        'remedy', case when theirs.is_strange
+          then 'From now on the deletion of a user deletes their rows in this table.' end);
       if theirs.is_needed and theirs.columns <> '{legacy_id}' then
         return next jsonb_build_object('phase', 'create_referenced_constraints', 'kind', 'create_constraint',
           'action', 'create', 'object', format('%s.%s', target, theirs.name), 'found', 'foreign keys refer to it',

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from profiles_schema.errors import UsageError
 from profiles_schema.migrations import answers
@@ -99,7 +100,9 @@ def parse(pairs: Iterable[str], *, known_x: Iterable[str] = ()) -> Options:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if key not in values:
-            raise UsageError(f'Unknown option -x "{key}". Known: {", ".join(values)}.')
+            near = get_close_matches(key, values, 1)
+            guess = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f'Unknown option -x "{key}".{guess} Known: {", ".join(values)}.')
         if key in foreign:
             values[key] = value
             continue
