@@ -97,7 +97,7 @@ def test_a_finished_environment_is_kept_and_is_unfinished_while_it_is_brought_up
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL])
 def test_make_setup_heals_what_an_interruption_left_while_pip_replaces_itself(checkout, number):
     wheel_of_pip(checkout.directory / "wheels")
     first = checkout("setup")

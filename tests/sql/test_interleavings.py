@@ -293,8 +293,7 @@ def test_whoever_is_held_up_before_making_the_profile_makes_it_from_what_is_true
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("automatic", [True, False])
-@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+@pytest.mark.parametrize(("isolation", "automatic"), [("repeatable read", True), ("serializable", False)])
 def test_a_transaction_with_one_snapshot_loses_nothing_either(stage, isolation, automatic):
     stage.automatic(automatic)
     found = []
