@@ -86,6 +86,16 @@ begin
     left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where a.attrelid = p_found and a.attnum > 0 and not a.attisdropped
   ),
+  -- The most that our CHECK of a column admits.
+  limits as (
+    select coalesce(l.parts[1], l.parts[3]) as name, max(coalesce(l.parts[2], l.parts[4])::integer) as characters
+    from profiles_internal.wanted_shape() as c
+    cross join lateral regexp_matches(
+      c.definition, 'char_length\((\w+)\) <= (\d+)|^CHECK \(\((\w+) ~ ''[^'']*,(\d+)\}\$''', 'g'
+    ) as l (parts)
+    where c.table_name = p_table and c.kind = 'check'
+    group by 1
+  ),
   wanted as (
     select w.name, case when k.keeps then f.found_type else w.definition end as wanted_type, w.not_null, k.keeps,
       t.is_theirs,
@@ -104,13 +114,7 @@ begin
           'profile_picture_url', 'role', 'target_audience'
       ) as is_theirs
     ) as t
-    -- The most that our CHECK of the column admits.
-    left join lateral (
-      select max(coalesce(
-        substring(c.definition from format('char_length\(%s\) <= (\d+)', w.name)),
-        substring(c.definition from format('^CHECK \(\(%s ~ ''[^'']*,(\d+)\}\$''', w.name)))::integer) as characters
-      from profiles_internal.wanted_shape() as c where c.table_name = p_table and c.kind = 'check'
-    ) as m on f.room is not null
+    left join limits as m on m.name = w.name
     cross join lateral (
       select p_table = 'user_profiles' and coalesce(
         w.name = 'id' and f.found_type = 'uuid'
