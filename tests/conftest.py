@@ -21,6 +21,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from profiles_schema import local
 from support import Database, Server
 from support.hosted import host_a_project, open_by_default, owned
+from support.pooler import by_road
 from support.services import DRIVERS, Services
 from support.trait_columns import BEFORE, add_columns
 
@@ -212,12 +213,19 @@ def crowd(database):
     return make
 
 
+@pytest.fixture
+def road():
+    """How services reach the server; a module that tries poolers, too, has a fixture of its own."""
+    return "direct"
+
+
 @pytest.fixture(params=DRIVERS)
-def services(request, database):
+def services(request, database, road):
     """Makes profile services in `database`, on each driver."""
-    made = Services(database, request.param)
-    yield made
-    made.close()
+    with by_road(database.url, road) as (url, options):
+        made = Services(database, request.param, url, **options)
+        yield made
+        made.close()
 
 
 @pytest.fixture

@@ -22,8 +22,15 @@ _PROBE_SECONDS = 5.0
 _SELECT_PID = "select pg_catalog.pg_backend_pid()"
 
 
-def refuse_transaction_pooler(connection: Connection) -> None:
+_ADVICE = "Use the server's direct port (on Supabase 5432 instead of 6543), or a pooler in session mode."
+
+
+def refuse_transaction_pooler(connection: Connection, refusal: str = "") -> None:
     """Check the road to the server.
+
+    Args:
+        connection: outside a transaction.
+        refusal: What does not work there, where it is not the migration lock; a sentence that goes before the advice.
 
     Raises:
         TransactionPooler: two connections were seen to share one backend.
@@ -35,7 +42,7 @@ def refuse_transaction_pooler(connection: Connection) -> None:
     if announced is None or announced == actual:
         return
     if _shares_backends(connection):
-        raise TransactionPooler
+        raise TransactionPooler(f"{refusal} {_ADVICE}") if refusal else TransactionPooler
 
 
 def _shares_backends(connection: Connection) -> bool:

@@ -19,7 +19,9 @@ from profiles_schema.schema.models import UserProfile
 from profiles_schema.services.events import LOGGER
 
 _LOADS_REMEMBERED: Final = 1_024
-_SHORTEST_SHARE: Final = 0.85
+_COUNTED: Final = ("hits", "negative_hits", "misses", "joined", "shared_hits", "failures", "announcements", "loads")
+SHORTEST_SHARE: Final = 0.85
+"""Of the time to live, at random from there, so that what was loaded together does not expire together."""
 
 
 class Unsettled(Enum):
@@ -44,7 +46,9 @@ class Statistics:
         negative_hits: Those among them that knew there is no profile.
         misses: Reads that were not.
         joined: Misses that waited for a load under way instead of asking the database.
-        failures: Times the cache itself failed; the read went on without it.
+        shared_hits: Misses that the region of dogpile.cache answered.
+        failures: Times a cache itself failed; the read went on without it.
+        announcements: Profiles that other processes said they changed, since ``listen``.
         entries: Profiles in memory now.
         loads: Loads from the database.
         load_seconds_median: Half of the last 1,024 loads took no longer; None without any.
@@ -56,7 +60,9 @@ class Statistics:
     negative_hits: int
     misses: int
     joined: int
+    shared_hits: int
     failures: int
+    announcements: int
     entries: int
     loads: int
     load_seconds_median: float | None
@@ -75,6 +81,8 @@ class ProfileCache:
         sticky_seconds: float,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.identity = uuid.uuid4().hex
+        """Which cache announces a change: it need not hear of it."""
         self._ttl_seconds = ttl_seconds
         self._negative_ttl_seconds = min(negative_ttl_seconds, ttl_seconds)
         self._lock = Lock()
@@ -82,13 +90,12 @@ class ProfileCache:
         self._is_on = size > 0 and ttl_seconds > 0
         self._written: TTLCache[uuid.UUID, bool] = TTLCache(max(size, 1_000), sticky_seconds, timer=timer)
         self._flights: dict[Key, Flight] = {}
-        self._counts = dict.fromkeys(("hits", "negative_hits", "misses", "joined", "failures", "loads"), 0)
+        self._counts = dict.fromkeys(_COUNTED, 0)
         self._loads: deque[float] = deque(maxlen=_LOADS_REMEMBERED)
 
     def _expiry(self, _key: object, value: Found | Unsettled, now: float) -> float:
-        # At random, so that what was loaded together does not expire together; never later than promised.
         seconds = self._negative_ttl_seconds if value is None else self._ttl_seconds
-        return now + seconds * random.uniform(_SHORTEST_SHARE, 1)  # noqa: S311
+        return now + seconds * random.uniform(SHORTEST_SHARE, 1)  # noqa: S311
 
     def get(self, user_id: uuid.UUID) -> Found | Unsettled:
         """The profile, None if it is known that there is none, or MISSING."""
@@ -171,6 +178,11 @@ class ProfileCache:
         with self._lock:
             return user_id in self._written
 
+    def count(self, name: str, times: int) -> None:
+        """Count what another part did: one of the names of ``Statistics``."""
+        with self._lock:
+            self._counts[name] += times
+
     def loaded(self, seconds: float) -> None:
         """Count a load."""
         with self._lock:
@@ -194,6 +206,11 @@ class ProfileCache:
             load_seconds_95=loads[last * 95 // 100] if loads else None,
             load_seconds_longest=loads[last] if loads else None,
         )
+
+    def failed(self, doing: str) -> None:
+        """Count and log a failure of another cache that belongs to this one; called in its ``except``."""
+        with self._lock:
+            self._failed(doing)
 
     def _failed(self, doing: str) -> None:
         self._counts["failures"] += 1

@@ -25,9 +25,10 @@ from profiles_schema.services.cache import ProfileCache
 from profiles_schema.services.changes import Broken, Changes, broken_rules
 from profiles_schema.services.events import Events
 from profiles_schema.services.flows import Call, Db, Flow, is_rolled_back, is_transient, retry, sqlstate
-from profiles_schema.services.profile_flows import ProfileFlows, UserId, as_uuid
+from profiles_schema.services.profile_flows import ProfileFlows, T, UserId, as_uuid
 from profiles_schema.services.refusals import diagnosis, failure, is_from_database, refusal_to_create
 from profiles_schema.services.results import Outcome, SyncResult
+from profiles_schema.services.shared_cache import SharedCache
 
 Validator = Callable[[uuid.UUID, Changes], Any]
 """Takes the user and the changes; returns what is wrong with them by the name of the field, or None. May be asynchronous."""
@@ -38,8 +39,16 @@ Source = Callable[[UserProfile], Any]
 class ChangeFlows(ProfileFlows):
     """What a profile service does, changes included; a driver runs it."""
 
-    def __init__(self, cache: ProfileCache, events: Events, may_share: Callable[[], bool]) -> None:
-        super().__init__(cache, events, may_share)
+    def __init__(
+        self,
+        cache: ProfileCache,
+        events: Events,
+        may_share: Callable[[], bool],
+        shared: SharedCache | None = None,
+        *,
+        announces: bool = False,
+    ) -> None:
+        super().__init__(cache, events, may_share, shared, announces=announces)
         self.validators: list[Validator] = []
         self.sources: dict[str, Source] = {}
 
@@ -69,8 +78,8 @@ class ChangeFlows(ProfileFlows):
             if not is_from_database(error):
                 raise
             made = {}
+        yield from self.forget(missing)
         for user in missing:
-            self.cache.forget(user)
             if user in made:
                 self.events.emit("created", user)
                 outcomes[user] = Outcome(made[user])
@@ -92,10 +101,11 @@ class ChangeFlows(ProfileFlows):
         written: dict[uuid.UUID, UserProfile] = {}
         if valid:
             try:
-                written, refused = yield from self._asking(self._replace_many(valid))
-            finally:
-                for user in valid:
-                    self.cache.forget(user)
+                written, refused = yield from self._writing(valid, self._asking(self._replace_many(valid)))
+            except ServiceError:
+                yield from self.forget(valid)
+                raise
+            yield from self.forget(valid)
             failed |= refused
         unchanged = yield from self.get_many(user for user, mine in wanted.items() if not mine)
         for user in written:
@@ -142,17 +152,20 @@ class ChangeFlows(ProfileFlows):
 
     def _follow(self, user: uuid.UUID) -> Flow[tuple[UserProfile | None, UserProfile]]:
         try:
-            before, profile = yield from retry(Db(partial(writes.follow, user_id=user)), is_transient)
+            work = retry(Db(partial(writes.follow, user_id=user)), is_transient)
+            before, profile = yield from self._writing([user], work)
         except Exception as error:
+            yield from self.forget([user])
             if not is_from_database(error):
                 raise
             refused = refusal_to_create(error) or failure(error)
             self._refused(user, refused)
             raise refused from None
-        finally:
-            self.cache.forget(user)
+        self.cache.forget(user)
         if profile is None:
             raise NotAllowed
+        if before is None or _differing(before, profile):
+            yield from self._tell([user])
         return before, profile
 
     def _change(self, user: uuid.UUID, changes: Changes, write: Callable[..., UserProfile]) -> Flow[UserProfile]:
@@ -173,14 +186,13 @@ class ChangeFlows(ProfileFlows):
             return (yield from self._unchanged(user))
         else:
             try:
-                written: UserProfile = yield from retry(
-                    Db(partial(write, user_id=user, changes=dict(changes))), is_rolled_back
-                )
+                work = retry(Db(partial(write, user_id=user, changes=dict(changes))), is_rolled_back)
+                written: UserProfile = yield from self._writing([user], work)
             except ServiceError as error:
                 refused = error
             except Exception as error:
                 if sqlstate(error) is None or is_transient(error):
-                    self.cache.forget(user)  # perhaps it is committed, and only the answer was lost
+                    yield from self.forget([user])  # perhaps it is committed, and only the answer was lost
                 if not is_from_database(error):
                     raise
                 constraint = diagnosis(error, "constraint_name")
@@ -188,12 +200,21 @@ class ChangeFlows(ProfileFlows):
                 if refused is None:
                     raise failure(error) from None
             else:
-                self.cache.forget(user)
+                yield from self.forget([user])
                 return written
         if isinstance(refused, FieldsRefused):
-            work = partial(writes.completed, user_id=user, changes=changes, error=refused, constraint=constraint)
-            refused = yield from self._asking(retry(Db(work), is_transient))
+            complete = partial(writes.completed, user_id=user, changes=changes, error=refused, constraint=constraint)
+            refused = yield from self._asking(retry(Db(complete), is_transient))
         raise refused from None
+
+    def _writing(self, users: Iterable[uuid.UUID], flow: Flow[T]) -> Flow[T]:
+        """The flow's result. A caller that is stopped meanwhile may have committed; nothing can be waited for then."""
+        try:
+            return (yield from flow)
+        except GeneratorExit:
+            for user in users:
+                self.cache.forget(user)
+            raise
 
     def _unchanged(self, user: uuid.UUID) -> Flow[UserProfile]:
         profile: UserProfile | None = yield from self._asking(

@@ -9,6 +9,7 @@ import sqlalchemy
 from sqlalchemy import text
 
 from profiles_schema.database import normalize_url
+from profiles_schema.driver import execute_literally, quote_name
 from profiles_schema.errors import InvalidDatabaseUrl, RowSecurityBypassed
 from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
 
@@ -23,27 +24,31 @@ _ASYNC_DRIVERS: Final = {"asyncpg", "psycopg"}
 _SUPAVISOR_TRANSACTION_PORT = 6543
 
 
-def engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> Engine:
+def engine(url: str, *, role: str | None = None, pooler: Pooler | None = None, **options: Any) -> Engine:
     """An engine for application code.
 
     Args:
         url: As for DATABASE_URL; its driver may be psycopg2 (the default) or psycopg.
+        role: Whose rights every transaction has, instead of those of the role that logs in: service_role for services.
         pooler: What the URL leads to. By default: a pooler in transaction mode where the URL says ``pgbouncer=true`` or has
             port 6543 (Supavisor's for transactions), else none.
         options: Of ``sqlalchemy.create_engine``; they win.
 
     Raises:
         InvalidDatabaseUrl: the text is no PostgreSQL URL, or names another driver.
+        ValueError: the role is none or default.
     """
     parsed, driver, through = _read(url, pooler, _DRIVERS, "psycopg2")
     arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
     if driver == "psycopg" and through == "transaction":
         # A prepared statement belongs to a server connection, and the next transaction has another one.
         arguments["prepare_threshold"] = None
-    return sqlalchemy.create_engine(parsed, **_merged(arguments, options))
+    made = sqlalchemy.create_engine(parsed, **_merged(arguments, options))
+    _take_role(made, role)
+    return made
 
 
-def async_engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> AsyncEngine:
+def async_engine(url: str, *, role: str | None = None, pooler: Pooler | None = None, **options: Any) -> AsyncEngine:
     """An asynchronous engine for application code; its driver may be asyncpg (the default) or psycopg. As ``engine``."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -67,7 +72,25 @@ def async_engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> A
                 "prepared_statement_cache_size": 0,
                 "prepared_statement_name_func": lambda: f"profiles_{uuid.uuid4().hex}",
             }
-    return create_async_engine(parsed, **_merged(arguments, options))
+    made = create_async_engine(parsed, **_merged(arguments, options))
+    _take_role(made.sync_engine, role)
+    return made
+
+
+def _take_role(engine: Engine, role: str | None) -> None:
+    """Begin every transaction with the role.
+
+    Not once for a connection: a pooler refuses the parameter of the start-up packet, and hands the connection to others.
+    """
+    if role is None:
+        return
+    if role.lower() in {"", "none", "default"}:  # which would give back the rights of the role that logged in
+        raise ValueError(f'"{role}" is no role. For services, use service_role.')
+    statement = f"set local role {quote_name(role)}"  # before which a transaction may still get its isolation level
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def _take(connection: Connection) -> None:
+        execute_literally(connection, statement)
 
 
 def _read(url: str, pooler: Pooler | None, drivers: set[str], usual: str) -> tuple[URL, str, Pooler]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -14,11 +14,12 @@ from profiles_schema.errors import (
     ServiceError,
 )
 from profiles_schema.schema.models import UserProfile
-from profiles_schema.services import queries
+from profiles_schema.services import announcements, queries
 from profiles_schema.services.cache import Flight, Found, Key, ProfileCache, Unsettled
 from profiles_schema.services.events import LOGGER, Events
 from profiles_schema.services.flows import (
     ATTEMPTS,
+    Block,
     Db,
     Flow,
     Sleep,
@@ -30,6 +31,7 @@ from profiles_schema.services.flows import (
 )
 from profiles_schema.services.refusals import failed_objects, failure, is_from_database, refusal_to_create
 from profiles_schema.services.results import HistoryEntry, Page, PublicProfile
+from profiles_schema.services.shared_cache import Generations, SharedCache
 
 T = TypeVar("T")
 UserId = uuid.UUID | str
@@ -52,11 +54,21 @@ def as_uuid(user_id: UserId) -> uuid.UUID:
 class ProfileFlows:
     """What a profile service does; a driver runs it."""
 
-    def __init__(self, cache: ProfileCache, events: Events, may_share: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        cache: ProfileCache,
+        events: Events,
+        may_share: Callable[[], bool],
+        shared: SharedCache | None = None,
+        *,
+        announces: bool = False,
+    ) -> None:
         self.cache = cache
         self.events = events
         self._may_share = may_share
         """Whether what one caller read may be shown to the next; not where sessions act for different users."""
+        self._shared = shared
+        self._announces = announces
 
     def get(self, user_id: UserId) -> Flow[UserProfile | None]:
         """As ProfileService.get."""
@@ -150,22 +162,49 @@ class ProfileFlows:
             loaded += len((yield from self.get_many(users[start : start + _WARM_ROWS])))
         return loaded
 
-    def _read(self, user: uuid.UUID) -> Flow[UserProfile | None]:
-        started = time.perf_counter()
-        work = Db(partial(queries.read, user_id=user), replica=not self.cache.was_written(user))
-        found: UserProfile | None = yield from self._asking(retry(work, is_transient))
-        self.cache.loaded(time.perf_counter() - started)
-        return found
+    def forget(self, users: Collection[uuid.UUID]) -> Flow[None]:
+        """These profiles were written, and the write is committed: nobody is served what was there before.
 
-    def _read_many(self, users: list[uuid.UUID]) -> Flow[dict[uuid.UUID, UserProfile]]:
+        Other processes are told as far as they can be: those that share a region, and those that listen.
+        """
+        for user in users:
+            self.cache.forget(user)
+        yield from self._tell(users)
+
+    def _tell(self, users: Collection[uuid.UUID]) -> Flow[None]:
+        if self._shared is not None:
+            yield Block(partial(self._shared.invalidate, users))
+        if self._announces:
+            try:
+                yield Db(partial(announcements.announce, users=users, sender=self.cache.identity))
+            except Exception as error:  # noqa: BLE001 - the write itself is done
+                LOGGER.warning("a change was not announced to other processes (SQLSTATE %s)", sqlstate(error))
+
+    def _read(self, user: uuid.UUID) -> Flow[UserProfile | None]:
+        return (yield from self._read_many([user])).get(user)
+
+    def _read_many(self, users: Sequence[uuid.UUID]) -> Flow[dict[uuid.UUID, UserProfile]]:
         if not users:
             return {}
-        started = time.perf_counter()
-        replica = not any(map(self.cache.was_written, users))
-        work = Db(partial(queries.read_many, user_ids=users), replica)
-        found: dict[uuid.UUID, UserProfile] = yield from self._asking(retry(work, is_transient))
-        self.cache.loaded(time.perf_counter() - started)
-        return found
+        shared = self._shared if self._may_share() else None
+        known: dict[uuid.UUID, Found] = {}
+        generations: Generations = {}
+        if shared is not None:
+            known, generations = yield Block(partial(shared.read, users))
+            self.cache.count("shared_hits", len(known))
+        if missing := [user for user in users if user not in known]:
+            began, started = time.time(), time.perf_counter()
+            lately = any(map(self.cache.was_written, missing)) or (
+                shared is not None and any(shared.was_written(generations.get(user, "")) for user in missing)
+            )
+            work = Db(partial(queries.read_many, user_ids=missing), replica=not lately)
+            loaded: dict[uuid.UUID, UserProfile] = yield from self._asking(retry(work, is_transient))
+            self.cache.loaded(time.perf_counter() - started)
+            fresh = {user: loaded.get(user) for user in missing}
+            if shared is not None:
+                yield Block(partial(shared.write, fresh, generations, began))
+            known |= fresh
+        return {user: profile for user, profile in known.items() if profile is not None}
 
     def _fly(self, key: Key, flight: Flight, flow: Flow[Any]) -> Flow[Any]:
         """Do what others wait for."""
@@ -198,6 +237,7 @@ class ProfileFlows:
                 profile, is_new = made
                 self.cache.created(user)
                 if is_new:
+                    yield from self._tell([user])
                     self.events.emit("created", user, attempts=attempt)
                 return profile
             failed = made

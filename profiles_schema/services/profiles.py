@@ -15,12 +15,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from profiles_schema.schema.models import UserProfile
 from profiles_schema.services.acting import follows_actor
+from profiles_schema.services.announcements import Listener
 from profiles_schema.services.cache import ProfileCache, Statistics
 from profiles_schema.services.change_flows import ChangeFlows, Source, Validator
 from profiles_schema.services.events import Event, Events
 from profiles_schema.services.flows import AsyncDriver, SyncDriver
 from profiles_schema.services.profile_flows import UserId, as_uuid
 from profiles_schema.services.results import HistoryEntry, Outcome, Page, PublicProfile, SyncResult
+from profiles_schema.services.shared_cache import CacheRegion, SharedCache
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -36,6 +38,8 @@ class _Service:
         self,
         may_share: Callable[[], bool],
         *,
+        cache_region: CacheRegion | None,
+        announce_changes: bool,
         cache_ttl_seconds: float,
         cache_size: int,
         negative_ttl_seconds: float,
@@ -43,9 +47,15 @@ class _Service:
         burst_updates: int,
         burst_seconds: float,
     ) -> None:
-        self._cache = ProfileCache(cache_ttl_seconds, cache_size, negative_ttl_seconds, sticky_primary_seconds)
+        size = cache_size if cache_region is None else 0
+        self._cache = ProfileCache(cache_ttl_seconds, size, negative_ttl_seconds, sticky_primary_seconds)
         self._events = Events(burst_updates, burst_seconds)
-        self._flows = ChangeFlows(self._cache, self._events, may_share)
+        shared = None
+        if cache_region is not None:
+            shared = SharedCache(
+                cache_region, cache_ttl_seconds, negative_ttl_seconds, sticky_primary_seconds, self._cache.failed
+            )
+        self._flows = ChangeFlows(self._cache, self._events, may_share, shared, announces=announce_changes)
 
     def statistics(self) -> Statistics:
         """Hits, misses and latencies of the cache, since the service was made."""
@@ -70,9 +80,22 @@ class _Service:
         """
         self._flows.sources[name] = source
 
-    def forget(self, user_id: UserId) -> None:
-        """Take a profile out of the cache: after a change that did not go through this service."""
-        self._cache.forget(as_uuid(user_id))
+    def listen(self, url: str) -> Listener:
+        """Hear from now on which profiles other processes change, and forget them: on a connection and a thread of its own.
+
+        It hears of services with ``announce_changes=True``, and of what SQL announces. While the connection is lost, profiles
+        are served for their time to live; the cache is emptied before it hears again. Call it in each process, after a fork.
+
+        Args:
+            url: As for DATABASE_URL: the primary, and no pooler in transaction mode.
+
+        Raises:
+            InvalidDatabaseUrl: the text is no PostgreSQL URL.
+            NoDatabase: the server cannot be reached, refuses the role, or lacks the database.
+            TransactionPooler: there is a pooler in between, which gives what is announced to others.
+            ReadOnlyServer: it is a standby.
+        """
+        return Listener(url, self._cache)
 
 
 class ProfileService(_Service):
@@ -84,6 +107,9 @@ class ProfileService(_Service):
         cache_size: So many profiles are kept, the recently used ones. 0: no cache. There is none either where the factory
             was given to ``follow_actor``: what a session may read then depends on the user.
         read_session_factory: Sessions of a replica, for reads.
+        cache_region: A region of dogpile.cache, in the place of the memory of this process. It belongs to one database, and
+            to services whose role may read all profiles.
+        announce_changes: Tell the services that ``listen`` about every change, by NOTIFY, after its commit.
         negative_ttl_seconds: For how long it is remembered that a user has no profile.
         sticky_primary_seconds: For so long after a write of this service, the profile is read from the primary.
         burst_updates: So many updates of one user within ``burst_seconds`` are an event of their own (suspicious).
@@ -97,6 +123,8 @@ class ProfileService(_Service):
         cache_size: int = 10_000,
         *,
         read_session_factory: sessionmaker[Session] | None = None,
+        cache_region: CacheRegion | None = None,
+        announce_changes: bool = False,
         negative_ttl_seconds: float = 5,
         sticky_primary_seconds: float = 5,
         burst_updates: int = 30,
@@ -104,6 +132,8 @@ class ProfileService(_Service):
     ) -> None:
         super().__init__(
             lambda: not follows_actor(session_factory),
+            cache_region=cache_region,
+            announce_changes=announce_changes,
             cache_ttl_seconds=cache_ttl_seconds,
             cache_size=cache_size,
             negative_ttl_seconds=negative_ttl_seconds,
@@ -247,6 +277,10 @@ class ProfileService(_Service):
         """
         return self._run(self._flows.warm(user_ids, most_recent))
 
+    def forget(self, *user_ids: UserId) -> None:
+        """Serve these profiles from the database next: after a change that did not go through a service."""
+        return self._run(self._flows.forget([as_uuid(each) for each in user_ids]))
+
 
 class AsyncProfileService(_Service):
     """Profiles, by asynchronous sessions: arguments, methods and errors are those of ProfileService."""
@@ -258,6 +292,8 @@ class AsyncProfileService(_Service):
         cache_size: int = 10_000,
         *,
         read_session_factory: async_sessionmaker[AsyncSession] | None = None,
+        cache_region: CacheRegion | None = None,
+        announce_changes: bool = False,
         negative_ttl_seconds: float = 5,
         sticky_primary_seconds: float = 5,
         burst_updates: int = 30,
@@ -265,6 +301,8 @@ class AsyncProfileService(_Service):
     ) -> None:
         super().__init__(
             lambda: not follows_actor(session_factory),
+            cache_region=cache_region,
+            announce_changes=announce_changes,
             cache_ttl_seconds=cache_ttl_seconds,
             cache_size=cache_size,
             negative_ttl_seconds=negative_ttl_seconds,
@@ -334,3 +372,7 @@ class AsyncProfileService(_Service):
     async def warm(self, user_ids: Iterable[UserId] = (), *, most_recent: int = 0) -> int:
         """As ProfileService.warm."""
         return await self._run(self._flows.warm(user_ids, most_recent))
+
+    async def forget(self, *user_ids: UserId) -> None:
+        """As ProfileService.forget."""
+        return await self._run(self._flows.forget([as_uuid(each) for each in user_ids]))

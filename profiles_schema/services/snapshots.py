@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, Final, NoReturn, TypeVar
 
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session, class_mapper
+from sqlalchemy.orm import Session, class_mapper, make_transient_to_detached
+from sqlalchemy.orm.attributes import set_committed_value
 
 from profiles_schema.errors import ReadOnlyProfile
 from profiles_schema.schema.models import UserProfile
@@ -80,6 +81,19 @@ def _read_only(value: Any) -> Any:
 def snapshot(session: Session, profile: UserProfile) -> UserProfile:
     """The profile, detached from its session and read-only. Nothing in it is loaded later."""
     session.expunge(profile)
+    return _frozen(profile)
+
+
+def rebuild(values: Mapping[str, Any]) -> UserProfile:
+    """The profile with these values of all its columns, as ``snapshot`` returned it."""
+    profile = UserProfile()
+    for name, value in values.items():
+        set_committed_value(profile, name, value)
+    make_transient_to_detached(profile)
+    return _frozen(profile)
+
+
+def _frozen(profile: UserProfile) -> UserProfile:
     # Not by assignment: that would be a change.
     values = vars(profile)
     for name in _JSON:

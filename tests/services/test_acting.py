@@ -1,6 +1,8 @@
 """acting_as, on_behalf_of, require_rls and the engines: whose rights a session has, at every moment."""
 
 import asyncio
+import re
+import subprocess
 import uuid
 
 import pytest
@@ -13,6 +15,7 @@ from profiles_schema import UserProfile
 from profiles_schema.errors import ActingRefused, InvalidDatabaseUrl, RowSecurityBypassed
 from profiles_schema.services.acting import acting_as, current_actor, follow_actor, on_behalf_of
 from profiles_schema.services.engines import async_engine, engine, require_rls
+from support.pooler import ROADS, by_road, pooled
 
 WHO = text(
     "select current_user::text, coalesce(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')"
@@ -30,17 +33,16 @@ def app(database):
     database.script(f"drop role {role}")
 
 
-@pytest.fixture
-def url(database, app):
-    def make(driver):
-        return database.server.url(database.name, app).replace("postgresql://", f"postgresql+{driver}://", 1)
-
-    return make
+@pytest.fixture(params=ROADS)
+def connect(request, database, app):
+    """Makes an engine of the application on a driver, direct and through the poolers."""
+    with by_road(database.server.url(database.name, app), request.param) as (url, options):
+        yield lambda make, driver, **more: make(url.replace("://", f"+{driver}://", 1), **options | more)
 
 
 @pytest.fixture(params=DRIVERS)
-def sync_engine(request, url):
-    made = engine(url(request.param))
+def sync_engine(request, connect):
+    made = connect(engine, request.param)
     yield made
     made.dispose()
 
@@ -286,9 +288,9 @@ def test_a_job_runs_for_the_user_that_its_arguments_name(sync_engine, ada):
 
 
 @pytest.mark.parametrize("driver", ASYNC_DRIVERS)
-def test_asynchronous_sessions(url, ada, bob, driver):
+def test_asynchronous_sessions(connect, ada, bob, driver):
     async def work():
-        made = async_engine(url(driver))
+        made = connect(async_engine, driver)
         factory = async_sessionmaker(made)
         following = async_sessionmaker(made)
         follow_actor(following)
@@ -345,6 +347,95 @@ def test_a_role_with_rights_of_its_own_is_refused(sync_engine, database, app, ch
     finally:
         database.script("alter table public.user_progress owner to current_user")
     assert "create role app login noinherit" in str(refused.value)
+
+
+@pytest.mark.slow
+def test_behind_a_pooler_in_transaction_mode_nobody_gets_the_claims_of_another_client(database, app, ada):
+    with pooled(database.server.url(database.name, app), "transaction", pool_size=1) as url:
+        one, other = (engine(url, pooler="transaction") for _ in range(2))
+        with Session(one) as session, acting_as(session, ada):
+            assert who(session) == user(ada)
+            session.commit()
+            with Session(other) as theirs:
+                assert who(theirs) == (app, "")
+        # What would happen without: settings of the session stay with the server's connection.
+        with Session(one) as session:
+            session.execute(
+                text("select set_config('request.jwt.claims', :claims, false)"), {"claims": f'{{"sub": "{ada}"}}'}
+            )
+            session.execute(text("set role authenticated"))
+            session.commit()
+        with Session(other) as theirs:
+            assert who(theirs) == user(ada)
+        one.dispose(), other.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [engine, async_engine])
+def test_an_engine_for_a_pooler_in_transaction_mode_prepares_nothing_that_outlives_a_transaction(database, app, made):
+    async def use(url, **options):
+        engines = [made(url, **options) for _ in range(3)]
+
+        async def work(each):
+            for number in range(20):
+                async with each.begin() as connection:
+                    assert (await connection.execute(text("select cast(:n as int)"), {"n": number})).scalar() == number
+
+        def work_sync(each):
+            for number in range(20):
+                with each.begin() as connection:
+                    assert connection.execute(text("select cast(:n as int)"), {"n": number}).scalar() == number
+
+        tasks = [asyncio.to_thread(work_sync, each) if made is engine else work(each) for each in engines]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for each in engines:
+            each.dispose() if made is engine else await each.dispose()
+        if failed := [each for each in results if each]:
+            raise failed[0]
+
+    with pooled(database.server.url(database.name, app), "transaction", pool_size=2) as pooler_url:
+        url = pooler_url.replace("://", f"+{'psycopg' if made is engine else 'asyncpg'}://")
+        asyncio.run(use(url, pooler="transaction"))
+        if made is async_engine and not follows_prepared_statements():
+            with pytest.raises(DBAPIError, match="prepared statement"):
+                asyncio.run(use(url, pooler="none"))
+
+
+@pytest.mark.parametrize("driver", [*DRIVERS, "asyncpg"])
+def test_an_engine_gives_every_transaction_a_role(database, app, driver):
+    url = database.server.url(database.name, app).replace("://", f"+{driver}://", 1)
+
+    async def roles():
+        made = async_engine(url, role="service_role")
+        try:
+            async with made.connect() as connection:
+                seen = [(await connection.execute(text("select current_user::text"))).scalar()]
+                await connection.commit()
+                return [*seen, (await connection.execute(text("select current_user::text"))).scalar()]
+        finally:
+            await made.dispose()
+
+    if driver == "asyncpg":
+        assert asyncio.run(roles()) == ["service_role"] * 2
+        return
+    made = engine(url, role="service_role")
+    with made.connect().execution_options(isolation_level="SERIALIZABLE") as connection:
+        seen = [connection.scalar(text("select current_user::text"))]
+        connection.commit()
+        assert [*seen, connection.scalar(text("select current_user::text"))] == ["service_role"] * 2
+        assert connection.scalar(text("show transaction_isolation")) == "serializable"
+    with made.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert connection.scalar(text("select current_user::text")) == app  # without rights, rather than with more
+    made.dispose()
+    for role in ("none", "DEFAULT", ""):
+        with pytest.raises(ValueError, match="service_role"):
+            engine(url, role=role)
+
+
+def follows_prepared_statements():
+    """Whether this PgBouncer finds a client's prepared statement again on another connection (since 1.21)."""
+    version = subprocess.run(["pgbouncer", "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, re.search(r"(\d+)\.(\d+)", version).groups())) >= (1, 21)
 
 
 def test_the_pooler_is_recognised_and_the_driver_kept():

@@ -208,7 +208,7 @@ def test_the_first_key_of_an_id_is_recorded_where_the_login_may_become_service_r
     roles = "anon, authenticated, service_role" if may_serve else "anon, authenticated"
     database.script(f"create role {role} login noinherit; grant {roles} to {role}")
     login = Database(database.server, database.name, role)
-    factory = Factory(login, services.driver, role)
+    factory = Factory(login.url, services.driver, role)
     services.factories.append(factory)
     follow_actor(factory.sessions)
     service = keys(factory=factory)

@@ -24,8 +24,14 @@ from profiles_schema.errors import (
 )
 from profiles_schema.services import default, flows, profiles
 from profiles_schema.services.acting import follow_actor, on_behalf_of
+from support.pooler import ROADS
 
 NOBODY = uuid.UUID(int=0)
+
+
+@pytest.fixture(params=ROADS)
+def road(request):
+    return request.param
 
 
 @pytest.fixture

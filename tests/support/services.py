@@ -7,12 +7,12 @@ import inspect
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from urllib.parse import quote
 
-from sqlalchemy import create_engine, event
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import sessionmaker
 
+from profiles_schema.services.engines import async_engine, engine
 from profiles_schema.services.profiles import AsyncProfileService, ProfileService
 
 DRIVERS = ("psycopg2", "psycopg", "asyncpg")
@@ -21,27 +21,22 @@ DRIVERS = ("psycopg2", "psycopg", "asyncpg")
 class Factory:
     """Sessions on a driver, as service_role or another role; counts statements."""
 
-    def __init__(self, database, driver, role="service_role", **options):
+    def __init__(self, url, driver, role="service_role", **options):
         self.is_async = driver in {"psycopg-async", "asyncpg"}
-        name = driver.removesuffix("-async")
-        url = database.url.replace("postgresql://", f"postgresql+{name}://", 1)
+        url = url.replace("://", f"+{driver.removesuffix('-async')}://", 1)
         if self.is_async:
-            if name == "asyncpg":
-                options["connect_args"] = {"server_settings": {"role": role}}
-            else:
-                url += "&options=" + quote(f"-c role={role}")
-            self.engine = create_async_engine(url, **options)
+            self.engine = async_engine(url, role=role, **options)
             self.sync_engine = self.engine.sync_engine
             self.sessions = async_sessionmaker(self.engine)
         else:
-            url += "&options=" + quote(f"-c role={role}")
-            self.engine = self.sync_engine = create_engine(url, **options)
+            self.engine = self.sync_engine = engine(url, role=role, **options)
             self.sessions = sessionmaker(self.engine)
         self.statements = []
         event.listen(self.sync_engine, "before_cursor_execute", self._note)
 
     def _note(self, _connection, _cursor, statement, *_):
-        self.statements.append(statement)
+        if not statement.startswith("set local role"):
+            self.statements.append(statement)
 
     @contextmanager
     def counted(self):
@@ -88,14 +83,16 @@ class Blocking:
 class Services:
     """Makes services on one driver; all of them are closed in the end."""
 
-    def __init__(self, database, driver):
+    def __init__(self, database, driver, url=None, **options):
         self.database = database
         self.driver = driver
+        self.url = url or database.url
+        self.options = options
         self.runner = asyncio.Runner()
         self.factories = []
 
     def factory(self, role="service_role", **options):
-        made = Factory(self.database, self.driver, role, **options)
+        made = Factory(self.url, self.driver, role, **self.options | options)
         self.factories.append(made)
         return made
 
