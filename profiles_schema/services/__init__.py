@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from profiles_schema.services.acting import Actor, acting_as, current_actor, follow_actor, on_behalf_of
+    from profiles_schema.services.announcements import Listener
     from profiles_schema.services.api_key_queries import ApiKeyInfo
     from profiles_schema.services.api_keys import ApiKeyService, AsyncApiKeyService
     from profiles_schema.services.cache import Statistics
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from profiles_schema.services.key_validators import Check
     from profiles_schema.services.profiles import AsyncProfileService, ProfileService
     from profiles_schema.services.results import HistoryEntry, Outcome, Page, PublicProfile, SyncResult
+    from profiles_schema.services.shared_cache import CacheRegion
 
 __all__ = [
     "Actor",
@@ -23,11 +25,13 @@ __all__ = [
     "AsyncApiKeyService",
     "AsyncExportService",
     "AsyncProfileService",
+    "CacheRegion",
     "Check",
     "Claim",
     "Event",
     "ExportService",
     "HistoryEntry",
+    "Listener",
     "Outcome",
     "Page",
     "ProfileService",
@@ -50,6 +54,7 @@ __all__ = [
 
 _MODULES = {
     "acting": ("Actor", "acting_as", "current_actor", "follow_actor", "on_behalf_of"),
+    "announcements": ("Listener",),
     "api_key_queries": ("ApiKeyInfo",),
     "api_keys": ("ApiKeyService", "AsyncApiKeyService"),
     "cache": ("Statistics",),
@@ -61,6 +66,7 @@ _MODULES = {
     "key_validators": ("Check",),
     "profiles": ("AsyncProfileService", "ProfileService"),
     "results": ("HistoryEntry", "Outcome", "Page", "PublicProfile", "SyncResult"),
+    "shared_cache": ("CacheRegion",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
