@@ -508,7 +508,7 @@ def test_every_revision_is_in_the_table_of_locks():
 
 def test_every_dependency_has_its_reason():
     declared = text("pyproject.toml")
-    names = set(re.findall(r'^\s*"([a-z0-9-]+)(?:\[[a-z,]+\])?[>=<]', declared, flags=re.MULTILINE))
+    names = set(re.findall(r'^\s*"([a-z0-9.-]+)(?:\[[a-z,]+\])?[>=<]', declared, flags=re.MULTILINE))
     names |= set(re.findall(r'^(?:local|requires) = \["([a-z0-9-]+)[>=<]', declared, flags=re.MULTILINE))
     explained = {name for cell in table_after(text("CONTRIBUTING.md"), "## Dependencies") for name in cell.split(", ")}
     assert explained == names

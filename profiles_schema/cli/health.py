@@ -14,6 +14,7 @@ from profiles_schema.cli.style import styled
     epilog=examples(
         "profiles-schema health",
         "profiles-schema health --full --fail-under 0.999",
+        "profiles-schema health --app-role app",
         "profiles-schema health --json | jq '.findings[].remedy'",
     ),
 )
@@ -26,14 +27,21 @@ from profiles_schema.cli.style import styled
     metavar="SHARE",
     help="The smallest share of users with a profile that is no problem.",
 )
+@click.option(
+    "--app-role",
+    "app_roles",
+    multiple=True,
+    metavar="ROLE",
+    help="A role that your application logs in as: a problem if row level security does not bind it. Repeatable.",
+)
 @local_option
 @json_option
-def health(full: bool, fail_under: float, local: bool, as_json: bool) -> int:
+def health(full: bool, fail_under: float, app_roles: tuple[str, ...], local: bool, as_json: bool) -> int:
     """Find users without a profile, and other problems. Only reads; exit 1 if there is a problem."""
     from profiles_schema.operations.health import examine
 
     with database(local=local) as connection:
-        result = examine(connection, full=full, fail_under=fail_under)
+        result = examine(connection, full=full, fail_under=fail_under, application_roles=app_roles)
     if as_json:
         print_json(result.as_dict())
         return int(bool(result.problems))

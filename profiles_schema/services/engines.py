@@ -6,11 +6,11 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy
-from sqlalchemy import text
 
 from profiles_schema.database import normalize_url
 from profiles_schema.driver import execute_literally, quote_name
 from profiles_schema.errors import InvalidDatabaseUrl, RowSecurityBypassed
+from profiles_schema.row_security import HOW_TO_MAKE_A_ROLE, look_at_role
 from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -112,32 +112,6 @@ def _merged(arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any
     return {**defaults, **options, "connect_args": {**arguments, **options.get("connect_args", {})}}
 
 
-_ROLE: Final = text(
-    """
-    select
-      current_user::text as name,
-      r.rolsuper as is_superuser,
-      r.rolbypassrls as bypasses,
-      (
-        select string_agg(c.oid::regclass::text, ', ' order by c.oid::regclass::text)
-        from pg_class as c
-        where c.oid = any (array[
-          to_regclass('public.user_profiles'), to_regclass('public.user_progress'), to_regclass('public.user_api_keys'),
-          to_regclass('public.user_provider_keys'),
-          to_regclass('public.export_history'), to_regclass('public.user_profile_audit_logs')
-        ]::oid[]) and pg_has_role(r.oid, c.relowner, 'usage')
-      ) as owns,
-      (select pg_has_role(r.oid, s.oid, 'usage') from pg_roles as s where s.rolname = 'service_role') as inherits_service
-    from pg_roles as r
-    where r.rolname = current_user
-    """
-)
-_MAKE: Final = (
-    "Make one for the application: create role app login noinherit password '...';"
-    " grant anon, authenticated, service_role to app;"
-)
-
-
 def require_rls(engine: Engine) -> None:
     """Refuse to start with a role that row level security does not bind.
 
@@ -156,14 +130,9 @@ async def async_require_rls(engine: AsyncEngine) -> None:
 
 
 def _require_rls(connection: Connection) -> None:
-    role = connection.execute(_ROLE).one()
-    reasons = [
-        "is a superuser" if role.is_superuser else "",
-        "has BYPASSRLS" if role.bypasses else "",
-        f"has the rights of the owner of {role.owns}" if role.owns and not role.is_superuser else "",
-        "inherits the rights of service_role" if role.inherits_service and not role.is_superuser else "",
-    ]
-    if any(reasons):
+    role = look_at_role(connection)
+    if role is not None and role.reasons:
         raise RowSecurityBypassed(
-            f"Row level security does not bind the role {role.name}: it {', and '.join(filter(None, reasons))}. {_MAKE}"
+            f"Row level security does not bind the role {role.name}: it {', and '.join(role.reasons)}."
+            f" Make one for the application: {HOW_TO_MAKE_A_ROLE}"
         )

@@ -1,6 +1,7 @@
 """health: what it finds, what it says, and how it exits."""
 
 import json
+import uuid
 
 import pytest
 
@@ -391,3 +392,50 @@ def test_sessions_with_other_types_get_no_roll_up(empty):
     empty.run("insert into public.sessions (user_id) values (7)")
     empty.run("update public.sessions set ended_at = now()")
     assert "sessions" in finding_codes(empty)
+
+
+@pytest.fixture
+def app(database):
+    """A role that the application logs in as."""
+    role = f"app_{uuid.uuid4().hex[:12]}"
+    database.script(f"create role {role} login noinherit; grant anon, authenticated, service_role to {role}")
+    yield role
+    database.script(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("alter role {app} bypassrls", "has BYPASSRLS."),
+        ("grant service_role to {app} with inherit true", "inherits the rights of service_role."),
+        ("alter role {app} bypassrls; grant service_role to {app} with inherit true", "BYPASSRLS, and inherits"),
+    ],
+)
+def test_a_role_of_the_application_that_bypasses_row_level_security_is_a_notice_whose_remedy_works(
+    database, app, change, words
+):
+    assert look(database).findings == []
+    database.script(change.format(app=app))
+    (found,) = look(database).findings
+    assert (found.code, found.severity) == ("application_role", "notice")
+    assert f"does not bind the role {app}: it " in found.message
+    assert words in found.message
+    named = profiles_schema(database.url, "health", "--app-role", app)
+    assert (named.returncode, f"problem    {found.message}" in named.stdout) == (1, True)
+    database.script(found.remedy)
+    assert look(database).findings == []
+    assert profiles_schema(database.url, "health", "--app-role", app).returncode == 0
+
+
+def test_the_owner_and_a_role_that_inherits_by_another_need_a_role_instead(database, app):
+    database.script(f"create role {app}_group in role service_role; grant {app}_group to {app} with inherit true")
+    try:
+        (found,) = look(database).findings
+    finally:
+        database.script(f"drop role {app}_group")
+    assert found.remedy.startswith("create role app login noinherit")
+    named = profiles_schema(database.url, "health", "--app-role", "postgres", "--app-role", "nosuch")
+    assert named.returncode == 1
+    assert "There is no role nosuch." in named.stdout
+    assert "does not bind the role postgres: it is a superuser." in named.stdout
+    assert "next: create role app login noinherit" in named.stdout

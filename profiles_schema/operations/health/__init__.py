@@ -8,7 +8,7 @@ Reads only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from profiles_schema.operations.findings import Finding, notice, problem
 from profiles_schema.operations.health import catalog
 from profiles_schema.operations.health.adoption import examine_adoption, examine_normalization
 from profiles_schema.operations.health.identity import examine_identity, identity_triggers
+from profiles_schema.operations.health.roles import examine_roles
 from profiles_schema.operations.health.users import BACKFILL, examine_flag, examine_users
 from profiles_schema.operations.jobs import examine_jobs
 from profiles_schema.operations.openings import examine_openings
@@ -62,13 +63,16 @@ class Health:
         return {"healthy": not self.problems, "coverage": round(self.coverage, 6), **asdict(self)}
 
 
-def examine(connection: Connection, *, full: bool = False, fail_under: float = 1.0) -> Health:
+def examine(
+    connection: Connection, *, full: bool = False, fail_under: float = 1.0, application_roles: Iterable[str] = ()
+) -> Health:
     """Look at a database.
 
     Args:
         connection: Any connection that may read our tables and auth.users; the transaction is the caller's.
         full: Count all users instead of a window.
         fail_under: The least share of users with profile and progress that is no problem.
+        application_roles: Roles that the application logs in as; row level security must bind them.
 
     Returns:
         What was found; nothing is changed.
@@ -97,6 +101,7 @@ def examine(connection: Connection, *, full: bool = False, fail_under: float = 1
     findings += examine_openings(connection, declared, accepted(connection))
     findings += examine_switches(connection, declared)
     findings += catalog.examine_service_role(connection)
+    findings += examine_roles(connection, application_roles)
     if damaged:
         # What is gone is named above; nothing can be counted without it.
         return Health(revision, full, 0, 0, triggers, findings)
