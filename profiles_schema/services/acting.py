@@ -356,7 +356,8 @@ def _set_again(session: Session) -> None:
     state = _state(session)
     # Not through the session: inside `with session.begin_nested()`, it takes no statement after a rollback.
     for connection in state.connections:
-        if connection.in_transaction():
+        # A connection that broke takes no statement until the rollback, and begins anew after it.
+        if connection.in_transaction() and not connection.invalidated:
             _set(connection, state.actor)
 
 

@@ -116,6 +116,18 @@ def test_an_exception_ends_it(sync_engine, ada, bob):
         assert who(session) == user(ada)
 
 
+def test_a_connection_that_breaks_is_said_as_it_is_and_the_session_goes_on_for_the_same_user(
+    sync_engine, database, ada, bob
+):
+    with Session(sync_engine) as session, acting_as(session, ada):
+        with pytest.raises(DBAPIError), acting_as(session, bob):
+            pid = session.scalar(text("select pg_backend_pid()"))
+            database.run(f"select pg_terminate_backend({pid}, 5000)")
+            session.execute(text("select 1"))
+        session.rollback()
+        assert (who(session), mine(session)) == (user(ada), {ada})
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_rollback_to_a_savepoint_does_not_bring_earlier_rights_back(sync_engine, ada, bob, inside):
     with Session(sync_engine) as session, acting_as(session, ada):
