@@ -405,7 +405,8 @@ def test_an_engine_for_a_pooler_in_transaction_mode_prepares_nothing_that_outliv
         if failed := [each for each in results if each]:
             raise failed[0]
 
-    with pooled(database.server.url(database.name, app), "transaction", pool_size=2) as pooler_url:
+    # One connection to the server, which all of them get in turn.
+    with pooled(database.server.url(database.name, app), "transaction", pool_size=1) as pooler_url:
         url = pooler_url.replace("://", f"+{'psycopg' if made is engine else 'asyncpg'}://")
         asyncio.run(use(url, pooler="transaction"))
         if made is async_engine and not follows_prepared_statements():
