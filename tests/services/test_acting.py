@@ -116,14 +116,18 @@ def test_an_exception_ends_it(sync_engine, ada, bob):
         assert who(session) == user(ada)
 
 
+def terminate(database, session):
+    """Break the session's connection, and use it."""
+    database.run(f"select pg_terminate_backend({session.scalar(text('select pg_backend_pid()'))}, 5000)")
+    session.execute(text("select 1"))
+
+
 def test_a_connection_that_breaks_is_said_as_it_is_and_the_session_goes_on_for_the_same_user(
     sync_engine, database, ada, bob
 ):
     with Session(sync_engine) as session, acting_as(session, ada):
         with pytest.raises(DBAPIError), acting_as(session, bob):
-            pid = session.scalar(text("select pg_backend_pid()"))
-            database.run(f"select pg_terminate_backend({pid}, 5000)")
-            session.execute(text("select 1"))
+            terminate(database, session)
         session.rollback()
         assert (who(session), mine(session)) == (user(ada), {ada})
 
@@ -383,35 +387,38 @@ def test_behind_a_pooler_in_transaction_mode_nobody_gets_the_claims_of_another_c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("made", [engine, async_engine])
-def test_an_engine_for_a_pooler_in_transaction_mode_prepares_nothing_that_outlives_a_transaction(database, app, made):
-    async def use(url, **options):
-        engines = [made(url, **options) for _ in range(3)]
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("pooler", ["transaction", "none"])
+def test_an_engine_prepares_nothing_that_a_pooler_in_transaction_mode_would_lose(database, app, driver, pooler):
+    async def use(url):
+        made = async_engine(url, pooler=pooler)
+        others = async_engine(url, pooler="transaction")
+        pid = text("select pg_backend_pid()")
+        statement = text("select cast(:n as int)")
+        try:
+            async with made.connect() as connection:
+                for number in range(10):  # psycopg prepares what it has seen five times
+                    await connection.execute(statement, {"n": number})
+                    home = await connection.scalar(pid)
+                    await connection.commit()
+                # Two clients take both connections to the server; the other one than before is given back.
+                async with others.connect() as one, others.connect() as other:
+                    taken = {await each.scalar(pid): each for each in (one, other)}
+                    assert len(taken) == 2
+                    await next(each for backend, each in taken.items() if backend != home).rollback()
+                    assert await connection.scalar(statement, {"n": 17}) == 17
+                    assert await connection.scalar(pid) != home
+        finally:
+            await made.dispose()
+            await others.dispose()
 
-        async def work(each):
-            for number in range(20):
-                async with each.begin() as connection:
-                    assert (await connection.execute(text("select cast(:n as int)"), {"n": number})).scalar() == number
-
-        def work_sync(each):
-            for number in range(20):
-                with each.begin() as connection:
-                    assert connection.execute(text("select cast(:n as int)"), {"n": number}).scalar() == number
-
-        tasks = [asyncio.to_thread(work_sync, each) if made is engine else work(each) for each in engines]
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for each in engines:
-            each.dispose() if made is engine else await each.dispose()
-        if failed := [each for each in results if each]:
-            raise failed[0]
-
-    # One connection to the server, which all of them get in turn.
-    with pooled(database.server.url(database.name, app), "transaction", pool_size=1) as pooler_url:
-        url = pooler_url.replace("://", f"+{'psycopg' if made is engine else 'asyncpg'}://")
-        asyncio.run(use(url, pooler="transaction"))
-        if made is async_engine and not follows_prepared_statements():
-            with pytest.raises(DBAPIError, match="prepared statement"):
-                asyncio.run(use(url, pooler="none"))
+    with pooled(database.server.url(database.name, app), "transaction", pool_size=2) as pooler_url:
+        url = pooler_url.replace("://", f"+{driver}://")
+        if pooler == "transaction":
+            asyncio.run(use(url))
+        elif not follows_prepared_statements():
+            with pytest.raises(DBAPIError, match=r"prepared statement .* does not exist"):
+                asyncio.run(use(url))
 
 
 @pytest.mark.parametrize("driver", [*DRIVERS, "asyncpg"])
