@@ -385,6 +385,7 @@ def run_page(page, database, known, environment=None):
                 yield command
 
 
+@pytest.mark.slow
 def test_the_tutorial_happens_as_it_says(database, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", database.url)
     known = {}
@@ -558,6 +559,7 @@ def application(empty, tmp_path):
     return alembic
 
 
+@pytest.mark.slow
 def test_the_example_keeps_one_history_with_ours(application, empty):
     done = application("upgrade", "heads")
     assert done.returncode == 0, done.stderr

@@ -62,6 +62,7 @@ def signs_up(database):
     return database.profile(database.administrator.sign_up(f"{uuid.uuid4().hex}@example.org")) is not None
 
 
+@pytest.mark.slow
 def test_a_policy_named_like_ours_is_set_aside_like_any_other(found):
     database = found(
         PROFILES,
@@ -88,6 +89,7 @@ def handler(body, when="after insert"):
 INSERT = "insert into public.user_profiles (id, username) values (new.id, new.email);"
 
 
+@pytest.mark.slow
 def test_columns_named_like_what_adoption_calls_things_lose_nothing(found):
     names = [
         "t",
@@ -156,6 +158,7 @@ def test_what_would_refuse_every_sign_up_stops_the_upgrade_and_is_named(found, o
     assert came_back(database) == []
 
 
+@pytest.mark.slow
 def test_defaults_of_the_application_stay_where_our_code_can_live_with_them(found):
     database = found(
         "create type public.member_role as enum ('member', 'admin');"
@@ -189,6 +192,7 @@ def test_defaults_of_the_application_stay_where_our_code_can_live_with_them(foun
     assert came_back(database) == []
 
 
+@pytest.mark.slow
 def test_contact_data_that_the_auth_server_contradicts_is_kept_named_and_brought_back(found):
     database = found(
         PROFILES,
@@ -214,6 +218,7 @@ def test_contact_data_that_the_auth_server_contradicts_is_kept_named_and_brought
     ) == {(True, True, True)}
 
 
+@pytest.mark.slow
 def test_nobody_reads_what_is_new_before_our_policies_are_there(found):
     database = found(
         PROFILES,
@@ -245,6 +250,7 @@ def test_values_come_back_in_a_session_of_another_time_zone(found):
     )
 
 
+@pytest.mark.slow
 def test_functions_and_triggers_that_are_set_aside_come_back_as_they_were(found):
     database = found(
         PROFILES,
@@ -285,6 +291,7 @@ def test_a_function_with_the_rights_of_its_owner_comes_back_with_no_more(empty):
         empty.script("drop function public.get_public_profile(text); drop role application_owner")
 
 
+@pytest.mark.slow
 def test_rows_come_back_past_keys_that_are_checked_at_commit(found):
     database = found(
         "create table public.teams (id int primary key); insert into public.teams values (1);",
@@ -296,6 +303,7 @@ def test_rows_come_back_past_keys_that_are_checked_at_commit(found):
     assert came_back(database) == []
 
 
+@pytest.mark.slow
 def test_rows_that_share_an_id_or_have_none_are_kept_aside(found):
     database = found(
         "create table public.user_profiles (id uuid, user_id uuid, email text, created_at timestamptz);"
@@ -311,6 +319,7 @@ def test_rows_that_share_an_id_or_have_none_are_kept_aside(found):
     assert came_back(database) == []
 
 
+@pytest.mark.slow
 def test_what_a_narrower_type_cannot_hold_does_not_stop_the_way_back(found):
     database = found(
         "create type public.who as enum ('everyone', 'friends'); create domain public.tongue as text check (value in ('sv', 'de'));",
@@ -328,6 +337,7 @@ def test_what_a_narrower_type_cannot_hold_does_not_stop_the_way_back(found):
     assert sorted(map(tuple, kept)) == [(False, "friends", "sv", "friends")] * 5 + [(True, None, None, "friends")]
 
 
+@pytest.mark.slow
 def test_indexes_that_another_type_would_break_rest_and_come_back(found):
     database = found(
         'create table public.user_profiles (id text primary key, username varchar(60) collate "C", created_at timestamp, updated_at bigint);'
@@ -342,6 +352,7 @@ def test_indexes_that_another_type_would_break_rest_and_come_back(found):
     assert came_back(database) == []
 
 
+@pytest.mark.slow
 def test_an_identity_column_becomes_the_old_id(found):
     database = found(
         "create table public.user_profiles (id bigint generated always as identity primary key, user_id uuid, email text);"
@@ -374,6 +385,7 @@ def test_what_the_application_drops_meanwhile_does_not_stop_the_way_back(found):
     assert database.value("select count(*) from public.user_profiles") == 6
 
 
+@pytest.mark.slow
 def test_a_quarantined_row_does_not_come_back_twice(found):
     database = found(
         PROFILES,
@@ -610,6 +622,7 @@ ODD_NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_table_of_any_name_is_taken_over(found, name):
     quoted = '"' + name.replace('"', '""') + '"'

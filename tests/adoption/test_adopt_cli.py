@@ -158,6 +158,7 @@ def test_the_planner_knows_what_our_rights_let_users_write(hosted):
     assert {key: granted[key] for key in known} == known
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_what_is_done(old):
     plan = planned(old)
     old.upgrade()
@@ -216,6 +217,7 @@ def test_tables_are_read_under_access_share_and_migrators_wait(old):
     assert LOCK_CLASS in {lock.classid for lock in found if lock.locktype == "advisory"}
 
 
+@pytest.mark.slow
 def test_a_database_on_its_way_is_asked_by_its_own_function_in_a_read_only_transaction(old):
     old.upgrade("0005_create_sign_up_functions")
     before = planned(old)
@@ -238,6 +240,7 @@ def test_a_database_on_its_way_is_asked_by_its_own_function_in_a_read_only_trans
     assert "read-only transaction" in refused.stderr
 
 
+@pytest.mark.slow
 def test_after_the_upgrade_nothing_is_left_to_adopt(old):
     old.upgrade()
     old.script('create policy "Added since" on public.user_profiles for select to anon using (true)')
@@ -250,6 +253,7 @@ def test_after_the_upgrade_nothing_is_left_to_adopt(old):
     )
 
 
+@pytest.mark.slow
 def test_a_history_kept_by_the_application_is_known_by_the_log(old):
     old.upgrade()
     old.run("update profiles_internal.alembic_version set version_num = 'app_0007_of_theirs'")
@@ -302,6 +306,7 @@ PACE = (
 )
 
 
+@pytest.mark.slow
 def test_a_lock_of_more_than_two_seconds_is_a_question_and_a_shorter_one_is_none(old, tmp_path):
     old.upgrade("0005_create_sign_up_functions")
     old.script(PACE.format(0.001))
@@ -315,6 +320,7 @@ def test_a_lock_of_more_than_two_seconds_is_a_question_and_a_shorter_one_is_none
     assert (plan.stoppers, plan.questions) == ([], [])
 
 
+@pytest.mark.slow
 def test_the_forecast_is_timed_on_rows_of_the_table_and_not_under_its_lock(old):
     old.administrator.script(
         "set local session_replication_role = replica;"
@@ -391,6 +397,7 @@ def test_what_row_level_security_hides_is_not_taken_for_missing(old):
     assert planned(old).stoppers == []
 
 
+@pytest.mark.slow
 def test_what_stops_the_plan_stops_the_upgrade(old):
     old.script(PARTITIONED)
     found = json.loads(shown(old, "--json").stdout)["stoppers"]
@@ -485,6 +492,7 @@ def test_no_step_is_lost_on_the_way_to_the_terminal(old):
     assert counted == len(steps) - len(summaries) - 1, [line.object for line in merged]  # and the record of the table
 
 
+@pytest.mark.slow
 def test_what_stops_working_is_said(old):
     old.script(
         "grant all on public.user_profiles to authenticated;"
@@ -565,6 +573,7 @@ def test_a_locked_table_is_said_instead_of_waited_for(old, capsys, monkeypatch):
     assert stderr.startswith("error: Another session holds a lock on one of our tables")
 
 
+@pytest.mark.slow
 def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkeypatch):
     monkeypatch.setattr(adopt, "LOCK_TIMEOUT_MS", 200)
     with old.engine.connect() as migrator:
@@ -574,6 +583,7 @@ def test_a_migration_that_runs_is_said_instead_of_waited_for(old, capsys, monkey
     assert stderr.startswith("error: A migration is running, or another plan of one.")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_at_once_and_frees_what_it_held(old):
     old.upgrade("0005_create_sign_up_functions")
     old.administrator.script(
@@ -608,6 +618,7 @@ def look(database, **options):
         return health.examine(connection, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_health_says_what_adoption_left_and_calls_none_of_it_a_problem(old, full):
     old.upgrade()
@@ -654,6 +665,7 @@ def section(heading):
     )
 
 
+@pytest.mark.slow
 def test_what_the_docs_say_about_what_was_changed_runs(old):
     old.upgrade()
     counts, column, done, erased = [
@@ -666,6 +678,7 @@ def test_what_the_docs_say_about_what_was_changed_runs(old):
     assert ("Ada",) not in [(row.old,) for row in old.run(column)]
 
 
+@pytest.mark.slow
 def test_a_quarantined_profile_comes_back_as_the_docs_say(old):
     old.upgrade()
     shows, brings_back, validates = section("Rows in quarantine")
@@ -682,6 +695,7 @@ def test_a_quarantined_profile_comes_back_as_the_docs_say(old):
     assert old.value("select count(*) from public.user_profiles where id::text like '%9'") == 1
 
 
+@pytest.mark.slow
 def test_old_statements_do_what_the_docs_say(old):
     user = "00000000-0000-4000-8000-000000000001"
     old.upgrade()

@@ -17,6 +17,7 @@ def adopted(hosted):
     return hosted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "erasure",
     ["update auth.users set deleted_at = now() where id = :id", "delete from auth.users where id = :id"],
@@ -54,6 +55,7 @@ def bio(database, user):
     return database.value("select bio from public.user_profiles where user_id = :id", id=user)
 
 
+@pytest.mark.slow
 def test_who_was_deleted_before_is_counted_and_erased_only_when_somebody_says_so(hosted, with_deleted):
     hosted.run(
         "insert into public.user_profile_audit_logs (user_id, action, origin) values (:id, 'failed', 'trigger')",
@@ -88,6 +90,7 @@ def test_who_was_deleted_before_is_counted_and_erased_only_when_somebody_says_so
     assert profiles_schema(hosted.url, "backfill", "--erase-deleted").stdout.endswith("their user\n")
 
 
+@pytest.mark.slow
 def test_an_erasure_names_the_columns_of_the_application_that_it_left(hosted, with_deleted):
     user = hosted.value("select id from auth.users where deleted_at is null")
     hosted.administrator.run("update auth.users set deleted_at = now() where id = :id", id=user)

@@ -33,6 +33,7 @@ def test_the_planner_knows_our_public_functions(database):
         assert list(known) == list(ours)
 
 
+@pytest.mark.slow
 def test_a_function_that_ours_replaces_is_a_question_and_others_of_the_name_stay(hosted_open):
     hosted_open.script(FUNCTIONS)
     with hosted_open.engine.connect() as connection:
@@ -69,6 +70,7 @@ def test_a_function_that_ours_replaces_is_a_question_and_others_of_the_name_stay
     assert hosted_open.value("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == 6
 
 
+@pytest.mark.slow
 def test_a_function_of_other_types_can_be_replaced_too(hosted_open):
     hosted_open.script(FUNCTIONS)
     hosted_open.upgrade(answers=hosted_open.answers("replace"))

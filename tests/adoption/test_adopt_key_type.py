@@ -70,6 +70,7 @@ BOOTSTRAP = f"""
 """
 
 
+@pytest.mark.slow
 def test_what_hangs_on_a_uuid_key_is_not_touched(application):
     database = application(BOOTSTRAP)
     found = look(database)
@@ -119,6 +120,7 @@ def test_statements_that_know_no_user_id_go_on_working(application):
         run("update public.user_profiles set id = :other where id = :id", id=BOB, other=other)
 
 
+@pytest.mark.slow
 def test_a_key_of_its_own_beside_user_id_stays_as_it_is(application):
     database = application(f"""
         create table public.user_profiles (id uuid primary key default gen_random_uuid(), user_id uuid unique, first_name text);
@@ -140,6 +142,7 @@ def test_a_key_of_its_own_beside_user_id_stays_as_it_is(application):
     assert changed(found, look(database)) == {}
 
 
+@pytest.mark.slow
 def test_a_foreign_key_to_the_users_says_whose_row_it_is(application):
     database = application(f"""
         create table public.collectors (collector_id uuid primary key references auth.users, motto text);
@@ -193,6 +196,7 @@ CLERK = """
 """
 
 
+@pytest.mark.slow
 def test_rows_that_lead_to_no_user_are_a_question(application):
     database = application(CLERK)
     found = look(database)
@@ -378,6 +382,7 @@ ACTING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["id", "user_id", "collector_id"])
 def test_a_key_that_refers_to_users_is_no_obstacle_to_sign_ups_whatever_its_name(application, key):
     database = application("create table public.user_profiles (display_name text)")
@@ -407,6 +412,7 @@ def test_a_key_that_refers_to_one_certain_user_is_an_obstacle_to_sign_ups(applic
         database.upgrade()
 
 
+@pytest.mark.slow
 def test_losing_the_triggers_that_carry_the_user_is_found_and_mended(application):
     database = application(BOOTSTRAP)
     database.upgrade()
@@ -420,6 +426,7 @@ def test_losing_the_triggers_that_carry_the_user_is_found_and_mended(application
     assert drift(database) == []
 
 
+@pytest.mark.slow
 def test_a_user_id_that_is_another_user_than_the_key_is_refused(application):
     database = application(f"""
         create table public.user_profiles (id uuid primary key references auth.users, user_id uuid);

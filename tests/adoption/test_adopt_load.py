@@ -77,6 +77,7 @@ def announced(database):
     return [*asked, *(f"{step.object}: {step.found}; {step.wanted}; {step.remedy}" for step in told)]
 
 
+@pytest.mark.slow
 def test_the_old_application_goes_on_and_fails_only_as_announced(found, tmp_path):
     told = announced(found)
     options = [f"{key.replace('_', '-')}={value}" for key, value in shapes.options(found.shape).items()]

@@ -39,6 +39,7 @@ def is_well(database):
         assert [step for step in smoke.smoke(connection) if not step.passed] == []
 
 
+@pytest.mark.slow
 def test_columns_that_users_could_not_select(hosted_open):
     hosted_open.script(
         TABLE.format(columns="nick text, internal_notes text default 'fraud suspected'") + GUARDED + OWN
@@ -59,6 +60,7 @@ def test_columns_that_users_could_not_select(hosted_open):
     is_well(hosted_open)
 
 
+@pytest.mark.slow
 def test_a_table_for_the_server_alone(hosted_open):
     hosted_open.script(TABLE.format(columns="stripe_customer_id text default 'cus_1'") + GUARDED + ROWS)
     assert set(questions(hosted_open)) == {"columns:public.user_profiles"}
@@ -75,6 +77,7 @@ def test_a_table_for_the_server_alone(hosted_open):
     assert as_ada(hosted_open, "select * from public.user_profiles") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["accept", "keep"])
 def test_users_who_could_read_and_not_write(hosted_open, answer):
     hosted_open.script(
@@ -143,6 +146,7 @@ def test_a_log_without_an_origin_is_taken_over(hosted_open):
     is_well(hosted_open)
 
 
+@pytest.mark.slow
 def test_exports_without_a_format_stop_the_plan_and_the_remedy_works(hosted_open):
     hosted_open.script(
         USERS
@@ -170,6 +174,7 @@ create function public.modern() returns setof jsonb language sql stable security
 """
 
 
+@pytest.mark.slow
 def test_what_shows_whole_rows_as_its_owner(hosted_open):
     hosted_open.script(TABLE.format(columns="nick text") + GUARDED + OWN + ROWS + SHOWING)
     asked = questions(hosted_open)
@@ -237,6 +242,7 @@ def test_a_trigger_that_copies_whole_rows_stops_the_upgrade(hosted_open):
     assert hosted_open.value("select count(*) from public.history") == 1
 
 
+@pytest.mark.slow
 def test_a_policy_that_reads_its_own_table_cannot_stay_beside_ours(hosted_open):
     hosted_open.script(
         TABLE.format(columns="nick text, verified boolean default true") + GUARDED + ROWS
@@ -287,6 +293,7 @@ def test_several_api_keys_of_one_user_are_a_question(hosted_open):
         hosted_open.upgrade()
 
 
+@pytest.mark.slow
 def test_a_sign_up_function_that_was_deployed_meanwhile_stays(hosted_open, caplog):
     made = (
         "create or replace function public.handle_new_user() returns trigger language plpgsql security definer as $$"
@@ -318,6 +325,7 @@ SERVICE = (
 )
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_true_for_the_service_alone_lets_no_user_write(hosted_open):
     hosted_open.script(TABLE.format(columns="display_name text, plan text default 'free'") + GUARDED + SERVICE + ROWS)
     assert as_ada(hosted_open, "update public.user_profiles set plan = 'gold'") == 0
@@ -344,6 +352,7 @@ def as_bob(database, statement):
         return connection.exec_driver_sql(statement).rowcount
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["accept", "keep"])
 def test_what_only_administrators_change_is_a_question(hosted_open, answer):
     hosted_open.script(TABLE.format(columns="display_name text, plan text default 'free'") + GUARDED + ADMINS + ROWS)
@@ -366,6 +375,7 @@ def test_what_only_administrators_change_nobody_does_without_their_policy(hosted
         as_ada(hosted_open, "update public.user_profiles set plan = 'gold'")
 
 
+@pytest.mark.slow
 def test_a_policy_for_owners_and_administrators_lets_users_write(hosted_open):
     hosted_open.script(
         TABLE.format(columns="display_name text, plan text default 'free'") + GUARDED + ROWS
@@ -378,6 +388,7 @@ def test_a_policy_for_owners_and_administrators_lets_users_write(hosted_open):
     is_well(hosted_open)
 
 
+@pytest.mark.slow
 def test_hidden_columns_stay_hidden(hosted_open):
     hosted_open.script(
         TABLE.format(columns="nick text, internal_notes text default 'fraud suspected'") + GUARDED + OWN
@@ -404,6 +415,7 @@ def test_hidden_columns_stay_hidden(hosted_open):
     assert as_ada(hosted_open, "select nick from public.user_profiles") == [(None,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["user_progress", "user_api_keys", "export_history"])
 def test_hidden_columns_of_other_tables_stay_hidden(hosted_open, table):
     hosted_open.script(
@@ -443,6 +455,7 @@ def test_columns_of_ours_that_were_hidden_are_named_beside_an_open_policy(hosted
     assert "reads email, which users cannot read today" in asked.answers["keep"]
 
 
+@pytest.mark.slow
 def test_a_visibility_that_meant_something_else_is_a_question(hosted_open):
     hosted_open.script(TABLE.format(columns="profile_visibility text default 'public'") + GUARDED + OWN + ROWS)
     (asked,) = questions(hosted_open).values()
@@ -497,6 +510,7 @@ def test_many_values_that_break_a_rule_are_worth_knowing(hosted_open):
     assert "fails from then on" in note.remedy
 
 
+@pytest.mark.slow
 def test_columns_that_an_insert_of_the_own_row_may_not_name_are_told(hosted_open):
     hosted_open.script(
         "create table public.user_profiles (id uuid primary key references auth.users, email text, nick text, bio text);"

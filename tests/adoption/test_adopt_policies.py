@@ -94,6 +94,7 @@ def test_an_open_policy_that_others_read_through_is_a_question(application):
     assert "timezone" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_kept_policy_keeps_what_reads_through_it(application):
     found = application.run(
         "select polname, pg_get_expr(polqual, polrelid) from pg_policy where polrelid = 'public.user_profiles'::regclass order by 1"
@@ -117,6 +118,7 @@ def test_a_kept_policy_keeps_what_reads_through_it(application):
     assert seen(application, "select count(*) from public.posts") == 1
 
 
+@pytest.mark.slow
 def test_each_object_that_finds_less_is_a_question_of_its_own(application):
     assert {q.id for q in plan_with(application, {OPEN: "replace"}).questions} == {
         "reads:policy public.posts:Posts of those who are not private",
@@ -133,6 +135,7 @@ def plan_with(database, answers):
         return adopt.plan(connection, answers=answers)
 
 
+@pytest.mark.slow
 def test_a_table_without_row_level_security_is_the_same_question(application):
     application.script(
         'drop policy "Profiles are viewable" on public.user_profiles; alter table public.user_profiles disable row level security'
@@ -148,6 +151,7 @@ def test_a_table_without_row_level_security_is_the_same_question(application):
     assert application.value("select count(*) from pg_policy where polrelid = 'public.user_profiles'::regclass") == 1
 
 
+@pytest.mark.slow
 def test_a_restrictive_policy_stays(application):
     application.script(
         "create policy \"Not banned\" on public.user_profiles as restrictive using (username <> 'banned')"
@@ -158,6 +162,7 @@ def test_a_restrictive_policy_stays(application):
     is_well(application)
 
 
+@pytest.mark.slow
 def test_policies_that_let_users_write_others_rows_are_asked_about_or_named(application):
     application.script(
         """
@@ -190,6 +195,7 @@ def test_policies_that_let_users_write_others_rows_are_asked_about_or_named(appl
     is_well(application)
 
 
+@pytest.mark.slow
 def test_reads_through_a_kept_policy_go_on_under_the_old_name(hosted):
     hosted.script(APPLICATION.format(table="profiles", ada=ADA, bob=BOB))
     options = {"adopt_table": "profiles"}
@@ -215,6 +221,7 @@ $$ select exists (select from public.user_profiles where preferences like '%x%')
 """
 
 
+@pytest.mark.slow
 def test_a_function_that_would_no_longer_run_stops_the_upgrade_with_the_error_of_the_server(application):
     application.script(READER)
     found = snapshot(application)
@@ -231,6 +238,7 @@ def test_a_function_that_would_no_longer_run_stops_the_upgrade_with_the_error_of
     application.upgrade(answers={OPEN: "keep"})
 
 
+@pytest.mark.slow
 def test_a_function_that_did_not_run_before_stops_nothing(application):
     application.script(
         "set local check_function_bodies = off; create function public.broken() returns text language sql as"
@@ -301,6 +309,7 @@ def code(database, statement, **who):
     return error.value.orig.pgcode
 
 
+@pytest.mark.slow
 def test_a_policy_that_shows_less_than_the_own_row_stays_as_a_restrictive_one(hosted):
     found = snapshot(own(hosted))
     (question,) = plan(hosted).questions
@@ -327,6 +336,7 @@ def test_a_narrower_condition_below_an_or_is_none(hosted):
     assert set(asked) == {"Read", "Text", "More", "Not"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["user_profiles", "profiles"])
 def test_users_insert_their_own_row_where_a_policy_let_them(hosted, table):
     own(hosted, table, INSERTS)
@@ -344,6 +354,7 @@ def test_users_insert_their_own_row_where_a_policy_let_them(hosted, table):
     is_well(hosted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["user_profiles", "profiles"])
 def test_users_insert_nothing_where_no_policy_let_them(hosted, table):
     own(hosted, table)
@@ -353,6 +364,7 @@ def test_users_insert_nothing_where_no_policy_let_them(hosted, table):
     is_well(hosted)
 
 
+@pytest.mark.slow
 def test_own_columns_and_anon_keep_their_rights_after_a_repair_and_half_way_back(hosted):
     own(hosted)
     notes = {note.wanted: note.remedy for note in plan_with(hosted, {READ: "restrict"}).notes}
@@ -406,6 +418,7 @@ def note(database, number):
     assert seen(database, "select count(*) from public.notes") == number
 
 
+@pytest.mark.slow
 def test_stored_policies_and_defaults_run_after_names_have_changed(reads_by_function):
     database = reads_by_function("full_name like 'name%'")
     note(database, 1)
@@ -437,6 +450,7 @@ def test_a_policy_that_reads_a_column_whose_type_changes_stops_the_upgrade(reads
     assert 'policy "Friends" on public.notes' in stop.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_view", [True, False])
 def test_functions_in_standard_form_are_among_those_that_find_less(application, with_view):
     application.script(
@@ -457,6 +471,7 @@ def test_functions_in_standard_form_are_among_those_that_find_less(application, 
     application.downgrade("base", allow_data_loss="yes")
 
 
+@pytest.mark.slow
 def test_a_table_with_our_columns_and_nothing_else_is_closed_like_any_other(database, empty):
     columns = database.value(
         "select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)"

@@ -33,6 +33,7 @@ def question(database):
     return asked
 
 
+@pytest.mark.slow
 def test_a_publication_is_a_question_with_the_columns_that_it_would_show(application):
     application.script("create publication realtime for table public.user_profiles")
     asked = question(application)
@@ -59,6 +60,7 @@ def test_a_table_leaves_a_publication_and_comes_back_with_the_downgrade(applicat
     assert application.run(PUBLISHED) == before
 
 
+@pytest.mark.slow
 def test_an_index_as_replica_identity_is_a_question(application):
     application.script("alter table public.user_profiles replica identity using index user_profiles_username_key")
     asked = question(application)

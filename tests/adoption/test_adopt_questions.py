@@ -93,6 +93,7 @@ def test_an_upgrade_that_stops_between_the_triggers_says_so(hosted_open, caplog)
     assert hosted_open.value("select count(*) from public.user_profiles where id = :id", id=user) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_other_than_the_one_an_upgrade_began_with_is_refused(asking):
     asking.upgrade("0006_create_user_profiles", answers={BOARD: "replace"})
     with pytest.raises(MigrationFailed, match='The upgrade began with the answer "replace"'):
@@ -100,6 +101,7 @@ def test_an_answer_other_than_the_one_an_upgrade_began_with_is_refused(asking):
     asking.upgrade(answers={BOARD: "replace"})
 
 
+@pytest.mark.slow
 def test_answers_are_kept_for_an_upgrade_that_goes_on_and_forgotten_by_its_downgrade(asking):
     asking.upgrade("0005_create_sign_up_functions", answers={BOARD: "keep"})
     kept = "select object_name, data #>> '{}' from profiles_internal.adopted where object_type = 'answer'"
@@ -156,6 +158,7 @@ def dry_run(database, *arguments):
     return profiles_schema(database.url, "adopt", "--dry-run", *arguments)
 
 
+@pytest.mark.slow
 def test_the_file_of_questions_is_written_answered_and_given_to_the_upgrade(asking, tmp_path):
     path = tmp_path / "adopt.toml"
     done = dry_run(asking, "--write-answers", str(path))
@@ -258,6 +261,7 @@ def test_the_file_holds_the_answers_that_an_interrupted_upgrade_remembers(asking
     assert answers.read(str(path)) == {BOARD: "replace"}
 
 
+@pytest.mark.slow
 def test_the_dry_run_ends_in_one_of_three_sentences(asking, hosted):
     assert dry_run(hosted).stdout.splitlines()[-1] == "Nothing changes meaning."
     # A table on which no statement means anything else afterwards.
@@ -340,6 +344,7 @@ def test_an_answer_to_something_else_is_not_kept_in_a_new_file(asking, tmp_path)
     assert f'"{BOARD}" = ""' in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_policy_made_anew_while_an_upgrade_is_interrupted_is_asked_about_again(asking, tmp_path):
     path = tmp_path / "adopt.toml"
     asking.script('alter policy "Board" on public.user_progress using (user_id is not null)')
@@ -367,6 +372,7 @@ def test_fingerprints_that_are_none_are_refused_and_no_answers(tmp_path):
         answers.read(str(path))
 
 
+@pytest.mark.slow
 def test_a_policy_that_reads_otherwise_after_our_renames_is_the_one_that_was_asked_about(hosted_open, tmp_path):
     hosted_open.script(
         "create table public.profiles (id uuid primary key references auth.users on delete cascade, full_name text);"
@@ -387,6 +393,7 @@ def test_a_policy_that_reads_otherwise_after_our_renames_is_the_one_that_was_ask
         command.upgrade(alembic_config(connection, {"answers": str(path), "adopt-table": "profiles"}), "head")
 
 
+@pytest.mark.slow
 def test_the_plan_asks_what_the_upgrade_asks_on_a_server_without_the_roles_of_the_api(tmp_path, monkeypatch):
     base = Path(tempfile.mkdtemp(prefix="profiles-adopt-"))
     base.chmod(0o755)  # the account that serves root has to get through

@@ -72,6 +72,7 @@ PROFILES = {"public.user_profiles", "public.profiles", "public.user_progress"}
 # Taken over
 
 
+@pytest.mark.slow
 def test_what_an_application_added_to_its_profiles_stays_and_works(found):
     database = found(
         "a",
@@ -122,6 +123,7 @@ def test_what_an_application_added_to_its_profiles_stays_and_works(found):
     assert [str(c) for c in changed if c.table != "public.journal" and (c.missing or c.changed or c.columns)] == []
 
 
+@pytest.mark.slow
 def test_columns_of_other_types_are_converted_and_come_back(found):
     database = found(
         "b",
@@ -146,6 +148,7 @@ def test_columns_of_other_types_are_converted_and_come_back(found):
     given_back(database, more=PROFILES)
 
 
+@pytest.mark.slow
 def test_an_enumeration_becomes_text_and_other_roles_keep_their_rights(found):
     database = found(
         "a",
@@ -184,6 +187,7 @@ def test_an_enumeration_becomes_text_and_other_roles_keep_their_rights(found):
     given_back(database, more=PROFILES)
 
 
+@pytest.mark.slow
 def test_a_key_that_nothing_hangs_on_becomes_text_in_place(found):
     database = found("d", "drop table public.referrals; drop view public.profile_directory;")
     database.upgrade()
@@ -191,6 +195,7 @@ def test_a_key_that_nothing_hangs_on_becomes_text_in_place(found):
     given_back(database, more=PROFILES)
 
 
+@pytest.mark.slow
 def test_a_second_row_of_a_user_goes_to_quarantine(found):
     database = found(
         "d",
@@ -211,6 +216,7 @@ def test_a_second_row_of_a_user_goes_to_quarantine(found):
     given_back(database, more=PROFILES)
 
 
+@pytest.mark.slow
 def test_keys_and_users_of_other_types_are_taken_over(found):
     database = found(
         "c",
@@ -238,6 +244,7 @@ def test_keys_and_users_of_other_types_are_taken_over(found):
     given_back(database, more=PROFILES)
 
 
+@pytest.mark.slow
 def test_rows_on_a_plain_server_get_users_of_their_own(empty):
     empty.script(
         """
@@ -263,6 +270,7 @@ def test_rows_on_a_plain_server_get_users_of_their_own(empty):
     given_back(empty)
 
 
+@pytest.mark.slow
 def test_functions_that_ours_replace_come_back_and_others_of_our_names_stay(found):
     database = found(
         "a",
@@ -293,6 +301,7 @@ def test_functions_that_ours_replace_come_back_and_others_of_our_names_stay(foun
     given_back(database, more=PROFILES)
 
 
+@pytest.mark.slow
 def test_a_unique_email_is_set_aside_and_comes_back(found):
     database = found(
         "d",
@@ -416,6 +425,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", REFUSED)
 def test_what_cannot_be_taken_over_is_named_at_once_before_the_first_change(found, shape):
     statements, objects = zip(*REFUSED[shape], strict=True)
@@ -463,6 +473,7 @@ def test_outside_ids_on_a_hosted_project_are_refused(hosted_open):
     assert stops(refusal(hosted_open)) == ["public.user_profiles"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "table", "named"),
     [("b", "profile", "no such table"), ("a+b", "profiles", "public.user_profiles exists, too")],
@@ -488,6 +499,7 @@ def test_many_rows_that_cannot_stay_are_refused_without_an_answer(found):
     assert shapes.changes(database, database.found) == []
 
 
+@pytest.mark.slow
 def test_what_stops_it_names_the_table_as_it_is_called_now(found):
     database = found(
         "b",
@@ -505,6 +517,7 @@ def test_what_stops_it_names_the_table_as_it_is_called_now(found):
     assert not [each.found for each in questions if "public.user_profiles" in each.found]
 
 
+@pytest.mark.slow
 def test_a_policy_or_trigger_made_anew_under_an_old_name_stops_a_downgrade_before_its_first_step(found):
     database = found("a")
     database.upgrade()
@@ -524,6 +537,7 @@ def test_a_policy_or_trigger_made_anew_under_an_old_name_stops_a_downgrade_befor
     given_back(database, more={"public.user_profiles"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "there",
     ["create table public.user_provider_keys (id uuid)", "create view public.user_provider_keys as select 1 as one"],

@@ -55,6 +55,7 @@ def adopting(hosted_open):
     return hosted_open
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [REFERS, READS], ids=["refers", "reads"])
 def test_a_trigger_that_needs_the_profile_finds_it_and_is_asked_about_before(adopting, function):
     adopting.script(function)
@@ -148,6 +149,7 @@ LOST = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "columns"), LOST.values(), ids=LOST)
 def test_what_a_sign_up_trigger_puts_into_columns_of_its_own_is_a_question(hosted_open, function, columns):
     hosted_open.script(TABLES + "alter table public.user_profiles alter plan set default 'free';" + function)

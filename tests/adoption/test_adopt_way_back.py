@@ -16,6 +16,7 @@ PROGRESS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signs_up", [True, False])
 def test_a_key_over_a_column_that_may_be_null_now_does_not_stop_the_way_back(hosted_open, signs_up, caplog):
     hosted_open.script(PROGRESS)
@@ -35,6 +36,7 @@ def test_a_key_over_a_column_that_may_be_null_now_does_not_stop_the_way_back(hos
         assert snapshot(hosted_open) == found
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_while_tables_are_locked(hosted_open):
     hosted_open.administrator.script(f"alter database {hosted_open.name} set jit = on")
     hosted_open.script(
@@ -61,6 +63,7 @@ PROFILES = (
 INDEX = "create unique index names on public.user_profiles (username); create unique index mails on public.user_profiles (email);"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unique", "index"), [(" unique", ""), ("", INDEX)], ids=["constraint", "index"])
 def test_what_a_foreign_key_needs_stays(hosted_open, unique, index):
     hosted_open.script(PROFILES.format(unique=unique, index=index, name="ada_l"))
@@ -91,6 +94,7 @@ def test_a_foreign_key_to_a_value_that_would_change_stops_the_plan(hosted_open):
     assert snapshot(hosted_open) == found
 
 
+@pytest.mark.slow
 def test_an_index_on_what_becomes_external_id_is_not_ours_on_user_id(empty):
     empty.script(
         "create table public.users (id bigserial primary key, email varchar(255) not null unique);"

@@ -796,6 +796,7 @@ def test_the_view_goes_on_while_the_columns_go_and_come_back(expanded):
     assert expanded.value("select openness_score from public.user_profiles where external_id = :id", id=SOMEBODY) == 6
 
 
+@pytest.mark.slow
 def test_downgrade_takes_the_schema_away_and_keeps_what_was_written(bot):
     program = Program(bot)
     program.run(INSERT, id="mine", user_id="42", username="zoe")
@@ -826,6 +827,7 @@ def test_there_is_no_such_schema_elsewhere(database):
 # Other tables of these kinds
 
 
+@pytest.mark.slow
 def test_a_table_that_had_usernames_takes_them_through_its_view(hosted):
     hosted.administrator.script(
         "insert into auth.users (id, email) select gen_random_uuid(), n || '@example.org' from unnest(array['ada', 'bob']) as n"

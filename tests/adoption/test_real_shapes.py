@@ -53,6 +53,7 @@ def copies():
         yield directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_real_shape_keeps_its_meaning(trial, name):
     problems = trial(name).run(again=False)

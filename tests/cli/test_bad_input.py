@@ -88,6 +88,7 @@ def test_unreachable_server(command):
     assert_one_message(command("upgrade", "head", url=url), 3, "127.0.0.1, port 1", "that the server runs")
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers(command):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -328,6 +329,7 @@ def test_pooler_in_statement_mode(command, pgbouncer):
     assert_one_message(command("upgrade", "head", url=pgbouncer("statement")), 1, "statement mode", "direct port")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool_size", [1, 5])
 def test_pooler_in_session_mode_is_fine(command, pgbouncer, pool_size):
     process = command("upgrade", "head", url=pgbouncer("session", pool_size=pool_size))

@@ -145,6 +145,7 @@ def test_something_that_is_like_no_verb_gets_none():
 # Colour
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_problems_in_red_and_a_pipe_shows_plain_text(database):
     database.script("drop trigger profiles_on_auth_user_created on auth.users")
     shown = in_terminal(database.url, "health")

@@ -95,6 +95,7 @@ def test_sigterm_drains(database, storage, ada):
     assert worker.returncode == 0
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_nothing_and_do_nothing_twice(database, storage, ada):
     points = random.Random(15)
     database.run(
@@ -228,6 +229,7 @@ def test_a_file_that_cannot_be_removed_is_said_and_tried_again(database, storage
     assert json.loads(exports(database, storage, "purge", "--json").stdout)["purged"] == 2
 
 
+@pytest.mark.slow
 def test_a_file_that_takes_long_to_remove_does_not_cost_the_connection(database, storage, ada, monkeypatch):
     monkeypatch.setattr(batches, "_IN_TRANSACTION_SECONDS", 1)
     ask(database, ada)

@@ -70,6 +70,7 @@ def run(database, *arguments):
     return done
 
 
+@pytest.mark.slow
 def test_keys_are_validated_and_refused_ones_disabled_one_by_one(database, ring, providers):
     asked, addresses = providers
     ada, eve = database.sign_up("ada@example.org"), database.sign_up("eve@example.org")

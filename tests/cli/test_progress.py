@@ -67,6 +67,7 @@ def test_with_json_every_report_is_a_line(crowd):
     assert json.loads(done.stdout)["created"] == 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [30, 80, 200])
 def test_a_bar_fits_the_terminal(crowd, columns):
     shown = in_terminal(crowd(300).url, "backfill", "--max-rate", "600", columns=columns)
@@ -126,6 +127,7 @@ def read_until(terminal, pattern):
     return written
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_clean_terminal_and_a_sentence(database):
     database.script(
         "alter table auth.users disable trigger profiles_on_auth_user_created;"

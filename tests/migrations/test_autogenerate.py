@@ -237,6 +237,7 @@ def test_a_missing_column_comes_back_with_its_check_and_its_grants(database, scr
     assert differences(head, snapshot(database)) == []
 
 
+@pytest.mark.slow
 def test_a_revision_that_was_interrupted_can_run_again_as_a_whole(database, scripts):
     together = ("index method", "CHECK text", "policy missing", "function result", "trigger missing", "column grant")
     database.script(";".join(DAMAGES[damage][0] for damage in together))
@@ -271,6 +272,7 @@ def test_a_revision_leaves_what_the_application_owns(database, scripts, reader):
     assert database.value("select has_table_privilege('application_reader', 'public.user_profiles', 'select')")
 
 
+@pytest.mark.slow
 def test_an_unchanged_database_gives_an_empty_revision(database, scripts):
     new = scripts.revision(database, "nothing new")
     tree = ast.parse(new.read_text())
@@ -323,6 +325,7 @@ def edited(monkeypatch, stem, old, new):
     return whole
 
 
+@pytest.mark.slow
 def test_an_edited_file_goes_into_the_revision_as_it_is(database, scripts, monkeypatch):
     whole = edited(
         monkeypatch, "public.get_my_profile_v2", "begin", "declare\n  note text := '''it'' %s :c \\n';\nbegin"
@@ -347,6 +350,7 @@ def test_colons_that_text_cannot_carry_survive(database, scripts, monkeypatch):
     assert scripts.proposes_nothing(database)
 
 
+@pytest.mark.slow
 def test_a_new_column_and_a_function_that_reads_it_fit_into_one_revision(database, scripts, monkeypatch):
     table = metadata.tables["user_profiles"]
     table.append_column(Column("shoe_size", Integer))
@@ -363,6 +367,7 @@ def test_a_new_column_and_a_function_that_reads_it_fit_into_one_revision(databas
         table._columns.remove(table.c.shoe_size)
 
 
+@pytest.mark.slow
 def test_the_alembic_command_writes_a_revision_from_a_file_that_was_edited(database, scripts, tmp_path):
     package = tmp_path / "profiles_schema"
     shutil.copytree(REPOSITORY / "profiles_schema", package, ignore=shutil.ignore_patterns("__pycache__"))

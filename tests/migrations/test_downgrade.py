@@ -63,6 +63,7 @@ def test_after_a_refusal_sign_ups_still_get_their_profile(filled):
     assert filled.profile(filled.sign_up("hopper@example.org")).username == "hopper"
 
 
+@pytest.mark.slow
 def test_with_data_loss_allowed_nothing_but_roles_remains_and_the_way_up_is_open(filled):
     catalog = snapshot(filled)
     filled.downgrade("base", allow_data_loss="yes")

@@ -45,6 +45,7 @@ def test_alone_it_gives_the_default_and_changes_nothing_else(bot):
     assert bot.value("select to_regnamespace('profiles_internal')") is None
 
 
+@pytest.mark.slow
 def test_after_it_the_rest_goes_up_and_down_as_without_it(bot, server):
     bot.upgrade(FIRST)
     bot.upgrade(**shapes.options("e"))

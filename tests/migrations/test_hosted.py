@@ -151,6 +151,7 @@ def test_what_cannot_be_taken_over_stops_the_upgrade_before_the_first_change(hos
     assert hosted.value("select to_regnamespace('profiles_internal') is null")
 
 
+@pytest.mark.slow
 def test_a_table_in_our_shape_is_taken_with_its_rows(hosted):
     table = metadata.tables["user_profiles"]
     ada = hosted.sign_up("ada@example.org")
@@ -234,6 +235,7 @@ def test_learning_sessions_of_the_application_are_rolled_up_and_keep_their_rules
     assert database.value("select count(*) from public.sessions") == 1
 
 
+@pytest.mark.slow
 def test_check_sees_a_missing_roll_up_on_the_applications_sessions(hosted):
     hosted.script(LEARNING)
     hosted.upgrade()

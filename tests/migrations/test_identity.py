@@ -248,6 +248,7 @@ def test_a_cascade_from_another_table_is_followed(numbered):
     assert counts(numbered) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_bulk_statements_are_followed(app):
     key = "gen_random_uuid()" if app.by_uuid else "n"
     app.run(
@@ -502,6 +503,7 @@ def test_their_own_migrations_are_not_blocked(app, change):
     assert (counts(app)[1:], failures(app)) == ((4, 4, 4), [])
 
 
+@pytest.mark.slow
 def test_a_renamed_table_and_a_renamed_key_are_still_followed_after_repair(numbered):
     numbered.script("alter table public.users rename to people; alter table public.people rename id to number")
     assert "trigger" in codes(numbered)
@@ -516,6 +518,7 @@ def test_a_renamed_table_and_a_renamed_key_are_still_followed_after_repair(numbe
 # Upgrade, health, downgrade
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_existing_rows_are_taken_over(empty, key):
     application(empty, key)
@@ -569,6 +572,7 @@ def test_a_database_at_head_takes_the_option_up_later(empty):
     empty.upgrade(identity="public.users")
 
 
+@pytest.mark.slow
 def test_a_trigger_that_is_lost_is_found_and_put_back(numbered):
     numbered.script(
         "drop trigger profiles_identity_inserted on public.users; alter table public.users disable trigger profiles_identity_deleted;"

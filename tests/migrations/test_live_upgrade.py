@@ -41,6 +41,7 @@ def test_eight_deploys_at_once_give_the_catalog_of_one_alone(database, empty, ol
     assert [count for _, count in applied] == [1] * len(list(VERSIONS.glob("0*.py")))
 
 
+@pytest.mark.slow
 def test_sign_ups_go_on_while_the_upgrade_waits_for_somebody_elses_lock(hosted):
     administrator = hosted.administrator
     waits, stop = [], threading.Event()

@@ -4,6 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
 from profiles_schema import metadata
@@ -46,6 +47,7 @@ def test_the_snapshot_sees_every_kind_of_object(database):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_up_down_up_gives_the_first_catalog(empty):
     empty.upgrade()
     first = snapshot(empty)

@@ -165,6 +165,7 @@ EVERYTHING = (
 )
 
 
+@pytest.mark.slow
 def test_the_script_builds_what_the_upgrade_builds(empty, database, up):
     done = psql(empty, up)
     assert done.returncode == 0, done.stderr
@@ -233,6 +234,7 @@ def contents(database):
     ]
 
 
+@pytest.mark.slow
 def test_users_who_were_there_before_get_a_profile_and_those_who_left_do_not(empty):
     empty.upgrade(BEFORE_TRIGGERS)
     empty.run(IMPORT)

@@ -231,6 +231,7 @@ def test_a_revision_waits_in_short_turns_names_the_blocker_and_succeeds(history,
     assert len([line for line in log.messages if "trying again" in line]) == 1
 
 
+@pytest.mark.slow
 def test_traffic_behind_a_waiting_revision_is_stalled_no_longer_than_the_lock_timeout(history, url):
     rows(url, "create table t (n int)")
     history.add("0001_alter", "alter table t add column m int")
@@ -265,6 +266,7 @@ def test_the_deadline_ends_the_retries_names_the_blocker_and_leaves_nothing(hist
     assert versions(url) == ["0002_alter"]
 
 
+@pytest.mark.slow
 def test_relative_targets_do_not_overshoot_when_a_revision_is_retried(history, url):
     rows(url, "create table t (n int)")
     for number in range(1, 6):
@@ -284,6 +286,7 @@ def test_relative_targets_do_not_overshoot_when_a_revision_is_retried(history, u
     assert versions(url) == ["0001_step"]
 
 
+@pytest.mark.slow
 def test_a_deadlock_is_retried(history, url):
     rows(url, "create table a (n int); create table b (n int)")
     history.add(
@@ -663,6 +666,7 @@ def test_looking_changes_nothing(history, url):
 # Interruptions
 
 
+@pytest.mark.slow
 def test_an_interrupted_migration_leaves_no_half_revision_and_can_be_run_again(history, url):
     history.add("0001_table", "create table t (n int)")
     history.add("0002_long", "op.execute('create table long (n int)')\nop.execute('select pg_sleep(30)')")
@@ -883,6 +887,7 @@ def test_our_history_as_a_script_builds_what_the_upgrade_builds(url, tmp_path):
     assert versions(url) == [ScriptDirectory.from_config(config).get_current_head()]
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_up_and_down_and_reports(url):
     head = ScriptDirectory.from_config(paths.config()).get_current_head()
     up = profiles_schema(url, "upgrade")
@@ -932,6 +937,7 @@ def test_users_and_profiles_are_counted_at_one_moment(database):
     assert (counts.users, counts.profiles, counts.missing) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_the_api_is_told_once_to_look_at_the_catalog_again(empty):
     """PostgREST listens on the channel pgrst."""
     with psycopg.connect(empty.url, autocommit=True) as listener:

@@ -103,6 +103,7 @@ def test_a_failure_on_record_names_the_column_whoever_met_it(database):
     ) == [(origin, "23502", "user_profiles created_by") for origin in ("trigger", "backfill")]
 
 
+@pytest.mark.slow
 def test_it_waits_for_a_short_lock(database):
     without_trigger(database, 10)
     holder = subprocess.Popen(

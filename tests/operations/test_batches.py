@@ -67,6 +67,7 @@ def test_the_batch_follows_the_target(crowd):
     assert max(sizes) > 100
 
 
+@pytest.mark.slow
 def test_a_rate_is_kept(crowd):
     database = crowd(400)
     started = time.monotonic()
@@ -105,6 +106,7 @@ def test_after_a_kill_the_same_job_goes_on_at_its_cursor(crowd):
     assert (after.id, after.rows_done) == (before.id, 2000)
 
 
+@pytest.mark.slow
 def test_a_frozen_runner_that_was_replaced_writes_nothing_and_says_why(crowd):
     database = crowd(4000)
     process = start(database, "--batch-size", "10", "--target-ms", "5", "--max-rate", "500")
@@ -365,11 +367,13 @@ def test_a_server_that_answers_slowly_is_left_alone(crowd, monkeypatch):
     assert min(sizes[:5]) >= 50
 
 
+@pytest.mark.slow
 def test_a_rate_makes_batches_of_a_second_at_most(crowd):
     sizes = sizes_of(run(crowd(100), batch_rows=100, max_rate=40))
     assert max(sizes) <= 40
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_made_again(crowd):
     database = crowd(2000)
     process = start(database, "--batch-size", "10", "--target-ms", "5", "--max-rate", "1000")
@@ -408,6 +412,7 @@ def test_a_replaced_runner_cannot_write(crowd):
     assert missing(database) == left
 
 
+@pytest.mark.slow
 def test_a_runner_in_a_long_statement_is_not_replaced(crowd, monkeypatch):
     monkeypatch.setattr(ledger, "STALE_SECONDS", 0.6)
     database = crowd(10)
@@ -465,6 +470,7 @@ def test_a_row_that_is_locked_for_long_is_left_out_and_the_others_are_done(datab
     assert run(database)[-1].counts["repaired"] == 1
 
 
+@pytest.mark.slow
 def test_a_table_that_is_locked_for_long_is_waited_for(crowd, monkeypatch):
     monkeypatch.setattr(batches, "_ROW_LOCK_SECONDS", 0.1)
     database = crowd(100)

@@ -70,6 +70,7 @@ def test_the_bounded_look_finds_a_missing_profile_wherever_it_is(database):
     assert look(database, full=True).missing == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "state"),
     [
@@ -237,6 +238,7 @@ def test_health_only_reads(database):
         assert set(modes) <= {"AccessShareLock", "ExclusiveLock"}  # the latter is the one on its own transaction id
 
 
+@pytest.mark.slow
 def test_a_locked_table_is_said_instead_of_waited_for(database):
     with database.engine.connect() as holder:
         holder.exec_driver_sql("lock table public.user_profiles in access exclusive mode")
@@ -342,6 +344,7 @@ def test_a_role_that_row_level_security_binds_counts_nobody_as_missing(project):
         assert "hides public.user_profiles" in next(f for f in look(monitor).problems if f.code == "blind").message
 
 
+@pytest.mark.slow
 def test_a_role_that_may_only_read_looks_at_wide_columns(wide):
     found = look(wide, full=True)
     with monitored(wide) as monitor:

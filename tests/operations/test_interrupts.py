@@ -92,6 +92,7 @@ def followed(empty):
     return empty
 
 
+@pytest.mark.slow
 def test_backfill_while_rows_of_the_applications_table_become_users(followed):
     with slow(followed, "auth.users", "insert"):
         interrupted(followed, ["backfill"], "take_identities")
@@ -99,6 +100,7 @@ def test_backfill_while_rows_of_the_applications_table_become_users(followed):
     assert followed.value("select count(*) from public.user_profiles where email like 'new%'") == ROWS
 
 
+@pytest.mark.slow
 def test_backfill_while_users_go_with_their_rows(followed):
     with slow(followed, "auth.users", "delete"):
         said = interrupted(followed, ["backfill", "--remove-gone"], "release_users")
@@ -107,6 +109,7 @@ def test_backfill_while_users_go_with_their_rows(followed):
     assert followed.value("select count(*) from auth.users where email like 'old%'") == 0
 
 
+@pytest.mark.slow
 def test_backfill_while_profiles_are_created(crowd):
     database = crowd(ROWS)
     with slow(database, "public.user_profiles", "insert"):
@@ -117,6 +120,7 @@ def test_backfill_while_profiles_are_created(crowd):
     assert database.value("select count(*) from public.user_profiles") == ROWS
 
 
+@pytest.mark.slow
 def test_backfill_while_profiles_are_repaired(database):
     database.script(
         f"insert into auth.users (email) select 'old' || g || '@example.org' from generate_series(1, {ROWS}) as g;"
@@ -132,6 +136,7 @@ def test_backfill_while_profiles_are_repaired(database):
     assert database.value("select count(*) from public.user_profiles where email like 'new%'") == ROWS
 
 
+@pytest.mark.slow
 def test_backfill_while_it_waits_for_a_lock(crowd):
     database = crowd(ROWS)
     with database.engine.begin() as other:
@@ -167,6 +172,7 @@ def unconverted(wide):
 CONVERTED = "select count(*) from public.user_profiles where personality_traits is not null"
 
 
+@pytest.mark.slow
 def test_normalize_run(unconverted):
     with slow(unconverted, "public.user_profiles", "update"):
         interrupted(unconverted, ["normalize", "run"], "convert_traits")
@@ -175,6 +181,7 @@ def test_normalize_run(unconverted):
     assert unconverted.value(CONVERTED) == ROWS
 
 
+@pytest.mark.slow
 def test_normalize_verify(unconverted):
     finish(unconverted, "normalize", "run")
     signature = "(p_after uuid default null, p_up_to uuid default null, p_most integer default null)"
@@ -211,6 +218,7 @@ def test_normalize_contract_and_restore(unconverted):
     assert unconverted.value("select count(*) from public.user_profiles where openness_score = 5") == ROWS
 
 
+@pytest.mark.slow
 def test_progress_recount(database):
     database.script(
         f"insert into auth.users (email) select 'u' || g || '@example.org' from generate_series(1, {ROWS}) as g;"

@@ -72,6 +72,7 @@ def test_a_list_fits_a_terminal_and_says_what_to_do(database):
     ]
 
 
+@pytest.mark.slow
 def test_pause_resume_and_cancel_from_elsewhere(crowd):
     database = crowd(3000)
     steps, failures = [], []
@@ -190,6 +191,7 @@ def test_health_says_how_a_paused_job_goes_on(database):
     assert found.remedy == "profiles-schema jobs resume 1"
 
 
+@pytest.mark.slow
 def test_a_killed_runner_is_a_problem_at_once(crowd):
     database = crowd(3000)
     runner = subprocess.Popen(

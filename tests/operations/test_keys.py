@@ -595,6 +595,7 @@ def test_a_batch_that_always_loses_its_connection_ends_the_run(found, monkeypatc
     assert plain(found) == before
 
 
+@pytest.mark.slow
 def test_a_process_frozen_in_a_batch_holds_its_rows_for_some_seconds_only(found, monkeypatch):
     user = add(found, openai_api_key=SECRET)
     encryption = keys._Encryption.rewrite
@@ -670,6 +671,7 @@ def test_swapped_rows_do_not_open(found):
         RING.decrypt(values[0], user_id=users[0], column="unsplash_api_key")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blank", ["", " ", " \t\n"])
 def test_blank_keys_are_no_plain_text_for_adoption_which_makes_them_null(found, blank):
     found.answering = ("replace",)
@@ -682,6 +684,7 @@ def test_blank_keys_are_no_plain_text_for_adoption_which_makes_them_null(found, 
     assert row_of(found, user).openai_api_key == blank
 
 
+@pytest.mark.slow
 def test_a_blank_key_that_cannot_be_null_is_plain_text(found):
     found.answering = ("replace",)
     found.script("alter table public.user_api_keys alter openai_api_key set not null")

@@ -188,6 +188,7 @@ def test_a_starter_ended_at_any_moment_leaves_nothing_broken(directory, killed_b
     assert not list(server.data_directory.parent.glob("data.new-*"))
 
 
+@pytest.mark.slow
 def test_a_half_made_cluster_is_made_anew(directory):
     local.start(directory)
     local.stop(directory)
@@ -223,6 +224,7 @@ def test_a_child_of_a_killed_initdb_that_still_writes_keeps_nothing_back(directo
         writer.wait()
 
 
+@pytest.mark.slow
 def test_what_a_living_starter_makes_is_left_alone(directory):
     server = local.start(directory)
     made = server.data_directory.with_name("data.new-0123abcd")
@@ -236,6 +238,7 @@ def test_what_a_living_starter_makes_is_left_alone(directory):
     assert not made.exists()
 
 
+@pytest.mark.slow
 @only_linux
 def test_six_processes_at_once_share_one_server(directory):
     starters = [python("-c", START, str(directory)) for _ in range(6)]
@@ -416,6 +419,7 @@ def test_an_ordinary_user_keeps_a_server_at_home(base):
     assert stat.S_IMODE(expected.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 @only_root
 @only_linux
 def test_root_gets_a_server_from_programs_behind_a_closed_directory(base, directory):

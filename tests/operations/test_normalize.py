@@ -162,6 +162,7 @@ def test_upgrade_leaves_the_columns_and_says_when_and_how_they_go(wide, log):
     assert reported(wide, "status")["due"][:16].replace("T", " ") == due[:16]
 
 
+@pytest.mark.slow
 def test_the_api_is_told_to_look_at_the_catalog_again_when_columns_go_or_come(database):
     """PostgREST listens on the channel pgrst, and serves dropped columns until it is told."""
     to_converted(database)
@@ -227,6 +228,7 @@ def test_with_no_period_the_deploy_itself_drops_them(wide):
     assert present(wide) == []
 
 
+@pytest.mark.slow
 def test_a_deferred_conversion_is_a_job_and_the_upgrade_names_the_command(wide, log):
     wide.upgrade(backfill="defer")
     assert (
@@ -288,6 +290,7 @@ def test_restore_refuses_where_the_table_has_such_a_column_again(wide):
     assert cells(wide) == wide.before
 
 
+@pytest.mark.slow
 def test_while_columns_come_back_run_and_contract_point_to_restore(wide):
     to_contract = "The wide columns are being restored. Finish that: profiles-schema normalize restore"
     wide.upgrade(contract="now")
@@ -406,6 +409,7 @@ def many(database):
     return database
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_run_and_restore_after_a_batch_and_they_go_on(many):
     many.upgrade(backfill="defer")
     code, _, errors = interrupted(many, "run", "--batch-size", "10", "--max-rate", "300")

@@ -31,6 +31,7 @@ def test_killed_on_the_way_and_back_no_cell_is_lost(chaos):
     assert chaos.broken == []
 
 
+@pytest.mark.slow
 def test_a_connection_lost_on_the_way_keeps_nothing_from_being_finished(wide, chaos):
     chaos.fill(300)
 

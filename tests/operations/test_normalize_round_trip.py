@@ -280,6 +280,7 @@ def wide(database, made_up):
     return database
 
 
+@pytest.mark.slow
 def test_every_cell_survives_contract_and_the_way_back(wide):
     before = cells(wide)
     wide.upgrade(contract="now")
@@ -347,12 +348,14 @@ def assert_round_trip(database, made_up):
     return kept
 
 
+@pytest.mark.slow
 def test_what_was_written_since_is_in_the_columns_and_what_none_can_hold_comes_back_with_the_next_upgrade(
     wide, made_up
 ):
     assert assert_round_trip(wide, made_up) > PROFILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 2, 9, 53, 105])
 def test_a_table_may_have_any_of_the_columns(database, columns):
     chosen = random.Random(f"{SEED} {columns}").sample(NAMES, columns)
@@ -363,6 +366,7 @@ def test_a_table_may_have_any_of_the_columns(database, columns):
     assert_round_trip(database, made_up)
 
 
+@pytest.mark.slow
 def test_columns_of_other_types_come_and_go_too(database):
     rnd = random.Random(SEED)
     odd = [kind for kind in CELLS if kind not in TYPES.values()]
@@ -399,6 +403,7 @@ def with_new_cells(groups, changed):
     return groups, lost
 
 
+@pytest.mark.slow
 def test_a_newer_value_of_a_column_stands_and_everything_else_comes_back(wide, made_up):
     wide.upgrade(contract="now")
     groups = written(wide, made_up)
@@ -429,6 +434,7 @@ def test_a_newer_value_of_a_column_stands_and_everything_else_comes_back(wide, m
     assert_same(cells(wide), down)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "document", "cell", "found"),
     [

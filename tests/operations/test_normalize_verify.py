@@ -112,6 +112,7 @@ def test_what_agrees_is_not_reported(converted):
     assert (done.returncode, done.stdout) == (0, f"{PROFILES} profiles compared, 0 values differ\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [1, 10, 1000])
 def test_every_damaged_cell_is_found_and_no_other_and_contract_drops_nothing(converted, cells):
     expected = damage(converted, cells)
@@ -154,6 +155,7 @@ def test_every_damaged_cell_is_found_and_no_other_and_contract_drops_nothing(con
     assert verified(converted)[0].counts["different"] == cells
 
 
+@pytest.mark.slow
 def test_after_run_the_columns_count_and_the_json_that_disagreed_is_kept(converted):
     expected = damage(converted, 100)
     before = converted.run(f"select user_id, {', '.join(NAMES)} from public.user_profiles order by 1")

@@ -262,6 +262,7 @@ def test_a_trigger_that_sees_keys_is_named(database):
     assert found.message.endswith("runs after rows are written: it sees them.")
 
 
+@pytest.mark.slow
 def test_what_is_meant_can_be_accepted_as_health_prints_it(database):
     database.script(
         'create policy "Teams read" on public.user_profiles for select to authenticated using (true);'

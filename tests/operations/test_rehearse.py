@@ -68,6 +68,7 @@ def step(result, name):
     return found
 
 
+@pytest.mark.slow
 def test_an_application_that_was_never_migrated_would_go_well(empty, place):
     empty.script(APPLICATION)
     before = dumped(empty)
@@ -102,6 +103,7 @@ select 1 / 0;
 """
 
 
+@pytest.mark.slow
 def test_probes_that_differ_are_findings_with_both_sides(empty, place, tmp_path):
     empty.script(APPLICATION)
     (tmp_path / "app.sql").write_text(PROBES, encoding="utf-8")
@@ -177,6 +179,7 @@ def test_the_verdict_counts_changed_values_and_rows_in_quarantine(hosted, tmp_pa
     assert str(taken["changed"]) in result.verdict
 
 
+@pytest.mark.slow
 def test_an_open_question_is_the_verdict(hosted):
     hosted.script((APPLICATIONS / "adopt" / "application.sql").read_text(encoding="utf-8"))
     result = rehearse(hosted.url)
@@ -232,6 +235,7 @@ def test_a_hosted_project_is_upgraded_as_its_owner(hosted_open):
     assert dumped(hosted_open) == before
 
 
+@pytest.mark.slow
 def test_a_right_that_the_owner_lacks_shows_as_it_would(hosted):
     hosted.administrator.script("revoke trigger on auth.users from project_owner")
     result = rehearse(hosted.url)
@@ -240,6 +244,7 @@ def test_a_right_that_the_owner_lacks_shows_as_it_would(hosted):
     assert step(result, "compare").outcome == "done"
 
 
+@pytest.mark.slow
 def test_a_refusal_is_a_finding_with_the_upgrades_own_words(empty, place):
     empty.script(
         "create table public.user_profiles (id integer primary key, nickname text); insert into user_profiles values (1, 'a')"
@@ -474,6 +479,7 @@ def test_the_password_is_in_no_list_of_processes_and_in_no_output(empty, monkeyp
     assert "s3cret" not in json.dumps(result.source) + repr(inspect_source(url))
 
 
+@pytest.mark.slow
 def test_a_table_that_somebody_has_locked_is_named(empty, monkeypatch):
     empty.script(APPLICATION)
     monkeypatch.setattr(dump, "_LOCK_TIMEOUT", "300ms")
@@ -635,6 +641,7 @@ def texts(database):
     return {name: str(database.run(f"select t::text from {name} as t")) for (name,) in tables}
 
 
+@pytest.mark.slow
 def test_a_masked_copy_holds_nothing_personal_in_what_we_know(database, place):
     database.script("create table public.notes (owner uuid references auth.users (id), content text, word text)")
     user = fill_with(database, PERSON)
@@ -680,6 +687,7 @@ def test_a_masked_copy_holds_nothing_personal_in_what_we_know(database, place):
     copied.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_masked_table_that_is_to_be_adopted_says_which_columns_it_left(empty):
     empty.script("create schema auth; create table auth.users (id uuid primary key, email text)")
     empty.script(FORMER)

@@ -142,6 +142,7 @@ def cases():
         seen.add(code_of(broken))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", list(cases()))
 def test_a_remedy_followed_to_the_letter_ends_in_fine(database, command, broken):
     database.sign_up("ada@example.org")
@@ -190,6 +191,7 @@ def test_a_blind_role(hosted):
         hosted.administrator.run("alter role project_owner bypassrls")
 
 
+@pytest.mark.slow
 def test_a_role_that_is_missing(database, command):
     database.script("alter role service_role rename to service_role_before")
     try:
@@ -204,6 +206,7 @@ def test_a_role_that_is_missing(database, command):
         )
 
 
+@pytest.mark.slow
 def test_users_of_an_own_table_that_do_not_follow(empty):
     application(empty)
     empty.upgrade(identity="public.users")
@@ -217,6 +220,7 @@ def test_users_of_an_own_table_that_do_not_follow(empty):
     assert profiles_schema(empty.url, "health", "--full").stdout.endswith("health: fine\n")
 
 
+@pytest.mark.slow
 def test_a_broken_dual_write(wide):
     wide.sign_up("ada@example.org")
     wide.script("alter table public.user_profiles disable trigger zz_dual_write")

@@ -62,6 +62,7 @@ def test_what_differs_in_a_hosted_project_is_put_back_by_its_owner(supabase, dam
     assert look(supabase).findings == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_sql_and_changes_nothing(database):
     database.script("alter table public.user_api_keys disable row level security")
     damaged = snapshot(database)
@@ -84,6 +85,7 @@ def test_a_dry_run_shows_the_sql_and_changes_nothing(database):
     )
 
 
+@pytest.mark.slow
 def test_what_is_the_applications_stays_as_it_is(database):
     database.script(APPLICATIONS_OWN)
     database.script("alter table public.user_profiles disable trigger on_profile")
@@ -128,6 +130,7 @@ def test_foreign_keys_that_are_switched_off_are_found_and_switched_on(database):
     assert database.value("select count(*) from public.user_profiles") == 0
 
 
+@pytest.mark.slow
 def test_foreign_keys_are_switched_on_without_a_superuser(supabase):
     supabase.sign_up("ada@example.org")
     supabase.administrator.script(DISABLED)
@@ -159,6 +162,7 @@ def test_a_trigger_and_a_foreign_key_of_the_application_stay_switched_off(databa
     assert [finding.code for finding in look(database).findings] == ["foreign_trigger"]
 
 
+@pytest.mark.slow
 def test_rows_of_users_deleted_meanwhile_are_named_with_the_statement_that_removes_them(database):
     ada, bob = database.sign_up("ada@example.org"), database.sign_up("bob@example.org")
     database.script(DISABLED)
@@ -191,6 +195,7 @@ def test_a_role_that_row_level_security_binds_is_not_told_to_delete_everything(h
 # What takes a decision
 
 
+@pytest.mark.slow
 def test_a_dropped_column_that_held_data_is_named_and_the_rest_is_repaired(database):
     head = snapshot(database)
     database.sign_up("ada@example.org")
@@ -249,6 +254,7 @@ DECISIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_what_takes_a_decision_is_named_and_the_rest_is_repaired(database, decision):
     damage, why, correction = DECISIONS[decision]
@@ -292,6 +298,7 @@ def test_a_table_that_was_renamed_or_moved_is_named_first_and_alone_and_comes_ba
     assert look(database, full=True).findings == []
 
 
+@pytest.mark.slow
 def test_a_dropped_table_is_made_anew_when_that_is_asked_for(database):
     head = snapshot(database)
     database.sign_up("ada@example.org")
@@ -339,6 +346,7 @@ def test_a_lost_version_row_is_written_again_when_the_catalog_proves_it(database
     assert drift(database) == []
 
 
+@pytest.mark.slow
 def test_no_revision_is_written_without_proof(database):
     database.script(
         "delete from profiles_internal.alembic_version; alter table public.user_api_keys disable row level security"
@@ -380,6 +388,7 @@ def test_a_recorded_revision_that_is_not_the_newest_is_corrected_only_when_the_n
 # Under load, and as whom
 
 
+@pytest.mark.slow
 def test_repair_waits_for_a_lock_with_patience_and_keeps_nobody_waiting(database):
     database.script("alter table public.user_profiles disable row level security")
     with database.engine.connect() as holder, database.engine.connect() as connection:
@@ -412,6 +421,7 @@ def test_a_role_that_owns_nothing_is_told_whom_to_connect_as(database):
         database.script("drop owned by passer_by; drop role passer_by")
 
 
+@pytest.mark.slow
 def test_a_function_of_another_owner_comes_back_to_the_owner_of_the_tables(database):
     database.script("create role owner_of_one; grant create on schema profiles_internal to owner_of_one")
     try:
@@ -460,6 +470,7 @@ def test_internal_tables_that_were_dropped_are_made_anew_with_what_they_hold_fro
     assert (database.run(settings), database.value(zones)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--recreate-dropped"]])
 def test_no_twin_is_made_of_a_column_that_was_renamed(database, options):
     database.sign_up("ada@example.org")
@@ -481,6 +492,7 @@ def test_no_twin_is_made_of_a_column_that_was_renamed(database, options):
     assert look(database).findings == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_the_rows_that_repair_would_stumble_over(database):
     for name in ("ada", "bob", "eve"):
         database.sign_up(f"{name}@example.org")

@@ -251,6 +251,7 @@ def assert_erased(database, user_id, mark, phone, username):
     assert set(traces(database, str(user_id), user_id.hex)) == TOMBSTONE
 
 
+@pytest.mark.slow
 def test_after_an_erasure_only_what_is_documented_is_left_of_a_person(application, storage):
     ada, bob = person(application, "quillfeather", storage, 10_000, 1_000), person(application, "bramblewick", storage)
     phone, username = application.run(
@@ -316,6 +317,7 @@ def test_an_erasure_that_was_killed_is_ended_by_the_next(application, storage, m
     assert erase(application, "--pending", storage=storage).stdout == "no user waits for an erasure\n"
 
 
+@pytest.mark.slow
 def test_an_erasure_that_is_killed_as_a_process_leaves_all_or_nothing_of_the_rows(application, storage):
     ada = person(application, "quillfeather", storage, sessions=20_000, exports=3)
     for pause in (0.9, 1.1, 1.3):
@@ -334,6 +336,7 @@ def test_an_erasure_that_is_killed_as_a_process_leaves_all_or_nothing_of_the_row
     assert set(traces(application, str(ada))) == TOMBSTONE
 
 
+@pytest.mark.slow
 def test_it_asks_on_a_terminal_and_refuses_without_one(application, storage):
     ada = person(application, "quillfeather", storage)
     before = traces(application, str(ada), "quillfeather")
@@ -495,6 +498,7 @@ def test_a_revision_of_the_application_registers_its_table(database, offline):
         ]
 
 
+@pytest.mark.slow
 def test_the_applications_own_table_of_users_is_to_be_registered_and_takes_the_user_along(empty):
     application_with_users(empty, "bigint")
     empty.upgrade(identity="public.users")

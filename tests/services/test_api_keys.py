@@ -354,6 +354,7 @@ def test_three_refusals_in_a_row_disable_that_key_alone(validating, provider, da
     assert (found.is_active, dict(found.validation)) == (True, {})
 
 
+@pytest.mark.slow
 @ONE_OF_EACH
 def test_what_is_no_answer_about_the_key_changes_nothing(validating, provider, ada):
     validating.set(ada, "openai", KEY)

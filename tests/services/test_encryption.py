@@ -75,6 +75,7 @@ def test_another_spelling_of_the_same_base64_does_not_open(length):
             RING.decrypt(envelope[:-1] + last, user_id=ADA, column=COLUMN)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(st.text(), st.from_regex(r"psk1[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]{38,80}\n?", fullmatch=True)))
 def test_nothing_but_an_envelope_of_ours_opens(text):

@@ -209,6 +209,7 @@ def test_a_full_disk_is_retried_then_failed_and_leaves_nothing(service, worker, 
     assert not [path for path in storage.path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_slow_export_keeps_its_lease(factory, storage, ada, monkeypatch):
     service = ExportService(factory, storage, lease_seconds=1)
     write = export_contents.write
@@ -266,6 +267,7 @@ def test_several_at_a_time_do_each_export_once(service, worker, storage, ada):
     assert len(list(storage.keys())) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export_format", ["csv", "json", "ndjson", "xlsx"])
 def test_memory_does_not_grow_with_the_number_of_sessions(service, factory, storage, database, ada, export_format):
     def peak():

@@ -121,6 +121,7 @@ def test_a_dead_worker_loses_its_export_and_nothing_else(exports, storage, datab
     assert read(storage, successor.key) == b"content"
 
 
+@pytest.mark.slow
 def test_failures_are_retried_up_to_the_limit_with_their_reason(exports, database, ada):
     asked = exports.request(ada, "progress", "json")
     statuses = []

@@ -242,6 +242,7 @@ def test_nothing_of_a_user_stays_on_a_pooled_connection(application, client, as_
     assert (login[:4], claims, role) == ("app_", "", "none")
 
 
+@pytest.mark.slow
 def test_users_at_the_same_time_see_their_own_rows_only(shared, tables, app_url, auth, as_user):
     users = [shared.sign_up(f"at_once_{number}@example.org") for number in range(4)]
     for driver in ("psycopg2", "asyncpg"):

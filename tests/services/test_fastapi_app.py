@@ -133,6 +133,7 @@ def work(shared, exports):
     return lambda: ExportWorker(ExportService(sessions, DirectoryStorage(exports)), sessions).work(once=True)
 
 
+@pytest.mark.slow
 def test_a_new_user_has_a_profile_and_changes_it(client, person):
     ada = person("ada")
     profile = ada.get("/me/profile")
@@ -229,6 +230,7 @@ def test_a_deleted_account_is_shut_at_once(client, person):
     assert bob.get("/me/profile")["username"] == names[bob.id]
 
 
+@pytest.mark.slow
 def test_it_does_not_start_with_a_role_that_row_level_security_does_not_bind(shared, auth, exports):
     with pytest.raises(AssertionError, match="RowSecurityBypassed: Row level security does not bind the role postgres"):  # noqa: SIM117
         with run_example(shared.url, auth.issuer, exports, TOKEN_SECRET=SECRET):

@@ -142,6 +142,7 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0") |
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["username", "first_name", "avatar_emoji", "logo_url", "language", "profile_visibility", "phone"]
 )
@@ -402,6 +403,7 @@ DOCUMENT = st.recursive(
 )
 
 
+@pytest.mark.slow
 def test_patches_merge_as_the_function_of_the_database(database):
     @settings(max_examples=200, deadline=None)
     @given(DOCUMENT, DOCUMENT)
@@ -534,6 +536,7 @@ def test_update_many_has_an_outcome_for_each(service, database, ada, bob):
 # Reading on
 
 
+@pytest.mark.slow
 def test_public_profiles_show_what_is_public(services, database, ada, bob):
     database.run(
         "update public.user_profiles set profile_visibility = 'private', bio = 'b' where user_id = :id", id=bob

@@ -246,6 +246,7 @@ def test_a_sign_up_commits_is_on_record_and_is_repaired(project, name):
         assert problems(project) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dropped", "replaced by one that raises"])
 @pytest.mark.parametrize("helper", HELPERS)
 def test_a_sign_up_survives_a_helper_function(project, helper, how):
@@ -426,6 +427,7 @@ def test_a_lost_erasure_is_seen_by_health_and_made_up_for(project, name):
     assert problems(project) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("helper", ["follow_user", "erase_profile"])
 def test_a_sign_in_survives_a_missing_helper_function(project, helper):
     user_id = sign_up(project, "ada@example.org")

@@ -65,6 +65,7 @@ def test_too_many_points_and_nobodys_points_are_refused(database, ada):
     assert refused(database, "00000000-0000-4000-8000-000000000000", 1, "k") == "P0002"
 
 
+@pytest.mark.slow
 def test_a_thousand_awards_of_a_hundred_keys_at_once_give_a_hundred(database, ada):
     def ten_keys(worker):
         for n in range(125):
@@ -103,6 +104,7 @@ def test_no_role_of_the_api_writes_points_or_days_on_any_road(database, ada, rol
     assert database.value("select total_points from public.user_progress") == ledger(database, ada) == 3
 
 
+@pytest.mark.slow
 def test_adopted_points_are_where_the_ledger_begins_and_a_direct_write_is_a_question(hosted):
     ada = hosted.sign_up("ada@example.org")
     hosted.script(

@@ -514,6 +514,7 @@ def test_row_level_security_is_on_for_every_table(project):
     assert dict(map(tuple, rows)) == dict.fromkeys(EXPECTED, True)
 
 
+@pytest.mark.slow
 def test_a_service_role_without_bypassrls_gets_policies_and_can_work(empty):
     empty.script(
         "do $$begin if to_regrole('service_role') is null then create role service_role nologin noinherit; end if; end$$;"

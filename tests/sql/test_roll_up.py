@@ -68,6 +68,7 @@ def execute(connection, sql, values):
     connection.execute(text(sql), {name: value for name, value in values.items() if name in names})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_differences_lead_where_a_count_of_everything_leads(database, users, seed):
     dice = random.Random(seed)

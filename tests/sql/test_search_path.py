@@ -72,6 +72,7 @@ def test_the_search_path_of_a_lent_connection_comes_back(empty: Database):
         assert connection.exec_driver_sql("show search_path").scalar_one() == "evil, pg_catalog"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search_path", ['"$user"', "app", "''", "app, public, auth"])
 def test_the_search_path_of_the_role_makes_no_false_differences(database, search_path):
     database.run("create schema app")

@@ -631,6 +631,7 @@ def test_row_19_type_mismatch_and_mixed_case_names(candidate):
     assert mismatched == []
 
 
+@pytest.mark.slow
 @row(20, naive='trigger "on_auth_user_created" for relation "users" already exists', installed=False)
 def test_row_20_trigger_already_exists(candidate):
     if not candidate.value("select to_regclass('auth.users') is not null"):
@@ -657,6 +658,7 @@ def test_row_21_trigger_cannot_be_dropped(candidate):
     assert candidate.value("select count(*) from auth.users") == 2
 
 
+@pytest.mark.slow
 @row(22, shapes=("hosted",), naive="COMMENT|must be owner of", installed=False)
 def test_row_22_other_ddl_on_auth_users_is_refused(candidate):
     candidate.administrator.script(
@@ -675,6 +677,7 @@ def test_row_22_other_ddl_on_auth_users_is_refused(candidate):
     assert set(candidate.column("select tag from watch.commands")) == {"CREATE TRIGGER"}
 
 
+@pytest.mark.slow
 @row(23, naive="said nothing")
 def test_row_23_trigger_lost_in_dump_or_restore(candidate):
     losses = (
@@ -719,6 +722,7 @@ def test_row_25_backfill_reads_no_rows(candidate):
     assert candidate.profile(user_id) is not None
 
 
+@pytest.mark.slow
 @row(26, shapes=EVERYWHERE, naive="remove_table.*auth")
 def test_row_26_an_orm_drops_the_auth_schema_or_grants(candidate):
     assert [change for change in candidate.proposed_changes() if "auth" in change] == []
@@ -771,6 +775,7 @@ def test_row_27_tables_without_default_grants(candidate):
     assert denied(candidate, "anon", "select * from public.user_profiles")
 
 
+@pytest.mark.slow
 @row(28, shapes=EVERYWHERE, naive="the sign-up failed with P0004", conceded=(*USUAL, GUARDED))
 def test_row_28_when_others_hides_some_failures_and_misses_others(candidate):
     failures = {
@@ -806,6 +811,7 @@ def test_row_29_deferrable_constraint_fires_at_commit(candidate):
     assert deferrable == []
 
 
+@pytest.mark.slow
 @row(30, naive="lock timeout|statement timeout")
 def test_row_30_a_migrations_lock_blocks_sign_ups(candidate):
     started = time.monotonic()
@@ -873,6 +879,7 @@ def test_row_31_auth_servers_own_migrations_are_blocked(candidate):
     assert candidate.without_profile() == 0
 
 
+@pytest.mark.slow
 @row(
     32,
     shapes=("hosted",),
@@ -911,6 +918,7 @@ def test_row_32_ddl_that_locks_all_auth_tables(candidate):
     assert candidate.without_profile() == 0
 
 
+@pytest.mark.slow
 @row(33, naive='has no field "is_anonymous"', installed=False, shapes=("hosted",))
 def test_row_33_older_and_newer_auth_users(candidate):
     def live(email):

@@ -151,6 +151,7 @@ def connection(database):
         yield connected
 
 
+@pytest.mark.slow
 @BATCH
 @given(st.lists(USERS, min_size=1, max_size=12).map(distinct))
 def test_any_sign_up_makes_a_legal_profile(connection, users):

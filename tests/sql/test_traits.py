@@ -131,6 +131,7 @@ def exactly(value):
     return json.dumps(value, sort_keys=True)
 
 
+@pytest.mark.slow
 @given(groups(wrong=True))
 def test_what_is_read_and_not_changed_is_written_as_it_was(found):
     group, source = found
@@ -141,6 +142,7 @@ def test_what_is_read_and_not_changed_is_written_as_it_was(found):
     assert exactly(source) == before
 
 
+@pytest.mark.slow
 @given(groups(wrong=False))
 def test_what_the_paths_can_hold_is_accepted_in_writing(found):
     group, source = found
@@ -276,6 +278,7 @@ def test_each_group_has_an_attribute_of_its_model():
         assert getattr(UserProfile, attribute).group == group
 
 
+@pytest.mark.slow
 def test_what_the_database_holds_survives_reading_and_writing(database, ada):
     @settings(max_examples=60, deadline=None)
     @given(groups(wrong=True))

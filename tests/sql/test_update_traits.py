@@ -302,6 +302,7 @@ def expected(before, changes):
     return root
 
 
+@pytest.mark.slow
 def test_any_changes_do_what_the_same_changes_do_to_a_dict(database, ada, change, stored):
     @settings(max_examples=150, deadline=None)
     @given(st.none() | st.dictionaries(KEYS, OBJECTS, max_size=3), CHANGES)
