@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from profiles_schema.database import normalize_url
 from profiles_schema.errors import InvalidDatabaseUrl, RowSecurityBypassed
+from profiles_schema.services.forks import renew_after_fork
 from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> Engine:
     if driver == "psycopg" and through == "transaction":
         # A prepared statement belongs to a server connection, and the next transaction has another one.
         arguments["prepare_threshold"] = None
-    return sqlalchemy.create_engine(parsed, **_merged(arguments, options))
+    made = sqlalchemy.create_engine(parsed, **_merged(parsed, arguments, options))
+    renew_after_fork(made, _leave_connections)
+    return made
 
 
 def async_engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> AsyncEngine:
@@ -67,7 +70,14 @@ def async_engine(url: str, *, pooler: Pooler | None = None, **options: Any) -> A
                 "prepared_statement_cache_size": 0,
                 "prepared_statement_name_func": lambda: f"profiles_{uuid.uuid4().hex}",
             }
-    return create_async_engine(parsed, **_merged(arguments, options))
+    made = create_async_engine(parsed, **_merged(parsed, arguments, options))
+    renew_after_fork(made.sync_engine, _leave_connections)
+    return made
+
+
+def _leave_connections(made: Engine) -> None:
+    # Two processes on one connection would read each other's rows.
+    made.dispose(close=False)
 
 
 def _read(url: str, pooler: Pooler | None, drivers: set[str], usual: str) -> tuple[URL, str, Pooler]:
@@ -82,7 +92,9 @@ def _read(url: str, pooler: Pooler | None, drivers: set[str], usual: str) -> tup
     return parsed.set(drivername=f"postgresql+{driver}"), driver, pooler
 
 
-def _merged(arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def _merged(parsed: URL, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    # What the URL says wins, too.
+    arguments = {name: value for name, value in arguments.items() if name not in parsed.query}
     # A connection that a pooler or a restart has closed is replaced instead of failing a request; parameters hold
     # personal values, and do not belong into an error.
     defaults = {"pool_pre_ping": True, "hide_parameters": True}

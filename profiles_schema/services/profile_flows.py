@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ from profiles_schema.errors import (
     ServiceError,
 )
 from profiles_schema.schema.models import UserProfile
+from profiles_schema.schema.trait_models import as_json
 from profiles_schema.services import queries
 from profiles_schema.services.cache import Flight, Found, Key, ProfileCache, Unsettled
 from profiles_schema.services.events import LOGGER, Events
@@ -128,6 +130,8 @@ class ProfileFlows:
             raise ValueError(f"A page has 1 to {_PAGE_ROWS} profiles")
         if unknown := sorted(set(containing) - queries.searchable()):
             raise ValueError(f"{', '.join(unknown)}: not a column that can be searched")
+        # A ValueError for what PostgreSQL cannot hold, and so cannot find.
+        as_json(json.loads(json.dumps([prefix, after, *map(dict, containing.values())])))
         statement = queries.search_statement(prefix, containing, after)
         work = partial(queries.search, statement=statement, limit=limit)
         page: Page = yield from self._asking(retry(Db(work, replica=True), is_transient))

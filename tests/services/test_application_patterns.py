@@ -1,7 +1,11 @@
 """The ways in which applications hold sessions, threads, tasks and processes: whose rights there are, and what is shared."""
 
+import asyncio
+import os
+import signal
 import threading
 import uuid
+from datetime import timedelta, timezone
 
 import pytest
 from sqlalchemy import event, select, text
@@ -9,9 +13,12 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from profiles_schema import UserProfile
-from profiles_schema.errors import ActingRefused
+from profiles_schema.errors import ActingRefused, InvalidProfile, ReadOnlyProfile, ServiceFailed
+from profiles_schema.services import queries
 from profiles_schema.services.acting import acting_as, current_actor, follow_actor, on_behalf_of
-from profiles_schema.services.engines import engine
+from profiles_schema.services.engines import engine, require_rls
+from profiles_schema.services.profiles import ProfileService
+from support.services import DRIVERS, Services
 
 WHO = text(
     "select current_user::text, coalesce(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')"
@@ -219,32 +226,28 @@ def test_a_factory_that_follows_already_is_left_as_it_is(app, ada):
     assert len(statements) == 2
 
 
-def test_a_thread_that_shares_a_block_leaves_no_user_behind(ada):
+def test_threads_that_share_a_block_leave_no_user_behind():
     block = on_behalf_of(None, role="service_role")
-    entered, left = threading.Barrier(2), threading.Barrier(2)
-    seen = []
+    both_inside, first_left = threading.Barrier(2), threading.Event()
+    roles = []
 
     def serve(is_first):
-        entered.wait(10)
-        with on_behalf_of(ada):
-            if not is_first:
-                left.wait(10)
+        try:
             with block:
-                seen.append(current_actor().role)
-                if is_first:
-                    left.wait(10)
-                    left.wait(10)
-            if not is_first:
-                left.wait(10)
-            seen.append(current_actor().user_id)
-        seen.append(current_actor().role)
+                both_inside.wait(10)
+                if not is_first:
+                    first_left.wait(10)
+                roles.append(current_actor().role)
+        finally:
+            roles.append(current_actor().role)
+            first_left.set()
 
     threads = [threading.Thread(target=serve, args=(is_first,)) for is_first in (True, False)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert sorted(map(str, seen)) == sorted(map(str, ["service_role", ada, "anon"] * 2))
+    assert roles == ["service_role", "anon"] * 2
 
 
 def test_the_end_of_a_block_ends_a_generator_that_was_not_closed(ada, bob):
@@ -270,3 +273,275 @@ def test_a_generator_is_refused_by_the_decorator(ada):
     for function in (rows, rows_async):
         with pytest.raises(ActingRefused, match="generator"):
             on_behalf_of(ada)(function)
+
+
+# Services
+
+
+@pytest.fixture(params=DRIVERS)
+def services(request, shared):
+    """Makes profile services in the shared database, on each driver."""
+    made = Services(shared, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def blocking(shared):
+    """The same, synchronous."""
+    made = Services(shared, "psycopg2")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def without_profile(shared):
+    shared.run("alter table auth.users disable trigger profiles_on_auth_user_created")
+    user_id = sign_up(shared)
+    shared.run("alter table auth.users enable trigger profiles_on_auth_user_created")
+    return user_id
+
+
+def test_a_replica_whose_sessions_follow_the_user_shares_nothing(services, ada, bob):
+    primary, replica = services.factory(), services.factory()
+    follow_actor(replica.sessions)
+    service = services.service(primary, read_from=replica)
+    with on_behalf_of(ada):
+        assert service.get(ada).user_id == ada
+    with on_behalf_of(bob):
+        assert service.get(ada) is None
+        assert service.get_many([ada, bob]).keys() == {bob}
+
+
+def test_a_profile_that_others_hold_joins_no_session(blocking, shared, ada):
+    profile = blocking.service().get(ada)
+    with Session(shared.engine) as session:
+        for join in (session.add, session.delete):
+            with pytest.raises(ReadOnlyProfile, match="read-only"):
+                join(profile)
+        assert session.merge(profile) is not profile
+        session.commit()
+    assert profile.username
+
+
+@pytest.mark.parametrize("call", ["get", "get_or_create"])
+def test_who_is_told_of_a_new_profile_can_read_it(services, without_profile, call):
+    service = services.service()
+    assert service.get(without_profile) is None
+    seen = []
+    if service.factory.is_async:
+
+        async def welcome():
+            async def read(event):
+                seen.append(await getattr(service.service, call)(event.user_id))
+
+            tasks = []
+            service.subscribe(lambda event: tasks.append(asyncio.ensure_future(read(event))))
+            await service.service.get_or_create(without_profile)
+            await asyncio.wait_for(asyncio.gather(*tasks), 10)
+
+        services.runner.run(welcome())
+    else:
+        service.subscribe(lambda event: seen.append(getattr(service, call)(event.user_id)))
+        thread = threading.Thread(target=service.get_or_create, args=(without_profile,), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert [profile.user_id for profile in seen] == [without_profile]
+
+
+def test_a_read_from_before_a_profile_was_made_is_not_kept(blocking, without_profile, monkeypatch):
+    service = blocking.service(negative_ttl_seconds=60).service
+    read, ensure = queries.read, queries.ensure
+    reading, may_return = threading.Event(), threading.Event()
+    readers = []
+
+    def read_slowly(session, user_id):
+        found = read(session, user_id)
+        reading.set()
+        assert may_return.wait(10)
+        return found
+
+    def ensure_later(session, user_id):
+        service._cache.store.clear()  # that there is none was remembered for moments only
+        monkeypatch.setattr(queries, "read", read_slowly)
+        readers.append(threading.Thread(target=service.get, args=(user_id,)))
+        readers[0].start()
+        assert reading.wait(10)
+        return ensure(session, user_id)
+
+    monkeypatch.setattr(queries, "ensure", ensure_later)
+    assert service.get_or_create(without_profile).user_id == without_profile
+    may_return.set()
+    readers[0].join(10)
+    assert service.get(without_profile).user_id == without_profile
+
+
+@pytest.mark.parametrize("call", ["update", "patch"])
+def test_a_write_that_was_cancelled_after_its_commit_is_seen(services, ada, call):
+    service = services.service()
+    assert service.get(ada).bio is None
+
+    def cancel(_session):
+        raise asyncio.CancelledError
+
+    event.listen(Session, "after_commit", cancel)
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            getattr(service, call)(ada, {"bio": "new"})
+    finally:
+        event.remove(Session, "after_commit", cancel)
+    assert service.get(ada).bio == "new"
+
+
+def test_no_free_connection_is_a_typed_error(services, ada):
+    factory = services.factory(pool_size=1, max_overflow=0, pool_timeout=0.1)
+    service = services.service(factory)
+
+    def occupied():
+        for call in (
+            lambda: service.get(ada),
+            lambda: service.update(ada, {"bio": "x"}),
+            lambda: service.search("ada"),
+        ):
+            with pytest.raises(ServiceFailed):
+                call()
+
+    if not factory.is_async:
+        with factory.engine.connect():
+            occupied()
+    else:
+        connection = services.runner.run(factory.engine.connect().start())
+        occupied()
+        services.runner.run(connection.close())
+    assert service.get(ada).bio is None
+
+
+def test_many_are_read_before_others_are_written(services, shared, ada, bob, monkeypatch):
+    service = services.service()
+    monkeypatch.setattr(queries, "read_many", lambda *_args, **_rest: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        service.update_many({ada: {"bio": "x"}, bob: {}})
+    assert shared.profile(ada).bio is None
+
+
+def test_a_mistake_of_the_caller_is_a_value_error(services, ada):
+    service = services.service()
+    seen = service.get(ada).updated_at
+    for call in ("update", "patch"):
+        with pytest.raises(ValueError, match="time zone"):
+            getattr(service, call)(ada, {"bio": "x"}, if_updated_at=seen.replace(tzinfo=None))
+    assert service.update(ada, {"bio": "y"}, if_updated_at=seen.astimezone(timezone(timedelta(hours=-11)))).bio == "y"
+    with pytest.raises(ValueError, match="twice"):
+        service.update_many({ada: {"bio": "x"}, str(ada): {"phone": "1"}})
+    for asked in (
+        {"prefix": "a\0"},
+        {"prefix": "\ud800"},
+        {"after": "\0"},
+        {"containing": {"preferences": {"a": "\0"}}},
+        {"containing": {"preferences": {"a": float("nan")}}},
+    ):
+        with pytest.raises(ValueError, match="JSON"):
+            service.search(**asked)
+    assert service.search(containing={"preferences": {"a": (1,)}}).profiles == []
+
+
+def test_rules_of_an_adopted_table_are_refusals(services, database):
+    ada, bob = database.sign_up("ada@example.org"), database.sign_up("bob@example.org")
+    database.script(
+        "create table public.languages (code text primary key); insert into public.languages values ('en'), ('de');"
+        "grant select on public.languages to service_role;"
+        "alter table public.user_profiles add constraint knows_language foreign key (language) references public.languages,"
+        " alter company_name type varchar(10)"
+    )
+    made = Services(database, services.driver)
+    service = made.service()
+    with pytest.raises(InvalidProfile) as raised:
+        service.update(ada, {"language": "fr", "bio": "x"})
+    assert raised.value.fields == {"language": ("breaks the rule knows_language",)}
+    with pytest.raises(InvalidProfile, match="longer than its column"):
+        service.patch(ada, {"company_name": "A very long name"})
+    outcomes = service.update_many({ada: {"company_name": "A very long name"}, bob: {"language": "de"}})
+    assert isinstance(outcomes[ada].error, InvalidProfile)
+    assert outcomes[bob].profile.language == "de"
+    made.close()
+
+
+def test_pointers_to_fields_are_uri_fragments():
+    problem = InvalidProfile(fields={"a b%/~é": ["x"]}).problem()
+    assert problem["errors"][0]["pointer"] == "#/a%20b%25~1~0%C3%A9"
+
+
+# Processes
+
+
+def in_a_child(work):
+    """What work returns in a process that is forked here; None if it takes longer than 10 seconds."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        try:
+            os.write(writing, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        said = answer.read()
+    _, status = os.waitpid(child, 0)
+    return None if status else said
+
+
+def test_a_process_that_is_forked_has_connections_of_its_own(app):
+    def process():
+        with app.connect() as connection:
+            return connection.scalar(text("select pg_backend_pid()"))
+
+    require_rls(app)
+    before = process()
+    assert in_a_child(process) not in {str(before), None, ""}
+    assert process() == before
+
+
+def test_a_process_that_is_forked_waits_for_no_thread_of_its_parent(shared, ada, monkeypatch):
+    made = engine(shared.url)
+    service = ProfileService(sessionmaker(made))
+    read = queries.read
+    reading, may_return = threading.Event(), threading.Event()
+
+    def read_slowly(session, user_id):
+        reading.set()
+        assert may_return.wait(30)
+        return read(session, user_id)
+
+    monkeypatch.setattr(queries, "read", read_slowly)
+    thread = threading.Thread(target=service.get, args=(ada,))
+    thread.start()
+    assert reading.wait(10)
+    monkeypatch.setattr(queries, "read", read)
+
+    def work():
+        return service.get(ada).user_id, service.update(ada, {"bio": "x"}).bio
+
+    with service._cache._lock, service._events._lock:
+        said = in_a_child(work)
+    may_return.set()
+    thread.join(10)
+    made.dispose()
+    assert said == str((ada, "x"))
+
+
+def test_the_url_has_the_last_word_about_the_connection():
+    seen = {}
+
+    def note(_dialect, _record, _arguments, options):
+        seen.update(options)
+        raise ConnectionRefusedError
+
+    for driver in ("psycopg2", "psycopg"):
+        for said, expected in (("", 10), ("?connect_timeout=77", "77")):
+            made = engine(f"postgresql+{driver}://u:p@h/d{said}")
+            event.listen(made, "do_connect", note)
+            with pytest.raises(ConnectionRefusedError):
+                made.connect()
+            assert seen["connect_timeout"] == expected
