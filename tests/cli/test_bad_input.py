@@ -1,17 +1,14 @@
 """What people get wrong, given to `alembic` and to `profiles-schema` alike: one short message, the right exit code."""
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg2
 import pytest
@@ -23,6 +20,7 @@ from sqlalchemy import make_url
 
 from profiles_schema import database, errors
 from support import REPOSITORY, alembic, profiles_schema
+from support.pooler import pooler
 
 SECRET = "hunter2secret"
 
@@ -383,60 +381,5 @@ def write_server_file(cursor, path, text):
 @pytest.fixture
 def pgbouncer(empty_database):
     """Start PgBouncer in front of the database; returns the URL through it."""
-    binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
-    if binary is None:
-        pytest.skip("no pgbouncer on this machine: install it to test poolers")
-    target = make_url(empty_database)
-    started = []
-    # Not below pytest's own temporary directory: it is closed to the account that serves root.
-    directory = Path(tempfile.mkdtemp(prefix="profiles-pooler-"))
-
-    def start(mode, pool_size=3):
-        port = _free_port()
-        host = target.host or target.query.get("host")
-        users = directory / "users.txt"
-        users.write_text(f'"{target.username}" ""\n')
-        configuration = directory / "pgbouncer.ini"
-        configuration.write_text(
-            f"[databases]\n* = host={host} port={target.port or target.query.get('port') or 5432} "
-            f"user={target.username}"
-            + (f" password={target.password}" if target.password else "")
-            + f"\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            f"pool_mode = {mode}\ndefault_pool_size = {pool_size}\nlogfile = {directory / 'log'}\n"
-            f"auth_file = {users}\nserver_login_retry = 1\nclient_login_timeout = 5\n"
-        )
-        command = [binary, str(configuration)]
-        if os.geteuid() == 0:  # it refuses to run as root; the server's own account may enter its directories
-            account = Path(host).owner() if str(host).startswith("/") else "nobody"
-            for path in (directory, users, configuration):
-                shutil.chown(path, account)
-            command[1:1] = ["-u", account]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        started.append(process)
-        _wait_for_port(port)
-        return f"postgres://{target.username}@127.0.0.1:{port}/{target.database}"
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(timeout=10)
-    shutil.rmtree(directory)
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_for_port(port):
-    give_up = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.05)
-        else:
-            return
+    with pooler(empty_database) as start:
+        yield start
