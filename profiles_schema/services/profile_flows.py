@@ -47,7 +47,7 @@ def as_uuid(user_id: UserId) -> uuid.UUID:
         return user_id
     try:
         return uuid.UUID(user_id)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         raise ValueError("The id of a user is a uuid") from None
 
 
@@ -139,6 +139,8 @@ class ProfileFlows:
 
     def history(self, user_id: UserId, before: HistoryEntry | None, limit: int) -> Flow[list[HistoryEntry]]:
         """As ProfileService.history."""
+        if limit < 0:
+            raise ValueError("A page has no fewer than 0 entries")
         work = partial(queries.history, user_id=as_uuid(user_id), before=before, limit=limit)
         found: list[HistoryEntry] = yield from self._asking(retry(Db(work, replica=True), is_transient))
         return found
@@ -146,6 +148,8 @@ class ProfileFlows:
     def warm(self, user_ids: Iterable[UserId], most_recent: int) -> Flow[int]:
         """As ProfileService.warm."""
         users = list(map(as_uuid, user_ids))
+        if most_recent < 0:
+            raise ValueError("There are no fewer than 0 profiles to load")
         if most_recent:
             work = partial(queries.recent_users, rows=most_recent)
             users += yield from self._asking(retry(Db(work, replica=True), is_transient))

@@ -10,14 +10,16 @@ from datetime import timedelta, timezone
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from profiles_schema import UserProfile
 from profiles_schema.errors import ActingRefused, InvalidProfile, ReadOnlyProfile, ServiceFailed
 from profiles_schema.services import queries
 from profiles_schema.services.acting import acting_as, current_actor, follow_actor, on_behalf_of
-from profiles_schema.services.engines import engine, require_rls
+from profiles_schema.services.engines import async_engine, engine, require_rls
 from profiles_schema.services.profiles import ProfileService
+from support.pooler import pooler
 from support.services import DRIVERS, Services
 
 WHO = text(
@@ -196,6 +198,99 @@ def test_raw_transactions_of_the_engine_have_no_rights(app, ada):
         with app.begin() as connection, pytest.raises(DBAPIError, match="permission denied"):
             connection.execute(text("select count(*) from public.user_profiles"))
         assert who(session) == user(ada)
+
+
+def test_what_was_changed_before_a_block_is_committed_in_it(app, shared, ada, bob):
+    with Session(app) as session, acting_as(session, ada):
+        own(session).bio = "before"
+        with acting_as(session, bob):
+            session.commit()
+        session.rollback()
+    assert shared.profile(ada).bio == "before"
+
+
+def test_a_block_that_could_not_begin_leaves_the_user_around_it(app, ada):
+    with Session(app) as session, acting_as(session, ada):
+        with session.begin():
+            for refused in (acting_as(session, ada, role="nosuch"), acting_as(session, ada, role="postgres")):
+                with pytest.raises(ActingRefused), session.begin_nested(), refused:
+                    pass
+            assert who(session) == user(ada)
+        assert who(session) == user(ada)
+
+
+def test_only_the_arguments_say_who_the_user_is(app, ada, bob):
+    with Session(app) as session:
+        # The name that the setting had in older versions of PostgREST.
+        session.execute(text("select set_config('request.jwt.claim.sub', :id, false)"), {"id": str(bob)})
+        with acting_as(session, None, role="service_role", claims={"sub": str(bob)}):
+            assert session.scalar(text("select auth.uid()")) is None
+        with acting_as(session, ada):
+            assert session.scalar(text("select auth.uid()")) == ada
+        session.rollback()
+        session.execute(text("reset all"))
+    for role in ("default", "NONE"):
+        with pytest.raises(ActingRefused, match="no role to act with"):
+            on_behalf_of(ada, role=role).__enter__()
+
+
+# Poolers
+
+
+@pytest.fixture(scope="module")
+def one_connection(app_url):
+    """The URL of a PgBouncer in transaction mode that has one connection for everybody."""
+    with pooler(app_url) as start:
+        yield start("transaction", pool_size=1).replace("postgres://", "")
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_users_that_share_a_connection_share_no_rights(one_connection, ada, bob, driver):
+    made = engine(f"postgresql+{driver}://{one_connection}?pgbouncer=true")
+    with made.connect() as control, made.connect() as other:
+        control.execute(text("select set_config('pooler.shares', 'yes', false)"))
+        control.commit()
+        assert other.scalar(text("select current_setting('pooler.shares', true)")) == "yes"
+        other.rollback()
+    with Session(made) as one, Session(made) as two, acting_as(one, ada), acting_as(two, bob):
+        for _ in range(8):  # psycopg prepares what it executes for the sixth time
+            for session, mine in ((one, ada), (two, bob)):
+                assert who(session) == user(mine)
+                assert own(session).user_id == mine
+                session.commit()
+            with made.connect() as connection:
+                assert tuple(connection.execute(WHO).one()) == (made.url.username, "")
+    made.dispose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_tasks_that_share_a_connection_share_no_rights(one_connection, ada, bob, driver):
+    async def request(factory, mine):
+        with on_behalf_of(mine):
+            async with factory() as session:
+                for _ in range(8):
+                    assert tuple((await session.execute(WHO)).one()) == user(mine)
+                    assert (await session.scalars(select(UserProfile.user_id))).all() == [mine]
+                    await session.commit()
+
+    async def serve():
+        made = async_engine(f"postgresql+{driver}://{one_connection}?pgbouncer=true")
+        factory = async_sessionmaker(made)
+        follow_actor(factory)
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(6):
+                tasks.create_task(request(factory, (ada, bob)[number % 2]))
+        for moment in range(40):
+            cancelled = asyncio.create_task(request(factory, ada))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            cancelled.cancel()
+            await asyncio.gather(cancelled, return_exceptions=True)
+        await request(factory, bob)
+        assert made.pool.checkedout() == 0
+        await made.dispose()
+
+    asyncio.run(serve())
 
 
 # Threads and requests
