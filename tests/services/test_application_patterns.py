@@ -18,7 +18,7 @@ from profiles_schema.errors import ActingRefused, InvalidProfile, ReadOnlyProfil
 from profiles_schema.services import queries
 from profiles_schema.services.acting import acting_as, current_actor, follow_actor, on_behalf_of
 from profiles_schema.services.engines import async_engine, engine, require_rls
-from profiles_schema.services.profiles import ProfileService
+from profiles_schema.services.profiles import AsyncProfileService, ProfileService
 from support.pooler import pooler
 from support.services import DRIVERS, Services
 
@@ -209,6 +209,15 @@ def test_what_was_changed_before_a_block_is_committed_in_it(app, shared, ada, bo
     assert shared.profile(ada).bio == "before"
 
 
+def test_objects_are_read_again_after_a_commit_in_an_inner_block(app, shared, ada, bob):
+    with Session(app) as session, acting_as(session, ada):
+        profile = own(session)
+        with acting_as(session, bob):
+            session.commit()
+            shared.run("update public.user_profiles set bio = 'newer' where user_id = :id", id=ada)
+        assert profile.bio == "newer"
+
+
 def test_a_block_that_could_not_begin_leaves_the_user_around_it(app, ada):
     with Session(app) as session, acting_as(session, ada):
         with session.begin():
@@ -293,6 +302,31 @@ def test_tasks_that_share_a_connection_share_no_rights(one_connection, ada, bob,
     asyncio.run(serve())
 
 
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])
+def test_a_login_with_the_role_of_the_service_serves_through_a_pooler(shared, ada, driver):
+    role = f"service_{uuid.uuid4().hex[:12]}"
+    shared.script(
+        f"create role {role} login noinherit; grant service_role to {role}; alter role {role} set role = service_role"
+    )
+
+    async def serve(url):
+        made = async_engine(url)
+        service = AsyncProfileService(async_sessionmaker(made))
+        written = await service.update(ada, {"bio": "x"})
+        await made.dispose()
+        return written
+
+    with pooler(shared.server.url(shared.name, role)) as start:
+        url = start("transaction", pool_size=1).replace("postgres://", f"postgresql+{driver}://") + "?pgbouncer=true"
+        if driver == "asyncpg":
+            assert asyncio.run(serve(url)).bio == "x"
+        else:
+            made = engine(url)
+            assert ProfileService(sessionmaker(made)).update(ada, {"bio": "x"}).bio == "x"
+            made.dispose()
+    shared.script(f"drop role {role}")
+
+
 # Threads and requests
 
 
@@ -343,6 +377,11 @@ def test_threads_that_share_a_block_leave_no_user_behind():
     for thread in threads:
         thread.join(10)
     assert roles == ["service_role", "anon"] * 2
+
+    with block:
+        with block:
+            pass
+        assert current_actor().role == "service_role"
 
 
 def test_the_end_of_a_block_ends_a_generator_that_was_not_closed(ada, bob):
