@@ -62,6 +62,23 @@ def own(session):
     return session.scalars(select(UserProfile)).one()
 
 
+def in_a_child(work):
+    """What work returns in a process that is forked here; None if it takes longer than 10 seconds."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        try:
+            os.write(writing, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        said = answer.read()
+    _, status = os.waitpid(child, 0)
+    return None if status else said
+
+
 # Sessions
 
 
@@ -247,33 +264,37 @@ def test_only_the_arguments_say_who_the_user_is(app, ada, bob):
 
 
 @pytest.fixture(scope="module")
-def one_connection(app_url):
-    """The URL of a PgBouncer in transaction mode that has one connection for everybody."""
+def pooled(app_url):
+    """The URL of a PgBouncer in transaction mode, by the number of its connections to the server."""
     with pooler(app_url) as start:
-        yield start("transaction", pool_size=1).replace("postgres://", "")
+        yield {
+            size: start("transaction", pool_size=size).replace("postgres://", "") + "?pgbouncer=true" for size in (1, 2)
+        }
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
-def test_users_that_share_a_connection_share_no_rights(one_connection, ada, bob, driver):
-    made = engine(f"postgresql+{driver}://{one_connection}?pgbouncer=true")
-    with made.connect() as control, made.connect() as other:
-        control.execute(text("select set_config('pooler.shares', 'yes', false)"))
-        control.commit()
-        assert other.scalar(text("select current_setting('pooler.shares', true)")) == "yes"
-        other.rollback()
-    with Session(made) as one, Session(made) as two, acting_as(one, ada), acting_as(two, bob):
+def test_users_that_share_a_connection_share_no_rights(pooled, ada, bob, driver):
+    one, two = engine(f"postgresql+{driver}://{pooled[1]}"), engine(f"postgresql+{driver}://{pooled[1]}")
+    with one.connect() as connection:  # the pooler does share
+        connection.execute(text("select set_config('pooler.shares', 'yes', false)"))
+        connection.commit()
+        with two.connect() as other:
+            assert other.scalar(text("select current_setting('pooler.shares', true)")) == "yes"
+    with Session(one) as first, Session(two) as second, acting_as(first, ada), acting_as(second, bob):
         for _ in range(8):  # psycopg prepares what it executes for the sixth time
-            for session, mine in ((one, ada), (two, bob)):
+            for session, mine in ((first, ada), (second, bob)):
                 assert who(session) == user(mine)
                 assert own(session).user_id == mine
                 session.commit()
-            with made.connect() as connection:
-                assert tuple(connection.execute(WHO).one()) == (made.url.username, "")
-    made.dispose()
+            with one.connect() as connection:
+                assert tuple(connection.execute(WHO).one()) == (one.url.username, "")
+                connection.commit()  # after a rollback, psycopg counts anew
+    one.dispose()
+    two.dispose()
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-def test_tasks_that_share_a_connection_share_no_rights(one_connection, ada, bob, driver):
+def test_tasks_that_share_connections_share_no_rights(pooled, ada, bob, driver):
     async def request(factory, mine):
         with on_behalf_of(mine):
             async with factory() as session:
@@ -283,7 +304,7 @@ def test_tasks_that_share_a_connection_share_no_rights(one_connection, ada, bob,
                     await session.commit()
 
     async def serve():
-        made = async_engine(f"postgresql+{driver}://{one_connection}?pgbouncer=true")
+        made = async_engine(f"postgresql+{driver}://{pooled[2]}")
         factory = async_sessionmaker(made)
         follow_actor(factory)
         async with asyncio.TaskGroup() as tasks:
@@ -609,23 +630,6 @@ def test_pointers_to_fields_are_uri_fragments():
 # Processes
 
 
-def in_a_child(work):
-    """What work returns in a process that is forked here; None if it takes longer than 10 seconds."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        signal.alarm(10)
-        try:
-            os.write(writing, str(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as answer:
-        said = answer.read()
-    _, status = os.waitpid(child, 0)
-    return None if status else said
-
-
 def test_a_process_that_is_forked_has_connections_of_its_own(app):
     def process():
         with app.connect() as connection:
@@ -637,6 +641,7 @@ def test_a_process_that_is_forked_has_connections_of_its_own(app):
     assert process() == before
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_process_that_is_forked_waits_for_no_thread_of_its_parent(shared, ada, monkeypatch):
     made = engine(shared.url)
     service = ProfileService(sessionmaker(made))
@@ -665,17 +670,45 @@ def test_a_process_that_is_forked_waits_for_no_thread_of_its_parent(shared, ada,
     assert said == str((ada, "x"))
 
 
-def test_the_url_has_the_last_word_about_the_connection():
+def test_what_an_engine_says_of_its_values_and_its_pooler(shared, app_url):
+    made = engine(app_url)
+    with made.connect() as connection, pytest.raises(DBAPIError) as raised:
+        connection.execute(text("select cast(:secret as integer)"), {"secret": "hunter2"})
+    assert "hunter2" not in str(raised.value).partition("[SQL")[2]
+    with made.connect() as connection:
+        process = connection.scalar(text("select pg_backend_pid()"))
+    shared.run("select pg_terminate_backend(:id, 5000)", id=process)
+    with made.connect() as connection:  # replaced before it is used
+        assert connection.scalar(text("select pg_backend_pid()")) != process
+    made.dispose()
+    for url, expected in (
+        ("h:6543/d", True),
+        ("h:5432/d", False),
+        ("h:5432/d?pgbouncer=true", True),
+        ("h/d?pgbouncer=false", False),
+    ):
+        seen = connecting(engine(f"postgresql+psycopg://u:p@{url}"))
+        assert ("prepare_threshold" in seen) == expected
+
+
+def connecting(made):
+    """The arguments that an engine gives its driver."""
     seen = {}
 
     def note(_dialect, _record, _arguments, options):
         seen.update(options)
         raise ConnectionRefusedError
 
+    event.listen(made, "do_connect", note)
+    with pytest.raises(ConnectionRefusedError):
+        made.connect()
+    return seen
+
+
+def test_the_url_has_the_last_word_about_the_connection():
     for driver in ("psycopg2", "psycopg"):
         for said, expected in (("", 10), ("?connect_timeout=77", "77")):
-            made = engine(f"postgresql+{driver}://u:p@h/d{said}")
-            event.listen(made, "do_connect", note)
-            with pytest.raises(ConnectionRefusedError):
-                made.connect()
-            assert seen["connect_timeout"] == expected
+            assert connecting(engine(f"postgresql+{driver}://u:p@h/d{said}"))["connect_timeout"] == expected
+    asynchronous = async_engine("postgresql://u:p@h/d?sslmode=require&connect_timeout=77&application_name=web")
+    seen = connecting(asynchronous.sync_engine)
+    assert (seen["ssl"], seen["timeout"], seen["server_settings"]) == ("require", 77, {"application_name": "web"})
