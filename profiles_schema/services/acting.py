@@ -326,6 +326,7 @@ def follow_actor(
 
 def follows_actor(factory: sessionmaker[Session] | async_sessionmaker[AsyncSession]) -> bool:
     """Whether ``follow_actor`` was called with this factory: what its sessions may read depends on the user."""
+    factory = getattr(factory, "session_factory", factory)  # of a scoped_session
     made: Any = factory.class_
     if not isinstance(factory, sessionmaker):
         made = factory.kw.get("sync_session_class", made.sync_session_class)

@@ -505,6 +505,32 @@ def test_who_is_told_of_a_new_profile_can_read_it(services, without_profile, cal
     assert [profile.user_id for profile in seen] == [without_profile]
 
 
+def test_who_is_told_of_a_new_profile_can_change_it(blocking, without_profile):
+    service = blocking.service().service
+    service.subscribe(lambda event: event.kind == "created" and service.update(event.user_id, {"bio": "Welcome"}))
+    assert service.get_or_create(without_profile).bio is None
+    assert service.get(without_profile).bio == "Welcome"
+
+
+def test_profiles_that_are_made_together_are_not_missing_any_more(services, without_profile):
+    service = services.service()
+    assert service.get(without_profile) is None
+    made = service.create_many([without_profile])
+    assert service.get(without_profile).username == made[without_profile].profile.username
+
+
+def test_a_service_leaves_the_session_of_a_request_alone(blocking, ada):
+    registry = scoped_session(blocking.factory().sessions)
+    session = registry()
+    session.execute(text("select 1"))
+    service = ProfileService(registry, read_session_factory=registry)
+    assert service.get(ada).bio is None
+    assert service.update(ada, {"bio": "x"}).bio == "x"
+    assert registry() is session
+    assert session.in_transaction()
+    registry.remove()
+
+
 def test_a_read_from_before_a_profile_was_made_is_not_kept(blocking, without_profile, monkeypatch):
     service = blocking.service(negative_ttl_seconds=60).service
     read, ensure = queries.read, queries.ensure
@@ -607,7 +633,7 @@ def test_rules_of_an_adopted_table_are_refusals(services, database):
         "create table public.languages (code text primary key); insert into public.languages values ('en'), ('de');"
         "grant select on public.languages to service_role;"
         "alter table public.user_profiles add constraint knows_language foreign key (language) references public.languages,"
-        " alter company_name type varchar(10)"
+        " alter company_name type varchar(10), add constraint one_phone unique (phone)"
     )
     made = Services(database, services.driver)
     service = made.service()
@@ -616,6 +642,10 @@ def test_rules_of_an_adopted_table_are_refusals(services, database):
     assert raised.value.fields == {"language": ("breaks the rule knows_language",)}
     with pytest.raises(InvalidProfile, match="longer than its column"):
         service.patch(ada, {"company_name": "A very long name"})
+    service.update(bob, {"phone": "1"})
+    with pytest.raises(InvalidProfile) as raised:
+        service.update(ada, {"phone": "1", "username": "ada_l"})
+    assert raised.value.fields == {"phone": ("breaks the rule one_phone",)}
     outcomes = service.update_many({ada: {"company_name": "A very long name"}, bob: {"language": "de"}})
     assert isinstance(outcomes[ada].error, InvalidProfile)
     assert outcomes[bob].profile.language == "de"
