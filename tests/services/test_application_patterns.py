@@ -9,7 +9,7 @@ from datetime import timedelta, timezone
 
 import pytest
 from sqlalchemy import event, select, text
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -519,6 +519,30 @@ def test_profiles_that_are_made_together_are_not_missing_any_more(services, with
     assert service.get(without_profile).username == made[without_profile].profile.username
 
 
+def test_only_who_makes_a_profile_says_that_it_is_new(services, shared, without_profile):
+    service = services.service()
+    seen = []
+    service.subscribe(seen.append)
+    assert service.get(without_profile) is None
+    shared.run(
+        "select profiles_internal.create_profiles(profiles_internal.living_users(array[:id]))", id=without_profile
+    )
+    assert service.get_or_create(without_profile).user_id == without_profile
+    assert seen == []
+
+
+def test_history_pages_through_changes_of_one_moment(services, shared, ada):
+    shared.script("".join(f"update public.user_profiles set bio = '{n}' where user_id = '{ada}';" for n in range(5)))
+    service = services.service()
+    entries = service.history(ada)
+    assert len({entry.at for entry in entries}) == 1
+    seen = service.history(ada, limit=2)
+    while page := service.history(ada, before=seen[-1], limit=2):
+        seen += page
+    assert seen == entries
+    assert len(seen) == 5
+
+
 def test_a_service_leaves_the_session_of_a_request_alone(blocking, ada):
     registry = scoped_session(blocking.factory().sessions)
     session = registry()
@@ -558,17 +582,26 @@ def test_a_read_from_before_a_profile_was_made_is_not_kept(blocking, without_pro
     assert service.get(without_profile).user_id == without_profile
 
 
+class ServerGone(Exception):
+    """What a driver raises whose server went away."""
+
+    sqlstate = pgcode = "57P01"
+
+
 @pytest.mark.parametrize("call", ["update", "patch"])
-def test_a_write_that_was_cancelled_after_its_commit_is_seen(services, ada, call):
+@pytest.mark.parametrize("how", ["cancelled", "cut off"])
+def test_a_write_whose_answer_was_lost_after_its_commit_is_seen(services, ada, call, how):
     service = services.service()
     assert service.get(ada).bio is None
 
     def cancel(_session):
-        raise asyncio.CancelledError
+        if how == "cancelled":
+            raise asyncio.CancelledError
+        raise OperationalError("commit", {}, ServerGone())
 
     event.listen(Session, "after_commit", cancel)
     try:
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises((asyncio.CancelledError, ServiceFailed)):
             getattr(service, call)(ada, {"bio": "new"})
     finally:
         event.remove(Session, "after_commit", cancel)
