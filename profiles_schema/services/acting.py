@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -45,6 +46,7 @@ _SET = text(
 )
 _INSUFFICIENT_PRIVILEGE = "42501"
 _INVALID_VALUE = "22023"
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _FAILED_TRANSACTION = "25P02"
 
 
@@ -60,7 +62,8 @@ class Actor:
             2,000 bytes.
 
     Raises:
-        ActingRefused: the user id is no uuid, the role is no role to act with, or the context is too long.
+        ActingRefused: the user id is no uuid, the role is no role to act with, the context is too long, or it or the
+            claims cannot be stored as JSON.
     """
 
     user_id: UserId | None = None
@@ -92,9 +95,21 @@ class Actor:
             claims.pop("sub", None)
         return {
             "role": self.role,
-            "claims": json.dumps(claims, default=str),
-            "context": json.dumps(dict(self.context), default=str) if self.context else "",
+            "claims": _as_text(claims),
+            "context": _as_text(self.context) if self.context else "",
         }
+
+
+def _as_text(value: Mapping[str, Any]) -> str:
+    """The JSON of claims or of a context. The audit log would leave out, without a word, what JSONB cannot hold."""
+    try:
+        json.dumps(dict(value), default=str, ensure_ascii=False).encode()  # fails for half a surrogate pair
+        written = json.dumps(dict(value), default=str, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        written = None
+    if written is None or _NUL.search(written):
+        raise ActingRefused("The claims or the context hold something that PostgreSQL cannot store as JSON.")
+    return written
 
 
 NOBODY: Final = Actor()

@@ -260,6 +260,16 @@ def test_only_the_arguments_say_who_the_user_is(app, ada, bob):
             on_behalf_of(ada, role=role).__enter__()
 
 
+@pytest.mark.parametrize("what", ["claims", "context"])
+def test_what_the_audit_log_could_not_keep_is_refused(app, ada, what):
+    for value in (float("nan"), "\0", "\ud800", {(1, 2): 3}, 10**5000):
+        with pytest.raises(ActingRefused, match="cannot store"):
+            acting_as(Session(app), ada, **{what: {"x": value}})
+    for value in ("\\u0000", "\\", "é", uuid.uuid4(), {1: None}):
+        with Session(app) as session, acting_as(session, ada, **{what: {"x": value}}):
+            assert session.scalar(text("select auth.uid()")) == ada
+
+
 # Poolers
 
 
@@ -517,6 +527,16 @@ def test_profiles_that_are_made_together_are_not_missing_any_more(services, with
     assert service.get(without_profile) is None
     made = service.create_many([without_profile])
     assert service.get(without_profile).username == made[without_profile].profile.username
+
+
+def test_a_failed_load_of_many_keeps_nobody_waiting(services, ada, monkeypatch):
+    service = services.service()
+    with monkeypatch.context() as failing:
+        failing.setattr(queries, "read_many", lambda *_args, **_rest: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            service.get_many([ada])
+    assert service.service._cache._flights == {}
+    assert service.get(ada).user_id == ada
 
 
 def test_only_who_makes_a_profile_says_that_it_is_new(services, shared, without_profile):
