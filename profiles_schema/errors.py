@@ -318,12 +318,14 @@ class FieldsRefused(ServiceError):
         return " ".join([super().__str__(), *([f"{'; '.join(rules)}."] if rules else [])])
 
     def problem(self) -> dict[str, Any]:
-        """As of RFC 9457, with ``errors``: one member per broken rule, whose ``pointer`` (RFC 6901) names the field."""
+        """As of RFC 9457, with ``errors``: one member per broken rule, whose ``pointer`` (RFC 6901, as a URI) is the field."""
+        from urllib.parse import quote
+
         return {
             **super().problem(),
             "detail": super().__str__(),
             "errors": [
-                {"pointer": f"#/{name.replace('~', '~0').replace('/', '~1')}", "detail": rule}
+                {"pointer": f"#/{quote(name.replace('~', '~0').replace('/', '~1'))}", "detail": rule}
                 for name, broken in self.fields.items()
                 for rule in broken
             ],

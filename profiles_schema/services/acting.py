@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-    from sqlalchemy.orm import SessionTransaction
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+    from sqlalchemy.orm import SessionTransaction, scoped_session
 
 UserId = uuid.UUID | str
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -45,6 +46,8 @@ _SET = text(
 )
 _INSUFFICIENT_PRIVILEGE = "42501"
 _INVALID_VALUE = "22023"
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_FAILED_TRANSACTION = "25P02"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Actor:
             2,000 bytes.
 
     Raises:
-        ActingRefused: the user id is no uuid, the role is no role to act with, or the context is too long.
+        ActingRefused: the user id is no uuid, the role is no role to act with, the context is too long, or it or the
+            claims cannot be stored as JSON.
     """
 
     user_id: UserId | None = None
@@ -91,15 +95,28 @@ class Actor:
             claims.pop("sub", None)
         return {
             "role": self.role,
-            "claims": json.dumps(claims, default=str),
-            "context": json.dumps(dict(self.context), default=str) if self.context else "",
+            "claims": _as_text(claims),
+            "context": _as_text(self.context) if self.context else "",
         }
+
+
+def _as_text(value: Mapping[str, Any]) -> str:
+    """The JSON of claims or of a context. The audit log would leave out, without a word, what JSONB cannot hold."""
+    try:
+        json.dumps(dict(value), default=str, ensure_ascii=False).encode()  # fails for half a surrogate pair
+        written = json.dumps(dict(value), default=str, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        written = None
+    if written is None or _NUL.search(written):
+        raise ActingRefused("The claims or the context hold something that PostgreSQL cannot store as JSON.")
+    return written
 
 
 NOBODY: Final = Actor()
 """Nobody signed in: the role anon, without a user."""
 
-_current: ContextVar[Actor] = ContextVar("profiles_schema_actor", default=NOBODY)
+_blocks: ContextVar[tuple[tuple[object, Actor], ...]] = ContextVar("profiles_schema_actors", default=())
+"""The blocks of ``on_behalf_of`` that this thread or task is in, the innermost last."""
 
 
 @dataclass
@@ -109,13 +126,14 @@ class _State:
     follows_context: bool
     actors: list[Actor] = field(default_factory=list)
     connections: set[Connection] = field(default_factory=set)
-    """Those on which the present transaction has begun."""
+    """Those on which the present transaction has begun, or one around it that the application began."""
+    rollbacks: int = 0
 
     @property
     def actor(self) -> Actor:
         if self.actors:
             return self.actors[-1]
-        return _current.get() if self.follows_context else NOBODY
+        return current_actor() if self.follows_context else NOBODY
 
 
 class acting_as:  # noqa: N801 - a verb, used like a function
@@ -130,7 +148,8 @@ class acting_as:  # noqa: N801 - a verb, used like a function
     not passed on: inside, the session begins without any; those from inside are detached at the end, and readable.
 
     Args:
-        session: Of a role that may set the role, and that has no rights of its own that matter: see ``require_rls``.
+        session: Of a role that may set the role, and that has no rights of its own that matter: see ``require_rls``. Of a
+            ``scoped_session``, it is the session of the present thread.
         user_id: The user, a uuid; None with the role anon or service_role.
         role: The role of the transactions: authenticated, anon, service_role, or one of the application's own.
         claims: Further claims for ``auth.jwt()``.
@@ -143,15 +162,15 @@ class acting_as:  # noqa: N801 - a verb, used like a function
 
     def __init__(
         self,
-        session: Session | AsyncSession,
+        session: Session | AsyncSession | scoped_session[Session] | async_scoped_session[AsyncSession],
         user_id: UserId | None,
         role: str = "authenticated",
         claims: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
     ) -> None:
-        self._session = session
+        self._session: Session | AsyncSession = session.registry() if hasattr(session, "registry") else session
         self._actor = Actor(user_id, role, claims or {}, context or {})
-        self._outside: list[tuple[list[Any], SessionTransaction | None]] = []
+        self._outside: list[tuple[list[Any], SessionTransaction | None, int]] = []
 
     def __enter__(self) -> Session:
         if not isinstance(self._session, Session):
@@ -182,7 +201,7 @@ class acting_as:  # noqa: N801 - a verb, used like a function
         if session.in_transaction():
             # It may have begun before anybody listened. The connection that has the profiles, where there are several.
             state.connections.add(session.connection(bind_arguments={"mapper": inspect_mapping(UserProfile)}))
-        self._outside.append((list(session), session.get_transaction()))
+        self._outside.append((list(session), session.get_transaction(), state.rollbacks))
         session.expunge_all()
         state.actors.append(self._actor)
         try:
@@ -193,7 +212,7 @@ class acting_as:  # noqa: N801 - a verb, used like a function
 
     def _end(self, session: Session, *, failed: bool) -> None:
         state = _state(session)
-        outside, transaction = self._outside.pop()
+        outside, transaction, rollbacks = self._outside.pop()
         try:
             if not failed:
                 session.flush()
@@ -203,15 +222,21 @@ class acting_as:  # noqa: N801 - a verb, used like a function
         finally:
             del state.actors[_last(state.actors, self._actor)]
             session.expunge_all()
+            is_another = session.get_transaction() is not transaction
+            # Adding begins a transaction, which the caller's own `with session.begin()` would trip over.
+            begun = None if session.in_transaction() else session.begin()
             session.add_all([each for each in outside if object_session(each) is None])
-            if session.get_transaction() is not transaction and session.expire_on_commit:
+            if begun:
+                begun.close()
+            # They were away when the session expired the others. After a rollback they hold values that are undone.
+            if state.rollbacks != rollbacks or (is_another and session.expire_on_commit):
                 session.expire_all()
             # A transaction that has failed takes no statement; its rollback undoes the settings, too.
             if session.is_active:
                 try:
                     _set_again(session)
-                except DBAPIError:
-                    if not failed:
+                except (DBAPIError, ActingRefused) as error:
+                    if not failed and sqlstate(error) != _FAILED_TRANSACTION:
                         raise
 
 
@@ -244,56 +269,68 @@ class on_behalf_of:  # noqa: N801 - a verb, used like a function
     ) -> None:
         self._user_id = user_id
         self._rest = (role, claims or {}, context or {})
-        self._tokens: list[Token[Actor]] = []
 
     def __enter__(self) -> Actor:
         if callable(self._user_id):
             raise ActingRefused("A function that names the user is for a decorator; here, give the user.")
         actor = Actor(self._user_id, *self._rest)
-        self._tokens.append(_current.set(actor))
+        # Nothing of it is kept in the block, because several threads may be in the same one.
+        _blocks.set((*_blocks.get(), (self, actor)))
         return actor
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _current.reset(self._tokens.pop())
+        blocks = _blocks.get()
+        places = [place for place, (block, _) in enumerate(blocks) if block is self]
+        if not places:
+            raise ActingRefused("This block of on_behalf_of began in another thread or task.")
+        _blocks.set(blocks[: places[-1]])
 
     def __call__(self, function: _F) -> _F:
         """The function, run for the user."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ActingRefused(
+                "A generator runs where it is read, outside of the decorator. Write the block inside of it."
+            )
 
-        def actor_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Actor:
+        def block_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> on_behalf_of:
             user_id = self._user_id(*args, **kwargs) if callable(self._user_id) else self._user_id
-            return Actor(user_id, *self._rest)
+            return on_behalf_of(user_id, *self._rest)
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            token = _current.set(actor_of(args, kwargs))
-            try:
+            with block_of(args, kwargs):
                 return function(*args, **kwargs)
-            finally:
-                _current.reset(token)
 
         @functools.wraps(function)
         async def run_async(*args: Any, **kwargs: Any) -> Any:
-            token = _current.set(actor_of(args, kwargs))
-            try:
+            with block_of(args, kwargs):
                 return await function(*args, **kwargs)
-            finally:
-                _current.reset(token)
 
         return cast("_F", run_async if inspect.iscoroutinefunction(function) else run)
 
 
 def current_actor() -> Actor:
     """For whom ``on_behalf_of`` lets this thread or task act; ``NOBODY`` outside of it."""
-    return _current.get()
+    blocks = _blocks.get()
+    return blocks[-1][1] if blocks else NOBODY
 
 
-def follow_actor(factory: sessionmaker[Session] | async_sessionmaker[AsyncSession]) -> None:
+def follow_actor(
+    factory: sessionmaker[Session]
+    | async_sessionmaker[AsyncSession]
+    | scoped_session[Session]
+    | async_scoped_session[AsyncSession],
+) -> None:
     """Let every session of a factory act for the user of ``on_behalf_of``, and for nobody (role anon) without one.
 
     Call it once, where the factory is made. ``acting_as`` on such a session wins for its block.
     """
+    if hasattr(factory, "session_factory"):
+        factory = factory.session_factory
+    if follows_actor(factory):
+        return
     # Not for the class itself: other factories make sessions of it, too.
     if isinstance(factory, sessionmaker):
         factory.class_ = _following(factory.class_)
@@ -304,6 +341,7 @@ def follow_actor(factory: sessionmaker[Session] | async_sessionmaker[AsyncSessio
 
 def follows_actor(factory: sessionmaker[Session] | async_sessionmaker[AsyncSession]) -> bool:
     """Whether ``follow_actor`` was called with this factory: what its sessions may read depends on the user."""
+    factory = getattr(factory, "session_factory", factory)  # of a scoped_session
     made: Any = factory.class_
     if not isinstance(factory, sessionmaker):
         made = factory.kw.get("sync_session_class", made.sync_session_class)
@@ -336,19 +374,27 @@ def _after_begin(session: Session, transaction: SessionTransaction, connection: 
     del transaction
     state = _state(session)
     state.connections.add(connection)
-    _set(connection, state.actor)
+    try:
+        _set(connection, state.actor)
+    except BaseException:
+        # The session keeps the connection, and would go on with the rights of the role that logged in.
+        connection.invalidate()
+        raise
 
 
 def _after_soft_rollback(session: Session, previous: SessionTransaction) -> None:
     """A rollback to a savepoint brings the settings back that held when it was made."""
     del previous
+    _state(session).rollbacks += 1
     if session.is_active:
         _set_again(session)
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        _state(session).connections.clear()
+        # A session on a connection leaves the settings in the transaction that the application began there.
+        connections = _state(session).connections
+        connections.difference_update([each for each in connections if not each.in_transaction()])
 
 
 def _set_again(session: Session) -> None:
@@ -367,7 +413,8 @@ def _set(connection: Connection, actor: Actor) -> None:
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
         raise ActingRefused("This connection is in AUTOCOMMIT, where a user holds for one statement. Use transactions.")
     try:
-        connection.execute(_SET, actor.settings)
+        # Where the connection streams its results, a cursor would stay open.
+        connection.execute(_SET, actor.settings, execution_options={"stream_results": False, "yield_per": None})
     except DBAPIError as error:
         if sqlstate(error) == _INSUFFICIENT_PRIVILEGE:
             login = connection.engine.url.username

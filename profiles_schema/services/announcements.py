@@ -23,6 +23,7 @@ from profiles_schema import database
 from profiles_schema.migrations.pooler import refuse_transaction_pooler
 from profiles_schema.services.cache import ProfileCache
 from profiles_schema.services.events import LOGGER
+from profiles_schema.services.forks import renew_after_fork
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,6 +38,8 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHECK_SECONDS: Final = 30.0
 """For so long nothing is heard until the connection is tried."""
 _LONGEST_PAUSE_SECONDS: Final = 30.0
+_LEFT: Final[list[Any]] = []
+"""Connections of the parent: to collect them would end them there."""
 # Nothing was written: the commit need not wait for the disk, and other announcements wait for the commit.
 _ANNOUNCE: Final = text(
     "select pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify(:channel, payload)"
@@ -74,6 +77,7 @@ class Listener:
         self._cache.clear()  # what was loaded before may have changed unheard
         self._thread = threading.Thread(target=self._run, name="profiles-schema-listener", daemon=True)
         self._thread.start()
+        renew_after_fork(self, Listener._leave)
 
     @property
     def is_listening(self) -> bool:
@@ -95,6 +99,12 @@ class Listener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _leave(self) -> None:
+        # In a child process: the thread is not there, and connection and pipe belong to the parent.
+        self._closing.set()
+        _LEFT.append(self._connection)
+        self._connection = None
 
     def _close_pipe(self) -> None:
         os.close(self._wake)

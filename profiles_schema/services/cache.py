@@ -17,6 +17,7 @@ from cachetools import TLRUCache, TTLCache
 
 from profiles_schema.schema.models import UserProfile
 from profiles_schema.services.events import LOGGER
+from profiles_schema.services.forks import renew_after_fork
 
 _LOADS_REMEMBERED: Final = 1_024
 _COUNTED: Final = ("hits", "negative_hits", "misses", "joined", "shared_hits", "failures", "announcements", "loads")
@@ -92,6 +93,11 @@ class ProfileCache:
         self._flights: dict[Key, Flight] = {}
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._loads: deque[float] = deque(maxlen=_LOADS_REMEMBERED)
+        renew_after_fork(self, ProfileCache._renew)
+
+    def _renew(self) -> None:
+        # The threads that hold the lock or do the loads are in the parent.
+        self._lock, self._flights = Lock(), {}
 
     def _expiry(self, _key: object, value: Found | Unsettled, now: float) -> float:
         seconds = self._negative_ttl_seconds if value is None else self._ttl_seconds
@@ -154,13 +160,8 @@ class ProfileCache:
     def forget(self, user_id: uuid.UUID) -> None:
         """The profile was written, and the write is committed. What is being loaded is not kept either."""
         with self._lock:
-            self._written[user_id] = True
-            self._flights.pop((user_id, "read"), None)
             self._flights.pop((user_id, "create"), None)
-            try:
-                self.store.pop(user_id, None)
-            except Exception:  # noqa: BLE001 - whatever a store raises
-                self._failed("invalidation")
+        self.created(user_id)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -169,9 +170,14 @@ class ProfileCache:
             self.store.clear()
 
     def created(self, user_id: uuid.UUID) -> None:
-        """The profile was made. It is kept when its flight lands; a replica may not have it yet."""
+        """The profile was made: that there was none is forgotten. It is kept when its flight lands."""
         with self._lock:
             self._written[user_id] = True
+            self._flights.pop((user_id, "read"), None)
+            try:
+                self.store.pop(user_id, None)
+            except Exception:  # noqa: BLE001 - whatever a store raises
+                self._failed("invalidation")
 
     def was_written(self, user_id: uuid.UUID) -> bool:
         """Whether this service wrote the profile so lately that a replica may not have it."""

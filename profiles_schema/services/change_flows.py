@@ -57,6 +57,8 @@ class ChangeFlows(ProfileFlows):
     ) -> Flow[UserProfile]:
         """As ProfileService.update, and with ``merge`` as ProfileService.patch."""
         user = as_uuid(user_id)
+        if if_updated_at is not None and if_updated_at.tzinfo is None:
+            raise ValueError("if_updated_at needs a time zone")
         write = writes.patch if merge else writes.replace
         profile = yield from self._change(user, changes, partial(write, if_updated_at=if_updated_at))
         self.events.emit("updated", user, changed=sorted(changes))
@@ -93,11 +95,14 @@ class ChangeFlows(ProfileFlows):
     def update_many(self, changes: Mapping[Any, Changes]) -> Flow[dict[uuid.UUID, Outcome]]:
         """As ProfileService.update_many."""
         wanted = {as_uuid(user): mine for user, mine in changes.items()}
+        if len(wanted) < len(changes):
+            raise ValueError("A user is named twice")
         failed: dict[uuid.UUID, ServiceError] = {}
         for user, mine in wanted.items():
             if broken := (yield from self._broken(user, mine)):
                 failed[user] = InvalidProfile(fields=broken)
         valid = {user: mine for user, mine in wanted.items() if user not in failed and mine}
+        unchanged = yield from self.get_many(user for user, mine in wanted.items() if not mine)
         written: dict[uuid.UUID, UserProfile] = {}
         if valid:
             try:
@@ -107,7 +112,6 @@ class ChangeFlows(ProfileFlows):
                 raise
             yield from self.forget(valid)
             failed |= refused
-        unchanged = yield from self.get_many(user for user, mine in wanted.items() if not mine)
         for user in written:
             self.events.emit("updated", user, changed=sorted(wanted[user]))
         for user, error in failed.items():
@@ -186,22 +190,16 @@ class ChangeFlows(ProfileFlows):
             return (yield from self._unchanged(user))
         else:
             try:
-                work = retry(Db(partial(write, user_id=user, changes=dict(changes))), is_rolled_back)
-                written: UserProfile = yield from self._writing([user], work)
+                return (yield from self._write(user, Db(partial(write, user_id=user, changes=dict(changes)))))
             except ServiceError as error:
                 refused = error
             except Exception as error:
-                if sqlstate(error) is None or is_transient(error):
-                    yield from self.forget([user])  # perhaps it is committed, and only the answer was lost
                 if not is_from_database(error):
                     raise
                 constraint = diagnosis(error, "constraint_name")
                 refused = writes.refusal_to_change(error, changes)
                 if refused is None:
                     raise failure(error) from None
-            else:
-                yield from self.forget([user])
-                return written
         if isinstance(refused, FieldsRefused):
             complete = partial(writes.completed, user_id=user, changes=changes, error=refused, constraint=constraint)
             refused = yield from self._asking(retry(Db(complete), is_transient))
@@ -215,6 +213,16 @@ class ChangeFlows(ProfileFlows):
             for user in users:
                 self.cache.forget(user)
             raise
+
+    def _write(self, user: uuid.UUID, effect: Db) -> Flow[UserProfile]:
+        try:
+            written: UserProfile = yield from self._writing([user], retry(effect, is_rolled_back))
+        except Exception as error:
+            if not isinstance(error, ServiceError) and (sqlstate(error) is None or is_transient(error)):
+                yield from self.forget([user])  # perhaps it is committed, and only the answer was lost
+            raise
+        yield from self.forget([user])
+        return written
 
     def _unchanged(self, user: uuid.UUID) -> Flow[UserProfile]:
         profile: UserProfile | None = yield from self._asking(

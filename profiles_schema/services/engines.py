@@ -11,6 +11,7 @@ from profiles_schema.database import normalize_url
 from profiles_schema.driver import execute_literally, quote_name
 from profiles_schema.errors import InvalidDatabaseUrl, RowSecurityBypassed
 from profiles_schema.row_security import HOW_TO_MAKE_A_ROLE, look_at_role
+from profiles_schema.services.forks import renew_after_fork
 from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def engine(url: str, *, role: str | None = None, pooler: Pooler | None = None, *
     if driver == "psycopg" and through == "transaction":
         # A prepared statement belongs to a server connection, and the next transaction has another one.
         arguments["prepare_threshold"] = None
-    made = sqlalchemy.create_engine(parsed, **_merged(arguments, options))
+    made = sqlalchemy.create_engine(parsed, **_merged(parsed, arguments, options))
     _take_role(made, role)
+    renew_after_fork(made, _leave_connections)
     return made
 
 
@@ -72,8 +74,9 @@ def async_engine(url: str, *, role: str | None = None, pooler: Pooler | None = N
                 "prepared_statement_cache_size": 0,
                 "prepared_statement_name_func": lambda: f"profiles_{uuid.uuid4().hex}",
             }
-    made = create_async_engine(parsed, **_merged(arguments, options))
+    made = create_async_engine(parsed, **_merged(parsed, arguments, options))
     _take_role(made.sync_engine, role)
+    renew_after_fork(made.sync_engine, _leave_connections)
     return made
 
 
@@ -93,6 +96,11 @@ def _take_role(engine: Engine, role: str | None) -> None:
         execute_literally(connection, statement)
 
 
+def _leave_connections(made: Engine) -> None:
+    # Two processes on one connection would read each other's rows.
+    made.dispose(close=False)
+
+
 def _read(url: str, pooler: Pooler | None, drivers: set[str], usual: str) -> tuple[URL, str, Pooler]:
     scheme, _, rest = url.strip().strip("'\"").partition("://")
     driver = scheme.partition("+")[2] or usual
@@ -105,7 +113,9 @@ def _read(url: str, pooler: Pooler | None, drivers: set[str], usual: str) -> tup
     return parsed.set(drivername=f"postgresql+{driver}"), driver, pooler
 
 
-def _merged(arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def _merged(parsed: URL, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    # What the URL says wins, too.
+    arguments = {name: value for name, value in arguments.items() if name not in parsed.query}
     # A connection that a pooler or a restart has closed is replaced instead of failing a request; parameters hold
     # personal values, and do not belong into an error.
     defaults = {"pool_pre_ping": True, "hide_parameters": True}

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 
 from cachetools import TTLCache
 
+from profiles_schema.services.forks import renew_after_fork
+
 Kind = Literal["created", "updated", "synced", "failed", "refused", "suspicious"]
 
 LOGGER: Final = logging.getLogger("profiles_schema.services")
@@ -43,6 +45,10 @@ class Events:
         self._burst_updates = burst_updates
         self._recent: TTLCache[uuid.UUID, list[float]] = TTLCache(_USERS_WATCHED, burst_seconds)
         self._burst_seconds = burst_seconds
+        self._lock = Lock()
+        renew_after_fork(self, Events._renew)
+
+    def _renew(self) -> None:
         self._lock = Lock()
 
     def subscribe(self, subscriber: Callable[[Event], object]) -> Callable[[], None]:

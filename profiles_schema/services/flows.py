@@ -76,8 +76,9 @@ class SyncDriver:
     """Runs flows with sessions of a ``sessionmaker``."""
 
     def __init__(self, factory: sessionmaker[Session], read_factory: sessionmaker[Session] | None) -> None:
-        self._factory = factory
-        self._read_factory = read_factory
+        # Of a scoped_session: its present session belongs to the request.
+        self._factory = getattr(factory, "session_factory", factory)
+        self._read_factory = getattr(read_factory, "session_factory", read_factory)
 
     def run(self, flow: Flow[T]) -> T:
         """The result of the flow."""
@@ -123,8 +124,9 @@ class AsyncDriver:
     def __init__(
         self, factory: async_sessionmaker[AsyncSession], read_factory: async_sessionmaker[AsyncSession] | None
     ) -> None:
-        self._factory = factory
-        self._read_factory = read_factory
+        # Of a scoped_session: its present session belongs to the request.
+        self._factory = getattr(factory, "session_factory", factory)
+        self._read_factory = getattr(read_factory, "session_factory", read_factory)
 
     async def run(self, flow: Flow[T]) -> T:
         """The result of the flow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from profiles_schema.errors import (
     ServiceError,
 )
 from profiles_schema.schema.models import UserProfile
+from profiles_schema.schema.trait_models import as_json
 from profiles_schema.services import announcements, queries
 from profiles_schema.services.cache import Flight, Found, Key, ProfileCache, Unsettled
 from profiles_schema.services.events import LOGGER, Events
@@ -47,7 +49,7 @@ def as_uuid(user_id: UserId) -> uuid.UUID:
         return user_id
     try:
         return uuid.UUID(user_id)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         raise ValueError("The id of a user is a uuid") from None
 
 
@@ -140,6 +142,8 @@ class ProfileFlows:
             raise ValueError(f"A page has 1 to {_PAGE_ROWS} profiles")
         if unknown := sorted(set(containing) - queries.searchable()):
             raise ValueError(f"{', '.join(unknown)}: not a column that can be searched")
+        # A ValueError for what PostgreSQL cannot hold, and so cannot find.
+        as_json(json.loads(json.dumps([prefix, after, *map(dict, containing.values())])))
         statement = queries.search_statement(prefix, containing, after)
         work = partial(queries.search, statement=statement, limit=limit)
         page: Page = yield from self._asking(retry(Db(work, replica=True), is_transient))
@@ -147,6 +151,8 @@ class ProfileFlows:
 
     def history(self, user_id: UserId, before: HistoryEntry | None, limit: int) -> Flow[list[HistoryEntry]]:
         """As ProfileService.history."""
+        if limit < 0:
+            raise ValueError("A page has no fewer than 0 entries")
         work = partial(queries.history, user_id=as_uuid(user_id), before=before, limit=limit)
         found: list[HistoryEntry] = yield from self._asking(retry(Db(work, replica=True), is_transient))
         return found
@@ -154,6 +160,8 @@ class ProfileFlows:
     def warm(self, user_ids: Iterable[UserId], most_recent: int) -> Flow[int]:
         """As ProfileService.warm."""
         users = list(map(as_uuid, user_ids))
+        if most_recent < 0:
+            raise ValueError("There are no fewer than 0 profiles to load")
         if most_recent:
             work = partial(queries.recent_users, rows=most_recent)
             users += yield from self._asking(retry(Db(work, replica=True), is_transient))

@@ -131,7 +131,7 @@ class ProfileService(_Service):
         burst_seconds: float = 60,
     ) -> None:
         super().__init__(
-            lambda: not follows_actor(session_factory),
+            lambda: not any(each and follows_actor(each) for each in (session_factory, read_session_factory)),
             cache_region=cache_region,
             announce_changes=announce_changes,
             cache_ttl_seconds=cache_ttl_seconds,
@@ -199,6 +199,7 @@ class ProfileService(_Service):
             InvalidProfile: names every field that is wrong, unknown or not to be changed here.
             UsernameTaken: nothing else is wrong.
             StaleProfile: ``updated_at`` is another one by now.
+            ValueError: ``if_updated_at`` has no time zone.
             ProfileNotFound: there is no profile.
             NotAllowed: the role may not do this, or the account is erased or inactive.
             ServiceFailed: the database failed.
@@ -234,7 +235,8 @@ class ProfileService(_Service):
         """As ``update``, for many users: an outcome each. Two statements (three with usernames), unless one is refused.
 
         Raises:
-            NotAllowed, ServiceFailed: nothing was written.
+            ValueError: a user is named twice.
+            NotAllowed, ServiceFailed: nothing was written, or the answer of the commit was lost.
         """
         return self._run(self._flows.update_many(changes))
 
@@ -256,7 +258,7 @@ class ProfileService(_Service):
             limit: At most so many, up to 200.
 
         Raises:
-            ValueError: another column, or a limit out of range.
+            ValueError: another column, a limit out of range, or what is no text or JSON for PostgreSQL.
             NotAllowed, ServiceFailed: as ``get``.
         """
         return self._run(self._flows.search(prefix, containing or {}, after, limit))
@@ -300,7 +302,7 @@ class AsyncProfileService(_Service):
         burst_seconds: float = 60,
     ) -> None:
         super().__init__(
-            lambda: not follows_actor(session_factory),
+            lambda: not any(each and follows_actor(each) for each in (session_factory, read_session_factory)),
             cache_region=cache_region,
             announce_changes=announce_changes,
             cache_ttl_seconds=cache_ttl_seconds,

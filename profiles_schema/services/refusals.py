@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from profiles_schema.errors import NotAllowed, ProfileNotFound, ServiceError, ServiceFailed
 from profiles_schema.services.flows import is_transient, sqlstate
@@ -38,7 +39,7 @@ def refusal_to_create(error: BaseException) -> ServiceError | None:
 
 def is_from_database(error: BaseException) -> bool:
     """Whether the database said it, or did not answer; an error that comes from elsewhere is a bug, and stays as it is."""
-    return sqlstate(error) is not None or is_transient(error) or isinstance(error, DBAPIError)
+    return sqlstate(error) is not None or is_transient(error) or isinstance(error, DBAPIError | NoConnectionFree)
 
 
 def failure(error: BaseException) -> ServiceError:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, Final, NoReturn, TypeVar
 
+from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, class_mapper, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
@@ -29,6 +30,13 @@ class ProfileSnapshot(UserProfile):
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
+        raise ReadOnlyProfile
+
+
+@event.listens_for(Session, "before_attach")
+def _stay_detached(_session: Session, instance: object) -> None:
+    # A session would expire, at its commit, what others are reading.
+    if isinstance(instance, ProfileSnapshot):
         raise ReadOnlyProfile
 
 

@@ -241,8 +241,10 @@ def refusal_to_change(error: BaseException, changes: Changes) -> ServiceError | 
             refusal = InvalidProfile(fields={column: ["cannot be null"]})
         case "23514" if column == "timezone":
             refusal = InvalidProfile(fields={column: [_UNKNOWN_ZONE]})
-        case "23505" | "23514" | "23P01" if constraint:
+        case "23503" | "23505" | "23514" | "23P01" if constraint:
             refusal = InvalidProfile(fields=_broken(constraint, changes))
+        case "22001":
+            refusal = InvalidProfile("A text is longer than its column takes.")
         case "23514" | "P0001":
             refusal = InvalidProfile("A trigger of the application refuses this change.")
     return refusal

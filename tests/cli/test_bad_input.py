@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import psycopg2
@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 
 from profiles_schema import database, errors
 from support import REPOSITORY, alembic, profiles_schema
-from support.pooler import pooled
+from support.pooler import pooler
 
 SECRET = "hunter2secret"
 
@@ -383,5 +383,5 @@ def write_server_file(cursor, path, text):
 @pytest.fixture
 def pgbouncer(empty_database):
     """Start PgBouncer in front of the database; returns the URL through it."""
-    with ExitStack() as stack:
-        yield lambda mode, pool_size=3: stack.enter_context(pooled(empty_database, mode, pool_size))
+    with pooler(empty_database) as start:
+        yield start

@@ -1,6 +1,8 @@
 """What one process changes, others hear: services that announce, services that listen, and connections that break."""
 
+import gc
 import logging
+import os
 import threading
 import uuid
 
@@ -206,3 +208,23 @@ def test_a_change_that_cannot_be_announced_is_written_all_the_same(services, dat
     service.update(ada, {"bio": "new"})
     assert service.get(ada).bio == "new"
     assert "not announced to other processes (SQLSTATE 42501)" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_child_process_leaves_the_listener_to_its_parent(hearing, database, ada):
+    with hearing.listen(database.url) as listener:
+        hearing.get(ada)
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                listener.close()
+                del listener
+                gc.collect()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        database.run("update public.user_profiles set bio = 'new'")
+        database.run(f"select pg_notify('profiles_schema', 'sql {ada}')")
+        wait_until(lambda: hearing.get(ada).bio == "new")
+        assert listener.is_listening

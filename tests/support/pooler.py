@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,13 @@ def by_road(url, road):
     else:
         with pooled(url, road, pool_size=20) as through:
             yield through.replace("postgres://", "postgresql://"), {"pooler": road}
+
+
+@contextmanager
+def pooler(url):
+    """Yields a function that starts PgBouncer in front of a database and returns the URL through it."""
+    with ExitStack() as stack:
+        yield lambda mode, pool_size=3: stack.enter_context(pooled(url, mode, pool_size))
 
 
 @contextmanager
