@@ -18,7 +18,7 @@ from profiles_schema.schema.models import UserProfile
 from profiles_schema.schema.trait_models import as_json
 from profiles_schema.services import announcements, queries
 from profiles_schema.services.cache import Flight, Found, Key, ProfileCache, Unsettled
-from profiles_schema.services.events import LOGGER, Events
+from profiles_schema.services.events import LOGGER, Events, Kind
 from profiles_schema.services.flows import (
     ATTEMPTS,
     Block,
@@ -37,6 +37,8 @@ from profiles_schema.services.shared_cache import Generations, SharedCache
 
 T = TypeVar("T")
 UserId = uuid.UUID | str
+Happened = list[tuple[Kind, dict[str, Any]]]
+"""Events to emit, with their details."""
 
 _WARM_ROWS: Final = 1_000
 _PUBLIC_ROWS: Final = 200
@@ -114,15 +116,21 @@ class ProfileFlows:
         """As ProfileService.get_or_create."""
         user = as_uuid(user_id)
         found: Found | Unsettled = yield from self.get(user)
-        if found is None and not self._may_share():
-            return (yield from self._create(user))
-        while not isinstance(found, UserProfile):
-            flight, is_mine = self.cache.join((user, "create"))
-            if is_mine:
-                found = yield from self._fly((user, "create"), flight, self._create(user))
-            else:
-                found = yield Wait(flight)
-        return found
+        happened: Happened = []
+        try:
+            if found is None and not self._may_share():
+                return (yield from self._create(user, happened))
+            while not isinstance(found, UserProfile):
+                flight, is_mine = self.cache.join((user, "create"))
+                if is_mine:
+                    found = yield from self._fly((user, "create"), flight, self._create(user, happened))
+                else:
+                    found = yield Wait(flight)
+            return found
+        finally:
+            # After the flight: a subscriber that asks for the profile would wait for itself.
+            for kind, details in happened:
+                self.events.emit(kind, user, **details)
 
     def get_public_many(self, user_ids: Iterable[UserId]) -> Flow[dict[uuid.UUID, PublicProfile]]:
         """As ProfileService.get_public_many."""
@@ -233,29 +241,29 @@ class ProfileFlows:
                 raise
             raise failure(error) from None
 
-    def _create(self, user: uuid.UUID) -> Flow[UserProfile]:
+    def _create(self, user: uuid.UUID, happened: Happened) -> Flow[UserProfile]:
         # Another one may have finished after this one had read.
         if isinstance(known := self.cache.peek(user), UserProfile) and self._may_share():
             return known
         attempt, failed = 0, None
         while attempt < ATTEMPTS:
             attempt += 1
-            made = yield from self._create_once(user)
+            made = yield from self._create_once(user, happened)
             if not isinstance(made, Exception):
                 profile, is_new = made
                 self.cache.created(user)
                 if is_new:
                     yield from self._tell([user])
-                    self.events.emit("created", user, attempts=attempt)
+                    happened.append(("created", {"attempts": attempt}))
                 return profile
             failed = made
             if not is_transient(failed):
                 break
             if attempt < ATTEMPTS:
                 yield Sleep(pause_seconds(attempt))
-        raise (yield from self._record(user, failed, attempt))
+        raise (yield from self._record(user, failed, attempt, happened))
 
-    def _create_once(self, user: uuid.UUID) -> Flow[tuple[UserProfile, bool] | Exception]:
+    def _create_once(self, user: uuid.UUID, happened: Happened) -> Flow[tuple[UserProfile, bool] | Exception]:
         """The profile, and whether it is new; or the failure, where another attempt or a record is called for."""
         failed: Exception | None = None
         for work in (queries.ensure, queries.insert_directly):
@@ -263,7 +271,7 @@ class ProfileFlows:
                 profile, is_new = yield Db(partial(work, user_id=user))
             except Exception as error:  # noqa: BLE001 - whatever a driver raises
                 if refused := refusal_to_create(error):
-                    self.events.emit("refused", user, error=type(refused).__name__)
+                    happened.append(("refused", {"error": type(refused).__name__}))
                     raise refused from None
                 # What the function of the database says is closer to the cause than what the plain insert meets.
                 failed = failed or error
@@ -271,13 +279,13 @@ class ProfileFlows:
                     return error
             else:
                 if profile is None:
-                    self.events.emit("refused", user, error=NotAllowed.__name__)
+                    happened.append(("refused", {"error": NotAllowed.__name__}))
                     raise NotAllowed
                 return profile, is_new
         assert failed is not None  # noqa: S101
         return failed
 
-    def _record(self, user: uuid.UUID, failed: Exception | None, attempts: int) -> Flow[Exception]:
+    def _record(self, user: uuid.UUID, failed: Exception | None, attempts: int, happened: Happened) -> Flow[Exception]:
         """The error to raise, after the failure is on record: in a transaction of its own, for health and backfill."""
         assert failed is not None  # noqa: S101
         state = sqlstate(failed)
@@ -285,7 +293,8 @@ class ProfileFlows:
             yield Db(partial(queries.record_failure, user_id=user, error=failed, attempts=attempts))
         except Exception as error:  # noqa: BLE001 - the failure itself counts
             LOGGER.error("the failure is not on record (SQLSTATE %s)", sqlstate(error))
-        self.events.emit("failed", user, sqlstate=state, objects=failed_objects(failed), attempts=attempts)
+        details = {"sqlstate": state, "objects": failed_objects(failed), "attempts": attempts}
+        happened.append(("failed", details))
         if not is_from_database(failed):
             return failed
         return ProfileNotCreated(sqlstate=state, objects=failed_objects(failed))

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from profiles_schema import UserProfile
-from profiles_schema.errors import ActingRefused, InvalidProfile, ReadOnlyProfile, ServiceFailed
+from profiles_schema.errors import ActingRefused, InvalidProfile, ProfileNotFound, ReadOnlyProfile, ServiceFailed
 from profiles_schema.services import queries
 from profiles_schema.services.acting import acting_as, current_actor, follow_actor, on_behalf_of
 from profiles_schema.services.engines import async_engine, engine, require_rls
@@ -513,6 +513,25 @@ def test_who_is_told_of_a_new_profile_can_read_it(services, without_profile, cal
         thread.join(10)
         assert not thread.is_alive()
     assert [profile.user_id for profile in seen] == [without_profile]
+
+
+def test_a_subscriber_to_a_failure_may_ask_for_the_profile_that_could_not_be_made(database):
+    services = Services(database, "psycopg2")
+    service = services.service()
+    nobody = uuid.uuid4()
+    asked = []
+
+    def ask_once_more(event):
+        if not asked:
+            asked.append(event.kind)
+            with pytest.raises(ProfileNotFound):
+                service.get_or_create(nobody)
+
+    service.subscribe(ask_once_more)
+    with pytest.raises(ProfileNotFound):
+        service.get_or_create(nobody)
+    assert asked == ["refused"]
+    services.close()
 
 
 def test_who_is_told_of_a_new_profile_can_change_it(blocking, without_profile):
