@@ -215,8 +215,11 @@ def crowd(database):
 
 @pytest.fixture
 def road():
-    """How services reach the server; a module that tries poolers, too, has a fixture of its own."""
-    return "direct"
+    """How services reach the server; a module that always tries poolers, too, has a fixture of its own.
+
+    All of them: PROFILES_TEST_ROAD=transaction (or session) make test-all ARGS=tests/services.
+    """
+    return os.environ.get("PROFILES_TEST_ROAD", "direct")
 
 
 @pytest.fixture(params=DRIVERS)
