@@ -262,7 +262,7 @@ def rotate(  # noqa: PLR0917 - click passes them by name
     default=3,
     show_default=True,
     metavar="N",
-    help="Disable a key that its provider has refused (HTTP 401 or 403) N times in a row.",
+    help="Disable a key that its provider has refused (HTTP 401) N times in a row.",
 )
 @click.option(
     "--base-url", "base_urls", multiple=True, metavar="PROVIDER=URL", help="Ask a provider at another address."

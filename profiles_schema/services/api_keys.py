@@ -254,8 +254,8 @@ class ApiKeyService:
     def validate(self, user_id: UserId, provider: str, label: str = "") -> Check | None:
         """Ask the provider whether it takes a key, and keep the answer; None where there is no key. For service_role.
 
-        After ``disable_after`` definite refusals in a row (HTTP 401 or 403) the key is disabled, and no other. An answer
-        that says nothing about the key (no connection, 5xx, 429) changes nothing but ``tried_at`` and ``reason``.
+        After ``disable_after`` definite refusals in a row (HTTP 401) the key is disabled, and no other. An answer that
+        says nothing about the key (no connection, 403, 5xx, 429) changes nothing but ``tried_at`` and ``reason``.
 
         Raises:
             As ``get``; InvalidApiKey too where the provider has no validator.

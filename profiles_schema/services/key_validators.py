@@ -10,7 +10,8 @@ from profiles_schema.errors import ProfilesSchemaError
 from profiles_schema.secret import Secret
 
 SECONDS: Final = 10.0
-_REFUSED: Final = {401, 403}
+# 403 is no refusal: it comes for a permission that the key lacks, a country or a limit, and the key may be good.
+_REFUSED: Final = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _failed(error: Exception) -> Check:
 
 
 def _judged(status: int) -> Check:
-    if status in _REFUSED:
+    if status == _REFUSED:
         return Check(False, f"HTTP {status}")
     # Redirects are not followed: the key would go where they lead.
     return Check(True) if 200 <= status < 300 else Check(None, f"HTTP {status}")  # noqa: PLR2004

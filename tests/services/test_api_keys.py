@@ -323,7 +323,7 @@ def test_a_provider_is_asked_as_it_wants_to_be(validating, provider, database, a
 
 
 @ONE_OF_EACH
-@pytest.mark.parametrize(("name", "label", "status"), [("openai", "", 401), ("openai", "work", 403)])
+@pytest.mark.parametrize(("name", "label", "status"), [("openai", "", 401), ("openai", "work", 401)])
 def test_three_refusals_in_a_row_disable_that_key_alone(validating, provider, database, ada, name, label, status):
     others = [("anthropic", ""), ("deepl", ""), ("openai", "other")]
     for each in [(name, label), *others]:
@@ -352,6 +352,19 @@ def test_three_refusals_in_a_row_disable_that_key_alone(validating, provider, da
     validating.set(ada, name, "another key of the same user", label)
     found = state(validating, ada, name, label)
     assert (found.is_active, dict(found.validation)) == (True, {})
+
+
+@ONE_OF_EACH
+@pytest.mark.parametrize("name", ["anthropic", "openai", "unsplash"])
+def test_a_key_that_lacks_a_permission_is_not_refused(validating, provider, ada, name):
+    validating.set(ada, name, KEY)
+    provider.status = 403
+    for _ in range(4):
+        assert validating.validate(ada, name) == Check(None, "HTTP 403")
+    found = state(validating, ada, name)
+    assert found.is_active
+    assert found.validation["reason"] == "HTTP 403"
+    assert not found.validation.get("refusals")
 
 
 @pytest.mark.slow
