@@ -12,6 +12,7 @@ from profiles_schema.secret import Secret
 SECONDS: Final = 10.0
 # 403 is no refusal: it comes for a permission that the key lacks, a country or a limit, and the key may be good.
 _REFUSED: Final = 401
+_INVALID_KEY: Final = "invalid_api_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,9 @@ def _synchronous(request: Request, url: str) -> Validator:
         httpx = _httpx()
         try:
             with httpx.Client(timeout=SECONDS) as client:
-                status = client.get(url, headers=request.headers(secret)).status_code
+                return _judged(client.get(url, headers=request.headers(secret)))
         except Exception as error:  # noqa: BLE001 - the text of any of them may hold the header
             return _failed(error)
-        return _judged(status)
 
     return ask
 
@@ -83,10 +83,9 @@ def _asynchronous(request: Request, url: str) -> Validator:
         httpx = _httpx()
         try:
             async with httpx.AsyncClient(timeout=SECONDS) as client:
-                status = (await client.get(url, headers=request.headers(secret))).status_code
+                return _judged(await client.get(url, headers=request.headers(secret)))
         except Exception as error:  # noqa: BLE001 - the text of any of them may hold the header
             return _failed(error)
-        return _judged(status)
 
     return ask
 
@@ -95,11 +94,24 @@ def _failed(error: Exception) -> Check:
     return Check(None, type(error).__name__)
 
 
-def _judged(status: int) -> Check:
-    if status == _REFUSED:
-        return Check(False, f"HTTP {status}")
+def _judged(response: Any) -> Check:
+    status: int = response.status_code
     # Redirects are not followed: the key would go where they lead.
-    return Check(True) if 200 <= status < 300 else Check(None, f"HTTP {status}")  # noqa: PLR2004
+    if 200 <= status < 300:  # noqa: PLR2004
+        return Check(True)
+    code = _error_code(response)
+    if status == _REFUSED and code in {None, _INVALID_KEY}:
+        return Check(False, f"HTTP {status}")
+    return Check(None, f"HTTP {status}")
+
+
+def _error_code(response: Any) -> str | None:
+    """What OpenAI says in `error.code`: its 401 is also for a good key from another network or organization."""
+    try:
+        code = response.json()["error"]["code"]
+    except Exception:  # noqa: BLE001 - it may be anything
+        return None
+    return code if isinstance(code, str) else None
 
 
 def _httpx() -> Any:

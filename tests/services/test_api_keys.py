@@ -262,6 +262,7 @@ class Provider:
 
     def __init__(self):
         self.status = 200
+        self.body = b""
         self.asked = []
         outer = self
 
@@ -271,8 +272,9 @@ class Provider:
                 self.send_response(outer.status)
                 if outer.status == 302:
                     self.send_header("location", "/elsewhere")
-                self.send_header("content-length", "0")
+                self.send_header("content-length", str(len(outer.body)))
                 self.end_headers()
+                self.wfile.write(outer.body)
 
             def log_message(self, *_):
                 pass
@@ -323,18 +325,21 @@ def test_a_provider_is_asked_as_it_wants_to_be(validating, provider, database, a
 
 
 @ONE_OF_EACH
-@pytest.mark.parametrize(("name", "label", "status"), [("openai", "", 401), ("openai", "work", 401)])
-def test_three_refusals_in_a_row_disable_that_key_alone(validating, provider, database, ada, name, label, status):
+@pytest.mark.parametrize(
+    ("name", "label", "body"),
+    [("openai", "", b'{"error": {"code": "invalid_api_key"}}'), ("openai", "work", b"[not json")],
+)
+def test_three_refusals_in_a_row_disable_that_key_alone(validating, provider, database, ada, name, label, body):
     others = [("anthropic", ""), ("deepl", ""), ("openai", "other")]
     for each in [(name, label), *others]:
         validating.set(ada, each[0], KEY, each[1])
-    provider.status = status
+    provider.status, provider.body = 401, body
     for refusals in (1, 2):
-        assert validating.validate(ada, name, label) == Check(False, f"HTTP {status}")
+        assert validating.validate(ada, name, label) == Check(False, "HTTP 401")
         assert state(validating, ada, name, label).validation["refusals"] == refusals
     provider.status = 200
     validating.validate(ada, name, label)
-    provider.status = status
+    provider.status = 401
     for _ in range(2):
         validating.validate(ada, name, label)
         assert state(validating, ada, name, label).is_active
@@ -356,14 +361,18 @@ def test_three_refusals_in_a_row_disable_that_key_alone(validating, provider, da
 
 @ONE_OF_EACH
 @pytest.mark.parametrize("name", ["anthropic", "openai", "unsplash"])
-def test_a_key_that_lacks_a_permission_is_not_refused(validating, provider, ada, name):
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(403, b""), (401, b'{"error": {"code": "ip_not_authorized"}}'), (403, b'{"error": {"code": "x"}}')],
+)
+def test_a_key_that_lacks_a_permission_is_not_refused(validating, provider, ada, name, status, body):
     validating.set(ada, name, KEY)
-    provider.status = 403
+    provider.status, provider.body = status, body
     for _ in range(4):
-        assert validating.validate(ada, name) == Check(None, "HTTP 403")
+        assert validating.validate(ada, name) == Check(None, f"HTTP {status}")
     found = state(validating, ada, name)
     assert found.is_active
-    assert found.validation["reason"] == "HTTP 403"
+    assert found.validation["reason"] == f"HTTP {status}"
     assert not found.validation.get("refusals")
 
 
