@@ -69,7 +69,9 @@ def register(
     *,
     bind: Connection | Session | None = None,
 ) -> None:
-    """Say that a table holds data of persons. A second call for the same table replaces the first.
+    """Say that a table holds data of persons. A second call for the same column replaces the first.
+
+    A table whose rows are of two persons is registered by each column, for example messages by sender and by recipient.
 
     Args:
         table: Its name, with its schema if that is not public. A table of this package stands for the columns that the
@@ -86,25 +88,35 @@ def register(
     _save(Registration(_qualified(table), user_column, tuple(export), _checked(on_erase)), bind)
 
 
-def unregister(table: str, *, bind: Connection | Session | None = None) -> None:
-    """Take a registration back, for example in the downgrade of the revision that made it."""
+def unregister(table: str, user_column: str | None = None, *, bind: Connection | Session | None = None) -> None:
+    """Take back the registration by a column, or all of the table: in the downgrade of the revision that made it."""
+    name = _literal(_qualified(table))
+    value = f"value - {name}"
+    if user_column is not None:
+        value = f"value || jsonb_build_object({name}, {_others('value', name, user_column)})"
     (_alembic() if bind is None else bind).execute(
-        text(
-            f"update profiles_internal.settings set value = value - {_literal(_qualified(table))}, updated_at = now()"
-            f" where key = '{SETTING}'"
-        )
+        text(f"update profiles_internal.settings set value = {value}, updated_at = now() where key = '{SETTING}'")
+    )
+
+
+def _others(value: str, name: str, user_column: str) -> str:
+    """The registrations of a table by other columns, in SQL."""
+    return (
+        f"(select coalesce(jsonb_agg(e), '[]') from jsonb_array_elements({value} -> {name}) as e"
+        f" where e ->> 'user_column' <> {_literal(user_column)})"
     )
 
 
 def registered(connection: Connection) -> list[Registration]:
-    """The registrations of a database, by name."""
+    """The registrations of a database, by table and column."""
     value = connection.scalar(
         text("select value from profiles_internal.settings where key = :key").bindparams(key=SETTING)
     )
     found = value if isinstance(value, dict) else {}
     return [
         Registration(name, each["user_column"], tuple(each["export"]), each["on_erase"])
-        for name, each in sorted(found.items())
+        for name, registrations in sorted(found.items())
+        for each in sorted(registrations, key=lambda each: str(each["user_column"]))
     ]
 
 
@@ -155,11 +167,14 @@ def _save(registration: Registration, bind: Connection | Session | None) -> None
         "export": list(registration.export),
         "on_erase": registration.on_erase,
     }
+    name, element = _literal(registration.table), f"{_literal(json.dumps(value))}::jsonb"
+    others = _others("s.value", name, registration.user_column)
     executor.execute(
         text(
             "insert into profiles_internal.settings as s (key, value)"
-            f" values ('{SETTING}', jsonb_build_object({_literal(registration.table)}, {_literal(json.dumps(value))}::jsonb))"
-            " on conflict (key) do update set value = s.value || excluded.value, updated_at = now()"
+            f" values ('{SETTING}', jsonb_build_object({name}, jsonb_build_array({element})))"
+            f" on conflict (key) do update set value = s.value || jsonb_build_object({name}, {others} || {element}),"
+            " updated_at = now()"
         )
     )
 

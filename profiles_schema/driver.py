@@ -102,11 +102,13 @@ def execute_literally(connection: Connection, sql: str) -> CursorResult[Any]:
 
 
 def quote_name(name: str) -> str:
-    """A name as SQL writes it, in quotes if it needs them: for ``execute_literally``.
-
-    And for ``text``, unless the name has a colon before a letter, which is a parameter there.
-    """
+    """A name as SQL writes it, in quotes if it needs them: for ``execute_literally``."""
     return _preparer().quote(name)
+
+
+def quote_in_text(name: str) -> str:
+    """The same for ``text``, where a colon before a letter begins a parameter."""
+    return quote_name(name).replace(":", "\\:")
 
 
 @cache

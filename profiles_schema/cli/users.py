@@ -200,6 +200,8 @@ def _print_proof(erasure: Erasure) -> None:
         click.echo(f"left: a registration does not fit any more: {line}")
     for line in erasure.left:
         click.echo(f"left: {line}")
+    for name in erasure.materialized_views:
+        click.echo(f"next: refresh materialized view {name};  (it may hold what it read before)")
     if erasure.auth_server:
         click.echo(f"next: {erasure.auth_server}")
     if erasure.finished_at:
@@ -354,7 +356,9 @@ def _print_prune_plan(plan: PrunePlan, *, as_json: bool) -> int:
 )  # fmt: skip
 @local_option
 def register(table: str, user_column: str, exported: tuple[str, ...], on_erase: tuple[str, ...], local: bool) -> None:
-    """Register a table of the application that holds data of persons. The database keeps that; a second call replaces it.
+    """Register a table of the application that holds data of persons. The database keeps that.
+
+    A second call for the same user column replaces the first. If the rows are of two persons, register each column.
 
     In a revision of the application: profiles_schema.data_rights.register, which says the same.
     """
@@ -379,13 +383,14 @@ def _words(on_erase: tuple[str, ...]) -> str | dict[str, str]:
 
 @users.command("unregister", epilog=examples("profiles-schema users unregister posts"))
 @click.argument("table")
+@click.option("--user-column", metavar="COLUMN", help="Only the registration by this column.")
 @local_option
-def unregister(table: str, local: bool) -> None:
-    """Remove a registration: exports and erasures no longer touch the table."""
+def unregister(table: str, user_column: str | None, local: bool) -> None:
+    """Remove the registrations of a table: exports and erasures no longer touch it."""
     from profiles_schema import data_rights
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         with connection.begin():
-            data_rights.unregister(table, bind=connection)
+            data_rights.unregister(table, user_column, bind=connection)
     click.echo(f"unregistered {table}")

@@ -18,7 +18,7 @@ from sqlalchemy import Executable, text
 from sqlalchemy.engine import Connection, Result
 
 from profiles_schema import data_rights
-from profiles_schema.driver import quote_name
+from profiles_schema.driver import quote_in_text
 from profiles_schema.errors import UserNotFound
 from profiles_schema.operations import users
 from profiles_schema.operations.users import Condition, Person, Unregistered
@@ -112,9 +112,10 @@ def _tables(connection: Connection, person: Person) -> Iterator[tuple[str, Resul
         return connection.execute(query, values or {}, execution_options={"yield_per": _ROWS_AT_ONCE})
 
     registered = [each for each in data_rights.registered(connection) if not data_rights.check(each, connection)]
-    own = {each.table: each for each in registered}
     for table in users.our_tables(connection):
-        extra = own[table.name].export if table.name in own else ()
+        extra = tuple(
+            dict.fromkeys(column for each in registered if each.table == table.name for column in each.export)
+        )
         query = table.rows(person.user_id, {*_present(connection, table), *extra}, extra)
         yield table.name, rows_of(query.order_by(*table.table.primary_key.columns))
     for name, condition in users.SET_ASIDE.items():
@@ -124,8 +125,11 @@ def _tables(connection: Connection, person: Person) -> Iterator[tuple[str, Resul
         if each.table in ours or not each.export:
             continue
         theirs = Condition(connection, each.table, each.user_column, person)
-        columns = ", ".join(map(quote_name, each.export))
-        yield each.table, rows_of(text(f"select {columns} from {theirs.table} where {theirs.sql}"), theirs.values)
+        columns = ", ".join(map(quote_in_text, each.export))
+        # What one of two persons may see of a row, the other may not.
+        several = sum(other.table == each.table for other in registered) > 1
+        name = f"{each.table} by {each.user_column}" if several else each.table
+        yield name, rows_of(text(f"select {columns} from {theirs.table} where {theirs.sql}"), theirs.values)
 
 
 def _present(connection: Connection, table: PersonTable) -> set[str]:

@@ -6,6 +6,7 @@ erasure, the second erases rows, the third, once the files are gone, forgets the
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from profiles_schema import data_rights
 from profiles_schema.data_rights import Registration
-from profiles_schema.driver import quote_name, retry_on_lock, sqlstate
+from profiles_schema.driver import quote_in_text, quote_name, retry_on_lock, sqlstate
 from profiles_schema.errors import StorageMissing, UserNotFound
 from profiles_schema.operations.health.users import ALIVE
 from profiles_schema.schema.objects import Where
@@ -28,7 +29,8 @@ from profiles_schema.storage import Storage
 _LOCK_SECONDS: Final = 30.0
 _FOREIGN_KEY: Final = ("23503", "23001")
 """A foreign key holds a row; PostgreSQL 18 has a code of its own for ON DELETE RESTRICT."""
-_INTEGERS: Final = ("smallint", "integer", "bigint")
+_INTEGERS: Final = {"smallint": 1 << 15, "integer": 1 << 31, "bigint": 1 << 63}
+_INTEGER: Final = re.compile(r"-?[0-9]+", re.ASCII)
 AUTH_SERVER: Final = "auth.users: the row is the auth server's. Delete the user with its admin API; on Supabase: auth.admin.deleteUser(id)"
 LEARNING_SESSIONS: Final = (
     "exists (select from pg_trigger as t"
@@ -71,7 +73,8 @@ class Erasure:
     """What an erasure did, or would do.
 
     ``left`` is what it could not erase, a line each. ``unregistered`` tables and columns refer to users, and nobody has said
-    what becomes of them; ``stale`` registrations do not fit the database. ``auth_server`` says what is to be done where the
+    what becomes of them; ``stale`` registrations do not fit the database. ``materialized_views`` may
+    hold copies until somebody refreshes them. ``auth_server`` says what is to be done where the
     row in auth.users is not ours.
     """
 
@@ -83,6 +86,7 @@ class Erasure:
     left: list[str] = field(default_factory=list)
     unregistered: list[Unregistered] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    materialized_views: list[str] = field(default_factory=list)
     finished_at: datetime | None = None
 
 
@@ -125,14 +129,13 @@ class Unregistered:
 
 def unregistered(connection: Connection) -> list[Unregistered]:
     """Everything that may hold a person's data, and of which nobody has said what an export or erasure does with it."""
-    known = data_rights.registered(connection)
-    covered = {*(each.name for each in our_tables(connection)), *(each.table for each in known)}
+    ours = {each.name for each in our_tables(connection)}
+    said = _columns_with_an_answer(data_rights.registered(connection))
     found = [
         Unregistered(table, column, ours=False)
         for table, column in [*_referring(connection), *_identity_table(connection)]
-        if table not in covered
+        if table not in ours and (table, column) not in said
     ]
-    said = {(each.table, column) for each in known if not isinstance(each.on_erase, str) for column in each.on_erase}
     for name in connection.scalar(text("select profiles_internal.left_columns()")) or []:
         table, _, column = name.replace('"', "").partition(".")
         if (f"public.{table}", column) not in said:
@@ -140,15 +143,29 @@ def unregistered(connection: Connection) -> list[Unregistered]:
     return found
 
 
+def _columns_with_an_answer(registrations: Sequence[Registration]) -> set[tuple[str, str]]:
+    """The columns that registrations name: by which a row is somebody's, and those that an erasure empties or keeps."""
+    return {
+        (each.table, column)
+        for each in registrations
+        for column in (each.user_column, *each.emptied, *(() if isinstance(each.on_erase, str) else each.on_erase))
+    }
+
+
 def _referring(connection: Connection) -> list[tuple[str, str]]:
-    """The tables and columns with a foreign key to users or profiles."""
+    """The tables and columns with a foreign key to users or profiles; for a partition, the table that it is of."""
     rows = connection.execute(
         text(
             "select distinct n.nspname || '.' || c.relname, a.attname::text from pg_constraint as k"
-            " join pg_class as c on c.oid = k.conrelid join pg_namespace as n on n.oid = c.relnamespace"
-            " join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = k.conkey[1]"
+            " cross join unnest(k.conkey, k.confkey) as pair (number, refers_to)"
+            " join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = pair.number"
+            " join pg_attribute as f on f.attrelid = k.confrelid and f.attnum = pair.refers_to"
+            " join pg_class as c on c.oid = coalesce(pg_partition_root(k.conrelid), k.conrelid)"
+            " join pg_namespace as n on n.oid = c.relnamespace"
             # What the auth server keeps of a user goes with its own row.
             " where k.contype = 'f' and k.conparentid = 0 and n.nspname <> 'auth'"
+            # Of several columns, the one that holds the id: the others say something of the row, such as its tenant.
+            " and (cardinality(k.conkey) = 1 or f.attname in ('id', 'user_id'))"
             " and k.confrelid in (to_regclass('auth.users'), to_regclass('public.user_profiles')) order by 1, 2"
         )
     )
@@ -173,25 +190,25 @@ class Condition:
 
     def __init__(self, connection: Connection, table: str, user_column: str, person: Person) -> None:
         schema, _, name = table.partition(".")
-        self.table = f"{quote_name(schema)}.{quote_name(name)}"
+        self.table = f"{quote_in_text(schema)}.{quote_in_text(name)}"
         kind = connection.scalar(
             text(
                 "select coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text from pg_attribute as a"
                 " join pg_type as t on t.oid = a.atttypid where a.attrelid = cast(:table as regclass) and a.attname = :column"
             ),
-            {"table": self.table, "column": user_column},
+            {"table": f"{quote_name(schema)}.{quote_name(name)}", "column": user_column},
         )
         keys = person.keys
         if kind == "uuid":
-            keys = [key for key in keys if _is_uuid(key)]
+            keys = [str(uuid.UUID(key)) for key in keys if _is_uuid(key)]
         elif kind in _INTEGERS:
             # A number is a key of the application's own table of users.
-            keys = [key for key in person.linked if key.isdecimal()]
+            keys = [key for key in person.linked if _INTEGER.fullmatch(key) and abs(int(key)) < _INTEGERS[kind]]
         else:
             kind = "text"
             # Some applications write a uuid in capitals.
             keys = [*keys, *(key.upper() for key in keys if _is_uuid(key))]
-        column = quote_name(user_column)
+        column = quote_in_text(user_column)
         compared = f"{column}::text" if kind == "text" else column
         self.sql = f"{compared} = any (cast(:keys as {kind}[]))"
         self.values: Mapping[str, Any] = {"keys": keys}
@@ -325,6 +342,7 @@ def erase(connection: Connection, user_id: uuid.UUID, storage: Storage | None = 
     finished_at = _in_transaction(connection, lambda: finish(connection, user_id))
     with connection.begin():
         before.left = _remains(connection, user_id)
+        before.materialized_views = materialized_views(connection)
     before.objects, before.finished_at = objects, finished_at
     return before
 
@@ -414,7 +432,7 @@ def _erase_one(connection: Connection, registration: Registration, person: Perso
     if registration.is_deleted:
         connection.execute(text(f"delete from {condition.table} where {condition.sql}"), condition.values)
     elif registration.emptied:
-        values = ", ".join(f"{quote_name(each)} = null" for each in registration.emptied)
+        values = ", ".join(f"{quote_in_text(each)} = null" for each in registration.emptied)
         connection.execute(text(f"update {condition.table} set {values} where {condition.sql}"), condition.values)
 
 
@@ -461,29 +479,41 @@ def _remains(connection: Connection, user_id: uuid.UUID) -> list[str]:
             if f"{each.table.removeprefix('public.')}.{each.column}" in {name.replace('"', "") for name in filled}:
                 left.append(f"{each}: a column of the application that is not registered")
         elif rows := Condition(connection, each.table, each.column, person).count(connection):
-            left.append(f"{each.table}: {rows} rows by {each.column}; the table is not registered")
+            left.append(f"{each.table}: {rows} rows by {each.column}, which is not registered")
     return left + _remains_registered(connection, person)
 
 
 def _remains_registered(connection: Connection, person: Person) -> list[str]:
-    """What is still there in registered tables: what a trigger kept, and rows by another column that refers to the person."""
+    """What is still there in registered tables, because a trigger or a rule kept it."""
     left = []
-    ours = {each.name for each in our_tables(connection)}
-    referring = _referring(connection)
     for each in data_rights.registered(connection):
         if each.kept or data_rights.check(each, connection):
             continue
-        filled = " or ".join(f"{quote_name(name)} is not null" for name in each.emptied) or "false"
+        filled = " or ".join(f"{quote_in_text(name)} is not null" for name in each.emptied) or "false"
         if rows := Condition(connection, each.table, each.user_column, person).count(
             connection, "true" if each.is_deleted else filled
         ):
             left.append(f"{each.table}: {rows} rows are still there; look for a trigger or rule that keeps them")
-        if each.table in ours:
-            continue
-        said = {each.user_column, *(() if isinstance(each.on_erase, str) else each.on_erase)}
-        for table, column in referring:
-            if table != each.table or column in said:
-                continue
-            if rows := Condition(connection, table, column, person).count(connection):
-                left.append(f"{table}: {rows} rows by {column}; the table is registered by {each.user_column} alone")
     return left
+
+
+def materialized_views(connection: Connection) -> list[str]:
+    """Materialized views that read tables with data of persons, also through views: they keep what they read before."""
+    tables = [each.name for each in our_tables(connection)]
+    tables += [each.table for each in data_rights.registered(connection)]
+    return list(
+        connection.scalars(
+            text(
+                "with recursive reads as ("
+                " select c.oid, c.relkind from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+                " where n.nspname || '.' || c.relname = any (cast(:tables as text[]))"
+                " union select c.oid, c.relkind from reads as r"
+                " join pg_depend as d on d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid"
+                " join pg_rewrite as w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid"
+                " join pg_class as c on c.oid = w.ev_class)"
+                " select format('%I.%I', n.nspname, c.relname) from reads as r join pg_class as c on c.oid = r.oid"
+                " join pg_namespace as n on n.oid = c.relnamespace where c.relkind = 'm' and c.relispopulated order by 1"
+            ),
+            {"tables": tables},
+        )
+    )

@@ -427,7 +427,7 @@ def test_check_names_tables_and_columns_that_nobody_registered(database):
         assert "public.user_profiles.birthday would be left: it is a column of the application." in done.stdout
     done = erase(database, ada, "--yes")
     assert done.returncode == 1
-    assert "left: public.posts: 1 rows by author_id; the table is not registered" in done.stdout
+    assert "left: public.posts: 1 rows by author_id, which is not registered" in done.stdout
     assert "left: public.user_profiles.birthday" in done.stdout
     for table, column in (("posts", "author_id"), ("comments", "writer"), ("invoices", "buyer")):
         assert run(database, "register", table, "--user-column", column, "--on-erase", "delete").returncode == 0

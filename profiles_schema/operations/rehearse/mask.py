@@ -14,7 +14,7 @@ from sqlalchemy import Table, text
 from sqlalchemy.engine import Connection
 
 from profiles_schema import data_rights
-from profiles_schema.driver import quote_name
+from profiles_schema.driver import execute_literally, quote_name
 from profiles_schema.schema.models import metadata
 from profiles_schema.schema.traits import trait_columns
 
@@ -102,7 +102,7 @@ def _mask_table(connection: Connection, name: str, wanted: set[str], known: set[
         ):
             left.append(f"{name}.{column.name}")
     if sets:
-        connection.execute(text(f"update {quoted} set {', '.join(sets)}"))
+        execute_literally(connection, f"update {quoted} set {', '.join(sets)}")
     return left
 
 
