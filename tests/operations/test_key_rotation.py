@@ -16,7 +16,7 @@ from profiles_schema.errors import EncryptionKeyChanged
 from profiles_schema.operations import key_rotation
 from profiles_schema.operations.batch_job import Limits
 from profiles_schema.settings import ENCRYPTION_KEYS
-from support import profiles_schema
+from support import REPOSITORY, profiles_schema
 
 # An id with what LIKE gives a meaning, and one that it must not mean by that.
 KEYS = {"k_1": b"\x01" * 32, "kx1": b"\x02" * 32, "new": b"\x03" * 32, "gone": b"\x04" * 32}
@@ -173,6 +173,21 @@ def test_a_ring_whose_key_changed_under_its_id_writes_nothing(database, monkeypa
     assert "next: put the former key back" in status.stdout
     assert json.loads(run(database, "status", "--json").stdout)["changed"] == ["k_1"]
     assert envelopes(database) == before
+
+
+def test_a_key_that_was_recorded_by_mistake_can_be_forgotten_as_the_document_says(database, monkeypatch):
+    wrong = KeyRing({"k1": KEYS["gone"]})
+    fill(database, 1, wrong)
+    rotate(database, wrong)
+    database.run("delete from auth.users")
+    monkeypatch.setenv(ENCRYPTION_KEYS, f"k1:{base64.b64encode(KEYS['new']).decode()}")
+    assert run(database, "rotate").returncode == 2
+    assert run(database, "status", "--unused", "k1").returncode == 0
+    page = (REPOSITORY / "docs/how-to/rotate-encryption-keys.md").read_text()
+    database.script(page.partition("```sql\n")[2].partition("```")[0])
+    fill(database, 3, KeyRing({"k1": KEYS["new"]}))
+    assert run(database, "rotate").returncode == 0
+    assert run(database, "status").returncode == 0
 
 
 def test_the_application_goes_on_writing_and_no_write_is_lost(database):
