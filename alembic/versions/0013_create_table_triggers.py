@@ -397,42 +397,21 @@ set lock_timeout = '250ms'
 as $record_profile_change$
 declare
   audit_level text;
-  actor uuid;
-  known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
-  origin text := nullif(current_setting('profiles_internal.origin', true), '');
-  context jsonb := '{}';
+  source record;
 begin
   audit_level := coalesce((select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level'), 'changes');
   if audit_level = 'failures' or (tg_op = 'INSERT' and audit_level <> 'all') then
     return null;
   end if;
-  if origin is null or origin <> all (known_origins) then
-    origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
-  end if;
-
-  -- What the application says of the request (acting_as): kept as it is said, if it is short.
-  begin
-    if octet_length(current_setting('profiles_schema.context', true)) between 3 and 2000 then
-      context := jsonb_build_object('context', current_setting('profiles_schema.context', true)::jsonb);
-    end if;
-  exception when others then
-    null;
-  end;
-
-  -- The token of a service may name a subject that is no user.
-  begin
-    actor := auth.uid();
-  exception when others then
-    actor := null;
-  end;
+  select s.* into source from profiles_internal.audit_source() as s;
 
   if tg_op = 'INSERT' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
-    values (new.user_id, 'created', origin, actor, context);
+    values (new.user_id, 'created', source.origin, source.actor, source.context);
   elsif tg_op = 'UPDATE' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata, changed)
     select
-      new.user_id, 'updated', origin, actor, context,
+      new.user_id, 'updated', source.origin, source.actor, source.context,
       array(
         select n.key
         from jsonb_each(to_jsonb(new)) as n
@@ -444,7 +423,7 @@ begin
   else
     -- If the profile is deleted with its user, the user no longer exists; then the row names no user.
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
-    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor, context);
+    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', source.origin, source.actor, source.context);
   end if;
   return null;
 exception when query_canceled or assert_failure or others then
@@ -532,10 +511,7 @@ declare
   before constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   after constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   user_id constant uuid := coalesce(after, before) ->> 'user_id';
-  known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
-  origin text := nullif(current_setting('profiles_internal.origin', true), '');
-  context jsonb := '{}';
-  actor uuid;
+  source record;
   change record;
 begin
   if (select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level') = 'failures' then
@@ -550,25 +526,7 @@ begin
   if tg_op = 'DELETE' and not exists (select from auth.users as u where u.id = user_id) then
     return null;
   end if;
-  if origin is null or origin <> all (known_origins) then
-    origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
-  end if;
-
-  -- What the application says of the request (acting_as): kept as it is said, if it is short.
-  begin
-    if octet_length(current_setting('profiles_schema.context', true)) between 3 and 2000 then
-      context := jsonb_build_object('context', current_setting('profiles_schema.context', true)::jsonb);
-    end if;
-  exception when others then
-    null;
-  end;
-
-  -- The token of a service may name a subject that is no user.
-  begin
-    actor := auth.uid();
-  exception when others then
-    actor := null;
-  end;
+  select s.* into source from profiles_internal.audit_source() as s;
 
   for change in
     select
@@ -594,7 +552,8 @@ begin
     where k.now is distinct from k.was or k.now is not null and k.active_now is distinct from k.active_before
   loop
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
-    values (user_id, change.action, origin, actor, context || jsonb_build_object('provider', change.provider));
+    values (user_id, change.action, source.origin, source.actor,
+      source.context || jsonb_build_object('provider', change.provider));
   end loop;
   return null;
 exception when query_canceled or assert_failure or others then
@@ -687,7 +646,8 @@ create or replace trigger guard_export_status
     op.execute(
         r"""
 -- After an export was requested, failed or expired, or its file was removed, by whatever road: an audit row says which
--- export, its status, and who acted. What has expired counts as deleted.
+-- export, its status, and who acted. What has expired counts as deleted. Where the setting audit_level is 'failures',
+-- only what failed.
 -- Never fails the change itself: a record that cannot be written is a warning in the server's log.
 -- Definer: users, who may request an export, may not write the log.
 create or replace function profiles_internal.record_export()
@@ -698,14 +658,14 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '250ms'
 as $record_export$
 declare
-  actor uuid;
+  source record;
 begin
-  -- The token of a service may name a subject that is no user.
-  begin
-    actor := auth.uid();
-  exception when others then
-    actor := null;
-  end;
+  if new.status::text <> 'failed'
+    and (select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level') = 'failures'
+  then
+    return null;
+  end if;
+  select s.* into source from profiles_internal.audit_source() as s;
   insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata, created_at)
   values (
     new.user_id,
@@ -714,9 +674,9 @@ begin
       when new.status = 'expired' or new.file_size_bytes is null and old.file_size_bytes is not null then 'deleted'
       else 'updated'
     end,
-    'manual',
-    actor,
-    jsonb_build_object('export', new.id, 'status', new.status),
+    source.origin,
+    source.actor,
+    source.context || jsonb_build_object('export', new.id, 'status', new.status),
     clock_timestamp()
   );
   return null;

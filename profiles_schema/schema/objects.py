@@ -111,6 +111,7 @@ FUNCTIONS = (
     SqlObject("functions", "profiles_internal.create_profiles"),
     SqlObject("functions", "profiles_internal.record_events"),
     SqlObject("functions", "profiles_internal.describe_failure"),
+    SqlObject("functions", "profiles_internal.audit_source"),
     SqlObject("functions", "profiles_internal.rescue_sign_ups"),
     SqlObject("functions", "profiles_internal.sign_up"),
     SqlObject("functions", "profiles_internal.known_traits"),

@@ -235,3 +235,38 @@ def test_a_key_has_one_place(database, ada):
         database.run(stored, id=ada, p="deepl", l="", key=OTHER)
     with pytest.raises(DBAPIError, match="fk_user_provider_keys_user_id_users"):
         database.run(stored, id=uuid.uuid4(), p="deepl", l="", key=OTHER)
+
+
+def export(database, user, *statements):
+    """Request an export as the owner, after these statements; what the audit log then says of exports."""
+    with database.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+        connection.execute(
+            text("insert into public.export_history (user_id, export_type, export_format) values (:id, 'all', 'csv')"),
+            {"id": user},
+        )
+        connection.execute(text("update public.export_history set status = 'processing'"))
+        connection.execute(text("update public.export_history set status = 'failed'"))
+    return [
+        (row.metadata["status"], row.metadata.get("context"), row.origin)
+        for row in database.run(
+            "select metadata, origin from public.user_profile_audit_logs where metadata ? 'export' order by created_at"
+        )
+    ]
+
+
+def test_an_export_is_recorded_with_the_context_of_its_request(database, ada):
+    context = "select set_config('profiles_schema.context', '{\"request\": \"r-1\"}', true)"
+    assert export(database, ada, context) == [
+        ("pending", {"request": "r-1"}, "manual"),
+        ("failed", {"request": "r-1"}, "manual"),
+    ]
+
+
+def test_with_audit_level_failures_only_the_failed_export_is_recorded(database, ada):
+    database.run(
+        "insert into profiles_internal.settings (key, value) values ('audit_level', '\"failures\"')"
+        " on conflict (key) do update set value = excluded.value"
+    )
+    assert export(database, ada) == [("failed", None, "manual")]

@@ -9,7 +9,7 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '250ms'
 as $record_key_use$
 declare
-  actor uuid;
+  source record;
 begin
   if not profiles_internal.may_act_for(p_user_id) then
     raise exception 'a key is used by its owner' using errcode = 'insufficient_privilege';
@@ -31,14 +31,9 @@ begin
       select from public.user_api_keys as k where k.user_id = p_user_id and to_jsonb(k) ->> (p_provider || '_api_key') is not null
     )
   ) then
-    -- The token of a service may name a subject that is no user.
-    begin
-      actor := auth.uid();
-    exception when others then
-      actor := null;
-    end;
+    select s.* into source from profiles_internal.audit_source() as s;
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
-    values (p_user_id, 'key_read', 'manual', actor, jsonb_build_object('provider', p_provider));
+    values (p_user_id, 'key_read', source.origin, source.actor, source.context || jsonb_build_object('provider', p_provider));
   end if;
 end
 $record_key_use$;

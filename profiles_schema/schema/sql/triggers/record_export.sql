@@ -1,5 +1,6 @@
 -- After an export was requested, failed or expired, or its file was removed, by whatever road: an audit row says which
--- export, its status, and who acted. What has expired counts as deleted.
+-- export, its status, and who acted. What has expired counts as deleted. Where the setting audit_level is 'failures',
+-- only what failed.
 -- Never fails the change itself: a record that cannot be written is a warning in the server's log.
 -- Definer: users, who may request an export, may not write the log.
 create or replace function profiles_internal.record_export()
@@ -10,14 +11,14 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '250ms'
 as $record_export$
 declare
-  actor uuid;
+  source record;
 begin
-  -- The token of a service may name a subject that is no user.
-  begin
-    actor := auth.uid();
-  exception when others then
-    actor := null;
-  end;
+  if new.status::text <> 'failed'
+    and (select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level') = 'failures'
+  then
+    return null;
+  end if;
+  select s.* into source from profiles_internal.audit_source() as s;
   insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata, created_at)
   values (
     new.user_id,
@@ -26,9 +27,9 @@ begin
       when new.status = 'expired' or new.file_size_bytes is null and old.file_size_bytes is not null then 'deleted'
       else 'updated'
     end,
-    'manual',
-    actor,
-    jsonb_build_object('export', new.id, 'status', new.status),
+    source.origin,
+    source.actor,
+    source.context || jsonb_build_object('export', new.id, 'status', new.status),
     clock_timestamp()
   );
   return null;

@@ -15,10 +15,7 @@ declare
   before constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   after constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   user_id constant uuid := coalesce(after, before) ->> 'user_id';
-  known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
-  origin text := nullif(current_setting('profiles_internal.origin', true), '');
-  context jsonb := '{}';
-  actor uuid;
+  source record;
   change record;
 begin
   if (select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level') = 'failures' then
@@ -33,25 +30,7 @@ begin
   if tg_op = 'DELETE' and not exists (select from auth.users as u where u.id = user_id) then
     return null;
   end if;
-  if origin is null or origin <> all (known_origins) then
-    origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
-  end if;
-
-  -- What the application says of the request (acting_as): kept as it is said, if it is short.
-  begin
-    if octet_length(current_setting('profiles_schema.context', true)) between 3 and 2000 then
-      context := jsonb_build_object('context', current_setting('profiles_schema.context', true)::jsonb);
-    end if;
-  exception when others then
-    null;
-  end;
-
-  -- The token of a service may name a subject that is no user.
-  begin
-    actor := auth.uid();
-  exception when others then
-    actor := null;
-  end;
+  select s.* into source from profiles_internal.audit_source() as s;
 
   for change in
     select
@@ -77,7 +56,8 @@ begin
     where k.now is distinct from k.was or k.now is not null and k.active_now is distinct from k.active_before
   loop
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
-    values (user_id, change.action, origin, actor, context || jsonb_build_object('provider', change.provider));
+    values (user_id, change.action, source.origin, source.actor,
+      source.context || jsonb_build_object('provider', change.provider));
   end loop;
   return null;
 exception when query_canceled or assert_failure or others then

@@ -13,42 +13,21 @@ set lock_timeout = '250ms'
 as $record_profile_change$
 declare
   audit_level text;
-  actor uuid;
-  known_origins constant text[] := array['trigger', 'manual', 'backfill', 'registration', 'sync', 'normalize'];
-  origin text := nullif(current_setting('profiles_internal.origin', true), '');
-  context jsonb := '{}';
+  source record;
 begin
   audit_level := coalesce((select s.value #>> '{}' from profiles_internal.settings as s where s.key = 'audit_level'), 'changes');
   if audit_level = 'failures' or (tg_op = 'INSERT' and audit_level <> 'all') then
     return null;
   end if;
-  if origin is null or origin <> all (known_origins) then
-    origin := case when pg_trigger_depth() > 1 then 'trigger' else 'manual' end;
-  end if;
-
-  -- What the application says of the request (acting_as): kept as it is said, if it is short.
-  begin
-    if octet_length(current_setting('profiles_schema.context', true)) between 3 and 2000 then
-      context := jsonb_build_object('context', current_setting('profiles_schema.context', true)::jsonb);
-    end if;
-  exception when others then
-    null;
-  end;
-
-  -- The token of a service may name a subject that is no user.
-  begin
-    actor := auth.uid();
-  exception when others then
-    actor := null;
-  end;
+  select s.* into source from profiles_internal.audit_source() as s;
 
   if tg_op = 'INSERT' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
-    values (new.user_id, 'created', origin, actor, context);
+    values (new.user_id, 'created', source.origin, source.actor, source.context);
   elsif tg_op = 'UPDATE' then
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata, changed)
     select
-      new.user_id, 'updated', origin, actor, context,
+      new.user_id, 'updated', source.origin, source.actor, source.context,
       array(
         select n.key
         from jsonb_each(to_jsonb(new)) as n
@@ -60,7 +39,7 @@ begin
   else
     -- If the profile is deleted with its user, the user no longer exists; then the row names no user.
     insert into public.user_profile_audit_logs (user_id, action, origin, actor, metadata)
-    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', origin, actor, context);
+    values ((select u.id from auth.users as u where u.id = old.user_id), 'deleted', source.origin, source.actor, source.context);
   end if;
   return null;
 exception when query_canceled or assert_failure or others then
