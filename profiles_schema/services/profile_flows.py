@@ -195,6 +195,13 @@ class ProfileFlows:
             self.cache.forget(user)
         yield from self._tell(users)
 
+    def forget_heard(self, users: Collection[uuid.UUID]) -> None:
+        """As ``forget``, for what somebody else has announced: it announces nothing. It may block."""
+        for user in users:
+            self.cache.forget(user)
+        if self._shared is not None and users:
+            self._shared.invalidate(users)
+
     def forget_soon(self, users: Collection[uuid.UUID]) -> None:
         """As ``forget``, for a caller that is stopped and cannot wait; it announces nothing."""
         for user in users:

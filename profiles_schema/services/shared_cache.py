@@ -101,7 +101,7 @@ class SharedCache:
                 lasts = document.get("until", 0) - time.time()
                 if document.get("generation") == generations[user] and 0 < lasts <= self._ttl_seconds:
                     found[user] = _decoded(document["profile"])
-            except Exception:  # noqa: BLE001, PERF203 - whatever somebody else stored: it is loaded and replaced
+            except Exception:  # noqa: BLE001 - whatever somebody else stored: it is loaded and replaced
                 self._failed("shared read")
         return found, generations
 
