@@ -94,20 +94,26 @@ def _take_role(engine: Engine, role: str | None) -> None:
     statement = f"set local role {quote_name(role)}"  # before which a transaction may still get its isolation level
 
     @sqlalchemy.event.listens_for(engine, "begin_twophase")
-    def _refuse(_connection: Connection, _xid: object) -> None:
+    def _refuse(connection: Connection, _xid: object) -> None:
         # It is told before the transaction begins, and not after.
+        connection.close()
         raise ActingRefused(f"A two-phase transaction would not have the role {role}. Use an engine without a role.")
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def _take(connection: Connection) -> None:
-        if getattr(connection.connection.dbapi_connection, "autocommit", False):
-            raise ActingRefused(
-                f"This connection is in AUTOCOMMIT, where the role {role} holds for one statement. Use transactions."
+        try:
+            if getattr(connection.connection.dbapi_connection, "autocommit", False):
+                raise ActingRefused(
+                    f"This connection is in AUTOCOMMIT, where the role {role} holds for one statement. Use transactions."
+                )
+            # Where the connection streams its results, it would open a cursor.
+            connection.exec_driver_sql(
+                statement, execution_options={"no_parameters": True, "stream_results": False, "yield_per": None}
             )
-        # Where the connection streams its results, it would open a cursor.
-        connection.exec_driver_sql(
-            statement, execution_options={"no_parameters": True, "stream_results": False, "yield_per": None}
-        )
+        except BaseException:
+            # It would begin no other transaction, and go on with the rights of the role that logged in.
+            connection.close()
+            raise
 
 
 def _leave_connections(made: Engine) -> None:

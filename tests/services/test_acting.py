@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -466,6 +466,20 @@ def test_an_engine_gives_every_transaction_a_role(database, app, driver):
     for role in ("none", "DEFAULT", ""):
         with pytest.raises(ValueError, match="service_role"):
             engine(url, role=role)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_connection_that_could_not_take_its_role_takes_no_statement(database, driver):
+    url = database.url.replace("://", f"+{driver}://", 1)
+    statement = text("select 1")
+    for role, options in (("nosuch", {}), ("service_role", {"isolation_level": "AUTOCOMMIT"})):
+        made = engine(url, role=role)
+        with made.connect().execution_options(**options) as connection:
+            with pytest.raises((DBAPIError, ActingRefused)):
+                connection.scalar(statement)
+            with pytest.raises(ResourceClosedError):
+                connection.scalar(statement)
+        made.dispose()
 
 
 def follows_prepared_statements():
