@@ -91,7 +91,6 @@ def _take_role(engine: Engine, role: str | None) -> None:
         return
     if role.lower() in {"", "none", "default"}:  # which would give back the rights of the role that logged in
         raise ValueError(f'"{role}" is no role. For services, use service_role.')
-    statement = f"set local role {quote_name(role)}"  # before which a transaction may still get its isolation level
 
     @sqlalchemy.event.listens_for(engine, "begin_twophase")
     def _refuse(connection: Connection, _xid: object) -> None:
@@ -102,18 +101,23 @@ def _take_role(engine: Engine, role: str | None) -> None:
     @sqlalchemy.event.listens_for(engine, "begin")
     def _take(connection: Connection) -> None:
         try:
-            if getattr(connection.connection.dbapi_connection, "autocommit", False):
-                raise ActingRefused(
-                    f"This connection is in AUTOCOMMIT, where the role {role} holds for one statement. Use transactions."
-                )
-            # Where the connection streams its results, it would open a cursor.
-            connection.exec_driver_sql(
-                statement, execution_options={"no_parameters": True, "stream_results": False, "yield_per": None}
-            )
+            _set_role(connection, role)
         except BaseException:
             # It would begin no other transaction, and go on with the rights of the role that logged in.
             connection.close()
             raise
+
+
+def _set_role(connection: Connection, role: str) -> None:
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+        raise ActingRefused(
+            f"This connection is in AUTOCOMMIT, where the role {role} holds for one statement. Use transactions."
+        )
+    connection.exec_driver_sql(
+        f"set local role {quote_name(role)}",  # before which a transaction may still get its isolation level
+        # Where the connection streams its results, it would open a cursor.
+        execution_options={"no_parameters": True, "stream_results": False, "yield_per": None},
+    )
 
 
 def _leave_connections(made: Engine) -> None:
