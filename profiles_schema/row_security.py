@@ -31,9 +31,10 @@ _ROLES: Final = text(
         where pg_has_role(r.oid, o.relowner, 'usage')) as owns,
       coalesce((select pg_has_role(r.oid, s.oid, 'usage') from pg_roles as s where s.rolname = 'service_role'), false)
         as inherits_service,
-      -- Since PostgreSQL 16 a grant says whether it is inherited.
-      exists (select from pg_auth_members as m where m.member = r.oid and m.roleid = to_regrole('service_role')
-        and coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, r.rolinherit)) as inherits_directly,
+      -- Since PostgreSQL 16 a grant says whether it is inherited, and each grantor's is one of its own.
+      array(select pg_get_userbyid(m.grantor) from pg_auth_members as m
+        where m.member = r.oid and m.roleid = to_regrole('service_role')
+        and coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, r.rolinherit) order by 1) as inherits_directly_by,
       current_setting('server_version_num')::integer >= 160000 as inherits_by_grant
     from pg_roles as r
     where case when cast(:role as text) is not null then r.rolname = :role
@@ -82,8 +83,11 @@ def _roles(connection: Connection, name: str | None) -> Iterator[Role]:
             if row.inherits_service:
                 cures["inherits the rights of service_role"] = (
                     None
-                    if not row.inherits_directly  # but through another role
-                    else f"grant service_role to {quoted} with inherit false;"
+                    if not row.inherits_directly_by  # but through another role
+                    else " ".join(
+                        f"grant service_role to {quoted} with inherit false granted by {quote_name(grantor)};"
+                        for grantor in row.inherits_directly_by
+                    )
                     if row.inherits_by_grant
                     else f"alter role {quoted} noinherit;"
                 )

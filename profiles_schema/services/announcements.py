@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-import select
+import selectors
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -38,6 +38,7 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHECK_SECONDS: Final = 30.0
 """For so long nothing is heard until the connection is tried."""
 _LONGEST_PAUSE_SECONDS: Final = 30.0
+_PATIENCE_SECONDS: Final = 1.0
 _LEFT: Final[list[Any]] = []
 """Connections of the parent: to collect them would end them there."""
 # Nothing was written: the commit need not wait for the disk, and other announcements wait for the commit.
@@ -61,12 +62,13 @@ def announce(session: Session, users: Collection[uuid.UUID], sender: str) -> Non
 class Listener:
     """Hears which profiles other processes change. ``close`` ends it, as does leaving its ``with`` block."""
 
-    def __init__(self, url: str, cache: ProfileCache) -> None:
+    def __init__(self, url: str, cache: ProfileCache, forget: Callable[[Collection[uuid.UUID]], object]) -> None:
         wanted = database.normalize_url(url)
         if "tcp_user_timeout" not in wanted.query:  # else a vanished server is noticed after a quarter of an hour
             wanted = wanted.update_query_dict({"tcp_user_timeout": "30000"})
         self._engine = database.create_engine(wanted, application_name="profiles-schema listener")
         self._cache = cache
+        self._forget = forget
         self._closing = threading.Event()
         self._wake, self._waker = os.pipe()
         try:
@@ -87,10 +89,10 @@ class Listener:
     def close(self) -> None:
         """Stop listening. From then on, profiles are served for their time to live."""
         if not self._closing.is_set():
+            os.write(self._waker, b".")  # before the thread can have closed the pipe
             self._closing.set()
-            os.write(self._waker, b".")
-            self._thread.join()
-            self._close_pipe()
+            # It may be connecting to a server that does not answer; it ends after that.
+            self._thread.join(_PATIENCE_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -146,18 +148,22 @@ class Listener:
                 self._closing.wait(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         self._drop()
+        self._close_pipe()
 
     def _hear(self, connection: Connection) -> None:
         """Forget what is announced, until the connection breaks or ``close`` is called."""
         driver_connection: Any = connection.connection.driver_connection
-        while not self._closing.is_set():
-            readable, _, _ = select.select([driver_connection, self._wake], [], [], _CHECK_SECONDS)
-            if not readable:
-                connection.exec_driver_sql("select 1")
-            elif driver_connection in readable:
-                driver_connection.poll()
-            while driver_connection.notifies:
-                self._take(driver_connection.notifies.pop(0).payload)
+        with selectors.DefaultSelector() as selector:  # select.select() knows no more than 1,024 open files
+            for each in (driver_connection, self._wake):
+                selector.register(each, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                ready = {key.fileobj for key, _ in selector.select(_CHECK_SECONDS)}
+                if not ready:
+                    connection.exec_driver_sql("select 1")
+                elif driver_connection in ready:
+                    driver_connection.poll()
+                while driver_connection.notifies:
+                    self._take(driver_connection.notifies.pop(0).payload)
 
     def _take(self, payload: str) -> None:
         sender, *users = payload.split()[: _USERS_PER_PAYLOAD + 1] or [""]
@@ -165,8 +171,7 @@ class Listener:
             return
         # Every role may notify: nothing but the ids of users is taken from it.
         known = [uuid.UUID(user) for user in users if _UUID.fullmatch(user)]
-        for user in known:
-            self._cache.forget(user)
+        self._forget(known)
         self._cache.count("announcements", len(known))
 
     def _drop(self) -> None:

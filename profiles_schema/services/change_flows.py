@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -106,7 +106,7 @@ class ChangeFlows(ProfileFlows):
         written: dict[uuid.UUID, UserProfile] = {}
         if valid:
             try:
-                written, refused = yield from self._writing(valid, self._asking(self._replace_many(valid)))
+                written, refused = yield from self._writing(list(valid), self._asking(self._replace_many(valid)))
             except ServiceError:
                 yield from self.forget(valid)
                 raise
@@ -205,13 +205,12 @@ class ChangeFlows(ProfileFlows):
             refused = yield from self._asking(retry(Db(complete), is_transient))
         raise refused from None
 
-    def _writing(self, users: Iterable[uuid.UUID], flow: Flow[T]) -> Flow[T]:
+    def _writing(self, users: Collection[uuid.UUID], flow: Flow[T]) -> Flow[T]:
         """The flow's result. A caller that is stopped meanwhile may have committed; nothing can be waited for then."""
         try:
             return (yield from flow)
         except GeneratorExit:
-            for user in users:
-                self.cache.forget(user)
+            self.forget_soon(users)
             raise
 
     def _write(self, user: uuid.UUID, effect: Db) -> Flow[UserProfile]:

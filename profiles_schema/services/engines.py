@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import sqlalchemy
 
 from profiles_schema.database import normalize_url
-from profiles_schema.driver import execute_literally, quote_name
-from profiles_schema.errors import InvalidDatabaseUrl, RowSecurityBypassed
+from profiles_schema.driver import quote_name
+from profiles_schema.errors import ActingRefused, InvalidDatabaseUrl, RowSecurityBypassed
 from profiles_schema.row_security import HOW_TO_MAKE_A_ROLE, look_at_role
 from profiles_schema.services.forks import renew_after_fork
 from profiles_schema.settings import CONNECT_TIMEOUT_SECONDS
@@ -31,6 +31,8 @@ def engine(url: str, *, role: str | None = None, pooler: Pooler | None = None, *
     Args:
         url: As for DATABASE_URL; its driver may be psycopg2 (the default) or psycopg.
         role: Whose rights every transaction has, instead of those of the role that logs in: service_role for services.
+            AUTOCOMMIT and two-phase transactions, which would not have it, raise ActingRefused. What goes past
+            SQLAlchemy (``raw_connection()``) has the rights of the role that logs in.
         pooler: What the URL leads to. By default: a pooler in transaction mode where the URL says ``pgbouncer=true`` or has
             port 6543 (Supavisor's for transactions), else none.
         options: Of ``sqlalchemy.create_engine``; they win.
@@ -89,11 +91,33 @@ def _take_role(engine: Engine, role: str | None) -> None:
         return
     if role.lower() in {"", "none", "default"}:  # which would give back the rights of the role that logged in
         raise ValueError(f'"{role}" is no role. For services, use service_role.')
-    statement = f"set local role {quote_name(role)}"  # before which a transaction may still get its isolation level
+
+    @sqlalchemy.event.listens_for(engine, "begin_twophase")
+    def _refuse(connection: Connection, _xid: object) -> None:
+        # It is told before the transaction begins, and not after.
+        connection.close()
+        raise ActingRefused(f"A two-phase transaction would not have the role {role}. Use an engine without a role.")
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def _take(connection: Connection) -> None:
-        execute_literally(connection, statement)
+        try:
+            _set_role(connection, role)
+        except BaseException:
+            # It would begin no other transaction, and go on with the rights of the role that logged in.
+            connection.close()
+            raise
+
+
+def _set_role(connection: Connection, role: str) -> None:
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+        raise ActingRefused(
+            f"This connection is in AUTOCOMMIT, where the role {role} holds for one statement. Use transactions."
+        )
+    connection.exec_driver_sql(
+        f"set local role {quote_name(role)}",  # before which a transaction may still get its isolation level
+        # Where the connection streams its results, it would open a cursor.
+        execution_options={"no_parameters": True, "stream_results": False, "yield_per": None},
+    )
 
 
 def _leave_connections(made: Engine) -> None:

@@ -80,11 +80,17 @@ class ProfileFlows:
         if not self._may_share():
             return (yield from self._read(user))
         found = self.cache.get(user)
+        may_be_old = self._shared is not None
         while isinstance(found, Unsettled):
             flight, is_mine = self.cache.join((user, "read"))
-            found = (
-                (yield from self._fly((user, "read"), flight, self._read(user))) if is_mine else (yield Wait(flight))
-            )
+            if is_mine:
+                found = yield from self._fly((user, "read"), flight, self._read(user))
+            else:
+                found = yield Wait(flight)
+                if (
+                    may_be_old
+                ):  # another process may have written since that load began; the next one begins after this call
+                    found, may_be_old = Unsettled.MISSING, False
         return found
 
     def get_many(self, user_ids: Iterable[UserId]) -> Flow[dict[uuid.UUID, UserProfile]]:
@@ -106,10 +112,12 @@ class ProfileFlows:
             for user, flight in mine.items():
                 known[user] = loaded.get(user)
                 self.cache.land((user, "read"), flight, loaded.get(user))
-        for user in missing:
-            if user not in mine:
-                found = yield Wait(flights[user][0])
-                known[user] = (yield from self.get(user)) if isinstance(found, Unsettled) else found
+        others = [user for user in missing if user not in mine]
+        for user in others:
+            found = yield Wait(flights[user][0])
+            known[user] = (yield from self.get(user)) if isinstance(found, Unsettled) else found
+        if self._shared is not None and others:  # as in get
+            known |= dict.fromkeys(others) | (yield from self._read_many(others))
         return {user: found for user, found in known.items() if isinstance(found, UserProfile)}
 
     def get_or_create(self, user_id: UserId) -> Flow[UserProfile]:
@@ -187,9 +195,27 @@ class ProfileFlows:
             self.cache.forget(user)
         yield from self._tell(users)
 
+    def forget_heard(self, users: Collection[uuid.UUID]) -> None:
+        """As ``forget``, for what somebody else has announced: it announces nothing. It may block."""
+        for user in users:
+            self.cache.forget(user)
+        if self._shared is not None and users:
+            self._shared.invalidate(users)
+
+    def forget_soon(self, users: Collection[uuid.UUID]) -> None:
+        """As ``forget``, for a caller that is stopped and cannot wait; it announces nothing."""
+        for user in users:
+            self.cache.forget(user)
+        if self._shared is not None:
+            self._shared.invalidate_soon(users)
+
     def _tell(self, users: Collection[uuid.UUID]) -> Flow[None]:
         if self._shared is not None:
-            yield Block(partial(self._shared.invalidate, users))
+            try:
+                yield Block(partial(self._shared.invalidate, users))
+            except GeneratorExit:  # perhaps no thread has begun with it
+                self._shared.invalidate_soon(users)
+                raise
         if self._announces:
             try:
                 yield Db(partial(announcements.announce, users=users, sender=self.cache.identity))

@@ -85,6 +85,7 @@ class _Service:
 
         It hears of services with ``announce_changes=True``, and of what SQL announces. While the connection is lost, profiles
         are served for their time to live; the cache is emptied before it hears again. Call it in each process, after a fork.
+        With ``cache_region``, what is heard is forgotten there; the region is not emptied.
 
         Args:
             url: As for DATABASE_URL: the primary, and no pooler in transaction mode.
@@ -95,7 +96,7 @@ class _Service:
             TransactionPooler: there is a pooler in between, which gives what is announced to others.
             ReadOnlyServer: it is a standby.
         """
-        return Listener(url, self._cache)
+        return Listener(url, self._cache, self._flows.forget_heard)
 
 
 class ProfileService(_Service):

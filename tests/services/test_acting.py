@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -431,7 +431,13 @@ def test_an_engine_gives_every_transaction_a_role(database, app, driver):
             async with made.connect() as connection:
                 seen = [(await connection.execute(text("select current_user::text"))).scalar()]
                 await connection.commit()
-                return [*seen, (await connection.execute(text("select current_user::text"))).scalar()]
+                streamed = await connection.stream_scalars(text("select current_user::text"))
+                seen.append(await streamed.one())
+                await connection.commit()
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                with pytest.raises(ActingRefused, match="AUTOCOMMIT"):
+                    await connection.scalar(text("select current_user::text"))
+                return seen
         finally:
             await made.dispose()
 
@@ -444,12 +450,36 @@ def test_an_engine_gives_every_transaction_a_role(database, app, driver):
         connection.commit()
         assert [*seen, connection.scalar(text("select current_user::text"))] == ["service_role"] * 2
         assert connection.scalar(text("show transaction_isolation")) == "serializable"
-    with made.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        assert connection.scalar(text("select current_user::text")) == app  # without rights, rather than with more
+    with (
+        made.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        pytest.raises(ActingRefused, match="AUTOCOMMIT"),  # the login may have more rights than the role
+    ):
+        connection.scalar(text("select current_user::text"))
+    for options in ({"stream_results": True}, {"yield_per": 10}):
+        with made.connect().execution_options(**options) as connection:
+            assert connection.scalar(text("select current_user::text")) == "service_role"
+    with made.connect() as connection, pytest.raises(ActingRefused, match="two-phase"):
+        connection.begin_twophase()
+    with Session(made, twophase=True) as session, pytest.raises(ActingRefused, match="two-phase"):
+        session.scalar(text("select current_user::text"))
     made.dispose()
     for role in ("none", "DEFAULT", ""):
         with pytest.raises(ValueError, match="service_role"):
             engine(url, role=role)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_connection_that_could_not_take_its_role_takes_no_statement(database, driver):
+    url = database.url.replace("://", f"+{driver}://", 1)
+    statement = text("select 1")
+    for role, options in (("nosuch", {}), ("service_role", {"isolation_level": "AUTOCOMMIT"})):
+        made = engine(url, role=role)
+        with made.connect().execution_options(**options) as connection:
+            with pytest.raises((DBAPIError, ActingRefused)):
+                connection.scalar(statement)
+            with pytest.raises(ResourceClosedError):
+                connection.scalar(statement)
+        made.dispose()
 
 
 def follows_prepared_statements():

@@ -3,10 +3,13 @@
 import gc
 import logging
 import os
+import resource
 import threading
+import time
 import uuid
 
 import pytest
+from dogpile.cache import make_region
 from sqlalchemy import make_url
 
 from profiles_schema.errors import DatabaseUnreachable, InvalidDatabaseUrl, ReadOnlyServer, TransactionPooler
@@ -176,6 +179,59 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(hearing, database, monk
 
 def refuse(*_, **__):
     raise DatabaseUnreachable
+
+
+def test_closing_does_not_wait_for_a_server_that_does_not_answer(hearing, database, monkeypatch):
+    answers = threading.Event()
+    with hearing.listen(database.url) as listener:
+        connect = announcements.database.connect
+
+        def connect_slowly(*args, **kwargs):
+            assert answers.wait(10)
+            return connect(*args, **kwargs)
+
+        monkeypatch.setattr(announcements.database, "connect", connect_slowly)
+        database.run(f"select pg_terminate_backend({database.value(LISTENING)})")
+        wait_until(lambda: not listener.is_listening)
+        time.sleep(1.2)  # the pause before the next attempt
+        started = time.monotonic()
+        listener.close()
+        assert time.monotonic() - started < 3
+        answers.set()
+    wait_until(lambda: "profiles-schema-listener" not in {thread.name for thread in threading.enumerate()})
+    assert database.run(LISTENING) == []
+    assert not listener.is_listening
+
+
+def test_a_process_with_many_open_files_hears(hearing, database, ada, caplog):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 1_200:
+        pytest.skip("the limit of open files is too low here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 1_200), limits[1]))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_050)]
+    try:
+        with hearing.listen(database.url):
+            hearing.get(ada)
+            database.run("update public.user_profiles set bio = 'new'")
+            database.run(f"select pg_notify('profiles_schema', 'sql {ada}')")
+            wait_until(lambda: hearing.statistics().announcements)
+            assert hearing.get(ada).bio == "new"
+        assert "not listening" not in caplog.text
+    finally:
+        for each in taken:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_what_is_announced_is_forgotten_in_a_shared_cache_too(database, ada):
+    services = Services(database, "psycopg2")
+    hearing = services.service(cache_region=make_region().configure("dogpile.cache.memory"))
+    with hearing.listen(database.url):
+        hearing.get(ada)
+        database.run("update public.user_profiles set bio = 'by hand'")
+        database.run(f"select pg_notify('profiles_schema', 'sql {ada}')")
+        wait_until(lambda: hearing.get(ada).bio == "by hand")
+    services.close()
 
 
 def test_urls_that_cannot_be_listened_to(hearing, database):

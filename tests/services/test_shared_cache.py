@@ -17,6 +17,8 @@ from profiles_schema import UserProfile
 from profiles_schema.errors import NotAllowed, ReadOnlyProfile
 from profiles_schema.services import queries, shared_cache
 from profiles_schema.services.acting import follow_actor, on_behalf_of
+from profiles_schema.services.flows import AsyncDriver, Block
+from support import wait_until
 from support.services import Services
 
 # What dogpile.cache calls of redis.
@@ -148,6 +150,110 @@ def test_what_was_loaded_before_a_write_and_stored_after_it_is_not_served(databa
     services.close()
 
 
+def test_a_region_that_evicts_generations_brings_nothing_old_back(pair, region, ada):
+    one, other = pair
+    one.get(ada)
+    one.update(ada, {"bio": "new"})
+    region.delete_multi([shared_cache._word_key(ada), shared_cache._time_key(ada)])
+    assert [other.get(ada).bio, one.get(ada).bio] == ["new", "new"]
+
+
+def test_who_waits_for_a_load_that_began_before_a_write_is_not_served_what_it_finds(database, region, ada, monkeypatch):
+    services = Services(database, "psycopg2")
+    slow, writer = (services.service(cache_region=region) for _ in range(2))
+    loaded, written, found = threading.Event(), threading.Event(), []
+    read = queries.read
+
+    def read_slowly(session, user_id):
+        result = read(session, user_id)
+        if threading.current_thread() is reader:
+            loaded.set()
+            assert written.wait(10)
+        return result
+
+    monkeypatch.setattr(queries, "read", read_slowly)
+    reader = threading.Thread(target=slow.get, args=[ada])
+    reader.start()
+    assert loaded.wait(10)
+    writer.update(ada, {"bio": "new"})
+    waiting = [
+        threading.Thread(target=lambda: found.append(slow.get(ada))),
+        threading.Thread(target=lambda: found.append(slow.get_many([ada])[ada])),
+    ]
+    for each in waiting:
+        each.start()
+    wait_until(lambda: slow.statistics().joined == 2)
+    written.set()
+    for each in (reader, *waiting):
+        each.join()
+    assert [each.bio for each in found] == ["new", "new"]
+    services.close()
+
+
+def test_the_clock_of_another_machine_keeps_nothing_for_longer(pair, database, ada, monkeypatch):
+    one, other = pair
+    with monkeypatch.context() as patched:
+        clock = time.time
+        patched.setattr(shared_cache.time, "time", lambda: clock() + 86_400)
+        one.get(ada)
+    database.run("update public.user_profiles set bio = 'by hand'")
+    assert other.get(ada).bio == "by hand"
+
+
+def test_a_write_that_the_region_did_not_take_is_told_when_it_is_back(services, database, ada, monkeypatch):
+    region = Broken(make_region().configure("dogpile.cache.memory"))
+    region.fails = False
+    writer, other = (services.service(cache_region=region) for _ in range(2))
+    writer.get(ada)
+    region.fails = True
+    writer.update(ada, {"bio": "new"})
+    region.fails = False
+    now = time.monotonic
+    monkeypatch.setattr(shared_cache.time, "monotonic", lambda: now() + 6)
+    assert writer.get(ada).bio == "new"
+    assert other.get(ada).bio == "new"
+
+
+def test_a_full_redis_serves_nothing_old(database, redis_url, ada):
+    services = Services(database, "psycopg2")
+    region = make_region().configure("dogpile.cache.redis", arguments={"url": redis_url})
+    client = region.backend.writer_client
+    client.flushall()
+    writer, other = (services.service(cache_region=region) for _ in range(2))
+    other.get(ada)
+    client.execute_command("config", "set", "maxmemory", "1")
+    try:
+        writer.update(ada, {"bio": "new"})
+        assert other.get(ada).bio == "new"
+    finally:
+        client.execute_command("config", "set", "maxmemory", "0")
+        services.close()
+
+
+@pytest.mark.parametrize("stopped_at", ["write", "region"])
+def test_a_task_that_is_stopped_after_its_commit_tells_the_region(database, ada, monkeypatch, stopped_at):
+    services = Services(database, "asyncpg")
+    region = make_region().configure("dogpile.cache.memory")
+    writer, other = (services.service(cache_region=region) for _ in range(2))
+    other.get(ada)
+    perform = AsyncDriver._perform
+
+    async def stop(driver, effect):
+        if stopped_at == "region" and isinstance(effect, Block):
+            raise asyncio.CancelledError  # as if no thread of the executor was free
+        answer = await perform(driver, effect)
+        if stopped_at == "write":
+            raise asyncio.CancelledError
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AsyncDriver, "_perform", stop)
+        with pytest.raises(asyncio.CancelledError):
+            writer.update(ada, {"bio": "new"})
+    wait_until(lambda: other.get(ada).bio == "new")
+    services.close()
+
+
 def test_entries_expire(pair, monkeypatch, ada):
     one, other = pair
     nobody = uuid.uuid4()
@@ -182,6 +288,9 @@ class Broken:
     def set_multi(self, *args, **kwargs):
         return self._call("set_multi", *args, **kwargs)
 
+    def delete_multi(self, *args, **kwargs):
+        return self._call("delete_multi", *args, **kwargs)
+
 
 def test_a_region_that_fails_fails_no_read_and_is_left_alone_for_a_while(services, ada, monkeypatch):
     region = Broken(make_region().configure("dogpile.cache.memory"))
@@ -189,7 +298,7 @@ def test_a_region_that_fails_fails_no_read_and_is_left_alone_for_a_while(service
     assert [service.get(ada).username for _ in range(10)] == ["ada"] * 10
     assert (region.calls, service.statistics().failures, service.statistics().loads) == (1, 1, 10)
     service.update(ada, {"bio": "new"})  # a write is always told
-    assert (region.calls, service.statistics().failures) == (2, 2)
+    assert (region.calls, service.statistics().failures) == (3, 2)  # replaced, and when that failed, removed
     region.fails = False
     now = time.monotonic
     monkeypatch.setattr(shared_cache.time, "monotonic", lambda: now() + 6)
@@ -204,7 +313,17 @@ def test_a_region_that_fails_fails_no_read_and_is_left_alone_for_a_while(service
 def test_what_somebody_else_stored_there_fails_no_read(services, region, ada, value):
     service = services.service(cache_region=region)
     region.set(f"profiles_schema:{shared_cache._SHAPE}:{ada}", value)
-    assert service.get(ada).username == "ada"
+    assert [service.get(ada).username for _ in range(2)] == ["ada"] * 2
+    assert service.statistics().loads == 1  # it was replaced, and nobody else goes without the cache
+
+
+def test_a_generation_that_somebody_else_stored_fails_no_read(services, region, ada):
+    for value in ("nonsense", "", " ", "nan", "inf", 7, b"7", None):
+        service = services.service(cache_region=region)
+        for key in (shared_cache._word_key(ada), shared_cache._time_key(ada)):
+            region.set(key, value)
+        assert [service.get(ada).username for _ in range(2)] == ["ada"] * 2
+        assert service.statistics().loads == 1
 
 
 def test_a_region_goes_away_and_comes_back(database, redis_url, ada, monkeypatch):
@@ -272,5 +391,5 @@ def test_a_slow_region_does_not_hold_up_the_event_loop(database, ada):
 
     services.runner.run(work())
     services.close()
-    assert region.calls == 3
+    assert region.calls == 4  # a generation is made, too
     assert max(after - before for before, after in pairwise(beats)) < 0.25
