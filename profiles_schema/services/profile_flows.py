@@ -87,9 +87,8 @@ class ProfileFlows:
                 found = yield from self._fly((user, "read"), flight, self._read(user))
             else:
                 found = yield Wait(flight)
-                if (
-                    may_be_old
-                ):  # another process may have written since that load began; the next one begins after this call
+                # Another process may have written since that load began; the next one begins after this call.
+                if may_be_old:
                     found, may_be_old = Unsettled.MISSING, False
         return found
 
