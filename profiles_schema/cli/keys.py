@@ -11,6 +11,7 @@ from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json
 from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.style import counted, print_failures
+from profiles_schema.settings import RECORDED_BY_MISTAKE
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -338,7 +339,7 @@ def _print_status(found: KeysStatus) -> None:
         click.echo(f"key {changed} in the ring is ANOTHER ONE than was first used under this id")
     _print_removable(found)
     if found.changed:
-        click.echo("next: put the former key back, and give the new one an id of its own")
+        click.echo(f"next: put the former key back, and give the new one an id of its own. {RECORDED_BY_MISTAKE}")
     elif found.unencrypted:
         click.echo("next: profiles-schema keys encrypt")
     elif found.unknown:
