@@ -505,9 +505,12 @@ def materialized_views(connection: Connection) -> list[str]:
     return list(
         connection.scalars(
             text(
-                "with recursive reads as ("
-                " select c.oid, c.relkind from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+                "with recursive named as ("
+                " select c.oid from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
                 " where n.nspname || '.' || c.relname = any (cast(:tables as text[]))"
+                "), reads as ("
+                " select c.oid, c.relkind from pg_class as c where c.oid in (select n.oid from named as n)"
+                " or c.relispartition and pg_partition_root(c.oid) in (select n.oid from named as n)"
                 " union select c.oid, c.relkind from reads as r"
                 " join pg_depend as d on d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid"
                 " join pg_rewrite as w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid"

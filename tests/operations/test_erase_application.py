@@ -160,7 +160,9 @@ def test_partitions_are_named_by_their_table(database):
     register(database, "events", "who", on_erase="delete")
     with database.engine.connect() as connection:
         assert users.unregistered(connection) == []
-    assert erase(database, user).left == []
+    database.script("create materialized view public.recent as select who from public.events_new")
+    erased = erase(database, user)
+    assert (erased.left, erased.materialized_views) == ([], ["public.recent"])
     assert database.run("select from public.events") == []
 
 
