@@ -38,6 +38,11 @@ EXPORT_STORAGE = "PROFILES_EXPORT_STORAGE"
 ENCRYPTION_KEYS = "PROFILES_ENCRYPTION_KEYS"
 """The environment variable with the key ring: ``id:base64key,...``; the first encrypts, all decrypt."""
 
+RECORDED_BY_MISTAKE = (
+    "If the recorded one is the mistake: docs/how-to/rotate-encryption-keys.md, A key that changed under its id."
+)
+"""What to do if a wrong key was the first that was used under its id."""
+
 ENCRYPTION_KEYS_FILE = "PROFILES_ENCRYPTION_KEYS_FILE"
 """The environment variable with the path of a file that holds the key ring; it is read again when it changes."""
 

@@ -13,7 +13,7 @@ from profiles_schema.cli.options import (
     print_json,
     require_migrated,
 )
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.style import counted, print_failures
 
 
@@ -48,7 +48,7 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Remove rows of the audit log that are older than the retention. Can be interrupted and run again."""
     from profiles_schema.operations import audit as operation
-    from profiles_schema.operations.batch_job import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits
 
     with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)
@@ -61,14 +61,12 @@ def purge(  # noqa: PLR0917 - click passes them by name
             else:
                 click.echo(f"{counted(old, 'row')} older than {counted(days, 'day')}; nothing was changed")
             return 0
-        with at_work("audit purge", as_json=as_json) as work:
-            done = work.follow(
-                operation.purge(
-                    connection, days, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped
-                )
-            ) or Progress("audit")  # fmt: skip
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema audit purge")
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "audit purge",
+            lambda stopped: operation.purge(connection, days, limits=limits, stopped=stopped),
+            as_json=as_json,
+        )
     purged = done.counts.get("purged", 0)
     if as_json:
         print_json({"keep_days": days, "purged": purged})

@@ -17,7 +17,7 @@ from profiles_schema.cli.options import (
     print_json,
     require_migrated,
 )
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.style import counted, print_failures
 
 _COUNTS = ("created", "completed", "repaired", "erased", "followed", "released", "gone")
@@ -60,7 +60,7 @@ def backfill(  # noqa: PLR0917 - click passes them by name
     get a profile.
     """
     from profiles_schema.operations import backfill as operation
-    from profiles_schema.operations.batch_job import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
@@ -70,15 +70,14 @@ def backfill(  # noqa: PLR0917 - click passes them by name
             _print_forecast(forecast, as_json=as_json, erase_deleted=erase_deleted)
             return 0
 
-        with at_work("backfill", as_json=as_json) as work:
-            done = work.follow(
-                operation.backfill(
-                    connection, limits=Limits(batch_size, target_ms, max_rate), remove_gone=remove_gone,
-                    erase_deleted=erase_deleted, stopped=work.stopped,
-                )
-            ) or Progress("backfill")  # fmt: skip
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema backfill")
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "backfill",
+            lambda stopped: operation.backfill(
+                connection, limits=limits, remove_gone=remove_gone, erase_deleted=erase_deleted, stopped=stopped
+            ),
+            as_json=as_json,
+        )
     counts = Counter(done.counts)
     with database(local=local) as connection:
         left_columns = operation.left_columns(connection) if counts["erased"] else []

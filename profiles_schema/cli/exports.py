@@ -21,7 +21,7 @@ from profiles_schema.cli.options import (
     print_json,
     require_migrated,
 )
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.storage import is_same_place, open_storage
 from profiles_schema.cli.style import counted, print_failures
 from profiles_schema.cli.tables import print_table
@@ -222,7 +222,7 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Remove the files of expired exports; exit 1 if one could not be removed. Can be interrupted and run again."""
     from profiles_schema.operations import exports as operation
-    from profiles_schema.operations.batch_job import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits
 
     if archive_to and is_same_place(storage, archive_to):
         raise click.UsageError("--archive-to names the storage itself. Name another place.")
@@ -230,15 +230,15 @@ def purge(  # noqa: PLR0917 - click passes them by name
     archive = open_storage(archive_to) if archive_to else None
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
-        with at_work("exports purge", as_json=as_json) as work:
-            done = work.follow(
-                operation.purge(
-                    connection, files, archive=archive, keep_days=keep_days, orphans=orphans, all_orphans=all_orphans,
-                    limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped,
-                )
-            ) or Progress("purge")  # fmt: skip
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema exports purge")
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "exports purge",
+            lambda stopped: operation.purge(
+                connection, files, archive=archive, keep_days=keep_days, orphans=orphans, all_orphans=all_orphans,
+                limits=limits, stopped=stopped,
+            ),
+            as_json=as_json,
+        )  # fmt: skip
     counts = {name: done.counts.get(name, 0) for name in ("purged", "orphans", "unreachable")}
     if as_json:
         print_json(counts)

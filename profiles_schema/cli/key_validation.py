@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 
 from profiles_schema.cli.options import database, print_json, require_migrated
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.style import counted
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def validate_keys(
     """Validate, print what came of it, and return the exit code."""
     from sqlalchemy.orm import sessionmaker
 
-    from profiles_schema.operations.batch_job import Progress
     from profiles_schema.services.api_keys import ApiKeyService
     from profiles_schema.services.key_validators import PROVIDERS
 
@@ -69,10 +68,12 @@ def validate_keys(
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
         service = ApiKeyService(sessionmaker(connection.engine), base_urls=addresses, disable_after=disable_after)
-        with at_work("keys validate", as_json=as_json) as work:
-            done = work.follow(_validated(connection, service, filters, max_rate, work.stopped)) or Progress("validate")
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema keys validate --older-than 1")
+        done = run_job(
+            "keys validate",
+            lambda stopped: _validated(connection, service, filters, max_rate, stopped),
+            as_json=as_json,
+            go_on="keys validate --older-than 1",
+        )
     counts = {name: done.counts.get(name, 0) for name in ("valid", "refused", "disabled", "no_answer", "unreadable")}
     if as_json:
         print_json(counts)

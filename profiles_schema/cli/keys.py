@@ -9,8 +9,9 @@ import click
 
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.style import counted, print_failures
+from profiles_schema.settings import RECORDED_BY_MISTAKE
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -101,7 +102,7 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
     """
     from profiles_schema.key_providers import keys_from_environment
     from profiles_schema.operations import keys as operation
-    from profiles_schema.operations.batch_job import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits
 
     ring = keys_from_environment().ring()
     with database(local=local, writes=True) as connection:
@@ -113,14 +114,12 @@ def encrypt(  # noqa: PLR0917 - click passes them by name
             else:
                 _print_forecast(forecast, before)
             return 0
-        with at_work("keys encrypt", as_json=as_json) as work:
-            done = work.follow(
-                operation.encrypt(
-                    connection, ring, table=table, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped
-                )
-            ) or Progress("encrypt")  # fmt: skip
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema keys encrypt")
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "keys encrypt",
+            lambda stopped: operation.encrypt(connection, ring, table=table, limits=limits, stopped=stopped),
+            as_json=as_json,
+        )
     with database(local=local) as connection:
         after = operation.status(connection, table=table)
     if as_json:
@@ -205,7 +204,7 @@ def rotate(  # noqa: PLR0917 - click passes them by name
     """
     from profiles_schema.key_providers import keys_from_environment
     from profiles_schema.operations import key_rotation as operation
-    from profiles_schema.operations.batch_job import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits
     from profiles_schema.operations.keys import status
 
     ring = keys_from_environment().ring()
@@ -220,14 +219,12 @@ def rotate(  # noqa: PLR0917 - click passes them by name
                 if forecast["rows"]:
                     click.echo(f"it should take {shortest:.0f} to {longest:.0f} s\nlocks: {forecast['locks']}")
             return 0
-        with at_work("keys rotate", as_json=as_json) as work:
-            done = work.follow(
-                operation.rotate(
-                    connection, ring, table=table, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped
-                )
-            ) or Progress("rotate")  # fmt: skip
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema keys rotate")
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "keys rotate",
+            lambda stopped: operation.rotate(connection, ring, table=table, limits=limits, stopped=stopped),
+            as_json=as_json,
+        )
     with database(local=local) as connection:
         after = status(connection, table=table)
     if as_json:
@@ -342,7 +339,7 @@ def _print_status(found: KeysStatus) -> None:
         click.echo(f"key {changed} in the ring is ANOTHER ONE than was first used under this id")
     _print_removable(found)
     if found.changed:
-        click.echo("next: put the former key back, and give the new one an id of its own")
+        click.echo(f"next: put the former key back, and give the new one an id of its own. {RECORDED_BY_MISTAKE}")
     elif found.unencrypted:
         click.echo("next: profiles-schema keys encrypt")
     elif found.unknown:

@@ -9,7 +9,7 @@ import click
 
 from profiles_schema.cli.help import Verbs, examples
 from profiles_schema.cli.options import batch_options, database, json_option, local_option, print_json, require_migrated
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.style import counted, print_failures
 
 if TYPE_CHECKING:
@@ -102,10 +102,13 @@ def run(dry_run: bool, batch_size: int, target_ms: int, max_rate: float | None, 
                 click.echo(f"it should take {forecast['seconds'][0]:.0f} to {forecast['seconds'][1]:.0f} s")
                 click.echo(f"locks: {forecast['locks']}")
             return 0
-        with at_work("normalize run", as_json=as_json) as work:
-            limits = Limits(batch_size, target_ms, max_rate)
-            done = work.follow(operation.convert(connection, limits=limits, stopped=work.stopped))
-    return _finish(done, "converted", "profiles-schema normalize run", local=local, as_json=as_json)
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "normalize run",
+            lambda stopped: operation.convert(connection, limits=limits, stopped=stopped),
+            as_json=as_json,
+        )
+    return _finish(done, "converted", local=local, as_json=as_json)
 
 
 @normalize.command("restore", epilog=examples("profiles-schema normalize restore"))
@@ -119,29 +122,29 @@ def restore(batch_size: int, target_ms: int, max_rate: float | None, local: bool
 
     with database(local=local, writes=True) as connection:
         require_migrated(connection)
-        with at_work("normalize restore", as_json=as_json) as work:
-            limits = Limits(batch_size, target_ms, max_rate)
-            done = work.follow(operation.restore(connection, limits=limits, stopped=work.stopped))
-    return _finish(done, "restored", "profiles-schema normalize restore", local=local, as_json=as_json)
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "normalize restore",
+            lambda stopped: operation.restore(connection, limits=limits, stopped=stopped),
+            as_json=as_json,
+        )
+    return _finish(done, "restored", local=local, as_json=as_json)
 
 
-def _finish(done: Progress | None, word: str, command: str, *, local: bool, as_json: bool) -> int:
+def _finish(done: Progress, word: str, *, local: bool, as_json: bool) -> int:
     """Say what was done, and what comes next; the exit code."""
     from profiles_schema.operations.normalize import status
 
-    if done is not None and done.state == "stopped":
-        return say_stopped(done, command)
     with database(local=local) as connection:
         found = status(connection)
-    failed = done.failed if done else {}
-    changed = done.counts.get(word, 0) if done else 0
+    changed = done.counts.get(word, 0)
     if as_json:
-        print_json({"changed": changed, "failed": failed, **found.as_dict()})
-        return int(bool(failed))
-    click.echo("nothing to do" if done is None else f"{word} {counted(changed, 'profile')}")
-    print_failures(failed, "profile")
+        print_json({"changed": changed, "failed": done.failed, **found.as_dict()})
+        return int(bool(done.failed))
+    click.echo(f"{word} {counted(changed, 'profile')}" if done.job else "nothing to do")
+    print_failures(done.failed, "profile")
     click.echo(f"next: {_next(found)}")
-    return int(bool(failed))
+    return int(bool(done.failed))
 
 
 @normalize.command(
@@ -152,15 +155,16 @@ def _finish(done: Progress | None, word: str, command: str, *, local: bool, as_j
 def verify(local: bool, as_json: bool) -> int:
     """Compare every wide column with the JSON, profile by profile; print the differences, and exit 1 if there are any."""
     from profiles_schema.operations import normalize as operation
-    from profiles_schema.operations.batch_job import Progress
 
     with database(local=local) as connection:
         require_migrated(connection)
         found = operation.Differences()
-        with at_work("normalize verify", as_json=as_json) as work:
-            done = work.follow(operation.verify(connection, differences=found, stopped=work.stopped))
-    if done is None or done.state == "stopped":
-        return say_stopped(done or Progress("verify"), "profiles-schema normalize verify", "; nothing was changed")
+        done = run_job(
+            "normalize verify",
+            lambda stopped: operation.verify(connection, differences=found, stopped=stopped),
+            as_json=as_json,
+            remark="; nothing was changed",
+        )
     with database(local=local) as connection:
         phase = operation.status(connection).phase
     different = done.counts.get("different", 0)
@@ -205,15 +209,17 @@ def contract(now: bool, local: bool, as_json: bool) -> int:
         require_migrated(connection)
         before = operation.status(connection)
         connection.rollback()
-        with at_work("normalize contract", as_json=as_json) as work:
-            done = work.follow(operation.contract(connection, now=now, stopped=work.stopped))
-    if done is not None and done.state == "stopped":
-        return say_stopped(done, "profiles-schema normalize contract", "; no column is dropped")
-    dropped, profiles = (before.columns, done.done) if done is not None else (0, 0)
+        done = run_job(
+            "normalize contract",
+            lambda stopped: operation.contract(connection, now=now, stopped=stopped),
+            as_json=as_json,
+            remark="; no column is dropped",
+        )
+    dropped = before.columns if done.job else 0
     if as_json:
-        print_json({"dropped": dropped, "profiles": profiles})
+        print_json({"dropped": dropped, "profiles": done.done})
     elif dropped:
-        click.echo(f"{profiles} profiles compared, no difference; {dropped} columns dropped")
+        click.echo(f"{done.done} profiles compared, no difference; {dropped} columns dropped")
     else:
         click.echo("nothing to do: there are no wide columns")
     return 0

@@ -58,8 +58,8 @@ class Work:
             self._gave_up = time.monotonic() - self._paused_since > PAUSE_SECONDS
         return self._gave_up or self._asked()
 
-    def follow(self, reports: Iterator[Progress]) -> Progress | None:
-        """Show every report; returns the last one, which is stopped if somebody asked for that. None without any.
+    def follow(self, reports: Iterator[Progress]) -> Progress:
+        """Show every report; returns the last one, which is stopped if somebody asked for that. Without any: of no job.
 
         Raises:
             JobPaused: the job is paused, and nobody can see it.
@@ -69,7 +69,7 @@ class Work:
         from profiles_schema.driver import sqlstate
         from profiles_schema.operations.batch_job import Progress, Stopped
 
-        last: Progress | None = None
+        last = Progress("")
         try:
             for last in reports:
                 paused = last.state == "paused"
@@ -78,9 +78,8 @@ class Work:
         except (Stopped, DBAPIError) as error:
             if isinstance(error, DBAPIError) and not (self._asked() and sqlstate(error) == _CANCELLED):
                 raise
-            last = last or Progress("")
             last.state = "stopped"
-        if self._gave_up and last is not None:
+        if self._gave_up:
             raise JobPaused(
                 f"Job {last.job_id} is paused, and was not resumed within {PAUSE_SECONDS:g} s. Finished work stays."
                 f" Resume it, then run this again: profiles-schema jobs resume {last.job_id}"
@@ -88,18 +87,45 @@ class Work:
         return last
 
 
-def say_stopped(progress: Progress, command: str, remark: str = "") -> int:
-    """Say how far stopped work got, and how it goes on; the exit code."""
+def run_job(
+    verb: str,
+    job: Callable[[Callable[[], bool]], Iterator[Progress]],
+    *,
+    as_json: bool,
+    go_on: str = "",
+    remark: str = "",
+) -> Progress:
+    """Do the work of a verb to its end, and return its last report; one of no job if there was nothing to do.
+
+    Args:
+        verb: What is run, as "keys encrypt".
+        job: Starts the work, given what tells whether to stop.
+        as_json: The result is wanted as JSON.
+        go_on: The verb that goes on after Ctrl-C, if it is another one.
+        remark: What stands after Ctrl-C.
+
+    Raises:
+        Exit: Ctrl-C ended the work; how far it got is said already.
+    """
+    with _at_work(verb, as_json=as_json) as work:
+        done = work.follow(job(work.stopped))
+    if done.state == "stopped":
+        _say_stopped(done, f"profiles-schema {go_on or verb}", remark)
+        raise click.exceptions.Exit(INTERRUPTED)
+    return done
+
+
+def _say_stopped(progress: Progress, command: str, remark: str) -> None:
+    """Say how far stopped work got, and how it goes on."""
     done = ", ".join(f"{number} {name}" for name, number in progress.counts.items() if number)
     if done:
         click.echo(f"done so far: {done}", err=True)
     far = f" after {progress.done} of {progress.total} {progress.unit}" if progress.total else ""
     click.echo(f"stopped{far}{remark}; go on with: {command}", err=True)
-    return INTERRUPTED
 
 
 @contextmanager
-def at_work(label: str, *, as_json: bool = False) -> Iterator[Work]:
+def _at_work(label: str, *, as_json: bool) -> Iterator[Work]:
     """Show long work on stderr, and let Ctrl-C end it: the running statement is cancelled, what is committed stands.
 
     A bar on a terminal; elsewhere a line now and then, or one JSON line per report.

@@ -15,7 +15,7 @@ from profiles_schema.cli.options import (
     print_json,
     require_migrated,
 )
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.style import counted, print_failures
 
 
@@ -43,7 +43,7 @@ def recount(  # noqa: PLR0917 - click passes them by name
     Exit 1 if a user could not be counted; with --dry-run, if anything differs.
     """
     from profiles_schema.operations import recount as operation
-    from profiles_schema.operations.batch_job import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits
 
     with database(local=local, writes=not dry_run) as connection:
         require_migrated(connection)
@@ -52,12 +52,12 @@ def recount(  # noqa: PLR0917 - click passes them by name
             connection.rollback()
             _print_forecast(forecast, as_json=as_json)
             return int(bool(forecast["differing"]))
-        with at_work("progress recount", as_json=as_json) as work:
-            done = work.follow(
-                operation.recount(connection, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped)
-            ) or Progress("progress")  # fmt: skip
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema progress recount")
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "progress recount",
+            lambda stopped: operation.recount(connection, limits=limits, stopped=stopped),
+            as_json=as_json,
+        )
     recounted = done.counts.get("recounted", 0)
     if as_json:
         print_json({"recounted": recounted, "failed": done.failed})

@@ -22,7 +22,7 @@ from profiles_schema.cli.options import (
     print_json,
     require_migrated,
 )
-from profiles_schema.cli.progress import at_work, say_stopped
+from profiles_schema.cli.progress import run_job
 from profiles_schema.cli.storage import open_storage
 from profiles_schema.cli.style import counted, print_error, print_failures
 from profiles_schema.settings import EXPORT_STORAGE
@@ -291,7 +291,7 @@ def prune(  # noqa: PLR0917 - click passes them by name
     interrupted and run again; exit 1 if a user could not be erased.
     """
     from profiles_schema.operations import prune as operation
-    from profiles_schema.operations.batch_job import Limits, Progress
+    from profiles_schema.operations.batch_job import Limits
 
     age = older_than if anonymous else inactive_since
     if age is None or (anonymous and inactive_since) or (older_than and not anonymous):
@@ -310,14 +310,13 @@ def prune(  # noqa: PLR0917 - click passes them by name
                     f"This would erase {counted(plan.users, 'user')}. Without a terminal, say --yes."
                 )
             click.confirm(f"Erase {counted(plan.users, 'user')}? This cannot be undone.", abort=True, err=True)
-        with at_work("users prune", as_json=as_json) as work:
-            done = work.follow(
-                operation.prune(
-                    connection, unseen, files, limits=Limits(batch_size, target_ms, max_rate), stopped=work.stopped
-                )
-            ) or Progress("prune")  # fmt: skip
-    if done.state == "stopped":
-        return say_stopped(done, "profiles-schema users erase --pending")
+        limits = Limits(batch_size, target_ms, max_rate)
+        done = run_job(
+            "users prune",
+            lambda stopped: operation.prune(connection, unseen, files, limits=limits, stopped=stopped),
+            as_json=as_json,
+            go_on="users erase --pending",
+        )
     counts = {name: done.counts.get(name, 0) for name in ("erased", "files")}
     if as_json:
         print_json({**counts, "failed": done.failed})

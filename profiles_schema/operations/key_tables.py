@@ -33,7 +33,7 @@ from profiles_schema.errors import (
 )
 from profiles_schema.operations.batch_job import Job, Limits, Progress
 from profiles_schema.operations.batches import run
-from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT, ENVELOPE_PREFIX
+from profiles_schema.settings import ENVELOPE, ENVELOPE_LIMIT, ENVELOPE_PREFIX, RECORDED_BY_MISTAKE
 
 COLUMNS = ("openai_api_key", "unsplash_api_key", "anthropic_api_key")
 TABLE = "user_api_keys"
@@ -162,7 +162,7 @@ def check_ring(connection: Connection, ring: KeyRing) -> None:
     if changed := changed_keys(connection, ring):
         raise EncryptionKeyChanged(
             f"Other keys are in the ring than were first used under these ids: {', '.join(changed)}. Nothing was changed."
-            " Put the former keys back, and give the new ones ids of their own."
+            f" Put the former keys back, and give the new ones ids of their own. {RECORDED_BY_MISTAKE}"
         )
     with connection.begin():
         if connection.scalar(text(_RECORDED)):

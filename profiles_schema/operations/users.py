@@ -30,7 +30,7 @@ _LOCK_SECONDS: Final = 30.0
 _FOREIGN_KEY: Final = ("23503", "23001")
 """A foreign key holds a row; PostgreSQL 18 has a code of its own for ON DELETE RESTRICT."""
 _INTEGERS: Final = {"smallint": 1 << 15, "integer": 1 << 31, "bigint": 1 << 63}
-_INTEGER: Final = re.compile(r"-?[0-9]+", re.ASCII)
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 AUTH_SERVER: Final = "auth.users: the row is the auth server's. Delete the user with its admin API; on Supabase: auth.admin.deleteUser(id)"
 LEARNING_SESSIONS: Final = (
     "exists (select from pg_trigger as t"
@@ -203,7 +203,8 @@ class Condition:
             keys = [str(uuid.UUID(key)) for key in keys if _is_uuid(key)]
         elif kind in _INTEGERS:
             # A number is a key of the application's own table of users.
-            keys = [key for key in person.linked if _INTEGER.fullmatch(key) and abs(int(key)) < _INTEGERS[kind]]
+            end = _INTEGERS[kind]
+            keys = [key for key in person.linked if _INTEGER.fullmatch(key) and -end <= int(key) < end]
         else:
             kind = "text"
             # Some applications write a uuid in capitals.
@@ -504,9 +505,12 @@ def materialized_views(connection: Connection) -> list[str]:
     return list(
         connection.scalars(
             text(
-                "with recursive reads as ("
-                " select c.oid, c.relkind from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+                "with recursive named as ("
+                " select c.oid from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
                 " where n.nspname || '.' || c.relname = any (cast(:tables as text[]))"
+                "), reads as ("
+                " select c.oid, c.relkind from pg_class as c where c.oid in (select n.oid from named as n)"
+                " or c.relispartition and pg_partition_root(c.oid) in (select n.oid from named as n)"
                 " union select c.oid, c.relkind from reads as r"
                 " join pg_depend as d on d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid"
                 " join pg_rewrite as w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid"

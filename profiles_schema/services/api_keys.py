@@ -20,6 +20,7 @@ from profiles_schema.services.flows import AsyncDriver, Call, Db, Flow, SyncDriv
 from profiles_schema.services.key_validators import Check, Validator, built_in_validators
 from profiles_schema.services.profile_flows import UserId, as_uuid
 from profiles_schema.services.refusals import failure, is_from_database, refusal_to_create
+from profiles_schema.settings import RECORDED_BY_MISTAKE
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -128,7 +129,7 @@ class ApiKeyFlows:
         if answer == "other":
             raise EncryptionKeyChanged(
                 f'The key "{key_id}" of the ring is another one than was first used under this id. Nothing was read or'
-                " written. Put the former one back, and give the new one an id of its own."
+                f" written. Put the former one back, and give the new one an id of its own. {RECORDED_BY_MISTAKE}"
             )
         if answer == "same":
             self._checked.add(known)

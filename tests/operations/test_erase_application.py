@@ -124,7 +124,7 @@ def test_keys_that_a_column_cannot_hold_match_nothing(database, kind):
     database.script("create table public.pets (owner uuid)")
     register(database, "carts", "owner", on_erase="delete")
     register(database, "pets", "owner", on_erase="delete")
-    for key in ("99999999999999999999", "40000", "\u0661\u0662", "1.5", f"urn:uuid:{uuid.uuid4()}", "-5"):
+    for key in ("9" * 5000, "99999999999999999999", "40000", "\u0661\u0662", "1.5", f"urn:uuid:{uuid.uuid4()}", "-5"):
         user = database.sign_up(f"{uuid.uuid4()}@example.org")
         database.run(
             "insert into profiles_internal.identity_links (user_id, external_id) values (:id, :k)", id=user, k=key
@@ -160,7 +160,9 @@ def test_partitions_are_named_by_their_table(database):
     register(database, "events", "who", on_erase="delete")
     with database.engine.connect() as connection:
         assert users.unregistered(connection) == []
-    assert erase(database, user).left == []
+    database.script("create materialized view public.recent as select who from public.events_new")
+    erased = erase(database, user)
+    assert (erased.left, erased.materialized_views) == ([], ["public.recent"])
     assert database.run("select from public.events") == []
 
 
@@ -172,6 +174,7 @@ def test_materialized_views_that_may_hold_a_copy_are_named_with_the_statement_th
         "create materialized view public.empty as select body from public.named with no data;"
         "create materialized view public.unrelated as select 1"
     )
+    database.administrator.script("create materialized view public.addresses as select id, email from auth.users")
     user = database.sign_up("ada@example.org")
     register(database, "notes", "owner", on_erase="delete")
     database.run("insert into public.notes values (:id, 'my secret')", id=user)
@@ -179,7 +182,8 @@ def test_materialized_views_that_may_hold_a_copy_are_named_with_the_statement_th
     said = profiles_schema(database.url, "users", "erase", str(user), "--yes")
     assert said.returncode == 0
     assert database.value('select body from public."Digest"') == "my secret"
-    (line,) = [line for line in said.stdout.splitlines() if "materialized" in line]
+    line, addresses = [line for line in said.stdout.splitlines() if "materialized" in line]
+    assert addresses.startswith("next: refresh materialized view public.addresses;")
     database.script(line.removeprefix("next: ").partition("  (")[0])
     assert database.run('select from public."Digest"') == []
 

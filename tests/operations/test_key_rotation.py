@@ -190,6 +190,21 @@ def test_a_key_that_was_recorded_by_mistake_can_be_forgotten_as_the_document_say
     assert run(database, "status").returncode == 0
 
 
+def test_a_wrong_key_recorded_over_values_of_the_right_one_is_forgotten_likewise(database, monkeypatch):
+    right = KeyRing({"k1": KEYS["new"]})
+    stored = fill(database, 3, right)
+    rotate(database, KeyRing({"k1": KEYS["gone"]}))
+    monkeypatch.setenv(ENCRYPTION_KEYS, f"k1:{base64.b64encode(KEYS['new']).decode()}")
+    refused = run(database, "rotate")
+    page = "docs/how-to/rotate-encryption-keys.md"
+    assert (refused.returncode, f"If the recorded one is the mistake: {page}" in refused.stderr) == (2, True)
+    assert page in run(database, "status").stdout
+    database.script((REPOSITORY / page).read_text().partition("```sql\n")[2].partition("```")[0])
+    assert run(database, "rotate").returncode == 0
+    assert run(database, "status").returncode == 0
+    assert opened(database, right) == stored
+
+
 def test_the_application_goes_on_writing_and_no_write_is_lost(database):
     stored = fill(database, 200, ring("k_1"))
     both, users = ring("new", "k_1"), sorted({user for user, _ in stored})
