@@ -56,6 +56,7 @@ def test_up_down_up_gives_the_first_catalog(empty):
     assert differences(first, snapshot(empty)) == []
 
 
+@pytest.mark.slow
 def test_every_revision_goes_down_and_up_again(empty):
     from alembic.script import ScriptDirectory
 

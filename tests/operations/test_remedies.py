@@ -142,7 +142,6 @@ def cases():
         seen.add(code_of(broken))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("broken", list(cases()))
 def test_a_remedy_followed_to_the_letter_ends_in_fine(database, command, broken):
     database.sign_up("ada@example.org")
@@ -159,7 +158,7 @@ def test_a_remedy_followed_to_the_letter_ends_in_fine(database, command, broken)
         code, said = command("health", "--full")
         if code == 0:
             break
-        for remedy in remedies(said):
+        for remedy in dict.fromkeys(remedies(said)):
             assert follow(database, command, remedy) == 0, remedy
     code, said = command("health", "--full")
     assert (code, said.splitlines()[-1]) == (0, "health: fine"), said
