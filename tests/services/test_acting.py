@@ -15,7 +15,7 @@ from profiles_schema import UserProfile
 from profiles_schema.errors import ActingRefused, InvalidDatabaseUrl, RowSecurityBypassed
 from profiles_schema.services.acting import acting_as, current_actor, follow_actor, on_behalf_of
 from profiles_schema.services.engines import async_engine, engine, require_rls
-from support.pooler import ROADS, by_road, pooled
+from support.pooler import ROADS, by_road, pooled, program
 
 WHO = text(
     "select current_user::text, coalesce(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')"
@@ -484,7 +484,7 @@ def test_a_connection_that_could_not_take_its_role_takes_no_statement(database, 
 
 def follows_prepared_statements():
     """Whether this PgBouncer finds a client's prepared statement again on another connection (since 1.21)."""
-    version = subprocess.run(["pgbouncer", "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout
     return tuple(map(int, re.search(r"(\d+)\.(\d+)", version).groups())) >= (1, 21)
 
 

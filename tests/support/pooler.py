@@ -16,6 +16,11 @@ ROADS = ("direct", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("se
 """How an application reaches the server, to parametrize with."""
 
 
+def program():
+    """The path of PgBouncer, which an ordinary user's PATH may leave out; None without one."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+
+
 @contextmanager
 def by_road(url, road):
     """The URL that an application takes on this road, and what it tells the engine."""
@@ -36,7 +41,7 @@ def pooler(url):
 @contextmanager
 def pooled(url, mode, pool_size=3):
     """The URL through a pooler in this mode, to the database and role of the URL."""
-    binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+    binary = program()
     if binary is None:
         pytest.skip("no pgbouncer on this machine: install it to test poolers")
     target = make_url(url)
