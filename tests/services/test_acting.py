@@ -47,16 +47,6 @@ def sync_engine(request, connect):
     made.dispose()
 
 
-@pytest.fixture
-def ada(database):
-    return database.sign_up("ada@example.org")
-
-
-@pytest.fixture
-def bob(database):
-    return database.sign_up("bob@example.org")
-
-
 def who(session):
     return tuple(session.execute(WHO).one())
 

@@ -743,6 +743,7 @@ def test_a_process_that_is_forked_has_connections_of_its_own(app):
     assert process() == before
 
 
+# Python 3.12 warns of every fork beside threads, which is what is tried here.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_process_that_is_forked_waits_for_no_thread_of_its_parent(shared, ada, monkeypatch):
     made = engine(shared.url)

@@ -25,16 +25,6 @@ def short_pauses(monkeypatch):
 
 
 @pytest.fixture
-def ada(database):
-    return database.sign_up("ada@example.org")
-
-
-@pytest.fixture
-def bob(database):
-    return database.sign_up("bob@example.org")
-
-
-@pytest.fixture
 def blocking(database):
     """A synchronous service, for what needs threads of its own."""
     made = Services(database, "psycopg2")

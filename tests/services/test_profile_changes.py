@@ -35,16 +35,6 @@ def short_pauses(monkeypatch):
 
 
 @pytest.fixture
-def ada(database):
-    return database.sign_up("ada@example.org")
-
-
-@pytest.fixture
-def bob(database):
-    return database.sign_up("bob@example.org")
-
-
-@pytest.fixture
 def events(service):
     seen = []
     service.subscribe(seen.append)
